@@ -1,0 +1,123 @@
+"""All sections of pipeline.yaml together, and the demo that takes them the whole road.
+
+preprocess and train never import one another; whoever needs both stands here, above them. What is heavy is imported
+by the demo alone, so that reading settings stays cheap.
+"""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from preprocess.settings import DatasetSettings, PreprocessSettings
+from shards.errors import InputError
+from shards.settings import Section, ShardSettings, build_settings
+from train.run import RunSettings
+from train.settings import ModelSettings, TestSettings, TrainSettings
+
+DEMO_SEED = 0
+DEMO_FRAMES = 12
+DEMO_VIDEOS_PER_PAIR = {"train": 40, "test": 12}
+
+
+class Settings(Section):
+    """pipeline.yaml as a whole."""
+
+    dataset: DatasetSettings = DatasetSettings()
+    """Which videos there are."""
+    preprocess: PreprocessSettings = PreprocessSettings()
+    """How frames and flow are made."""
+    shards: ShardSettings = ShardSettings()
+    """The shard dataset."""
+    model: ModelSettings = ModelSettings()
+    """The network."""
+    train: TrainSettings = TrainSettings()
+    """How it learns."""
+    test: TestSettings = TestSettings()
+    """How it is scored."""
+
+    def run_settings(self) -> RunSettings:
+        """The sections that training and testing use."""
+        return RunSettings(shards=self.shards, model=self.model, train=self.train, test=self.test)
+
+
+def demo_settings(out: Path) -> dict[str, Any]:
+    """pipeline.yaml of the demo: everything small, and no mirroring, because left and right are classes here."""
+    return {
+        "dataset": {"kind": "folders", "root": str(out / "videos")},
+        "preprocess": {"size": 64},
+        "shards": {"path": str(out / "shards")},
+        "model": {"kind": "two_stream", "depth": 18, "dropout": 0.0, "rgb_weights": None, "flow_weights": None},
+        "train": {
+            "stages": ["flow", "rgb"],
+            "epochs": 10,
+            "batch_size": 32,
+            "learning_rate": 0.05,
+            "segments": 1,
+            "crop_size": 56,
+            "flip": False,
+        },
+        "test": {"segments": 3, "crops": 1},
+    }
+
+
+def cma_overrides(out: Path) -> list[str]:
+    """What the demo's CMA run has otherwise: it starts from the flow branch of the two-stream run, as in the paper."""
+    return ["model.kind=cma", "train.stages=[iter1]", f"model.flow_weights={out / 'two_stream' / 'checkpoint.pt'}"]
+
+
+def run_demo(out: Path, videos_per_pair: dict[str, int], epochs: int | None = None) -> dict[str, float]:
+    """Draw duet, preprocess it, train and test both kinds of network; returns and shows the accuracies reached."""
+    from preprocess.duet import CEILINGS, write_duet
+    from preprocess.run import preprocess
+    from shards.preview import write_preview
+    from shards.reader import ShardDataset
+    from shards.videos import summary
+    from train.evaluate import score_run
+    from train.figures import write_bars
+    from train.fit import train
+
+    begun = time.monotonic()
+    _empty(out)
+    tree = demo_settings(out)
+    if epochs:
+        tree["train"]["epochs"] = epochs
+    size = tree["preprocess"]["size"]
+    print(f"drawing {16 * sum(videos_per_pair.values())} videos", flush=True)
+    write_duet(out / "videos", videos_per_pair=videos_per_pair, size=size, num_frames=DEMO_FRAMES, seed=DEMO_SEED)
+    (out / "pipeline.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    settings = build_settings(Settings, tree)
+    rows = preprocess(settings.dataset, settings.preprocess, settings.shards)
+    print(f"{summary(rows)} -> {settings.shards.path}", flush=True)
+    dataset = ShardDataset(Path(settings.shards.path))
+    write_preview(dataset, dataset.samples("test")[:3], out / "flow.png")
+    top1 = {}
+    for name, overrides in (("two_stream", []), ("cma", cma_overrides(out))):
+        run = build_settings(Settings, tree, overrides).run_settings()
+        train(run, out / name, resume=False)
+        top1[name] = {score: figures["top1"] for score, figures in score_run(out / name, run.test)["scores"].items()}
+    reached = {
+        "rgb": top1["two_stream"]["rgb"],
+        "flow": top1["two_stream"]["flow"],
+        "two-stream": top1["two_stream"]["fused 1:1"],
+        "CMA": top1["cma"]["rgb"],
+    }
+    write_bars(reached, CEILINGS, out / "accuracy.png")
+    print(f"top-1 on {sum(row.split == 'test' for row in rows)} held-out videos, and the best possible:")
+    for name, value in reached.items():
+        print(f"  {name:<10} {value:6.1%}  of {CEILINGS[name]:.0%}")
+    print(f"{out}/accuracy.png, {out}/flow.png · {time.monotonic() - begun:.0f} s")
+    return reached
+
+
+def _empty(out: Path) -> None:
+    """Make the demo's folder anew; InputError when it holds something that no demo wrote."""
+    if out.exists() and any(out.iterdir()) and not (out / "videos" / "train" / "class0").exists():
+        raise InputError(f"--out {out}: holds something else; choose another folder")
+    try:
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written to ({error.strerror})") from error

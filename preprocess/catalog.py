@@ -1,0 +1,226 @@
+"""Which videos a dataset has, with class, label and split: pure functions of listings and of a list of file names.
+
+Every video that a list names is in the catalog, on disk or not, and so is every file that could be a video: a file
+that turns out to be none becomes a row with a reason, never a hole. Labels are positions in `classes`. A key is the
+path below the root without its extension, dots replaced by underscores because a WebDataset key ends at the first
+dot; it names files and members, so a path that could leave the output folder is refused.
+"""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from preprocess.dataset_files import list_files, read_text, splits_folder
+from preprocess.listings import (
+    SPLIT_ALIASES,
+    Listed,
+    parse_class_index,
+    parse_csv,
+    parse_kinetics,
+    parse_split_list,
+)
+from shards.errors import InputError
+
+Kind = Literal["ucf101", "kinetics", "folders", "csv"]
+SPLIT_FOLDERS = {"train", "val", "test", *SPLIT_ALIASES}
+NUM_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Video:
+    """One file and its label; `path` is below the root, as on disk, or as the list names it where it is absent."""
+
+    key: str
+    path: str
+    class_name: str
+    label: int
+    split: str
+    present: bool
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Classes by label, videos by key, and lines that the user should see."""
+
+    classes: tuple[str, ...]
+    videos: tuple[Video, ...]
+    warnings: tuple[str, ...]
+
+
+def read_catalog(
+    kind: Kind,
+    root: str,
+    *,
+    splits: str | None = None,
+    fold: int = 1,
+    annotations: str | Sequence[str] | None = None,
+) -> Catalog:
+    """The catalog of the videos below `root`.
+
+    `splits` is the folder of the ucf101 lists; None looks in the root and in `splits` beside it. `annotations` is
+    the CSV, or for kinetics several. InputError for what is absent or malformed, and if no video at all is there.
+    """
+    if not Path(root).is_dir():
+        raise InputError(f"dataset.root {root}: no such folder")
+    files = list_files(root)
+    if kind == "folders":
+        catalog = folders_catalog(files, Path(root).resolve().name)
+    elif kind == "ucf101":
+        folder = splits_folder(root, splits)
+        names = ("classInd.txt", f"trainlist{fold:02d}.txt", f"testlist{fold:02d}.txt")
+        texts = {name: read_text(folder / name, "dataset.splits") for name in names}
+        catalog = ucf101_catalog(texts, files)
+    else:
+        paths = [annotations] if isinstance(annotations, str) else list(annotations or ())
+        if not paths:
+            raise InputError(f"dataset.annotations: not set; a dataset of kind {kind} needs its CSV")
+        parse = parse_kinetics if kind == "kinetics" else parse_csv
+        listed = [one for path in paths for one in parse(read_text(Path(path), "dataset.annotations"), Path(path).name)]
+        catalog = kinetics_catalog(listed, files) if kind == "kinetics" else csv_catalog(listed, files)
+    require_a_video(catalog, root)
+    return catalog
+
+
+def video_key(path: str) -> str:
+    """`Run/v.Run_g01.avi` -> `Run/v_Run_g01`; InputError for a path that no file in the output could carry."""
+    parts = path.split("/")
+    unsafe = "\\" in path or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in path)
+    if unsafe or not {"", ".", ".."}.isdisjoint(parts):
+        raise InputError(
+            f"{path!r}: not a usable path; expected one below dataset.root, in UTF-8, without '..', backslashes or "
+            "control characters"
+        )
+    stem, dot, _ = parts[-1].rpartition(".")
+    return "/".join([*parts[:-1], stem if dot and stem else parts[-1]]).replace(".", "_")
+
+
+def ucf101_catalog(lists: dict[str, str], files: Sequence[str]) -> Catalog:
+    """`lists` holds the texts of classInd.txt, trainlistNN.txt and testlistNN.txt by their names."""
+    classes = parse_class_index(lists["classInd.txt"], "classInd.txt")
+    listed = [
+        one
+        for name, text in lists.items()
+        if name != "classInd.txt"
+        for one in parse_split_list(text, name, "train" if name.startswith("train") else "test")
+    ]
+    labels = {name: label for label, name in enumerate(classes)}
+    for one in listed:
+        if one.class_name not in labels:
+            raise InputError(f"{one.where}: class {one.class_name!r} is not in classInd.txt")
+        if one.class_number not in (None, labels[one.class_name] + 1):
+            raise InputError(
+                f"{one.where}: {one.class_name} is class {labels[one.class_name] + 1} in classInd.txt, "
+                f"the line says {one.class_number}"
+            )
+    on_disk = {path.casefold(): path for path in files} | {path: path for path in files}
+    found = {one.name: on_disk.get(one.name) or on_disk.get(one.name.casefold()) for one in listed}
+    return _catalog(classes, listed, found, files, _absent_classes(listed, files))
+
+
+def kinetics_catalog(listed: Sequence[Listed], files: Sequence[str]) -> Catalog:
+    """Files are found by name, ID_SSSSSS_EEEEEE with any extension, in whatever folder they are."""
+    on_disk: dict[str, str] = {}
+    for path in files:
+        name = PurePosixPath(path).stem
+        if name in on_disk:
+            raise InputError(f"{name}: two files of one name, {on_disk[name]} and {path}; remove one")
+        on_disk[name] = path
+    classes = tuple(sorted({one.class_name for one in listed}))
+    return _catalog(classes, listed, {one.name: on_disk.get(one.name) for one in listed}, files)
+
+
+def csv_catalog(listed: Sequence[Listed], files: Sequence[str]) -> Catalog:
+    """Paths as the CSV gives them; labels that are all whole numbers are sorted as numbers."""
+    names = {one.class_name for one in listed}
+    classes = sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
+    on_disk = set(files)
+    found = {one.name: one.name if one.name in on_disk else None for one in listed}
+    return _catalog(tuple(classes), listed, found, files)
+
+
+def folders_catalog(files: Sequence[str], root_name: str) -> Catalog:
+    """split/class/file if every top folder is named like a split, else class/file; files alone are one class.
+
+    The class of files that lie in no folder is the root's own name; beside folders such files belong nowhere.
+    """
+    in_folders = [path for path in files if "/" in path]
+    loose = [path for path in files if "/" not in path] if in_folders else []
+    by_split = all(path.split("/")[0].lower() in SPLIT_FOLDERS for path in in_folders)
+    listed = []
+    for path in in_folders or files:
+        *folders, _ = path.split("/")
+        if folders and by_split:
+            if len(folders) < 2:
+                raise InputError(f"{path}: in a split's folder but in no class's; expected SPLIT/CLASS/FILE")
+            split = SPLIT_ALIASES.get(folders[0].lower(), folders[0].lower())
+            listed.append(Listed(path, folders[1], split, path))
+        else:
+            listed.append(Listed(path, folders[0] if folders else root_name, "train", path))
+    classes = tuple(sorted({one.class_name for one in listed}))
+    warnings = [f"{_named(loose, 'files')} in no class folder, left out"] if loose else []
+    used = [one.name for one in listed]
+    return _catalog(classes, listed, {name: name for name in used}, used, warnings)
+
+
+def require_a_video(catalog: Catalog, root: str) -> None:
+    """InputError when videos are named and none is there: the root is most likely wrong."""
+    if catalog.videos and not any(video.present for video in catalog.videos):
+        first = catalog.videos[0].path
+        raise InputError(
+            f"dataset.root {root}: holds none of the {len(catalog.videos)} videos that the lists name; "
+            f"first looked for: {first}"
+        )
+
+
+def _catalog(
+    classes: tuple[str, ...],
+    listed: Sequence[Listed],
+    found: dict[str, str | None],
+    files: Sequence[str],
+    warnings: Iterable[str] = (),
+) -> Catalog:
+    """The videos of a listing, `found` giving the path on disk of each name; InputError where two are one."""
+    labels = {name: label for label, name in enumerate(classes)}
+    videos: dict[str, Video] = {}
+    places: dict[str, Listed] = {}
+    for one in listed:
+        path = found[one.name] or one.name
+        key = video_key(path)
+        if key in videos:
+            _refuse_twice(key, places[key], one)
+        places[key] = one
+        present = found[one.name] is not None
+        videos[key] = Video(key, path, one.class_name, labels[one.class_name], one.split, present)
+    unnamed = sorted(set(files) - {video.path for video in videos.values()})
+    if unnamed:
+        warnings = [*warnings, f"{_named(unnamed, 'files')} that no list names, left out"]
+    return Catalog(classes, tuple(videos[key] for key in sorted(videos)), tuple(warnings))
+
+
+def _refuse_twice(key: str, first: Listed, second: Listed) -> None:
+    """InputError for two files with one key, or for one file that is listed twice."""
+    if first.name == second.name:
+        raise InputError(f"{second.where}: {second.name} is in {first.where} already; expected each video once")
+    raise InputError(f"two videos with one key {key!r}: {first.name} and {second.name}; rename one")
+
+
+def _absent_classes(listed: Sequence[Listed], files: Sequence[str]) -> list[str]:
+    """A warning if classes of the lists have no file at all: `2 classes ... : Archery (145 videos), ...`."""
+    there = {path.split("/")[0].casefold() for path in files}
+    absent = Counter(one.class_name for one in listed if one.class_name.casefold() not in there)
+    if not absent:
+        return []
+    named = ", ".join(f"{name} ({count} videos)" for name, count in sorted(absent.items())[:NUM_NAMED])
+    return [f"{len(absent)} classes of the lists have no folder: {named}{_more(len(absent))}"]
+
+
+def _named(paths: Sequence[str], noun: str) -> str:
+    """`7 files (a, b, c, d, e and more)`."""
+    return f"{len(paths)} {noun} ({', '.join(paths[:NUM_NAMED])}{_more(len(paths))})"
+
+
+def _more(count: int) -> str:
+    return f" and {count - NUM_NAMED} more" if count > NUM_NAMED else ""

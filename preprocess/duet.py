@@ -1,0 +1,118 @@
+"""duet: toy videos whose class needs both what is seen and how it moves, with known ceilings.
+
+A blob of random silhouette moves over a gray texture. Its colour a is one of 4, its direction m one of 4, the label is
+TABLE[a][m]. Every colour and every direction leaves 4 classes possible, and no sum of a score of the
+one and a score of the other can tell more than half of the 16 pairs: the best possible accuracy is 25 % from colour,
+25 % from motion, 50 % from the sum of two independent scores, 100 % from both together.
+Two traps are closed: the four colours have the same luma, so gray frames and hence flow do not know them; and the
+picture is a torus, so where the blob is says nothing about where it goes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+TABLE = ((0, 1, 3, 2), (2, 3, 4, 5), (4, 5, 7, 6), (6, 7, 0, 1))
+CEILINGS = {"rgb": 0.25, "flow": 0.25, "two-stream": 0.5, "CMA": 1.0}
+NUM_CLASSES = 8
+
+LUMA = np.array([0.299, 0.587, 0.114])
+HUES = np.array([[1.0, 0.35, 0.35], [0.3, 1.0, 0.35], [0.4, 0.5, 1.0], [1.0, 0.8, 0.1]])
+DIRECTIONS = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]])
+MEAN_LUMA = 100.0
+FPS = 25
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A coloured silhouette: centre at time 0 and velocity in pixels, (x, y)."""
+
+    colour: int
+    centre: NDArray[np.float64]
+    velocity: NDArray[np.float64]
+    radius: float
+
+
+def draw_video(rng: np.random.Generator, colour: int, motion: int, size: int, num_frames: int) -> NDArray[np.uint8]:
+    """(T, size, size, 3) RGB; everything but colour and direction is drawn from `rng`."""
+    blob = Blob(
+        colour,
+        rng.uniform(0, size, 2),
+        DIRECTIONS[motion] * rng.uniform(1.5, 3.5),
+        rng.uniform(0.14, 0.2) * size,
+    )
+    ripple = _ripple(rng)
+    skin, ground = _texture(rng, size), _texture(rng, size)
+    places = np.stack(np.meshgrid(np.arange(size), np.arange(size)), -1).astype(np.float64)
+    background = MEAN_LUMA + 45 * ground(places)
+    frames = [_draw_frame(blob, t, places, background, ripple, skin) for t in range(num_frames)]
+    return np.stack(frames)
+
+
+def write_duet(root: Path, *, videos_per_pair: dict[str, int], size: int, num_frames: int, seed: int) -> None:
+    """Draw root/SPLIT/CLASS/aA_mM_NNN.mp4, as many for each pair of colour and motion as the split's number says."""
+    for place, (split, count) in enumerate(videos_per_pair.items()):
+        for colour, motion, number in np.ndindex(4, 4, count):
+            rng = np.random.default_rng([seed, place, colour, motion, number])
+            folder = root / split / f"class{TABLE[colour][motion]}"
+            folder.mkdir(parents=True, exist_ok=True)
+            frames = draw_video(rng, colour, motion, size, num_frames)
+            write_mp4(folder / f"a{colour}_m{motion}_{number:03d}.mp4", frames)
+
+
+def write_mp4(path: Path, frames: NDArray[np.uint8]) -> None:
+    """(T, H, W, 3) RGB -> an MPEG-4 video of high quality at 25 frames/s."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=Fraction(FPS))
+        stream.width, stream.height = frames.shape[2], frames.shape[1]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.qmin, stream.codec_context.qmax = 1, 2
+        stream.bit_rate = 8_000_000
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def colour_of(colour: int) -> NDArray[np.float64]:
+    """(3,) RGB of that hue at the common luma."""
+    rgb: Array = HUES[colour] * MEAN_LUMA / (HUES[colour] @ LUMA)
+    return rgb
+
+
+def _draw_frame(
+    blob: Blob,
+    t: int,
+    places: Array,
+    background: Array,
+    ripple: Callable[[Array], Array],
+    skin: Callable[[Array], Array],
+) -> NDArray[np.uint8]:
+    size = len(places)
+    offset = (places - blob.centre - t * blob.velocity + size / 2) % size - size / 2
+    distance = np.hypot(offset[..., 0], offset[..., 1])
+    edge = blob.radius * ripple(np.arctan2(offset[..., 1], offset[..., 0]))
+    inside = np.clip(edge - distance + 0.5, 0, 1)[..., None]
+    shade = 1 + 0.25 * skin(offset)[..., None]
+    picture = (1 - inside) * background[..., None] + inside * colour_of(blob.colour) * shade
+    return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+
+
+def _ripple(rng: np.random.Generator) -> Callable[[Array], Array]:
+    """A silhouette: radius by angle, about 1."""
+    strength, phase = rng.uniform(-0.18, 0.18, 3), rng.uniform(0, 2 * np.pi, 3)
+    order = np.arange(2, 5)
+    return lambda angle: 1 + np.cos(angle[..., None] * order + phase) @ strength
+
+
+def _texture(rng: np.random.Generator, size: int) -> Callable[[Array], Array]:
+    """Smooth noise that wraps around: sum of waves with whole numbers of periods, within about [-1, 1]."""
+    waves = rng.integers(-9, 10, (12, 2)) * 2 * np.pi / size
+    phase = rng.uniform(0, 2 * np.pi, 12)
+    return lambda places: np.sin(places @ waves.T + phase).sum(-1) / 4

@@ -1,0 +1,148 @@
+"""What an output folder holds already, and what makes it a finished dataset.
+
+An index means its shard is done. Everything found is compared with what this run would write: shards of other settings
+or of another catalog are refused with the difference named, never mixed and never overwritten.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from preprocess.catalog import Catalog
+from preprocess.job import video_row
+from preprocess.plan import Job
+from shards.atomic import remove_temporaries, write_atomically
+from shards.errors import InputError
+from shards.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL
+from shards.index import JobRecord, file_sha256, read_columns, read_job_record
+from shards.manifest import (
+    FILE_NAME,
+    FORMAT,
+    FileEntry,
+    FlowCodec,
+    Manifest,
+    ShardEntry,
+    manifest_bytes,
+    read_manifest,
+)
+from shards.verify import VIDEOS_NAME
+from shards.videos import Status, VideoRow, read_videos, videos_bytes
+from shards.writer import index_path
+
+
+def prepare_output(out: Path) -> None:
+    """Make the folder, clear what a killed run left, and see that it can be written to."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        remove_temporaries(out)
+        probe = out / f".{FILE_NAME}.probe.tmp"
+        write_atomically(probe, b"")
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"shards.path {out}: cannot be written to ({error.strerror})") from error
+
+
+def finished_rows(out: Path, catalog: Catalog, settings: dict[str, Any]) -> list[VideoRow] | None:
+    """The rows of a dataset that is complete, None when there is none; InputError when it is another one."""
+    if not (out / FILE_NAME).exists():
+        return None
+    manifest = read_manifest(out)
+    _refuse_other_settings(out, manifest.settings, settings)
+    rows = read_videos(out / VIDEOS_NAME)
+    _refuse_other_videos(out, [_identity(row) for row in rows], [_identity(row) for row in _plain_rows(catalog)])
+    return rows
+
+
+def done_jobs(out: Path, jobs: Iterable[Job], settings: dict[str, Any]) -> dict[str, JobRecord]:
+    """The record of every job whose shard is there, by its name; InputError when it is of another dataset."""
+    planned = {index_path(out / job.split, job.name): job for job in jobs}
+    for path in sorted(out.glob("*/*.parquet")):
+        if path not in planned:
+            raise InputError(
+                f"{path}: a shard that this catalog and these settings would not make; choose another shards.path"
+            )
+    records = {}
+    for path, job in planned.items():
+        if path.exists():
+            record = read_job_record(path)
+            _refuse_other_settings(out, record.settings, settings)
+            _refuse_other_videos(out, [row.path for row in record.videos], [video.path for video in job.videos])
+            if record.num_bytes == _size(path.with_suffix(".tar")):
+                records[job.name] = record
+    return records
+
+
+def finish(out: Path, catalog: Catalog, jobs: list[Job], settings: dict[str, Any]) -> list[VideoRow]:
+    """Write videos.parquet and then dataset.json, when every job is done; returns every video's row."""
+    records = done_jobs(out, jobs, settings)
+    rows = [row for job in jobs for row in records[job.name].videos]
+    rows += [row for row in _plain_rows(catalog) if row.status == Status.MISSING]
+    splits: dict[str, tuple[ShardEntry, ...]] = {}
+    for job in jobs:
+        index = index_path(out / job.split, job.name)
+        if records[job.name].num_bytes == 0:
+            index.unlink()
+        else:
+            splits[job.split] = (*splits.get(job.split, ()), _shard_entry(out, index, records[job.name]))
+    write_atomically(out / VIDEOS_NAME, videos_bytes(rows))
+    manifest = Manifest(
+        format=FORMAT,
+        classes=catalog.classes,
+        flow_codec=FlowCodec(bound=settings["preprocess.bound"], zero=ZERO_LEVEL, levels=LEVELS_PER_SIDE),
+        settings=settings,
+        splits=splits,
+        videos=_file_entry(out, out / VIDEOS_NAME),
+    )
+    write_atomically(out / FILE_NAME, manifest_bytes(manifest))
+    return rows
+
+
+def _shard_entry(out: Path, index: Path, record: JobRecord) -> ShardEntry:
+    tar = index.with_suffix(".tar").relative_to(out).as_posix()
+    return ShardEntry(
+        tar=FileEntry(path=tar, num_bytes=record.num_bytes, sha256=record.sha256),
+        index=_file_entry(out, index),
+        num_samples=read_columns(index, ["key"]).num_rows,
+    )
+
+
+def _file_entry(out: Path, path: Path) -> FileEntry:
+    return FileEntry(path=path.relative_to(out).as_posix(), num_bytes=path.stat().st_size, sha256=file_sha256(path))
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _plain_rows(catalog: Catalog) -> list[VideoRow]:
+    """A row for each video that says no more than the catalog does."""
+    return [
+        video_row(video, Status.WRITTEN if video.present else Status.MISSING, **_missing(video.present))
+        for video in sorted(catalog.videos, key=lambda video: video.key)
+    ]
+
+
+def _missing(present: bool) -> dict[str, str]:
+    return {} if present else {"reason": "missing", "detail": "no such file"}
+
+
+def _identity(row: VideoRow) -> tuple[object, ...]:
+    return row.path, row.label, row.split, row.status == Status.MISSING
+
+
+def _refuse_other_settings(out: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            raise InputError(
+                f"shards.path {out}: holds shards made with {name} = {found.get(name)}, not {wanted.get(name)}; "
+                "choose another shards.path or the same settings"
+            )
+
+
+def _refuse_other_videos(out: Path, found: list[Any], wanted: list[Any]) -> None:
+    if found != wanted:
+        differing = sorted({*found} ^ {*wanted}, key=str) or [wanted[0]]
+        raise InputError(
+            f"shards.path {out}: holds shards of another catalog: {len(differing)} videos differ, "
+            f"such as {differing[0]}; choose another shards.path"
+        )

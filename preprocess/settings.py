@@ -1,0 +1,86 @@
+"""Sections `dataset` and `preprocess` of pipeline.yaml."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from preprocess.tvl1 import TvL1Params
+from shards.settings import Section, ShardSettings
+
+
+def _size(value: object) -> object:
+    """256, `340x256` (width x height) or [340, 256] -> (width, height)."""
+    if isinstance(value, str) and "x" in value:
+        return tuple(value.split("x"))
+    if isinstance(value, int | str):
+        return (value, value)
+    return value
+
+
+Side = Annotated[int, Field(ge=16, le=4096)]
+Size = Annotated[tuple[Side, Side], BeforeValidator(_size)]
+
+
+class DatasetSettings(Section):
+    """Section `dataset`: which videos there are, and what class and split each has."""
+
+    kind: Literal["ucf101", "kinetics", "folders", "csv"] = "kinetics"
+    """ucf101: root/Class/v_*.avi with split lists; kinetics: official CSVs; folders: root/[split/]class/file;
+    csv: path,label,split."""
+    root: str = "videos"
+    """Folder of the videos."""
+    splits: str | None = None
+    """Folder of classInd.txt, trainlistNN.txt and testlistNN.txt (ucf101)."""
+    fold: int = Field(1, ge=1, le=99)
+    """Which of the split lists (ucf101)."""
+    annotations: str | tuple[str, ...] | None = None
+    """The CSV, or several (kinetics, csv)."""
+
+
+class PreprocessSettings(Section):
+    """Section `preprocess`: how frames and flow are made of a video."""
+
+    size: Size = (256, 256)
+    """Stored width and height: 256, 340x256 or [340, 256]; the picture is stretched to it, as in the paper."""
+    short_side: Side | None = None
+    """Keep the aspect instead, with this shorter side; replaces size."""
+    engine: Literal["auto", "numba", "cuda", "opencv", "reference"] = "auto"
+    """What computes TV-L1; auto takes the fastest that is here, once for the whole run."""
+    tvl1: TvL1Params = TvL1Params()
+    """Parameters of TV-L1; the defaults are those of OpenCV's GPU version."""
+    bound: float = Field(20.0, gt=0, le=1000)
+    """Flow is clipped to [-bound, bound] pixels."""
+    min_frames: int = Field(6, ge=2)
+    """Shorter videos are skipped as too_short; 6 frames are one stack of 5 flow fields."""
+    max_pixels: int | None = Field(7680 * 4320, ge=1)
+    """Videos whose frames have more pixels are skipped as too_large."""
+    chunk_frames: int = Field(32, ge=2)
+    """Frames held in memory at a time."""
+    seed: int = 0
+    """Fixes which training videos share a shard."""
+    workers: int | None = Field(None, ge=1)
+    """Shards made at the same time; one for every CPU of the cluster when not set."""
+    max_skipped: int | None = Field(None, ge=0)
+    """More skipped videos than this end the run with exit code 1, after all else is written; off when not set."""
+
+
+def byte_settings(
+    dataset: DatasetSettings, preprocess: PreprocessSettings, shards: ShardSettings, engine: str
+) -> dict[str, Any]:
+    """Every setting that changes the bytes of a dataset, and none that does not, by its path; `engine` resolved."""
+    size = {"short_side": preprocess.short_side} if preprocess.short_side else {"size": list(preprocess.size)}
+    fields = {
+        **size,
+        "engine": engine,
+        "bound": preprocess.bound,
+        "min_frames": preprocess.min_frames,
+        "max_pixels": preprocess.max_pixels,
+        "seed": preprocess.seed,
+    }
+    settings: dict[str, Any] = {f"preprocess.{name}": value for name, value in fields.items()}
+    settings |= {f"preprocess.tvl1.{name}": value for name, value in preprocess.tvl1.as_dict().items()}
+    settings["dataset.kind"] = dataset.kind
+    settings["dataset.fold"] = dataset.fold if dataset.kind == "ucf101" else None
+    settings["shards.videos_per_shard"] = shards.videos_per_shard
+    settings["shards.jpeg_quality"] = shards.jpeg_quality
+    return settings

@@ -1,0 +1,118 @@
+"""TV-L1 optical flow: one definition and the engines that compute it.
+
+`open_engine(name, params)` gives a callable from gray frames to flow. `reference` (float64 NumPy) is the definition;
+`numba` is the fast engine for any CPU; `opencv` is OpenCV's own, for comparison and trust. Heavy imports happen when an
+engine is opened, so that this module is cheap to import. An engine that was asked for and cannot be had is an
+`InputError`, never another engine in silence: engines agree closely but not to the bit, and no dataset mixes them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+from shards.errors import InputError
+
+Gray = npt.NDArray[np.uint8]
+Flow = npt.NDArray[np.float32]
+
+ENGINE_NAMES: Final = ("numba", "cuda", "opencv", "reference")
+MIN_SIDE: Final = 16
+
+
+class TvL1Params(BaseModel):
+    """The parameters of TV-L1 under OpenCV's names; its coupling `gamma` is 0 and not offered."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, use_attribute_docstrings=True)
+
+    tau: float = Field(0.25, gt=0)
+    """Time step of the dual update; the scheme converges for at most 0.25."""
+    lambda_: float = Field(0.15, gt=0, validation_alias="lambda", serialization_alias="lambda")
+    """Weight of the brightness term, for gray levels 0 to 255: smaller gives smoother flow."""
+    theta: float = Field(0.3, gt=0)
+    """Tightness of the coupling between the brightness and the smoothness step."""
+    scales: int = Field(5, ge=1)
+    """Pyramid levels at most; a level below 16 pixels a side is not used."""
+    warps: int = Field(5, ge=1)
+    """How often a level warps the second frame anew."""
+    epsilon: float = Field(0.01, ge=0)
+    """A warp ends when the root mean square change of the flow, in pixels, is at most this; 0 never ends early."""
+    iterations: int = Field(300, ge=1)
+    """Iterations of one warp at most."""
+    scale_step: float = Field(0.8, gt=0, lt=1)
+    """Size of a level relative to the next finer one."""
+    median: Literal[3, 5] | None = None
+    """Side of a median filter on the flow before every warp but the first of the whole; off by default."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every parameter under its name in the settings, `gamma` included, for the manifest."""
+        return {**self.model_dump(by_alias=True), "gamma": 0.0}
+
+
+class Engine(Protocol):
+    """(T, H, W) uint8 gray -> (max(T - 1, 0), H, W, 2) float32 pixels (dx, dy) from frame t to t + 1."""
+
+    @property
+    def name(self) -> str:
+        """One of ENGINE_NAMES."""
+
+    def __call__(self, gray: Gray, /) -> Flow:
+        """Compute; InputError where a side is below 16 pixels. A result never depends on earlier calls."""
+
+
+@dataclass(frozen=True)
+class PairEngine:
+    """An engine made of a function of two (H, W) frames."""
+
+    name: str
+    flow_of_pair: Callable[[Gray, Gray], npt.NDArray[Any]]
+
+    def __call__(self, gray: Gray, /) -> Flow:
+        """Compute pair by pair."""
+        flow = empty_flow(gray)
+        for t in range(len(flow)):
+            flow[t] = self.flow_of_pair(gray[t], gray[t + 1])
+        return flow
+
+
+def empty_flow(gray: Gray) -> Flow:
+    """Room for the flow of (T, H, W) uint8 frames; InputError where no engine could compute it."""
+    if gray.ndim != 3 or gray.dtype != np.uint8:
+        raise InputError(f"frames are {gray.dtype} {gray.shape}; TV-L1 needs uint8 (T, H, W)")
+    frames, height, width = gray.shape
+    if min(height, width) < MIN_SIDE:
+        raise InputError(f"frames are {width}x{height}; TV-L1 needs at least {MIN_SIDE} pixels a side")
+    return np.empty((max(frames - 1, 0), height, width, 2), np.float32)
+
+
+def resolve_engine(name: str) -> str:
+    """Name of the engine that `name` means on this machine: `auto` is the fastest one here, others are themselves."""
+    if name == "auto":
+        return "numba"
+    if name not in ENGINE_NAMES:
+        raise InputError(f"no engine is called {name!r}; use auto, {', '.join(ENGINE_NAMES)}")
+    if name == "cuda":
+        raise InputError("engine: cuda is not in this version of twinstream; use `engine: numba`")
+    return name
+
+
+def open_engine(name: str, params: TvL1Params, *, threads: int = 1) -> Engine:
+    """Make an engine ready, `auto` included. `threads` is how many cores one video may use."""
+    if threads < 1:
+        raise InputError(f"threads is {threads}; an engine needs at least 1")
+    match resolve_engine(name):
+        case "numba":
+            from preprocess.tvl1.numba_engine import open_numba
+
+            return open_numba(params, threads=threads)
+        case "opencv":
+            from preprocess.tvl1.opencv import open_opencv
+
+            return open_opencv(params, threads=threads)
+        case _:
+            from preprocess.tvl1.reference import reference_flow
+
+            return PairEngine("reference", lambda first, second: reference_flow(first, second, params))

@@ -1,0 +1,154 @@
+"""Vectors of 16 float32 for Numba kernels: load, store and arithmetic that is certain to become SIMD.
+
+Numba leaves vectorisation to LLVM, which gives it up for loops over more than a few arrays, because it cannot prove that
+they do not overlap. A `Lanes` value is an LLVM vector instead: one AVX-512 register, two of AVX, four of SSE or NEON. Every
+operation is the IEEE one, in the order written and never fused, so the same bits come out on every width. The price:
+loops go in steps of 16, so rows need padding, and there is no bounds check.
+"""
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, overload, register_model
+
+NUM_LANES = 16
+_VECTOR = ir.VectorType(ir.FloatType(), NUM_LANES)
+_INT32 = ir.IntType(32)
+
+
+class LanesType(types.Type):
+    """Numba's type of a vector of 16 float32."""
+
+    def __init__(self) -> None:
+        super().__init__(name="Lanes")
+
+
+Lanes = LanesType()
+
+
+@register_model(LanesType)
+class _LanesModel(models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: Any) -> None:
+        super().__init__(dmm, fe_type, _VECTOR)
+
+
+def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+    view = context.make_array(array_type)(context, builder, array)
+    item = cgutils.get_item_pointer(
+        context, builder, array_type, view, cgutils.unpack_tuple(builder, index), wraparound=False
+    )
+    return builder.bitcast(item, _VECTOR.as_pointer())
+
+
+@intrinsic
+def load(typing_context: Any, array: Any, index: Any) -> Any:
+    """The 16 items of a float32 array from `index`, a tuple, along its last axis, which must be contiguous."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load(_pointer(context, builder, signature.args[0], *arguments), align=4)
+
+    return Lanes(array, index), generate
+
+
+@intrinsic
+def store(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
+    """Write 16 items of a float32 array from `index`, a tuple, along its last axis, which must be contiguous."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array, index, value = arguments
+        builder.store(value, _pointer(context, builder, signature.args[0], array, index), align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, index, Lanes), generate
+
+
+@intrinsic
+def splat(typing_context: Any, number: Any) -> Any:
+    """The same float32 in every lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        first = builder.insert_element(_VECTOR(ir.Undefined), arguments[0], _INT32(0))
+        return builder.shuffle_vector(first, first, _lane_numbers([0] * NUM_LANES))
+
+    return Lanes(types.float32), generate
+
+
+@intrinsic(prefer_literal=True)
+def rotate(typing_context: Any, value: Any, count: Any) -> Any:
+    """Lane i of the result is lane i + count of the value, around the end; `count` is a literal."""
+    order = [(lane + count.literal_value) % NUM_LANES for lane in range(NUM_LANES)]
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.shuffle_vector(arguments[0], arguments[0], _lane_numbers(order))
+
+    return Lanes(Lanes, count), generate
+
+
+@intrinsic
+def lane(typing_context: Any, value: Any, number: Any) -> Any:
+    """One lane as a float32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.extract_element(arguments[0], builder.trunc(arguments[1], _INT32))
+
+    return types.float32(Lanes, types.intp), generate
+
+
+def _lane_numbers(numbers: list[int]) -> Any:
+    return ir.Constant(ir.VectorType(_INT32, NUM_LANES), numbers)
+
+
+def _binary(emit: Callable[[Any, Any, Any], Any], doc: str) -> Any:
+    """An intrinsic of two vectors; `emit(builder, left, right)` writes it."""
+
+    def operation(typing_context: Any, left: Any, right: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return emit(builder, *arguments)
+
+        return Lanes(Lanes, Lanes), generate
+
+    operation.__doc__ = doc
+    return intrinsic(operation)
+
+
+def _unary(llvm_name: str, doc: str) -> Any:
+    """An intrinsic of one vector that LLVM knows by name."""
+
+    def operation(typing_context: Any, value: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            name = f"llvm.{llvm_name}.v{NUM_LANES}f32"
+            function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_VECTOR, [_VECTOR]), name)
+            return builder.call(function, arguments)
+
+        return Lanes(Lanes), generate
+
+    operation.__doc__ = doc
+    return intrinsic(operation)
+
+
+sqrt = _unary("sqrt", "Square root of every lane.")
+floor = _unary("floor", "Largest whole number not above, of every lane.")
+minimum = _binary(lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), x, y), "The smaller of each two lanes.")
+maximum = _binary(lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y), "The larger of each two lanes.")
+
+
+def _overload(symbol: Any, instruction: str) -> None:
+    operation = _binary(lambda builder, x, y: getattr(builder, instruction)(x, y), instruction)
+
+    def compute(left: Any, right: Any) -> Any:
+        return operation(left, right)
+
+    @overload(symbol)
+    def choose(left: Any, right: Any) -> Any:
+        return compute if isinstance(left, LanesType) and isinstance(right, LanesType) else None
+
+
+_overload(operator.add, "fadd")
+_overload(operator.iadd, "fadd")
+_overload(operator.sub, "fsub")
+_overload(operator.mul, "fmul")
+_overload(operator.truediv, "fdiv")

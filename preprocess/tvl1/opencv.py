@@ -1,0 +1,68 @@
+"""OpenCV's own TV-L1, for comparison and trust.
+
+`cv2.cuda` is used where this OpenCV was built with it and sees a device; no wheel is. The wheel's CPU implementation is
+set to come nearest to the GPU algorithm: no median filter unless asked for, one inner iteration. It still differs in its
+warp (cubic with a = -0.75, positions in 1/32 pixel) and looks at the stopping rule after every iteration.
+"""
+
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from preprocess.tvl1 import Engine, Gray, PairEngine, TvL1Params
+from shards.errors import InputError
+
+
+def open_opencv(params: TvL1Params, *, threads: int = 1) -> Engine:
+    """`cv2.cuda` if there is a device for it, else `cv2.optflow`; InputError where this OpenCV has neither."""
+    if params.median is None and hasattr(cv2, "cuda") and cv2.cuda.getCudaEnabledDeviceCount() > 0:
+        cuda = getattr(cv2, "cuda_OpticalFlowDual_TVL1", None)
+        if cuda is not None:
+            return PairEngine("opencv", lambda first, second: cuda_flow(cuda, first, second, params))
+    if not hasattr(cv2, "optflow"):
+        raise InputError(
+            f"OpenCV {cv2.__version__} has no optflow module; install opencv-contrib-python or use `engine: numba`"
+        )
+    cv2.setNumThreads(threads)
+    return PairEngine("opencv", lambda first, second: cpu_flow(first, second, params))
+
+
+def cpu_flow(first: Gray, second: Gray, params: TvL1Params) -> npt.NDArray[np.float32]:
+    """Two (H, W) frames -> (H, W, 2). A fresh object each time: after a small image an old one has fewer scales."""
+    engine = cv2.optflow.DualTVL1OpticalFlow_create(
+        tau=params.tau,
+        lambda_=params.lambda_,
+        theta=params.theta,
+        nscales=params.scales,
+        warps=params.warps,
+        epsilon=params.epsilon,
+        innnerIterations=1,
+        outerIterations=params.iterations,
+        scaleStep=params.scale_step,
+        gamma=0.0,
+        medianFiltering=params.median or 1,
+    )
+    flow: npt.NDArray[np.float32] = np.asarray(engine.calc(first, second, None), np.float32)
+    return flow
+
+
+def cuda_flow(cuda: Any, first: Gray, second: Gray, params: TvL1Params) -> npt.NDArray[np.float32]:
+    """Two (H, W) frames -> (H, W, 2) on the first device."""
+    engine = cuda.create(
+        params.tau,
+        params.lambda_,
+        params.theta,
+        params.scales,
+        params.warps,
+        params.epsilon,
+        params.iterations,
+        params.scale_step,
+        0.0,
+    )
+    frames = [cv2.cuda.GpuMat(), cv2.cuda.GpuMat()]
+    frames[0].upload(first)
+    frames[1].upload(second)
+    flow: npt.NDArray[np.float32] = engine.calc(frames[0], frames[1], None).download()
+    return flow

@@ -1,0 +1,36 @@
+"""Flow in pixels <-> flow in bytes, both directions in one place.
+
+Clip to [-bound, bound], then q = 128 + round(v * 127 / bound): zero motion is exactly 128 and reads back as
+exactly 0, which an even split of 256 levels cannot give. The price is that byte 0 is never written; JPEG
+noise can still produce it, and it reads as -bound.
+
+    bound 20:  -25 -> 1 · -20 -> 1 · -10 -> 64 (v = -10.08) · 0 -> 128 · 10 -> 192 (v = 10.08) · 20 -> 255 · 25 -> 255
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+ZERO_LEVEL = 128
+LEVELS_PER_SIDE = 127
+
+
+def quantize(flow: NDArray[np.floating[Any]], bound: float) -> NDArray[np.uint8]:
+    """Float pixels of any shape -> uint8 of that shape; halves round to even. NaN is a bug of the engine."""
+    assert np.isfinite(flow).all(), "flow holds NaN or infinity"
+    scaled = np.clip(flow, -bound, bound) * np.float32(LEVELS_PER_SIDE / bound)
+    levels: NDArray[np.uint8] = (np.rint(scaled) + ZERO_LEVEL).astype(np.uint8)
+    return levels
+
+
+def dequantize(levels: NDArray[np.uint8], bound: float) -> NDArray[np.float32]:
+    """Uint8 of any shape -> float32 pixels in [-bound, bound] of that shape."""
+    signed = levels.astype(np.float32) - ZERO_LEVEL
+    return np.maximum(signed, -LEVELS_PER_SIDE) * np.float32(bound / LEVELS_PER_SIDE)
+
+
+def is_saturated(flow: NDArray[np.floating[Any]], bound: float) -> NDArray[np.bool_]:
+    """(..., 2) pixels -> (...) bool: where either component lies beyond the bound and is clipped."""
+    saturated: NDArray[np.bool_] = (np.abs(flow) > bound).any(axis=-1)
+    return saturated

@@ -1,0 +1,129 @@
+"""The index beside a shard: one row a sample with every member's offset and size, as Parquet.
+
+It is written after its shard and holds, in the file's metadata, all that a resumed run must know of it (hash,
+settings, what became of every video of the job), so that its presence alone means the job is done.
+"""
+
+import hashlib
+import io
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from shards.errors import InputError
+from shards.sample import SampleMeta
+from shards.videos import VideoRow
+
+METADATA_KEY = b"twinstream"
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("label", pa.int32()),
+        ("num_frames", pa.int32()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("offsets", pa.list_(pa.int64())),
+        ("sizes", pa.list_(pa.int32())),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class SampleIndex:
+    """Where a sample's members lie in their shard: offsets and sizes in bytes, in member order."""
+
+    key: str
+    label: int
+    num_frames: int
+    width: int
+    height: int
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """What the index's metadata tells of the job that wrote it; sha256 and num_bytes are the tar's.
+
+    A job none of whose videos could be used has no tar: sha256 is empty and num_bytes 0.
+    """
+
+    format: int
+    sha256: str
+    num_bytes: int
+    settings: dict[str, Any]
+    videos: tuple[VideoRow, ...]
+
+
+def sample_row(meta: SampleMeta, offsets: list[int], sizes: list[int]) -> dict[str, object]:
+    """One row of the index as plain values."""
+    return {
+        "key": meta.key,
+        "label": meta.label,
+        "num_frames": meta.num_frames,
+        "width": meta.width,
+        "height": meta.height,
+        "offsets": offsets,
+        "sizes": sizes,
+    }
+
+
+def index_bytes(rows: list[dict[str, object]], record: JobRecord) -> bytes:
+    """The whole Parquet file; the same rows and record give the same bytes."""
+    metadata = {METADATA_KEY: json.dumps(asdict(record), sort_keys=True, separators=(",", ":"))}
+    table = pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(metadata))
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+def read_index(path: Path) -> list[SampleIndex]:
+    """Every row of an index; InputError when the file is not one."""
+    columns = _read(path, None).to_pydict()
+    rows = zip(*(columns[name] for name in SCHEMA.names), strict=True)
+    return [
+        SampleIndex(key, label, frames, width, height, np.array(offsets, np.int64), np.array(sizes, np.int32))
+        for key, label, frames, width, height, offsets, sizes in rows
+    ]
+
+
+def read_columns(path: Path, names: list[str]) -> pa.Table:
+    """Some columns of an index, for readers that hold many shards."""
+    return _read(path, names)
+
+
+def read_job_record(path: Path) -> JobRecord:
+    """The record of the job that wrote this index; InputError when the file is not an index of ours."""
+    try:
+        fields = json.loads(pq.read_schema(path).metadata[METADATA_KEY])
+        fields["videos"] = tuple(VideoRow(**row) for row in fields["videos"])
+        return JobRecord(**fields)
+    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: not a shard index of twinstream ({_first_line(error)})") from error
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(path: Path, names: list[str] | None) -> pa.Table:
+    try:
+        table = pq.read_table(path, columns=names)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InputError(f"{path}: unreadable index ({_first_line(error)})") from error
+    absent = set(names or SCHEMA.names) - set(table.column_names)
+    if absent:
+        raise InputError(f"{path}: index without the columns {sorted(absent)}")
+    return table
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,41 @@
+"""JPEG in and out of memory, with RGB channel order outside of this file (OpenCV's is BGR).
+
+libjpeg-turbo, which every OpenCV wheel carries, gives the same bytes for the same pixels and quality.
+"""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.errors import InputError
+
+
+def encode_jpeg(image: NDArray[np.uint8], quality: int) -> bytes:
+    """(H, W, 3) RGB or (H, W) uint8 -> JPEG bytes."""
+    pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
+    done, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    assert done, f"JPEG encoder refused an image of shape {image.shape}"
+    return encoded.tobytes()
+
+
+def decode_rgb(data: bytes | memoryview) -> NDArray[np.uint8]:
+    """JPEG bytes -> (H, W, 3) RGB uint8; InputError when they are no image."""
+    return cv2.cvtColor(_decode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+
+
+def decode_gray(data: bytes | memoryview) -> NDArray[np.uint8]:
+    """JPEG bytes of one channel -> (H, W) uint8; InputError when they are no image."""
+    return _decode(data, cv2.IMREAD_GRAYSCALE)
+
+
+def decode_unchanged(data: bytes | memoryview) -> NDArray[np.uint8]:
+    """JPEG bytes -> (H, W) or (H, W, 3) BGR as stored; InputError when they are no image."""
+    return _decode(data, cv2.IMREAD_UNCHANGED)
+
+
+def _decode(data: bytes | memoryview, flags: int) -> NDArray[np.uint8]:
+    buffer = np.frombuffer(data, np.uint8)
+    image = cv2.imdecode(buffer, flags) if buffer.size else None
+    if image is None:
+        raise InputError(f"{buffer.size} bytes do not decode as a JPEG")
+    return image.astype(np.uint8, copy=False)

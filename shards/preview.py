@@ -1,0 +1,66 @@
+"""A picture of samples: RGB frames over their colour-coded flow, so that a person sees whether both fit.
+
+Colour is the direction of motion (the wheel at the right: red to the right, then clockwise through yellow below, cyan
+to the left, violet above), paleness its smallness; each sample is scaled to its own fastest motion, which is told.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import hsv_to_rgb
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from shards.reader import ShardDataset, StoredSample, read_flow, read_frames
+
+
+def flow_to_rgb(flow: NDArray[np.floating[Any]], fastest: float) -> NDArray[np.uint8]:
+    """(..., 2) pixels -> (..., 3) uint8: hue is direction, saturation is speed / `fastest`, no motion is white."""
+    angle = np.arctan2(flow[..., 1], flow[..., 0]) / (2 * np.pi) % 1.0
+    speed = np.clip(np.linalg.norm(flow, axis=-1) / max(fastest, 1e-6), 0, 1)
+    colours = hsv_to_rgb(np.stack([angle, speed, np.ones_like(speed)], -1))
+    levels: NDArray[np.uint8] = np.rint(colours * 255).astype(np.uint8)
+    return levels
+
+
+def colour_wheel(size: int) -> NDArray[np.uint8]:
+    """(size, size, 3): the colour of the motion from the centre to each pixel; white outside the circle."""
+    axis = np.linspace(-1, 1, size)
+    motion = np.stack(np.meshgrid(axis, axis), -1)
+    wheel = flow_to_rgb(motion, 1.0)
+    wheel[np.linalg.norm(motion, axis=-1) > 1] = 255
+    return wheel
+
+
+def preview_times(num_frames: int, columns: int) -> list[int]:
+    """Frames to show, evenly spread over those that have a flow: 25 frames in 4 columns -> 0, 8, 15, 23."""
+    last = num_frames - 2
+    return sorted({round(t) for t in np.linspace(0, last, min(columns, last + 1))})
+
+
+def write_preview(dataset: ShardDataset, samples: Sequence[StoredSample], path: Path, columns: int = 6) -> None:
+    """Contact sheet of the samples as PNG: two rows a sample."""
+    figure = Figure(figsize=(2.0 * columns + 1.2, 4.3 * len(samples)), layout="constrained")
+    axes = figure.subplots(2 * len(samples), columns + 1, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for number, sample in enumerate(samples):
+        _draw(axes[2 * number : 2 * number + 2], dataset, sample, columns)
+    figure.savefig(path, dpi=100)
+
+
+def _draw(rows: NDArray[Any], dataset: ShardDataset, sample: StoredSample, columns: int) -> None:
+    times = preview_times(sample.index.num_frames, columns)
+    frames = read_frames(sample, times)
+    flow = dataset.flow_pixels(np.concatenate([read_flow(sample, t, 1) for t in times]))
+    fastest = float(np.linalg.norm(flow, axis=-1).max())
+    for column, t in enumerate(times):
+        rows[0, column].imshow(frames[column])
+        rows[0, column].set_title(f"{sample.index.key}\nframe 0" if column == 0 else f"frame {t}", fontsize=7)
+        rows[1, column].imshow(flow_to_rgb(flow[column], fastest))
+        speed = np.linalg.norm(flow[column], axis=-1)
+        rows[1, column].set_title(f"flow {t}: mean {speed.mean():.2f} px", fontsize=7)
+    rows[1, -1].imshow(colour_wheel(101))
+    rows[1, -1].set_title(f"to {fastest:.1f} px", fontsize=7)

@@ -1,0 +1,137 @@
+"""Re-reads a whole dataset and names every fault in it.
+
+Bytes first (each file against the manifest's SHA-256, so any changed byte is found), then meaning: the tar's own
+headers against the index, N frames and N - 1 flow fields, every JPEG of the right size and channels, and one row in
+videos.parquet for each video, written ones in the shard they name.
+"""
+
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from shards.errors import InputError
+from shards.index import SampleIndex, file_sha256, read_index
+from shards.jpeg import decode_unchanged
+from shards.manifest import FILE_NAME, FileEntry, Manifest, ShardEntry, read_manifest
+from shards.sample import member_names, meta_from_json
+from shards.videos import Status, read_videos
+
+VIDEOS_NAME = "videos.parquet"
+
+
+def faults(dataset: Path, progress: Callable[[str], None] = lambda path: None) -> Iterator[str]:
+    """One line a fault, none for a sound dataset; `progress` is told each file that has been read."""
+    try:
+        manifest = read_manifest(dataset)
+    except InputError as error:
+        yield str(error)
+        return
+    entries = [entry for shards in manifest.splits.values() for entry in shards]
+    yield from _strays(dataset, manifest)
+    yield from _file_faults(dataset, manifest.videos)
+    keys: dict[str, str] = {}
+    for entry in entries:
+        damaged = [*_file_faults(dataset, entry.tar), *_file_faults(dataset, entry.index)]
+        yield from damaged or _shard_faults(dataset, entry, keys)
+        progress(entry.tar.path)
+    yield from _row_faults(dataset, keys)
+
+
+def num_steps(dataset: Path) -> int:
+    """How often `faults` will call `progress`."""
+    return sum(len(shards) for shards in read_manifest(dataset).splits.values())
+
+
+def _strays(dataset: Path, manifest: Manifest) -> Iterator[str]:
+    named = {FILE_NAME, manifest.videos.path}
+    for entry in (entry for shards in manifest.splits.values() for entry in shards):
+        named |= {entry.tar.path, entry.index.path}
+    for path in sorted(dataset.rglob("*")):
+        name = path.relative_to(dataset).as_posix()
+        if path.suffix in (".tar", ".parquet", ".tmp") and name not in named:
+            yield f"{name}: a file that {FILE_NAME} does not name"
+
+
+def _file_faults(dataset: Path, entry: FileEntry) -> Iterator[str]:
+    try:
+        num_bytes = (dataset / entry.path).stat().st_size
+        if num_bytes != entry.num_bytes:
+            yield f"{entry.path}: {num_bytes} bytes, expected {entry.num_bytes}"
+        elif file_sha256(dataset / entry.path) != entry.sha256:
+            yield f"{entry.path}: changed since it was written (its SHA-256 differs)"
+    except OSError as error:
+        yield f"{entry.path}: {error.strerror}"
+
+
+def _shard_faults(dataset: Path, entry: ShardEntry, keys: dict[str, str]) -> Iterator[str]:
+    """What is wrong inside a shard whose bytes are as written; notes the keys it finds."""
+    name = Path(entry.tar.path).name
+    try:
+        samples = read_index(dataset / entry.index.path)
+        with tarfile.open(dataset / entry.tar.path, "r:") as tar:
+            members = [(member.name, member.offset_data, member.size) for member in tar]
+    except (InputError, tarfile.TarError) as error:
+        yield f"{name}: {error}"
+        return
+    if len(samples) != entry.num_samples:
+        yield f"{name}: {len(samples)} samples, the manifest says {entry.num_samples}"
+    promised = [
+        place
+        for sample in samples
+        for place in zip(member_names(sample.key, sample.num_frames), sample.offsets, sample.sizes, strict=False)
+    ]
+    if promised != members:
+        yield f"{name}: {len(members)} members that do not fit the {len(promised)} of its index"
+        return
+    data = (dataset / entry.tar.path).read_bytes()
+    for sample in samples:
+        if sample.key in keys:
+            yield f"{name}: {sample.key}: also in {keys[sample.key]}"
+        keys[sample.key] = name.removesuffix(".tar")
+        yield from (f"{name}: {sample.key}: {fault}" for fault in _sample_faults(sample, memoryview(data)))
+
+
+def _sample_faults(sample: SampleIndex, tar: memoryview) -> Iterator[str]:
+    members = [tar[at : at + size] for at, size in zip(sample.offsets, sample.sizes, strict=True)]
+    num_flow = (len(members) - 1 - sample.num_frames) / 2
+    if num_flow != sample.num_frames - 1:
+        yield f"{num_flow:g} flow fields for {sample.num_frames} frames, expected {sample.num_frames - 1}"
+        return
+    try:
+        meta = meta_from_json(bytes(members[0]))
+        if (meta.key, meta.label, meta.num_frames) != (sample.key, sample.label, sample.num_frames):
+            yield f"its JSON names {meta.key}, label {meta.label}, {meta.num_frames} frames; the index differs"
+    except (TypeError, ValueError):
+        yield "damaged JSON member"
+    size = (sample.height, sample.width)
+    for position, (name, data) in enumerate(zip(member_names("", sample.num_frames), members, strict=True)):
+        if position > 0:
+            shape = (*size, 3) if position <= sample.num_frames else size
+            yield from (f"{name[1:]}: {fault}" for fault in _image_faults(data, shape))
+
+
+def _image_faults(data: memoryview, shape: tuple[int, ...]) -> Iterator[str]:
+    try:
+        found = decode_unchanged(data).shape
+        if found != shape:
+            yield f"its JPEG is {found}, expected {shape}"
+    except InputError as error:
+        yield str(error)
+
+
+def _row_faults(dataset: Path, keys: dict[str, str]) -> Iterator[str]:
+    """videos.parquet against the shards: each video once, each written one where it says."""
+    try:
+        rows = read_videos(dataset / VIDEOS_NAME)
+    except InputError as error:
+        yield str(error)
+        return
+    for key, count in Counter(row.key for row in rows).items():
+        if count > 1:
+            yield f"{VIDEOS_NAME}: {key}: {count} rows"
+    written = {row.key: row.shard for row in rows if row.status == Status.WRITTEN}
+    for key in sorted(written.keys() - keys.keys()):
+        yield f"{VIDEOS_NAME}: {key}: said to be in {written[key]}, which does not hold it"
+    for key in sorted(keys.keys() - written.keys()):
+        yield f"{keys[key]}.tar: {key}: no row in {VIDEOS_NAME} says it is written"

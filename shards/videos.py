@@ -1,0 +1,100 @@
+"""videos.parquet: one row for every video the catalog names, whatever became of it.
+
+Nothing is lost silently: a video that is in no shard has a status, a reason and a detail. Rows are ordered by
+key, and hold no path of the machine, clock or host, because the file is hashed.
+"""
+
+import io
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shards.errors import InputError
+
+
+class Status(StrEnum):
+    """What became of a video: in a shard, left out for a reason, or not on disk at all."""
+
+    WRITTEN = "written"
+    SKIPPED = "skipped"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class VideoRow:
+    """One video: path below the root; frames, fps, width, height of the source; None where unknown.
+
+    mean_flow is the mean of |(dx, dy)| in pixels; saturated the fraction of pixels beyond the codec's bound.
+    """
+
+    key: str
+    path: str
+    class_name: str
+    label: int
+    split: str
+    status: str
+    reason: str | None = None
+    detail: str | None = None
+    num_frames: int | None = None
+    fps: float | None = None
+    width: int | None = None
+    height: int | None = None
+    shard: str | None = None
+    mean_flow: float | None = None
+    saturated: float | None = None
+
+
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("path", pa.string()),
+        ("class_name", pa.string()),
+        ("label", pa.int32()),
+        ("split", pa.string()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("num_frames", pa.int32()),
+        ("fps", pa.float64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("shard", pa.string()),
+        ("mean_flow", pa.float64()),
+        ("saturated", pa.float64()),
+    ]
+)
+
+
+def videos_bytes(rows: Iterable[VideoRow]) -> bytes:
+    """The whole Parquet file, rows sorted by key; the same rows give the same bytes."""
+    ordered = sorted(rows, key=lambda row: row.key)
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([asdict(row) for row in ordered], schema=SCHEMA), buffer)
+    return buffer.getvalue()
+
+
+def read_videos(path: Path) -> list[VideoRow]:
+    """Every row of a videos.parquet; InputError when the file is not one."""
+    try:
+        return [VideoRow(**row) for row in pq.read_table(path).to_pylist()]
+    except (pa.ArrowException, OSError, TypeError) as error:
+        raise InputError(f"{path}: unreadable table of videos ({str(error).splitlines()[0]})") from error
+
+
+def summary(rows: Iterable[VideoRow]) -> str:
+    """`58 written · 2 skipped: too_short 1, unreadable 1 · 3 missing`; parts that are zero are left out."""
+    rows = list(rows)
+    statuses = Counter(row.status for row in rows)
+    reasons = Counter(row.reason for row in rows if row.status == Status.SKIPPED)
+    parts = [f"{statuses[Status.WRITTEN]} written"]
+    if reasons:
+        told = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items(), key=str))
+        parts.append(f"{statuses[Status.SKIPPED]} skipped: {told}")
+    if statuses[Status.MISSING]:
+        parts.append(f"{statuses[Status.MISSING]} missing")
+    return " · ".join(parts)

@@ -1,0 +1,68 @@
+"""Small shard datasets for tests, written through the real writer but without decoding a video or computing flow."""
+
+from pathlib import Path
+
+import numpy as np
+
+from preprocess.catalog import Catalog, Video
+from preprocess.output import finish
+from preprocess.plan import Job, plan_jobs
+from shards.flow_codec import quantize
+from shards.jpeg import encode_jpeg
+from shards.sample import SampleMeta
+from shards.videos import Status, VideoRow
+from shards.writer import SampleSpool, write_shard
+
+SETTINGS = {"preprocess.bound": 20.0, "preprocess.seed": 0}
+CLASSES = ("left", "right")
+HEIGHT, WIDTH = 24, 32
+
+
+def make_catalog(counts: dict[str, int]) -> Catalog:
+    """So many present videos in each split, labels in turn."""
+    videos = [
+        Video(f"{CLASSES[n % 2]}/{split}{n}", f"{CLASSES[n % 2]}/{split}{n}.avi", CLASSES[n % 2], n % 2, split, True)
+        for split, count in counts.items()
+        for n in range(count)
+    ]
+    return Catalog(CLASSES, tuple(sorted(videos, key=lambda video: video.key)), ())
+
+
+def num_frames_of(video: Video) -> int:
+    """7, 8, 9 ... frames, so that samples differ in length."""
+    return 7 + int(video.key[-1])
+
+
+def write_dataset(folder: Path, counts: dict[str, int], videos_per_shard: int = 2) -> Path:
+    """A finished dataset with such a catalog; returns its folder."""
+    catalog = make_catalog(counts)
+    jobs = plan_jobs(catalog.videos, videos_per_shard, seed=0)
+    for job in jobs:
+        write_job(folder, job)
+    finish(folder, catalog, jobs, SETTINGS)
+    return folder
+
+
+def write_job(folder: Path, job: Job) -> None:
+    """One shard of the dataset."""
+    rows: list[VideoRow] = []
+    with write_shard(folder / job.split, job.name, SETTINGS, rows) as writer:
+        for video in job.videos:
+            num_frames = num_frames_of(video)
+            with SampleSpool(folder) as spool:
+                fill_spool(spool, num_frames, video.label)
+                meta = SampleMeta(video.key, video.class_name, video.label, num_frames, WIDTH, HEIGHT, 25.0, 64, 48)
+                writer.add(meta, spool)
+            known = {"num_frames": num_frames, "fps": 25.0, "shard": job.name, "mean_flow": 1.0, "saturated": 0.0}
+            plain = (video.key, video.path, video.class_name, video.label, video.split, Status.WRITTEN.value)
+            rows.append(VideoRow(*plain, **known))
+
+
+def fill_spool(spool: SampleSpool, num_frames: int, label: int) -> None:
+    """Flat frames whose red is 10 t, and flow whose dx is +-t pixels and dy 0: frame and field tell their number."""
+    sign = 1 if label else -1
+    for t in range(num_frames):
+        spool.add_frame(encode_jpeg(np.full((HEIGHT, WIDTH, 3), (10 * t, 0, 0), np.uint8), 95))
+    for t in range(num_frames - 1):
+        dx = quantize(np.full((HEIGHT, WIDTH), sign * t, np.float32), 20)
+        spool.add_flow(encode_jpeg(dx, 95), encode_jpeg(np.full((HEIGHT, WIDTH), 128, np.uint8), 95))

@@ -1,0 +1,202 @@
+"""The trainer: resuming changes nothing, frozen stays frozen, and what goes wrong is told."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from shards.errors import InputError
+from shards.settings import build_settings
+from tests.datasets import write_dataset
+from train.evaluate import score_run
+from train.fit import Trainer, train
+from train.run import RunSettings, read_run_settings
+
+ROOT = Path(__file__).parents[1]
+
+
+def settings_tree(dataset: Path) -> dict[str, dict[str, object]]:
+    return {
+        "shards": {"path": str(dataset)},
+        "model": {"depth": 18, "rgb_weights": None, "flow_weights": None},
+        "train": {
+            "stages": ["flow", "iter1"],
+            "epochs": 2,
+            "batch_size": 2,
+            "segments": 1,
+            "crop_size": 40,
+            "workers": 0,
+            "device": "cpu",
+        },
+        "test": {"segments": 2, "crops": 1},
+    }
+
+
+def make_settings(dataset: Path, *overrides: str) -> RunSettings:
+    return build_settings(RunSettings, settings_tree(dataset), overrides)  # type: ignore[arg-type]
+
+
+def losses(run: Path) -> list[tuple[str, int, int, float]]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [(line["stage"], line["epoch"], line["step"], line["loss"]) for line in lines if "loss" in line]
+
+
+class StoppedAfterSteps(Trainer):
+    """Stands in for a kill: leaves without saving anything more."""
+
+    steps_left = 0
+
+    def _stop_or_save(self) -> None:
+        super()._stop_or_save()
+        self.steps_left -= 1
+        if self.steps_left == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data") / "dataset", {"train": 3, "test": 2})
+
+
+@pytest.fixture(scope="module")
+def whole_run(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    train(make_settings(dataset), run, resume=False)
+    return run
+
+
+@pytest.mark.parametrize(("steps", "every"), [(1, 500), (3, 500), (3, 1), (6, 1)])
+def test_a_resumed_run_has_the_same_losses_and_weights(
+    dataset: Path, tmp_path: Path, whole_run: Path, steps: int, every: int
+) -> None:
+    from train.run import begin_run
+
+    settings = make_settings(dataset, f"train.checkpoint_steps={every}")
+    trainer = StoppedAfterSteps(settings, tmp_path / "part")
+    begin_run(tmp_path / "part", settings, resume=False)
+    trainer.start()
+    trainer.steps_left = steps
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    train(make_settings(dataset, "train.workers=1"), tmp_path / "part", resume=True)
+    assert losses(tmp_path / "part") == losses(whole_run)
+    assert len(losses(whole_run)) == 8
+    one, other = (torch.load(run / "iter1.pt", weights_only=True)["model"] for run in (tmp_path / "part", whole_run))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_stage_leaves_the_other_branch_as_it_was(whole_run: Path) -> None:
+    before, after = (torch.load(whole_run / f"{stage}.pt", weights_only=True) for stage in ("flow", "iter1"))
+    changed = {
+        name.split(".")[0] for name in before["model"] if not torch.equal(before["model"][name], after["model"][name])
+    }
+    assert changed == {"rgb"}
+    assert (before["attending"], after["attending"]) == ([], ["rgb"])
+
+
+def test_a_finished_run_resumed_does_nothing(dataset: Path, whole_run: Path) -> None:
+    before = (whole_run / "checkpoint.pt").read_bytes()
+    train(make_settings(dataset), whole_run, resume=True)
+    assert (whole_run / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_run_is_not_overwritten_and_not_mixed_with_other_settings(dataset: Path, whole_run: Path) -> None:
+    with pytest.raises(InputError, match="holds a run already; give --resume"):
+        train(make_settings(dataset), whole_run, resume=False)
+    with pytest.raises(InputError, match=r"was begun with train\.learning_rate = 0\.01, not 0\.1"):
+        train(make_settings(dataset, "train.learning_rate=.1"), whole_run, resume=True)
+
+
+def test_settings_of_a_run_are_saved_resolved(dataset: Path, whole_run: Path) -> None:
+    assert read_run_settings(whole_run) == make_settings(dataset)
+
+
+def test_the_log_tells_data_time_apart_from_step_time(whole_run: Path) -> None:
+    first = json.loads((whole_run / "log.jsonl").read_text().splitlines()[0])
+    assert {"loss", "learning_rate", "data_ms", "step_ms"} <= first.keys()
+
+
+def test_a_loss_that_is_nan_ends_the_run_and_names_the_step(dataset: Path, tmp_path: Path) -> None:
+    settings = make_settings(dataset, "train.learning_rate=1e30")
+    with pytest.raises(InputError, match=r"the loss is NaN at stage flow, epoch \d, step \d"):
+        train(settings, tmp_path / "run", resume=False)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("shards.path=/nowhere", "no dataset.json"),
+        ("train.split=other", "no split 'other'"),
+        ("model.flow_weights=/nowhere.pt", r"/nowhere\.pt"),
+    ],
+)
+def test_bad_input_is_told_before_anything_is_trained(
+    dataset: Path, tmp_path: Path, override: str, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        train(make_settings(dataset, override), tmp_path / "run", resume=False)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_was_asked_for_and_is_not_there_is_told(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"train\.device: cuda, but torch sees no GPU"):
+        train(make_settings(dataset, "train.device=cuda"), tmp_path / "run", resume=False)
+
+
+def test_the_test_writes_scores_of_both_branches_and_their_sums(dataset: Path, whole_run: Path) -> None:
+    import pyarrow.parquet as pq
+
+    metrics = score_run(whole_run, make_settings(dataset).test)
+    assert list(metrics["scores"]) == ["rgb", "flow", "fused 1:1", "fused 5:1", "fused 1:5"]
+    assert (metrics["split"], metrics["num_videos"]) == ("test", 2)
+    assert json.loads((whole_run / "metrics.json").read_text()) == metrics
+    rows = pq.read_table(whole_run / "predictions.parquet").to_pylist()
+    assert [(row["key"], row["branch"]) for row in rows] == [
+        ("left/test0", "rgb"),
+        ("right/test1", "rgb"),
+        ("left/test0", "flow"),
+        ("right/test1", "flow"),
+    ]
+    assert all(len(row["scores"]) == 2 for row in rows)
+
+
+def test_shards_of_other_classes_are_refused_at_test(dataset: Path, whole_run: Path, tmp_path: Path) -> None:
+    from shards.manifest import manifest_bytes, read_manifest
+
+    other = tmp_path / "other"
+    shutil.copytree(dataset, other)
+    manifest = read_manifest(other).model_copy(update={"classes": ("up", "down")})
+    (other / "dataset.json").write_bytes(manifest_bytes(manifest))
+    with pytest.raises(InputError, match=r"2 classes \(up, down ...\), the network was trained on 2 \(left, right"):
+        score_run(whole_run, make_settings(dataset).test, str(other))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_a_resumed_run_is_the_same(
+    dataset: Path, tmp_path: Path, whole_run: Path, number: int, code: int
+) -> None:
+    tree = settings_tree(dataset)
+    config = tmp_path / "pipeline.yaml"
+    config.write_text(yaml.safe_dump(tree))
+    run = tmp_path / "stopped"
+    command = [sys.executable, "-m", "twinstream", "train", "-c", str(config), "--out", str(run)]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONWARNINGS": "ignore"}
+    )
+    while not (run / "log.jsonl").exists() or not losses(run):
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == code, told
+    assert "Traceback" not in told
+    train(make_settings(dataset), run, resume=True)
+    assert losses(run) == losses(whole_run)

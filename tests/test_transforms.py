@@ -1,0 +1,163 @@
+"""Views: frame and flow through one of them stay aligned to the pixel, and motion keeps meaning motion."""
+
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from shards.errors import InputError
+from shards.flow_codec import quantize
+
+# `transforms.test_views` is called by its module: pytest would collect the bare name as a test.
+from train import transforms
+from train.normalise import normalise_flow
+from train.transforms import NEGATED_LEVEL, View, apply_view, random_view
+
+Bytes = NDArray[np.uint8]
+
+
+def one_picture_in_both(height: int, width: int, seed: int = 0) -> tuple[Bytes, Bytes]:
+    """Random (2, H, W, 3) frames and (2, 5, H, W, 2) flow whose every channel of a segment is the same picture."""
+    pictures = np.random.default_rng(seed).integers(1, 256, (2, height, width), dtype=np.uint8)
+    frames = np.repeat(pictures[..., None], 3, axis=3)
+    flow = np.repeat(np.repeat(pictures[:, None, ..., None], 5, axis=1), 2, axis=4)
+    return frames, flow
+
+
+def test_shapes_are_channels_first_with_a_pair_of_channels_for_each_field() -> None:
+    rgb, flow, scale = apply_view(*one_picture_in_both(40, 60), View(1, 2, 30, 20, False), 32)
+    assert (rgb.shape, rgb.dtype) == ((2, 3, 32, 32), np.uint8)
+    assert (flow.shape, flow.dtype) == ((2, 10, 32, 32), np.uint8)
+    assert scale.tolist() == pytest.approx([1.6, 32 / 30])
+
+
+def test_channels_are_dx0_dy0_dx1_dy1() -> None:
+    flow = np.zeros((1, 3, 4, 4, 2), dtype=np.uint8)
+    flow[...] = 10 * np.arange(1, 4)[:, None, None, None] + np.arange(2)
+    assert transforms.view_flow(flow, View(0, 0, 4, 4, False), 4)[0, :, 0, 0].tolist() == [10, 11, 20, 21, 30, 31]
+    mirrored = transforms.view_flow(flow, View(0, 0, 4, 4, True), 4)[0, :, 0, 0]
+    assert mirrored.tolist() == [246, 11, 236, 21, 226, 31]
+
+
+def test_a_crop_of_the_output_size_is_cut_without_a_change() -> None:
+    frames, flow = one_picture_in_both(20, 30)
+    rgb, stack, scale = apply_view(frames, flow, View(3, 7, 16, 16, False), 16)
+    np.testing.assert_array_equal(rgb[1, 2], frames[1, 3:19, 7:23, 2])
+    np.testing.assert_array_equal(stack[1, 5], flow[1, 2, 3:19, 7:23, 1])
+    assert scale.tolist() == [1, 1]
+
+
+def test_mirroring_reverses_columns_after_the_crop() -> None:
+    frames, flow = one_picture_in_both(20, 30)
+    rgb, stack, _ = apply_view(frames, flow, View(3, 7, 16, 16, True), 16)
+    np.testing.assert_array_equal(rgb[0, 1], frames[0, 3:19, 7:23, 1][:, ::-1])
+    np.testing.assert_array_equal(stack[0, 3], flow[0, 1, 3:19, 7:23, 1][:, ::-1])
+    np.testing.assert_array_equal(stack[0, 2].astype(int), 256 - flow[0, 1, 3:19, 7:23, 0][:, ::-1].astype(int))
+
+
+@given(st.integers(0, 2**32))
+def test_frame_and_flow_stay_aligned_to_the_pixel(seed: int) -> None:
+    """Within one level: OpenCV rounds two and three channels by different code. A shift would differ by dozens."""
+    rng = np.random.default_rng(seed)
+    height, width = (int(side) for side in rng.integers(24, 70, 2))
+    frames, flow = one_picture_in_both(height, width, seed)
+    view = random_view(rng, height, width)
+    rgb, stack, _ = apply_view(frames, flow, view, int(rng.integers(8, 60)))
+    dx = NEGATED_LEVEL[stack[:, 0::2]] if view.flip else stack[:, 0::2]
+    for channel in (*rgb.transpose(1, 0, 2, 3), *dx.transpose(1, 0, 2, 3), *stack[:, 1::2].transpose(1, 0, 2, 3)):
+        assert np.abs(channel.astype(int) - rgb[:, 0]).max() <= 1
+
+
+def test_resizing_aligns_pixel_centres() -> None:
+    """On a ramp, output column j reads stored column left + (j + 1/2) * width / out - 1/2."""
+    ramp = np.broadcast_to((4 * np.arange(60, dtype=np.uint8))[:, None], (1, 40, 60, 1))
+    frames = np.repeat(ramp, 3, axis=3)
+    rgb = transforms.view_frames(frames, View(0, 6, 40, 48, False), 32)
+    expected = 4 * (6 + (np.arange(32) + 0.5) * 48 / 32 - 0.5)
+    assert np.abs(rgb[0, 0, 5] - expected).max() <= 0.51
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize(("dx", "dy"), [(6, -4), (-5, 0), (0, 7)])
+def test_flow_after_a_view_is_the_motion_seen_in_the_frames_after_it(dx: int, dy: int, flip: bool) -> None:
+    """A blob moves by (dx, dy); cropped, resized unevenly and mirrored, its flow still says where it went."""
+    bound, frames = 20, np.zeros((2, 64, 64, 3), dtype=np.uint8)
+    motion = np.zeros((2, 1, 64, 64, 2), dtype=np.float32)
+    for t in range(2):
+        blob = (slice(26 + t * dy, 38 + t * dy), slice(24 + t * dx, 38 + t * dx))
+        frames[t, *blob] = 200
+        motion[t, 0, *blob] = dx, dy
+    rgb, flow, scale = apply_view(frames, quantize(motion, bound), View(8, 4, 40, 56, flip), 56)
+    values = normalise_flow(torch.from_numpy(flow), torch.from_numpy(scale)[None].expand(2, 2)).numpy() * bound
+    rows, columns = np.mgrid[:56, :56]
+    weights = rgb[:, 0] / rgb[:, 0].sum(axis=(1, 2), keepdims=True)
+    seen = [np.diff((weights * axis).sum(axis=(1, 2)))[0] for axis in (columns, rows)]
+    inside = values[0][:, rgb[0, 0] == 200]
+    assert inside.shape[1] > 100
+    assert inside.mean(axis=1) == pytest.approx(seen, abs=0.15)
+    assert (rgb[0, 0][(np.abs(values[0]) > 1).any(axis=0)] > 0).all()
+
+
+def test_negating_a_level_twice_is_the_identity_and_zero_motion_stays() -> None:
+    levels = np.arange(1, 256)
+    assert NEGATED_LEVEL[NEGATED_LEVEL[levels]].tolist() == levels.tolist()
+    assert NEGATED_LEVEL[[0, 1, 127, 128, 129, 255]].tolist() == [255, 255, 129, 128, 127, 1]
+
+
+def test_negated_levels_are_negated_motion() -> None:
+    pixels = np.linspace(-22, 22, 177)
+    np.testing.assert_array_equal(NEGATED_LEVEL[quantize(pixels, 20)], quantize(-pixels, 20))
+
+
+@given(st.integers(8, 300), st.integers(8, 300), st.integers(0, 2**32))
+def test_a_random_view_lies_within_the_frame_at_neighbouring_scales(height: int, width: int, seed: int) -> None:
+    view = random_view(np.random.default_rng(seed), height, width)
+    assert 0 <= view.top <= height - view.height
+    assert 0 <= view.left <= width - view.width
+    sides = [int(min(height, width) * scale) for scale in (1, 0.875, 0.75, 0.66)]
+    assert any({view.height, view.width} <= set(sides[i : i + 2]) for i in range(3))
+
+
+def test_random_views_cover_tsns_sizes_places_and_both_flips() -> None:
+    rng = np.random.default_rng(0)
+    views = {random_view(rng, 256, 340) for _ in range(4000)}
+    assert {view.height for view in views} == {256, 224, 192, 168}
+    assert len({(view.height, view.width) for view in views}) == 10
+    assert {view.flip for view in views} == {False, True}
+    small = {(view.top, view.left) for view in views if view.height == view.width == 168}
+    assert small == {(22 * i, 43 * j) for i in range(5) for j in range(5) if (i + j) % 2 == 0}
+
+
+def test_views_without_jitter_and_flip_are_the_whole_square() -> None:
+    view = random_view(np.random.default_rng(0), 64, 64, scales=(1.0,), flip=False)
+    assert view == View(0, 0, 64, 64, False)
+
+
+def test_one_generator_state_gives_one_view() -> None:
+    assert random_view(np.random.default_rng(7), 99, 99) == random_view(np.random.default_rng(7), 99, 99)
+
+
+@pytest.mark.parametrize(
+    ("crops", "places"),
+    [
+        (1, [(16, 58)]),
+        (5, [(0, 0), (0, 116), (32, 0), (32, 116), (16, 58)]),
+        (10, 2 * [(0, 0), (0, 116), (32, 0), (32, 116), (16, 58)]),
+    ],
+)
+def test_views_at_test_are_corners_centre_and_their_mirrors(
+    crops: Literal[1, 5, 10], places: list[tuple[int, int]]
+) -> None:
+    views = transforms.test_views(256, 340, 224, crops)
+    assert [(view.top, view.left) for view in views] == places
+    assert [view.flip for view in views] == [i >= 5 for i in range(crops)]
+    assert {(view.height, view.width) for view in views} == {(224, 224)}
+
+
+def test_a_crop_larger_than_the_frame_is_told() -> None:
+    with pytest.raises(InputError, match=r"a crop of 224 pixels does not fit .* 256 x 200 \(H x W\)"):
+        transforms.test_views(256, 200, 224, 10)

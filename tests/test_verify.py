@@ -1,0 +1,83 @@
+"""Verify: silent on a sound dataset, and every kind of fault is found and named."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from shards.index import index_bytes, read_job_record
+from shards.verify import faults
+from shards.videos import read_videos, videos_bytes
+
+
+def test_a_sound_dataset_has_no_fault(dataset: Path) -> None:
+    seen: list[str] = []
+    assert list(faults(dataset, seen.append)) == []
+    assert seen == ["test/test-000000.tar", "train/train-000000.tar", "train/train-000001.tar"]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_flipped_byte_of_any_file_is_found(dataset: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    for path in sorted(path for path in dataset.rglob("*") if path.is_file()):
+        data = bytearray(path.read_bytes())
+        places = {0, len(data) - 1, *(rng.randrange(len(data)) for _ in range(4))}
+        for place in places:
+            changed = bytearray(data)
+            changed[place] ^= 1 << rng.randrange(8)
+            path.write_bytes(changed)
+            assert list(faults(dataset)), f"{path.name} byte {place}"
+        path.write_bytes(data)
+    assert list(faults(dataset)) == []
+
+
+@pytest.mark.parametrize("name", ["videos.parquet", "train/train-000000.tar", "train/train-000001.parquet"])
+def test_an_absent_file_is_named(dataset: Path, name: str) -> None:
+    (dataset / name).unlink()
+    assert any(fault == f"{name}: No such file or directory" for fault in faults(dataset))
+
+
+def test_a_file_that_the_manifest_does_not_name_is_told(dataset: Path) -> None:
+    (dataset / "train" / "train-000009.tar").write_bytes(b"")
+    assert list(faults(dataset)) == ["train/train-000009.tar: a file that dataset.json does not name"]
+
+
+def rewritten(dataset: Path, name: str, data: bytes) -> None:
+    """Replace a file and sign it again, as a faulty writer would: only the meaning is wrong then."""
+    import hashlib
+
+    from shards.manifest import manifest_bytes, read_manifest
+
+    manifest = read_manifest(dataset)
+    (dataset / name).write_bytes(data)
+    text = manifest.model_dump_json()
+    for entry in [
+        manifest.videos,
+        *(e for s in manifest.splits.values() for shard in s for e in (shard.tar, shard.index)),
+    ]:
+        if entry.path == name:
+            text = text.replace(entry.sha256, hashlib.sha256(data).hexdigest())
+            text = text.replace(
+                f'"num_bytes":{entry.num_bytes},"sha256":"{hashlib.sha256(data).hexdigest()}"',
+                f'"num_bytes":{len(data)},"sha256":"{hashlib.sha256(data).hexdigest()}"',
+            )
+    (dataset / "dataset.json").write_bytes(manifest_bytes(type(manifest).model_validate_json(text)))
+
+
+def test_a_missing_flow_field_is_told_with_the_numbers(dataset: Path) -> None:
+    from shards.index import SCHEMA, read_index
+
+    name = "test/test-000000.parquet"
+    rows = [{field: getattr(row, field) for field in SCHEMA.names} for row in read_index(dataset / name)]
+    rows[0]["num_frames"] += 1
+    rewritten(dataset, name, index_bytes(rows, read_job_record(dataset / name)))
+    assert any("members that do not fit" in fault for fault in faults(dataset))
+
+
+def test_a_row_without_its_sample_and_a_sample_without_its_row_are_told(dataset: Path) -> None:
+    rows = read_videos(dataset / "videos.parquet")
+    renamed = [type(row)(**{**vars(row), "key": "other"}) if row.key == "left/train0" else row for row in rows]
+    rewritten(dataset, "videos.parquet", videos_bytes(renamed))
+    told = list(faults(dataset))
+    assert any("other: said to be in train-00000" in fault for fault in told)
+    assert any("left/train0: no row in videos.parquet says it is written" in fault for fault in told)

@@ -1,0 +1,132 @@
+"""One branch: a torchvision ResNet, and the CMA blocks that write INTO it (paper, section 4.1).
+
+Blocks stand in res3 and res4 (torchvision's layer2 and layer3) after every other residual block: 2 + 3 = 5
+for ResNet-50. A place ends a "stretch": the branch runs up to it, may read the other branch there, and goes
+on. Parameters keep torchvision's names, so its weights load as they are.
+The trap: a frozen branch, its own blocks included, runs without gradient and keeps no graph. From iter2 on
+it reads the trained branch through those blocks; the gradient that would come back that way round is cut.
+"""
+
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from train.cma import CMABlock
+
+RGB_CHANNELS = 3
+CLASSIFIER_STD = 0.001
+
+
+class Branch(nn.Module):
+    """A ResNet in stretches that end at its CMA places: (N, in_channels, H, W) -> (N, num_classes) scores."""
+
+    conv1: nn.Conv2d
+    bn1: nn.Module
+    relu: nn.Module
+    maxpool: nn.Module
+    avgpool: nn.Module
+    fc: nn.Linear
+
+    def __init__(self, depth: int, in_channels: int, num_classes: int, dropout: float, *, has_cma: bool) -> None:
+        super().__init__()
+        net = models.get_model(f"resnet{depth}", weights=None, num_classes=num_classes)
+        if in_channels != RGB_CHANNELS:
+            net.conv1 = stem(in_channels)
+        # As TSN begins: scores near zero, so that the first loss is log(num_classes) and weighs on no class.
+        nn.init.normal_(net.fc.weight, std=CLASSIFIER_STD)
+        nn.init.zeros_(net.fc.bias)
+        for name, child in net.named_children():
+            self.add_module(name, child)
+        self.dropout = nn.Dropout(dropout)
+        self.depth = depth
+        self.frozen = False
+        self.places = cma_places(net) if has_cma else ()
+        self.stretches = cut_at(residual_blocks(net), self.places)
+        self.cma = nn.ModuleDict({_key(p): CMABlock(_channels(net.get_submodule(p))) for p in self.places})
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The branch by itself, CMA blocks left out: (N, in_channels, H, W) -> (N, num_classes)."""
+        for number in range(len(self.stretches)):
+            x = self.run_stretch(x, number)
+        return self.classify(x)
+
+    def run_stretch(self, x: Tensor, number: int) -> Tensor:
+        """On from the stretch before (number 0: from the input) to place `number`, or to the last block."""
+        with self._gradient():
+            if number == 0:
+                x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+            for name in self.stretches[number]:
+                x = self.get_submodule(name)(x)
+        return x
+
+    def attend(self, x: Tensor, y: Tensor, number: int) -> Tensor:
+        """This branch's x (N, C, h, w) after its CMA block at place `number` has read the other's y."""
+        with self._gradient():
+            out: Tensor = self.cma[_key(self.places[number])](x, y)
+        return out
+
+    def classify(self, x: Tensor) -> Tensor:
+        """(N, features, h, w) -> (N, num_classes): mean over the positions, dropout, linear layer."""
+        with self._gradient():
+            scores: Tensor = self.fc(self.dropout(self.avgpool(x).flatten(1)))
+        return scores
+
+    def set_frozen(self, frozen: bool) -> None:
+        """Frozen: no gradient, BatchNorm and dropout as at test. Thawed: they follow the next train()."""
+        self.frozen = frozen
+        self.requires_grad_(not frozen)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """As nn.Module's, but a frozen branch stays in evaluation mode."""
+        return super().train(mode and not self.frozen)
+
+    def _gradient(self) -> torch.set_grad_enabled:
+        return torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen)
+
+
+def cma_places(net: nn.Module) -> tuple[str, ...]:
+    """The residual blocks of res3 and res4 that a CMA block follows.
+
+    ResNet-50: layer2.1 layer2.3 layer3.1 layer3.3 layer3.5
+    Depth 18 has 2 places, 34 and 50 have 5, 101 has 13, 152 has 22.
+    """
+    res3_and_res4 = [name for name in residual_blocks(net) if name.startswith(("layer2.", "layer3."))]
+    return tuple(name for name in res3_and_res4 if int(name.split(".")[1]) % 2)
+
+
+def residual_blocks(net: nn.Module) -> list[str]:
+    """The names of a ResNet's residual blocks in the order of computation: layer1.0, layer1.1, ..."""
+    stages = ("layer1", "layer2", "layer3", "layer4")
+    return [f"{stage}.{name}" for stage in stages for name, _ in net.get_submodule(stage).named_children()]
+
+
+def cut_at(blocks: list[str], places: tuple[str, ...]) -> list[list[str]]:
+    """The blocks in len(places) + 1 runs, each but the last ending with a place.
+
+    a b c d e cut at b, d -> [a b] [c d] [e]
+    """
+    ends = [blocks.index(place) + 1 for place in places]
+    return [blocks[start:end] for start, end in zip([0, *ends], [*ends, len(blocks)], strict=True)]
+
+
+def stem(in_channels: int) -> nn.Conv2d:
+    """torchvision's first convolution and its initialisation, for any number of input channels."""
+    conv = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return conv
+
+
+def _channels(block: nn.Module) -> int:
+    """What a residual block puts out: the width of its last BatchNorm."""
+    norms = [module for name, module in block.named_children() if name.startswith("bn")]
+    width = norms[-1].num_features
+    assert isinstance(width, int)
+    return width
+
+
+def _key(place: str) -> str:
+    """A module's name may not hold a dot: layer2.1 -> layer2_1."""
+    return place.replace(".", "_")

@@ -1,0 +1,64 @@
+"""The cross-modality attention (CMA) block: one branch asks, the other answers (paper, section 3, Figure 1).
+
+    out = x + BatchNorm(W(softmax(q(x) k(pool(y))^T / sqrt(d)) v(pool(y))))        d = C / 2, one head
+
+x is the branch that is written into, y the one that is read. BatchNorm's scale begins at zero, so that a
+new block passes x on unchanged to the last bit; with x = y it is the non-local block of Wang et al. (2018).
+Price: every position is compared with a quarter of all positions, so the paper keeps to res3 and res4.
+"""
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class CMABlock(nn.Module):
+    """(B, C, H, W) and (B, C', H', W') -> (B, C, H, W); C' is `context_channels`, C when left out."""
+
+    def __init__(self, channels: int, context_channels: int | None = None) -> None:
+        super().__init__()
+        inner = channels // 2
+        context = channels if context_channels is None else context_channels
+        # Only the query's bias can reach the output: softmax cancels the key's, BatchNorm those of v and W.
+        self.query = nn.Conv2d(channels, inner, 1)
+        self.key = nn.Conv2d(context, inner, 1, bias=False)
+        self.value = nn.Conv2d(context, inner, 1, bias=False)
+        self.out = nn.Conv2d(inner, channels, 1, bias=False)
+        self.bn = nn.BatchNorm2d(channels)
+        # Rounding up keeps the last row and column of an odd map, and a 1x1 map whole.
+        self.pool = nn.MaxPool2d(2, stride=2, ceil_mode=True)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """He initialisation, by fan-in: by fan-out, q and k at half the channels would double the logits."""
+        for conv in (self.query, self.key, self.value, self.out):
+            nn.init.kaiming_normal_(conv.weight, mode="fan_in", nonlinearity="relu")
+        assert self.query.bias is not None
+        nn.init.zeros_(self.query.bias)
+        nn.init.zeros_(self.bn.weight)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """(B, C, H, W), (B, C', H', W') -> (B, C, H, W)."""
+        context = self.pool(y)
+        query, key, value = (_rows(f) for f in (self.query(x), self.key(context), self.value(context)))
+        # The unit axis is the head: the fused kernels take four axes only. The default scale is 1 / sqrt(d).
+        z = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
+        z = z.transpose(1, 2).reshape(len(z), z.shape[2], *x.shape[2:])
+        update: Tensor = self.bn(self.out(z))
+        return x + update
+
+    def attention_map(self, x: Tensor, y: Tensor) -> Tensor:
+        """The weights that `forward` uses: (B, H*W, ceil(H'/2)*ceil(W'/2)), every row sums to 1."""
+        query, key = _rows(self.query(x)), _rows(self.key(self.pool(y)))
+        return (query @ key.transpose(1, 2) / math.sqrt(query.shape[2])).softmax(dim=2)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the block still passes x on unchanged, as it does until it is trained."""
+        return not (self.bn.weight.any() or self.bn.bias.any())
+
+
+def _rows(features: Tensor) -> Tensor:
+    """(B, d, H, W) -> (B, H*W, d), without a copy."""
+    return features.flatten(2).transpose(1, 2)

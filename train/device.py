@@ -1,0 +1,31 @@
+"""Where the network computes, and how a batch of bytes gets there."""
+
+import torch
+from torch import Tensor
+
+from shards.errors import InputError
+from train.loader import Batch
+from train.normalise import normalise
+
+
+def choose_device(name: str) -> torch.device:
+    """The GPU where `auto` finds one; InputError when cuda was asked for and is not there."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("train.device: cuda, but torch sees no GPU here; use cpu or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def half_precision(device: torch.device) -> torch.autocast:
+    """Bfloat16 on a GPU, nothing elsewhere: CPUs without bfloat16 units would only lose by it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
+def to_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, K, C, S, S) bytes -> normalised (B*K, C, S, S) floats of both modalities, and the (B,) numbers."""
+    rgb, flow, scale, numbers = (tensor.to(device, non_blocking=True) for tensor in batch)
+    scale = scale.repeat_interleave(rgb.shape[1], dim=0)
+    frames, stacks = normalise(rgb.flatten(0, 1), flow.flatten(0, 1), scale)
+    if device.type == "cuda":
+        frames = frames.contiguous(memory_format=torch.channels_last)
+        stacks = stacks.contiguous(memory_format=torch.channels_last)
+    return frames, stacks, numbers

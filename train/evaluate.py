@@ -1,0 +1,171 @@
+"""Scores of videos: the mean over K segments and their crops, for each branch and for weighted sums of both.
+
+The paper tests with 25 segments x 10 crops. predictions.parquet keeps every branch's scores of every video, so that
+any other fusion can be computed later without the network.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from shards.atomic import atomic_file, write_atomically
+from shards.errors import InputError
+from shards.progress import Progress
+from shards.reader import ShardDataset
+from train.checkpoint import load_checkpoint
+from train.device import choose_device, half_precision, to_device
+from train.loader import TestSnippets, load_test_batches, num_workers
+from train.metrics import fuse, per_class_accuracy, top_k_accuracy
+from train.model import BranchName, TwoBranch
+from train.run import CHECKPOINT, read_run_settings
+from train.settings import ModelSettings, TestSettings
+
+PREDICTIONS, METRICS = "predictions.parquet", "metrics.json"
+FUSION_WEIGHTS: dict[str, tuple[float, float]] = {"1:1": (1, 1), "5:1": (5, 1), "1:5": (1, 5)}
+
+Scores = dict[str, NDArray[np.float32]]
+
+
+def score_videos(
+    model: TwoBranch,
+    views: TestSnippets,
+    device: torch.device,
+    *,
+    outputs: tuple[BranchName, ...],
+    attending: tuple[BranchName, ...],
+    batch_views: int,
+    workers: int,
+) -> Scores:
+    """(V, C) float32 mean snippet scores of each branch in `outputs`, videos in the order of `views`."""
+    model.eval()
+    per_batch = max(1, batch_views // views.num_crops)
+    sums: dict[BranchName, torch.Tensor] = {}
+    with torch.inference_mode(), Progress("test", len(views), "segment") as progress:
+        for batch in load_test_batches(views, per_batch, workers):
+            frames, stacks, videos = to_device(batch, device)
+            with half_precision(device):
+                scores = model(frames, stacks, outputs=outputs, attending=attending)
+            for name, snippet_scores in scores.items():
+                wide = snippet_scores.double().reshape(len(videos), -1, snippet_scores.shape[1])
+                empty = torch.zeros(len(views.samples), wide.shape[2], dtype=wide.dtype, device=device)
+                sums.setdefault(name, empty).index_add_(0, videos, wide.mean(1))
+            progress.advance(len(videos))
+    return {name: (total / views.segments).float().cpu().numpy() for name, total in sums.items()}
+
+
+def score_run(run: Path, test: TestSettings, shards_path: str | None = None) -> dict[str, Any]:
+    """Score a run's network; writes predictions.parquet and metrics.json into the run, returns the metrics."""
+    settings = read_run_settings(run)
+    dataset = ShardDataset(Path(shards_path or settings.shards.path))
+    state = load_checkpoint(run / CHECKPOINT)
+    refuse_other_dataset(state, dataset)
+    device = choose_device(settings.train.device)
+    model = build_model(settings.model, len(state["classes"])).to(device)
+    model.load_state_dict(state["model"])
+    split = test.split or default_split(dataset)
+    views = TestSnippets(
+        dataset.samples(split),
+        segments=test.segments,
+        stack_length=settings.model.stack_length,
+        crops=test.crops,
+        crop_size=settings.train.crop_size,
+    )
+    scores = score_videos(
+        model,
+        views,
+        device,
+        outputs=model.names,
+        attending=tuple(state["attending"]),
+        batch_views=test.batch_views,
+        workers=num_workers(settings.train.workers),
+    )
+    metrics = {
+        "split": split,
+        "segments": test.segments,
+        "crops": test.crops,
+        "num_videos": len(views.samples),
+        "stage": settings.train.stages[-1],
+        "scores": score_figures(scores, views.labels, list(state["classes"])),
+    }
+    write_predictions(run / PREDICTIONS, views, scores)
+    write_atomically(run / METRICS, (json.dumps(metrics, indent=2) + "\n").encode())
+    return metrics
+
+
+def default_split(dataset: ShardDataset) -> str:
+    """What is scored when no split is named: Kinetics calls it val, most others test."""
+    return "val" if "test" not in dataset.manifest.splits and "val" in dataset.manifest.splits else "test"
+
+
+def score_figures(scores: Scores, labels: NDArray[np.int64], classes: list[str]) -> dict[str, Any]:
+    """Top-1, top-5 and per-class accuracy of each branch, and of the weighted sums where there are both."""
+    named: Scores = dict(scores)
+    if {"rgb", "flow"} <= scores.keys():
+        named |= {
+            f"fused {name}": fuse(scores["rgb"], scores["flow"], weights).astype(np.float32)
+            for name, weights in FUSION_WEIGHTS.items()
+        }
+    return {name: _figures(values, labels, classes) for name, values in named.items()}
+
+
+def refuse_other_dataset(state: dict[str, Any], dataset: ShardDataset) -> None:
+    """InputError when the shards have other classes or another codec than those the network was trained on."""
+    manifest = dataset.manifest
+    if list(manifest.classes) != state["classes"]:
+        raise InputError(
+            f"{dataset.path}: {len(manifest.classes)} classes ({', '.join(manifest.classes[:3])} ...), the network "
+            f"was trained on {len(state['classes'])} ({', '.join(state['classes'][:3])} ...)"
+        )
+    if manifest.flow_codec.bound != state["bound"]:
+        raise InputError(
+            f"{dataset.path}: flow bound {manifest.flow_codec.bound}, the network was trained on {state['bound']}"
+        )
+
+
+def write_predictions(path: Path, views: TestSnippets, scores: Scores) -> None:
+    """One row a video and branch: key, label, branch, scores."""
+    rows = [
+        {
+            "key": sample.index.key,
+            "label": sample.index.label,
+            "branch": name,
+            "scores": values[place].tolist(),
+        }
+        for name, values in scores.items()
+        for place, sample in enumerate(views.samples)
+    ]
+    fields = [("key", pa.string()), ("label", pa.int32()), ("branch", pa.string())]
+    table = pa.Table.from_pylist(rows, schema=pa.schema([*fields, ("scores", pa.list_(pa.float32()))]))
+    with atomic_file(path) as file:
+        pq.write_table(table, file)
+
+
+def build_model(model: ModelSettings, num_classes: int) -> TwoBranch:
+    """The network of section `model` for that many classes, with random weights."""
+    return TwoBranch(model.kind, model.depth, num_classes, model.stack_length, model.dropout)
+
+
+def _figures(scores: NDArray[np.float32], labels: NDArray[np.int64], classes: list[str]) -> dict[str, Any]:
+    by_class = per_class_accuracy(scores, labels)
+    return {
+        "top1": top_k_accuracy(scores, labels, 1),
+        "top5": top_k_accuracy(scores, labels, 5),
+        "per_class": {name: float(value) for name, value in zip(classes, by_class, strict=True) if not np.isnan(value)},
+    }
+
+
+def metrics_table(metrics: dict[str, Any]) -> str:
+    """A few lines for a person: one for each score."""
+    views = f"{metrics['segments']} segments x {metrics['crops']} crops"
+    head = f"{metrics['num_videos']} videos of {metrics['split']}, {views}"
+    lines = [
+        f"{name:>10}  top-1 {100 * f['top1']:5.1f} %  top-5 {100 * f['top5']:5.1f} %"
+        for name, f in metrics["scores"].items()
+    ]
+    return "\n".join([head, *lines])

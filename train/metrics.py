@@ -1,0 +1,50 @@
+"""From video scores to numbers: accuracies, confusions and the weighted sum of the two branches.
+
+scores is (V, C) float, one row a video, already the mean over its views; labels is (V,) integers in [0, C).
+Equal scores rank by class number, the lower first, so that no figure depends on how a sort happens to run.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Scores = NDArray[np.floating[Any]]
+Labels = NDArray[np.integer[Any]]
+
+
+def fuse(rgb: Scores, flow: Scores, weights: tuple[float, float]) -> Scores:
+    """(V, C), (V, C) -> (V, C), weights[0] * rgb + weights[1] * flow.
+
+    The paper sums frame by frame and then takes the mean. Both are linear: the sum of the means is the same.
+    """
+    return weights[0] * rgb + weights[1] * flow
+
+
+def ranked_classes(scores: Scores) -> NDArray[np.int64]:
+    """(V, C) -> (V, C) class numbers, best first; a NaN score comes last. [[.2, .5, .5]] -> [[1, 2, 0]]"""
+    return np.argsort(-scores, axis=1, kind="stable")
+
+
+def top_k_accuracy(scores: Scores, labels: Labels, k: int) -> float:
+    """The share of videos whose label is among their k best classes; NaN for no videos, 1.0 when k >= C."""
+    if len(labels) == 0:
+        return float("nan")
+    hits = (ranked_classes(scores)[:, :k] == labels[:, None]).any(axis=1)
+    return float(hits.mean())
+
+
+def confusion_matrix(scores: Scores, labels: Labels) -> NDArray[np.int64]:
+    """(C, C) int64 counts of videos: row = label, column = best class."""
+    num_classes = scores.shape[1]
+    cells = labels.astype(np.int64) * num_classes + ranked_classes(scores)[:, 0]
+    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def per_class_accuracy(scores: Scores, labels: Labels) -> NDArray[np.float64]:
+    """(C,) float64 top-1 accuracy of each class's own videos; NaN for a class that has none."""
+    confusion = confusion_matrix(scores, labels)
+    totals = confusion.sum(axis=1)
+    accuracy = np.full(len(totals), np.nan)
+    np.divide(confusion.diagonal(), totals, out=accuracy, where=totals > 0)
+    return accuracy

@@ -1,0 +1,70 @@
+"""A run folder: settings.yaml, log.jsonl, checkpoint.pt, one STAGE.pt for each finished stage, and what test adds.
+
+It is bound to its settings: going on with other ones is refused, naming the key that differs, except for those
+that do not change the result.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from shards.atomic import write_atomically
+from shards.errors import InputError
+from shards.settings import Section, ShardSettings, build_settings
+from train.settings import ModelSettings, TestSettings, TrainSettings
+
+CHECKPOINT = "checkpoint.pt"
+LOG = "log.jsonl"
+SETTINGS = "settings.yaml"
+MAY_DIFFER = ("train.workers", "train.checkpoint_steps", "train.device", "test.", "shards.")
+
+
+class RunSettings(Section):
+    """The sections of pipeline.yaml that training and testing use."""
+
+    shards: ShardSettings = ShardSettings()
+    model: ModelSettings = ModelSettings()
+    train: TrainSettings = TrainSettings()
+    test: TestSettings = TestSettings()
+
+
+def begin_run(run: Path, settings: RunSettings, *, resume: bool) -> bool:
+    """Make the folder and save the settings; True when there is a checkpoint to go on from."""
+    saved = run / SETTINGS
+    if saved.exists():
+        if not resume:
+            raise InputError(f"{run}: holds a run already; give --resume to go on, or another --out")
+        refuse_other_settings(run, read_run_settings(run), settings)
+        return (run / CHECKPOINT).exists()
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        tree = settings.model_dump(mode="json")
+        write_atomically(saved, yaml.safe_dump(tree, sort_keys=False).encode())
+    except OSError as error:
+        raise InputError(f"--out {run}: cannot be written to ({error.strerror})") from error
+    return False
+
+
+def read_run_settings(run: Path) -> RunSettings:
+    """The settings a run was begun with; InputError when the folder is no run."""
+    path = run / SETTINGS
+    if not path.exists():
+        raise InputError(f"{run}: no {SETTINGS}, so this is not the folder of a run")
+    return build_settings(RunSettings, yaml.safe_load(path.read_text()) or {}, source=str(path))
+
+
+def refuse_other_settings(run: Path, found: RunSettings, wanted: RunSettings) -> None:
+    """InputError that names the first key whose change would change the result."""
+    old, new = flatten(found.model_dump(mode="json")), flatten(wanted.model_dump(mode="json"))
+    for key in old:
+        if old[key] != new[key] and not key.startswith(MAY_DIFFER):
+            raise InputError(f"{run}: was begun with {key} = {old[key]}, not {new[key]}; choose another --out")
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

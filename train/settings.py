@@ -1,0 +1,80 @@
+"""Sections `model`, `train` and `test` of pipeline.yaml; the defaults are the paper's, section 4.4."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from shards.settings import Section
+
+StageName = Annotated[str, StringConstraints(pattern=r"^(flow|rgb|iter[1-9][0-9]*)$")]
+
+
+class ModelSettings(Section):
+    """Section `model`: the network."""
+
+    kind: Literal["rgb", "flow", "two_stream", "cma"] = "cma"
+    """One branch, both side by side, or both with cross-modality attention."""
+    depth: Literal[18, 34, 50, 101, 152] = 50
+    """Depth of both ResNets."""
+    stack_length: int = Field(5, ge=1)
+    """Consecutive flow fields a snippet has."""
+    dropout: float = Field(0.7, ge=0, lt=1)
+    """Dropout before each branch's last layer."""
+    rgb_weights: str | None = "imagenet"
+    """What the RGB branch starts from: imagenet, a file of weights, a checkpoint of another run, or null."""
+    flow_weights: str | None = "imagenet"
+    """The same for the flow branch; from RGB weights its first layer takes their mean over the channels."""
+
+
+class TrainSettings(Section):
+    """Section `train`: how the network learns."""
+
+    split: str = "train"
+    """Split of the shard dataset to learn from."""
+    stages: tuple[StageName, ...] = Field(("flow", "iter1", "iter2", "iter3"), min_length=1)
+    """flow and rgb train a branch by itself; iter1, iter3 ... RGB that attends to flow, iter2 ... the reverse."""
+    epochs: int = Field(30, ge=1)
+    """Epochs of each stage."""
+    batch_size: int = Field(128, ge=1)
+    """Videos a step."""
+    learning_rate: float = Field(0.01, gt=0)
+    """Rate at the beginning of each stage."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of SGD."""
+    weight_decay: float = Field(5e-4, ge=0)
+    """Weight decay of SGD."""
+    plateau_patience: int = Field(3, ge=0)
+    """Epochs without better accuracy after which the rate is cut by 10."""
+    validate_split: str | None = None
+    """Split whose accuracy (centre crop) decides on the plateau; the training accuracy when not set."""
+    segments: int = Field(3, ge=1)
+    """Snippets a video."""
+    crop_size: int = Field(224, ge=33)
+    """Side of the network's input; up to 32 pixels a ResNet's last maps are single points, too few for BatchNorm."""
+    scales: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (1.0, 0.875, 0.75, 0.66)
+    """Sides of the random crop relative to the stored shorter side."""
+    flip: bool = True
+    """Mirror half of the samples; off where left and right are different classes."""
+    seed: int = 0
+    """Fixes initialisation, order, crops and dropout."""
+    workers: int | None = Field(None, ge=0)
+    """Processes that read and decode; one for every CPU, at most 8, when not set."""
+    checkpoint_steps: int = Field(500, ge=1)
+    """Steps between checkpoints; one is also written after every epoch."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto takes a GPU where torch sees one."""
+
+
+class TestSettings(Section):
+    """Section `test`: how a trained network is scored."""
+
+    __test__ = False
+
+    split: str | None = None
+    """Split of the shard dataset to score; test, or val where there is no test, when not set."""
+    segments: int = Field(25, ge=1)
+    """Snippets a video."""
+    crops: Literal[1, 5, 10] = 10
+    """1: centre; 5: corners and centre; 10: their mirrors too."""
+    batch_views: int = Field(80, ge=1)
+    """Views scored at a time."""

@@ -1,0 +1,49 @@
+"""The order of training (paper, section 4.3): which branch learns, and which branches attend, in each stage.
+
+    flow   flow alone            iter1  RGB learns, attending to the frozen flow branch
+    rgb    RGB alone             iter2  flow learns, attending to RGB, which attends to it
+
+A branch's CMA blocks are the identity until a stage has trained them, so a branch attends from its own first
+`iter` stage on and until then costs nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shards.errors import InputError
+from train.model import BRANCHES, BranchName, Kind
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: the branch that learns, and the branches whose CMA blocks are computed."""
+
+    name: str
+    trains: BranchName
+    attending: tuple[BranchName, ...]
+
+
+def plan_stages(names: Sequence[str], kind: Kind) -> list[Stage]:
+    """flow iter1 iter2 -> flow trains attended by none; rgb, rgb attends; flow, both attend."""
+    stages: list[Stage] = []
+    attending: tuple[BranchName, ...] = ()
+    for name in names:
+        trains = _learner(name)
+        if trains not in BRANCHES[kind]:
+            raise InputError(f"train.stages: {name} trains the {trains} branch, which model.kind {kind} has not")
+        if name.startswith("iter"):
+            if kind != "cma":
+                raise InputError(f"train.stages: {name} trains attention, which model.kind {kind} has not; use cma")
+            attending = (*attending, *({trains} - {*attending}))
+        elif attending:
+            raise InputError(f"train.stages: {name} trains a branch by itself and must come before every iter stage")
+        stages.append(Stage(name, trains, attending))
+    if len({*names}) != len(names):
+        raise InputError(f"train.stages: {', '.join(names)} names a stage twice")
+    return stages
+
+
+def _learner(name: str) -> BranchName:
+    if name.startswith("iter"):
+        return "rgb" if int(name.removeprefix("iter")) % 2 else "flow"
+    return "rgb" if name == "rgb" else "flow"

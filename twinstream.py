@@ -1,0 +1,204 @@
+"""The `twinstream` command: a thin shell over the three programs, which it imports only when one is asked for.
+
+Exit codes: 0 done; 1 the user's input is at fault (one line, no traceback); 2 usage; 130 and 143 stopped by a signal.
+A traceback means a bug of ours.
+"""
+
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from shards.errors import InputError
+
+if TYPE_CHECKING:
+    from pipeline import Settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def with_settings(command: F) -> F:
+    """The two options of every command that reads pipeline.yaml."""
+    config = click.option(
+        "-c", "--config", type=click.Path(path_type=Path), default=Path("pipeline.yaml"), show_default=True
+    )
+    override = click.option(
+        "--set", "overrides", multiple=True, metavar="a.b=v", help="Change one setting; may be given again."
+    )
+    return config(override(command))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="twinstream")
+def cli() -> None:
+    """Action videos -> aligned RGB/TV-L1-flow shards -> two-branch network with cross-modality attention.
+
+    Example: twinstream demo
+    """
+
+
+@cli.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True)
+def demo(out: Path) -> None:
+    """The whole road with no data and no GPU: draw toy videos, preprocess, train, test, report.
+
+    Example: twinstream demo --out /tmp/demo
+    """
+    from pipeline import DEMO_VIDEOS_PER_PAIR, run_demo
+
+    run_demo(out, DEMO_VIDEOS_PER_PAIR)
+
+
+@cli.command()
+@with_settings
+@click.option(
+    "--address", help="Ray cluster to use (`auto`, `ray://HOST:10001`, `HOST:6379`); a local one when not given."
+)
+@click.option("--dry-run", is_flag=True, help="Tell what would be done, and do nothing.")
+def preprocess(config: Path, overrides: tuple[str, ...], address: str | None, dry_run: bool) -> None:
+    """Videos to shards of aligned RGB and flow; the same command again resumes.
+
+    Example: twinstream preprocess -c pipeline.yaml --set dataset.root=videos --set shards.path=out/shards
+    """
+    from preprocess.run import check_skipped, preprocess
+    from shards.videos import summary
+
+    settings = load_settings(config, overrides)
+    rows = preprocess(settings.dataset, settings.preprocess, settings.shards, address=address, dry_run=dry_run)
+    if not dry_run:
+        click.echo(f"{summary(rows)} -> {settings.shards.path}/videos.parquet")
+        check_skipped(rows, settings.preprocess.max_skipped, settings.shards.path)
+
+
+@cli.group()
+def shards() -> None:
+    """Look at, check and see a shard dataset.
+
+    Example: twinstream shards verify out/shards
+    """
+
+
+@shards.command()
+@click.argument("path", type=click.Path(path_type=Path))
+def info(path: Path) -> None:
+    """What is in a dataset: splits, classes, hours, bytes, settings, skipped videos.
+
+    Example: twinstream shards info out/shards
+    """
+    from shards.info import describe
+
+    click.echo(describe(path))
+
+
+@shards.command()
+@click.argument("path", type=click.Path(path_type=Path))
+def verify(path: Path) -> None:
+    """Read everything again and name each fault; exit code 1 when there is one.
+
+    Example: twinstream shards verify out/shards
+    """
+    from shards.progress import Progress
+    from shards.verify import faults, num_steps
+
+    with Progress("verify", num_steps(path), "shard") as progress:
+        found = 0
+        for fault in faults(path, progress=lambda shard: progress.advance(note=shard)):
+            click.echo(fault, err=True)
+            found += 1
+    if found:
+        raise InputError(f"{path}: {found} fault{'s' if found > 1 else ''}")
+    click.echo(f"{path}: sound")
+
+
+@shards.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--key", "keys", multiple=True, help="Sample to show; may be given again. The first ones when not given.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("preview.png"), show_default=True)
+def preview(path: Path, keys: tuple[str, ...], out: Path) -> None:
+    """A contact sheet as PNG: RGB frames over colour-coded flow.
+
+    Example: twinstream shards preview out/shards --key Walk/v_Walk_g01_c01 --out walk.png
+    """
+    from shards.preview import write_preview
+    from shards.reader import ShardDataset
+
+    dataset = ShardDataset(path)
+    write_preview(dataset, [dataset.sample(key) for key in keys or list(dataset.by_key)[:3]], out)
+    click.echo(str(out))
+
+
+@cli.command()
+@with_settings
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
+@click.option("--resume", is_flag=True, help="Go on from the run's checkpoint.")
+def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool) -> None:
+    """Train the stages of train.stages from a shard dataset.
+
+    Example: twinstream train -c pipeline.yaml --set train.stages=[flow,iter1] --out runs/cma
+    """
+    from train.fit import train
+
+    train(load_settings(config, overrides).run_settings(), out, resume=resume)
+    click.echo(str(out))
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--split", help="Split to score; the run's test.split when not given.")
+@click.option(
+    "--segments", type=click.IntRange(min=1), help="Snippets a video; the run's test.segments when not given."
+)
+@click.option(
+    "--crops", type=click.Choice(["1", "5", "10"]), help="Crops a snippet; the run's test.crops when not given."
+)
+@click.option("--shards", "shards_path", help="Shard dataset to score, where it is not the one trained on.")
+def test(run: Path, split: str | None, segments: int | None, crops: str | None, shards_path: str | None) -> None:
+    """Score a trained run: predictions.parquet and metrics.json in its folder.
+
+    Example: twinstream test runs/cma --segments 25 --crops 10
+    """
+    from train.evaluate import metrics_table, score_run
+    from train.run import read_run_settings
+
+    given = {"split": split, "segments": segments, "crops": int(crops) if crops else None}
+    settings = read_run_settings(run).test.model_copy(update={k: v for k, v in given.items() if v is not None})
+    click.echo(metrics_table(score_run(run, settings, shards_path)))
+
+
+def load_settings(config: Path, overrides: tuple[str, ...]) -> "Settings":
+    """All sections of a settings file, checked."""
+    from pipeline import Settings
+    from shards.settings import read_settings
+
+    return read_settings(Settings, config, overrides)
+
+
+def main() -> None:
+    """Run the command line and turn what went wrong into the exit codes above."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        sys.exit(cli(standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        print("twinstream: stopped", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    except InputError as error:
+        print(f"twinstream: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        print(f"twinstream: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    main()
