@@ -102,6 +102,7 @@ def open_video(
         turn = picture_orientation(first) if first else Orientation()
         source_size = turned_size((first.width, first.height) if first else coded_size, turn)
         target = size or short_side_size(source_size, short_side or 0)
+        _check_pixels(*target, max_pixels)
         everything = chain([first] if first else [], pictures)
         yield OpenedVideo(_info(stream, source_size), _chunks(everything, target, turn, chunk_frames))
 
@@ -181,7 +182,11 @@ def _chunks(
     chunk = np.empty((chunk_frames, size[1], size[0], 3), np.uint8)
     filled = 0
     for picture in pictures:
-        chunk[filled] = scaled(scaler, picture, size, turn)
+        try:
+            chunk[filled] = scaled(scaler, picture, size, turn)
+        except av.error.FFmpegError as error:
+            detail = f"{picture.format.name} cannot be turned into RGB: {_text(error)}"
+            raise VideoError(Reason.DECODE_ERROR, detail) from error
         filled += 1
         if filled == chunk_frames:
             yield chunk

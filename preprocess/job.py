@@ -24,7 +24,7 @@ from shards.flow_codec import is_saturated, quantize
 from shards.jpeg import encode_jpeg
 from shards.sample import SampleMeta
 from shards.videos import Status, VideoRow
-from shards.writer import SampleSpool, ShardWriter, write_shard
+from shards.writer import SampleSpool, ShardWriter, sample_spool, write_shard
 
 PARTS = ("decode", "flow", "encode")
 
@@ -115,7 +115,7 @@ def run_job(job: Job, *, root: Path, out: Path, recipe: Recipe) -> Iterator[Vide
     with write_shard(folder, job.name, recipe.settings, rows) as writer:
         for video in job.videos:
             watch = Stopwatch()
-            with SampleSpool(folder) as spool:
+            with sample_spool(folder) as spool:
                 row = _add_video(writer, video, root / video.path, recipe, spool, watch)
                 rows.append(row)
                 yield VideoDone(row, spool.num_frames, watch.seconds)

@@ -13,10 +13,11 @@ import numpy as np
 from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-SCALER_FLAGS = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+# SWS_BILINEAR, SWS_ACCURATE_RND, SWS_BITEXACT of libswscale; PyAV before 18 has no names for the last two.
+SCALER_FLAGS = 0x2 | 0x40000 | 0x80000
 
 
 class Orientation(NamedTuple):
@@ -62,10 +63,12 @@ def short_side_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
 def scaled(
     scaler: VideoReformatter, picture: VideoFrame, size: tuple[int, int], turn: Orientation
 ) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB, upright, size = (W, H), of a picture of any size and pixel format."""
+    """(H, W, 3) uint8 RGB, upright, size = (W, H), of a picture of any size and pixel format; a view, to be copied."""
     width, height = turned_size(size, turn)
     stored = scaler.reformat(picture, width=width, height=height, format="rgb24", interpolation=SCALER_FLAGS, threads=1)
-    return upright(np.asarray(stored.to_ndarray(), dtype=np.uint8), turn)
+    plane = stored.planes[0]
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[:height, : 3 * width]
+    return upright(rows.reshape(height, width, 3), turn)
 
 
 def upright(picture: NDArray[np.uint8], turn: Orientation) -> NDArray[np.uint8]:

@@ -14,6 +14,7 @@ from preprocess.output import done_jobs, finish, finished_rows, prepare_output
 from preprocess.plan import Job, plan_jobs
 from preprocess.settings import DatasetSettings, PreprocessSettings, byte_settings
 from preprocess.tvl1 import open_engine, resolve_engine
+from shards.atomic import remove_temporaries
 from shards.errors import InputError
 from shards.progress import Progress
 from shards.settings import ShardSettings
@@ -65,7 +66,10 @@ def preprocess(
         return []
     prepare_output(out)
     if left:
-        _run(left, dataset, settings, shards, engine, made_with, address)
+        try:
+            _run(left, dataset, settings, shards, engine, made_with, address)
+        finally:
+            remove_temporaries(out)
     return finish(out, catalog, jobs, made_with)
 
 
@@ -109,7 +113,6 @@ def _run(
     made_with: dict[str, object],
     address: str | None,
 ) -> None:
-    # ray takes half a second to import and seconds to start: a finished or refused run never pays for it.
     from preprocess.stage import WorkerSetup, run_jobs
 
     setup = WorkerSetup(

@@ -7,17 +7,11 @@ worker dies, its job starts anew on a fresh actor, at most `MAX_TRIES` times; ex
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-# Set before ray is imported: no usage report leaves the machine, and no wall of warnings reaches the terminal.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-
-import ray
-from ray.exceptions import RayActorError
 
 from preprocess.decode import open_video
 from preprocess.job import Recipe, VideoDone, run_job
@@ -82,19 +76,35 @@ def make_recipe(setup: WorkerSetup) -> Recipe:
 
 def run_jobs(jobs: list[Job], setup: WorkerSetup, *, workers: int | None, address: str | None) -> Iterator[VideoDone]:
     """Run every job on `workers` actors (one a CPU when None); yields each video's record as it comes."""
-    _start_ray(workers, address)
+    _set_environment(address)
+    import ray
+
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
+        _start_ray(workers, address)
+        # ray.init puts a handler of its own in place, which would end us with another exit code.
+        signal.signal(signal.SIGTERM, on_sigterm)
         cpus = int(ray.cluster_resources().get("CPU", 1))
         yield from _drive(jobs, setup, min(workers or cpus, len(jobs)))
     finally:
         ray.shutdown()
 
 
-def _start_ray(workers: int | None, address: str | None) -> None:
+def _set_environment(address: str | None) -> None:
+    """What ray reads when it is imported, which is why no import of it stands at the head of this module."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address is None:
-        cpus = workers or len(os.sched_getaffinity(0))
+        # Without this ray replaces 127.0.0.1 by the machine's address and then listens on every interface.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+
+
+def _start_ray(workers: int | None, address: str | None) -> None:
+    import ray
+
+    if address is None:
         ray.init(
-            num_cpus=cpus,
+            num_cpus=workers or len(os.sched_getaffinity(0)),
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
@@ -109,6 +119,9 @@ def _start_ray(workers: int | None, address: str | None) -> None:
 
 def _drive(jobs: list[Job], setup: WorkerSetup, num_workers: int) -> Iterator[VideoDone]:
     """Keep every actor busy with one job until none is left."""
+    import ray
+    from ray.exceptions import RayActorError
+
     actor_class = ray.remote(num_cpus=1, max_restarts=0)(Worker)
     waiting = list(reversed(jobs))
     tries = dict.fromkeys((job.name for job in jobs), 0)

@@ -1,7 +1,7 @@
 """A picture of samples: RGB frames over their colour-coded flow, so that a person sees whether both fit.
 
-Colour is the direction of motion (the wheel at the right: red to the right, then clockwise through yellow below, cyan
-to the left, violet above), paleness its smallness; each sample is scaled to its own fastest motion, which is told.
+Colour is the direction of motion (the wheel at the right: red to the right, green below, cyan to the left, violet above),
+paleness its smallness; each sample is scaled to its own fastest motion, which is told beside it.
 """
 
 from collections.abc import Sequence

@@ -10,10 +10,9 @@ import hashlib
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import IO, Any, BinaryIO
 
 from shards.atomic import atomic_file, write_atomically
 from shards.index import JobRecord, index_bytes, sample_row
@@ -30,22 +29,12 @@ def index_path(folder: Path, name: str) -> Path:
 
 
 class SampleSpool:
-    """Encoded members of a sample in the making: JPEG bytes in two files that vanish with the process."""
+    """Encoded members of a sample in the making, as JPEG bytes in two files; made by `sample_spool`."""
 
-    def __init__(self, folder: Path) -> None:
-        self._files = ExitStack()
-        self._frames = self._files.enter_context(tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(folder)))
-        self._flow = self._files.enter_context(tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(folder)))
+    def __init__(self, frames: IO[bytes], flow: IO[bytes]) -> None:
+        self._frames, self._flow = frames, flow
         self._frame_sizes: list[int] = []
         self._flow_sizes: list[int] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._files.close()
 
     @property
     def num_frames(self) -> int:
@@ -66,6 +55,16 @@ class SampleSpool:
         for file, sizes in ((self._frames, self._frame_sizes), (self._flow, self._flow_sizes)):
             file.seek(0)
             yield from (file.read(size) for size in sizes)
+
+
+@contextmanager
+def sample_spool(folder: Path) -> Iterator[SampleSpool]:
+    """An empty spool; up to SPOOL_BYTES in memory, the rest in nameless files of `folder` that die with the process."""
+    with (
+        tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(folder)) as frames,
+        tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(folder)) as flow,
+    ):
+        yield SampleSpool(frames, flow)
 
 
 class TarStream:

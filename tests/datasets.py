@@ -11,7 +11,7 @@ from shards.flow_codec import quantize
 from shards.jpeg import encode_jpeg
 from shards.sample import SampleMeta
 from shards.videos import Status, VideoRow
-from shards.writer import SampleSpool, write_shard
+from shards.writer import SampleSpool, sample_spool, write_shard
 
 SETTINGS = {"preprocess.bound": 20.0, "preprocess.seed": 0}
 CLASSES = ("left", "right")
@@ -49,7 +49,7 @@ def write_job(folder: Path, job: Job) -> None:
     with write_shard(folder / job.split, job.name, SETTINGS, rows) as writer:
         for video in job.videos:
             num_frames = num_frames_of(video)
-            with SampleSpool(folder) as spool:
+            with sample_spool(folder) as spool:
                 fill_spool(spool, num_frames, video.label)
                 meta = SampleMeta(video.key, video.class_name, video.label, num_frames, WIDTH, HEIGHT, 25.0, 64, 48)
                 writer.add(meta, spool)

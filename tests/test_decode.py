@@ -222,6 +222,12 @@ def test_a_frame_above_max_pixels_is_too_large_before_it_is_decoded(tmp_path: Pa
         decoded(path, max_pixels=64 * 48 - 1)
 
 
+def test_a_short_side_cannot_blow_a_narrow_video_up_beyond_max_pixels(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.avi", np.zeros((2, 2, 640, 3), np.uint8))
+    with pytest.raises(VideoError, match="too_large: 20480x64 is more than 1000000 pixels"):
+        decoded(path, size=None, short_side=64, max_pixels=1_000_000)
+
+
 @pytest.mark.parametrize("name", ["-dash.avi", "a:b.avi", "http:a.avi", "per%03dcent.avi", "spa ce.avi"])
 def test_no_name_is_taken_for_anything_but_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     write_video(tmp_path / "a.avi", moving_square(3)).rename(tmp_path / name)
@@ -290,6 +296,17 @@ def test_a_damaged_video_has_all_its_frames_or_is_an_error(
             seen.add(outcome(path))
     assert {num for word, num in seen if word == "frames"} <= {40}
     assert ("decode_error", 0) in seen
+
+
+def test_a_matroska_block_that_ffmpeg_drops_silently_is_missed(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mkv", moving_square(40), gop_size=100)
+    content = path.read_bytes()
+    head = b"\x81" + (20 * 40).to_bytes(2, "big")  # track 1, 800 ms
+    assert content.count(head) == 1
+    at = content.index(head) + len(head)
+    path.write_bytes(content[:at] + b"\x06" + content[at + 1 :])  # now it claims to hold several frames
+    with pytest.raises(VideoError, match="of 40 coded pictures are there"):
+        decoded(path)
 
 
 def test_frames_before_the_damage_come_and_then_the_error(tmp_path: Path) -> None:

@@ -25,6 +25,13 @@ def test_equal_scores_rank_by_class_number() -> None:
     assert top_k_accuracy(np.zeros((4, 40)), np.array([0, 4, 5, 39]), 5) == 0.5
 
 
+def test_ties_among_many_classes_rank_by_class_number_too() -> None:
+    """Long enough a row that an unstable sort would leave its insertion sort for the shuffling part."""
+    scores = np.random.default_rng(0).integers(0, 3, (20, 400)).astype(np.float32)
+    for row, ranked in zip(scores, ranked_classes(scores), strict=True):
+        assert ranked.tolist() == sorted(range(400), key=lambda number: (-row[number], number))
+
+
 def test_a_score_that_is_not_a_number_ranks_last() -> None:
     assert ranked_classes(np.array([[np.nan, -5.0, 1.0]])).tolist() == [[2, 1, 0]]
 

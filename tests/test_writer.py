@@ -12,7 +12,7 @@ from preprocess.plan import plan_jobs
 from shards.atomic import atomic_file, remove_temporaries
 from shards.index import read_index, read_job_record
 from shards.sample import SampleMeta, member_names
-from shards.writer import SampleSpool, write_shard
+from shards.writer import sample_spool, write_shard
 from tests.datasets import HEIGHT, SETTINGS, WIDTH, fill_spool, make_catalog, write_dataset, write_job
 
 
@@ -55,7 +55,7 @@ def test_headers_carry_no_clock_owner_or_host(dataset: Path) -> None:
 
 def test_a_key_longer_than_a_tar_header_is_stored_whole(tmp_path: Path) -> None:
     key = "a class with spaces/" + "länge" * 40
-    with write_shard(tmp_path / "train", "train-000000", SETTINGS, []) as writer, SampleSpool(tmp_path) as spool:
+    with write_shard(tmp_path / "train", "train-000000", SETTINGS, []) as writer, sample_spool(tmp_path) as spool:
         fill_spool(spool, 7, 0)
         writer.add(SampleMeta(key, "a", 0, 7, WIDTH, HEIGHT, 25.0, 64, 48), spool)
     with tarfile.open(tmp_path / "train" / "train-000000.tar") as tar:
@@ -65,7 +65,7 @@ def test_a_key_longer_than_a_tar_header_is_stored_whole(tmp_path: Path) -> None:
 
 
 def fail_midway(folder: Path) -> None:
-    with write_shard(folder, "train-000000", SETTINGS, []) as writer, SampleSpool(folder) as spool:
+    with write_shard(folder, "train-000000", SETTINGS, []) as writer, sample_spool(folder) as spool:
         fill_spool(spool, 7, 0)
         writer.add(SampleMeta("k", "a", 0, 7, WIDTH, HEIGHT, 25.0, 64, 48), spool)
         raise OSError(errno.ENOSPC, "No space left on device")

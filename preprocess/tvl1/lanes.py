@@ -1,18 +1,17 @@
 """Vectors of 16 float32 for Numba kernels: load, store and arithmetic that is certain to become SIMD.
 
-Numba leaves vectorisation to LLVM, which gives it up for loops over more than a few arrays, because it cannot prove that
-they do not overlap. A `Lanes` value is an LLVM vector instead: one AVX-512 register, two of AVX, four of SSE or NEON. Every
-operation is the IEEE one, in the order written and never fused, so the same bits come out on every width. The price:
-loops go in steps of 16, so rows need padding, and there is no bounds check.
+Numba leaves vectorisation to LLVM, which gives up on loops over more than a few arrays, because it cannot prove that
+they do not overlap. A `Lanes` value is an LLVM vector instead: one AVX-512 register, two of AVX, four of SSE or NEON.
+Every operation is the IEEE one, in the order written and never fused, so the same bits come out on every width. The
+price: loops go in steps of 16, so rows need padding, and there is no bounds check.
 """
 
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
 NUM_LANES = 16
@@ -23,28 +22,32 @@ _INT32 = ir.IntType(32)
 class LanesType(types.Type):
     """Numba's type of a vector of 16 float32."""
 
-    def __init__(self) -> None:
-        super().__init__(name="Lanes")
 
-
-Lanes = LanesType()
+Lanes: Any = cast(Any, LanesType)(name="Lanes")
 
 
 @register_model(LanesType)
 class _LanesModel(models.PrimitiveModel):
     def __init__(self, dmm: Any, fe_type: Any) -> None:
-        super().__init__(dmm, fe_type, _VECTOR)
+        cast(Any, super()).__init__(dmm, fe_type, _VECTOR)
+
+
+def _primitive(function: Any) -> Any:
+    """Make `function`, which types a call and gives the writer of its LLVM code, callable in kernels."""
+    return intrinsic(prefer_literal=True)(function)
 
 
 def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
     view = context.make_array(array_type)(context, builder, array)
-    item = cgutils.get_item_pointer(
-        context, builder, array_type, view, cgutils.unpack_tuple(builder, index), wraparound=False
-    )
-    return builder.bitcast(item, _VECTOR.as_pointer())
+    offset = ir.IntType(64)(0)
+    for axis in range(array_type.ndim):
+        stride, position = builder.extract_value(view.strides, axis), builder.extract_value(index, axis)
+        offset = builder.add(offset, builder.mul(stride, position))
+    start = builder.bitcast(view.data, ir.IntType(8).as_pointer())
+    return builder.bitcast(builder.gep(start, [offset]), _VECTOR.as_pointer())
 
 
-@intrinsic
+@_primitive
 def load(typing_context: Any, array: Any, index: Any) -> Any:
     """The 16 items of a float32 array from `index`, a tuple, along its last axis, which must be contiguous."""
 
@@ -54,7 +57,7 @@ def load(typing_context: Any, array: Any, index: Any) -> Any:
     return Lanes(array, index), generate
 
 
-@intrinsic
+@_primitive
 def store(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
     """Write 16 items of a float32 array from `index`, a tuple, along its last axis, which must be contiguous."""
 
@@ -66,7 +69,7 @@ def store(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
     return types.void(array, index, Lanes), generate
 
 
-@intrinsic
+@_primitive
 def splat(typing_context: Any, number: Any) -> Any:
     """The same float32 in every lane."""
 
@@ -77,7 +80,7 @@ def splat(typing_context: Any, number: Any) -> Any:
     return Lanes(types.float32), generate
 
 
-@intrinsic(prefer_literal=True)
+@_primitive
 def rotate(typing_context: Any, value: Any, count: Any) -> Any:
     """Lane i of the result is lane i + count of the value, around the end; `count` is a literal."""
     order = [(lane + count.literal_value) % NUM_LANES for lane in range(NUM_LANES)]
@@ -88,7 +91,7 @@ def rotate(typing_context: Any, value: Any, count: Any) -> Any:
     return Lanes(Lanes, count), generate
 
 
-@intrinsic
+@_primitive
 def lane(typing_context: Any, value: Any, number: Any) -> Any:
     """One lane as a float32."""
 
@@ -112,7 +115,7 @@ def _binary(emit: Callable[[Any, Any, Any], Any], doc: str) -> Any:
         return Lanes(Lanes, Lanes), generate
 
     operation.__doc__ = doc
-    return intrinsic(operation)
+    return _primitive(operation)
 
 
 def _unary(llvm_name: str, doc: str) -> Any:
@@ -120,20 +123,31 @@ def _unary(llvm_name: str, doc: str) -> Any:
 
     def operation(typing_context: Any, value: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            name = f"llvm.{llvm_name}.v{NUM_LANES}f32"
-            function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_VECTOR, [_VECTOR]), name)
+            function_type = ir.FunctionType(_VECTOR, [_VECTOR])
+            function = builder.module.declare_intrinsic(f"llvm.{llvm_name}.v{NUM_LANES}f32", (), function_type)
             return builder.call(function, arguments)
 
         return Lanes(Lanes), generate
 
     operation.__doc__ = doc
-    return intrinsic(operation)
+    return _primitive(operation)
 
 
 sqrt = _unary("sqrt", "Square root of every lane.")
 floor = _unary("floor", "Largest whole number not above, of every lane.")
 minimum = _binary(lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), x, y), "The smaller of each two lanes.")
 maximum = _binary(lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y), "The larger of each two lanes.")
+
+
+@_primitive
+def keep_above(typing_context: Any, value: Any, measure: Any, bound: Any) -> Any:
+    """The value where the measure is above the bound, lane by lane, else zero."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        value, measure, bound = arguments
+        return builder.select(builder.fcmp_ordered(">", measure, bound), value, _VECTOR(None))
+
+    return Lanes(Lanes, Lanes, Lanes), generate
 
 
 def _overload(symbol: Any, instruction: str) -> None:

@@ -5,17 +5,15 @@ so threads share a video by taking short runs of pairs, and the result does not 
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from queue import SimpleQueue
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from preprocess.tvl1 import MIN_SIDE, Engine, Flow, Gray, TvL1Params, empty_flow, kernels
+from preprocess.tvl1.kernels import Floats, Ints
 from preprocess.tvl1.lanes import NUM_LANES
-
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
 
 PAIRS_A_TURN = 8
 """Pairs a thread takes at once: the first frame's pyramid is made anew for each turn."""
@@ -25,12 +23,13 @@ class Level:
     """The memory of one pyramid level, for two frames and the flow between them."""
 
     def __init__(self, height: int, width: int) -> None:
-        columns = -(-width // NUM_LANES) * NUM_LANES + 2 * NUM_LANES
+        padded = -(-width // NUM_LANES) * NUM_LANES
+        columns = padded + 2 * NUM_LANES
         border = 2 * kernels.TAP_BORDER
         self.height, self.width = height, width
         self.state = aligned_zeros((kernels.NUM_FIELDS, height + 1, columns))
         self.scratch = aligned_zeros((kernels.NUM_SCRATCH, columns))
-        self.images = [aligned_zeros((height, width)) for _ in range(2)]
+        self.images = [aligned_zeros((height, padded))[:, :width] for _ in range(2)]
         self.taps = [aligned_zeros((height + border, (width + border) * 4)) for _ in range(2)]
         self.mask = np.zeros(columns, np.float32)
         self.mask[NUM_LANES : NUM_LANES + width] = 1
@@ -52,7 +51,7 @@ class Workspace:
         for t in range(len(flow)):
             self.place(gray[t + 1], (t + 1) % 2)
             self.solve(t % 2)
-            np.stack(self.levels[0].flow, axis=-1, out=flow[t])
+            flow[t] = np.moveaxis(self.levels[0].flow, 0, -1)
 
     def place(self, frame: Gray, slot: int) -> None:
         """Make a frame's pyramid and gradients."""
@@ -111,8 +110,9 @@ class NumbaEngine:
     def __call__(self, gray: Gray, /) -> Flow:
         """(T, H, W) uint8 -> (T - 1, H, W, 2) float32."""
         flow = empty_flow(gray)
-        if not self.workspaces or self.workspaces[0].shape != gray.shape[1:]:
-            self.workspaces = [Workspace(*gray.shape[1:], self.params) for _ in range(self.threads)]
+        _, height, width = gray.shape
+        if not self.workspaces or self.workspaces[0].shape != (height, width):
+            self.workspaces = [Workspace(height, width, self.params) for _ in range(self.threads)]
         if self.threads == 1:
             if len(flow):
                 self.workspaces[0].flow_of_run(gray, flow)
@@ -161,7 +161,7 @@ def upsample(coarse: Floats, fine: Floats, gain: float) -> None:
 
 def resize(image: Floats, out: Floats, step_y: float, step_x: float, gain: float) -> None:
     """Bilinear, pixel centre on pixel centre; a step is the distance of two output pixels in the image."""
-    scratch = np.empty(image.shape[1], np.float32)
+    scratch = np.empty(image.shape[1] + NUM_LANES, np.float32)
     rows, columns = (
         positions(num, last, step)
         for num, last, step in zip(out.shape, (image.shape[0] - 1, image.shape[1] - 1), (step_y, step_x), strict=True)
@@ -169,6 +169,7 @@ def resize(image: Floats, out: Floats, step_y: float, step_x: float, gain: float
     kernels.resize(image, out, *rows, *columns, np.float32(gain), scratch)
 
 
+@lru_cache(maxsize=64)
 def positions(num: int, last: int, step: float) -> tuple[Ints, Floats]:
     """Where `num` output pixels read: index of the pixel before, and how far they lie behind it."""
     place = np.clip((np.arange(num) + 0.5) * step - 0.5, 0, last)

@@ -1,8 +1,8 @@
 """OpenCV's own TV-L1, for comparison and trust.
 
 `cv2.cuda` is used where this OpenCV was built with it and sees a device; no wheel is. The wheel's CPU implementation is
-set to come nearest to the GPU algorithm: no median filter unless asked for, one inner iteration. It still differs in its
-warp (cubic with a = -0.75, positions in 1/32 pixel) and looks at the stopping rule after every iteration.
+set to come nearest to the GPU algorithm: no median filter unless asked for, one inner iteration. It still differs in
+its warp: cubic with a = -0.75, positions in 1/32 pixel, zero outside the image.
 """
 
 from typing import Any
@@ -31,7 +31,8 @@ def open_opencv(params: TvL1Params, *, threads: int = 1) -> Engine:
 
 def cpu_flow(first: Gray, second: Gray, params: TvL1Params) -> npt.NDArray[np.float32]:
     """Two (H, W) frames -> (H, W, 2). A fresh object each time: after a small image an old one has fewer scales."""
-    engine = cv2.optflow.DualTVL1OpticalFlow_create(
+    optflow: Any = cv2.optflow
+    engine = optflow.DualTVL1OpticalFlow_create(
         tau=params.tau,
         lambda_=params.lambda_,
         theta=params.theta,

@@ -5,8 +5,8 @@ Sanchez Perez, Meinhardt-Llopis, Facciolo, "TV-L1 Optical Flow Estimation" (IPOL
 implementation (cudaoptflow, `OpticalFlowDual_TVL1`, gamma 0): where it differs from the papers, OpenCV is followed.
 Coordinates are pixel centres, as in `cv2.resize`. Gray levels stay 0 to 255. Readable and slow; arrays are (H, W).
 
-u is the flow (two fields), p the dual variable (two vector fields), rho the residual of the linearised brightness
-constancy around the flow u0 that the second frame was warped with: rho(u) = I1(x + u0) + (u - u0) . grad I1(x + u0) - I0.
+u is the flow (two fields), p the dual variable (two vector fields), rho the residual of brightness constancy, linear
+around the flow u0 that the second frame was warped with: rho(u) = I1(x + u0) + (u - u0) . grad I1(x + u0) - I0(x).
 """
 
 from collections.abc import Iterator
@@ -58,7 +58,8 @@ def sampled_rows(image: Field, num_rows: int, step: float) -> Field:
     y = np.clip((np.arange(num_rows) + 0.5) * step - 0.5, 0, last)
     above = np.floor(y).astype(int)
     part = (y - above)[:, None]
-    return (1 - part) * image[above] + part * image[np.minimum(above + 1, last)]
+    rows: Field = (1 - part) * image[above] + part * image[np.minimum(above + 1, last)]
+    return rows
 
 
 def flow_at_level(i0: Field, i1: Field, u: Pair, params: TvL1Params) -> Pair:
@@ -93,7 +94,7 @@ def central_differences(image: Field) -> Pair:
 
 
 def bicubic_warp(image: Field, u: Pair) -> Field:
-    """The image at (x + dx, y + dy): Keys' cubic convolution with a = -0.5, positions outside take the border's value."""
+    """The image at (x + dx, y + dy): Keys' cubic convolution, a = -0.5; pixels outside repeat the border."""
     height, width = image.shape
     y, x = np.mgrid[:height, :width]
     x, y = x + u[0], y + u[1]
