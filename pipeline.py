@@ -6,6 +6,8 @@ by the demo alone, so that reading settings stays cheap.
 
 import shutil
 import time
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from train.settings import ModelSettings, TestSettings, TrainSettings
 
 DEMO_SEED = 0
 DEMO_FRAMES = 12
+DEMO_CMA_EPOCHS = 16
+DEMO_MARK = ".twinstream-demo"
 DEMO_VIDEOS_PER_PAIR = {"train": 40, "test": 12}
 
 
@@ -52,9 +56,8 @@ def demo_settings(out: Path) -> dict[str, Any]:
         "model": {"kind": "two_stream", "depth": 18, "dropout": 0.0, "rgb_weights": None, "flow_weights": None},
         "train": {
             "stages": ["flow", "rgb"],
-            "epochs": 10,
-            "batch_size": 32,
-            "learning_rate": 0.05,
+            "epochs": 8,
+            "batch_size": 16,
             "segments": 1,
             "crop_size": 56,
             "flip": False,
@@ -64,11 +67,23 @@ def demo_settings(out: Path) -> dict[str, Any]:
 
 
 def cma_overrides(out: Path) -> list[str]:
-    """What the demo's CMA run has otherwise: it starts from the flow branch of the two-stream run, as in the paper."""
-    return ["model.kind=cma", "train.stages=[iter1]", f"model.flow_weights={out / 'two_stream' / 'checkpoint.pt'}"]
+    """What the demo's CMA run has otherwise: it starts from both branches of the two-stream run and trains iter1.
+
+    The paper starts RGB from ImageNet; without such weights the two-stream run's stand in for them.
+    """
+    weights = out / "two_stream" / "checkpoint.pt"
+    return [
+        "model.kind=cma",
+        "train.stages=[iter1]",
+        f"train.epochs={DEMO_CMA_EPOCHS}",
+        f"model.flow_weights={weights}",
+        f"model.rgb_weights={weights}",
+    ]
 
 
-def run_demo(out: Path, videos_per_pair: dict[str, int], epochs: int | None = None) -> dict[str, float]:
+def run_demo(
+    out: Path, videos_per_pair: Mapping[str, int] = DEMO_VIDEOS_PER_PAIR, overrides: Sequence[str] = ()
+) -> dict[str, float]:
     """Draw duet, preprocess it, train and test both kinds of network; returns and shows the accuracies reached."""
     from preprocess.duet import CEILINGS, write_duet
     from preprocess.run import preprocess
@@ -82,20 +97,19 @@ def run_demo(out: Path, videos_per_pair: dict[str, int], epochs: int | None = No
     begun = time.monotonic()
     _empty(out)
     tree = demo_settings(out)
-    if epochs:
-        tree["train"]["epochs"] = epochs
     size = tree["preprocess"]["size"]
     print(f"drawing {16 * sum(videos_per_pair.values())} videos", flush=True)
     write_duet(out / "videos", videos_per_pair=videos_per_pair, size=size, num_frames=DEMO_FRAMES, seed=DEMO_SEED)
     (out / "pipeline.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
-    settings = build_settings(Settings, tree)
+    settings = build_settings(Settings, deepcopy(tree))
     rows = preprocess(settings.dataset, settings.preprocess, settings.shards)
     print(f"{summary(rows)} -> {settings.shards.path}", flush=True)
     dataset = ShardDataset(Path(settings.shards.path))
-    write_preview(dataset, dataset.samples("test")[:3], out / "flow.png")
+    held_out = dataset.samples("test")
+    write_preview(dataset, held_out[:: len(held_out) // 3][:3], out / "flow.png")
     top1 = {}
-    for name, overrides in (("two_stream", []), ("cma", cma_overrides(out))):
-        run = build_settings(Settings, tree, overrides).run_settings()
+    for name, changes in (("two_stream", []), ("cma", cma_overrides(out))):
+        run = build_settings(Settings, deepcopy(tree), [*changes, *overrides]).run_settings()
         train(run, out / name, resume=False)
         top1[name] = {score: figures["top1"] for score, figures in score_run(out / name, run.test)["scores"].items()}
     reached = {
@@ -105,7 +119,7 @@ def run_demo(out: Path, videos_per_pair: dict[str, int], epochs: int | None = No
         "CMA": top1["cma"]["rgb"],
     }
     write_bars(reached, CEILINGS, out / "accuracy.png")
-    print(f"top-1 on {sum(row.split == 'test' for row in rows)} held-out videos, and the best possible:")
+    print(f"top-1 on {len(held_out)} held-out videos, and the best possible:")
     for name, value in reached.items():
         print(f"  {name:<10} {value:6.1%}  of {CEILINGS[name]:.0%}")
     print(f"{out}/accuracy.png, {out}/flow.png · {time.monotonic() - begun:.0f} s")
@@ -114,10 +128,11 @@ def run_demo(out: Path, videos_per_pair: dict[str, int], epochs: int | None = No
 
 def _empty(out: Path) -> None:
     """Make the demo's folder anew; InputError when it holds something that no demo wrote."""
-    if out.exists() and any(out.iterdir()) and not (out / "videos" / "train" / "class0").exists():
-        raise InputError(f"--out {out}: holds something else; choose another folder")
+    if out.exists() and not (out / DEMO_MARK).exists():
+        raise InputError(f"--out {out}: is there already and no demo made it; choose another folder")
     try:
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
+        (out / DEMO_MARK).touch()
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written to ({error.strerror})") from error

@@ -48,9 +48,9 @@ def demo(out: Path) -> None:
 
     Example: twinstream demo --out /tmp/demo
     """
-    from pipeline import DEMO_VIDEOS_PER_PAIR, run_demo
+    from pipeline import run_demo
 
-    run_demo(out, DEMO_VIDEOS_PER_PAIR)
+    run_demo(out)
 
 
 @cli.command()

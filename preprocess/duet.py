@@ -8,7 +8,7 @@ Two traps are closed: the four colours have the same luma, so gray frames and he
 picture is a torus, so where the blob is says nothing about where it goes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -56,7 +56,7 @@ def draw_video(rng: np.random.Generator, colour: int, motion: int, size: int, nu
     return np.stack(frames)
 
 
-def write_duet(root: Path, *, videos_per_pair: dict[str, int], size: int, num_frames: int, seed: int) -> None:
+def write_duet(root: Path, *, videos_per_pair: Mapping[str, int], size: int, num_frames: int, seed: int) -> None:
     """Draw root/SPLIT/CLASS/aA_mM_NNN.mp4, as many for each pair of colour and motion as the split's number says."""
     for place, (split, count) in enumerate(videos_per_pair.items()):
         for colour, motion, number in np.ndindex(4, 4, count):

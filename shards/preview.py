@@ -1,6 +1,6 @@
 """A picture of samples: RGB frames over their colour-coded flow, so that a person sees whether both fit.
 
-Colour is the direction of motion (the wheel at the right: red to the right, green below, cyan to the left, violet above),
+Colour is the direction of motion (the wheel at the right: red to the right, green below, cyan left, violet above),
 paleness its smallness; each sample is scaled to its own fastest motion, which is told beside it.
 """
 

@@ -1,0 +1,103 @@
+"""The command line: help with an example everywhere, and one line for every fault of the user's."""
+
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+import twinstream
+from tests.test_verify import rewritten
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found = [path] if path else []
+    for name, command in group.commands.items():
+        found += commands(command, (*path, name)) if isinstance(command, click.Group) else [(*path, name)]
+    return found
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["twinstream", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        twinstream.main()
+    code = ended.value.code
+    assert isinstance(code, int)
+    return code
+
+
+@pytest.mark.parametrize("path", commands(twinstream.cli), ids=" ".join)
+def test_every_command_has_help_with_an_example(
+    path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, *path, "--help") == 0
+    assert f"Example: twinstream {path[0]}" in capsys.readouterr().out
+
+
+def test_a_wrong_option_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(monkeypatch, "preprocess", "--no-such-option") == 2
+    assert run(monkeypatch, "no-such-command") == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("preprocess", "-c", "absent.yaml"),
+        ("train", "-c", "absent.yaml", "--out", "run"),
+        ("shards", "info", "absent"),
+        ("shards", "verify", "absent"),
+        ("shards", "preview", "absent"),
+        ("test", "absent"),
+    ],
+    ids=" ".join,
+)
+def test_an_absent_input_is_one_line_and_code_1(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, *arguments) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("twinstream: absent")
+    assert told.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_info_verify_and_preview_tell_of_a_sound_dataset(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "shards", "verify", str(dataset)) == 0
+    assert run(monkeypatch, "shards", "info", str(dataset)) == 0
+    told = capsys.readouterr().out
+    assert f"{dataset}: sound" in told
+    assert "train: 3 samples of 2 classes in 2 shards, 24 frames" in told
+    picture = tmp_path / "preview.png"
+    assert run(monkeypatch, "shards", "preview", str(dataset), "--key", "left/train0", "--out", str(picture)) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_verify_names_each_fault_and_ends_with_code_1(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (dataset / "test" / "test-000000.tar").unlink()
+    rewritten(dataset, "videos.parquet", b"no table")
+    assert run(monkeypatch, "shards", "verify", str(dataset)) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert "test/test-000000.tar: No such file or directory" in told
+    assert told[-1] == f"twinstream: {dataset}: 2 faults"
+
+
+def test_an_unknown_key_of_a_preview_is_told(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "shards", "preview", str(dataset), "--key", "nobody") == 1
+    assert "no sample 'nobody' among 5" in capsys.readouterr().err
+
+
+def test_a_demo_does_not_delete_what_it_did_not_make(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").write_text("precious")
+    assert run(monkeypatch, "demo", "--out", str(tmp_path)) == 1
+    assert "no demo made it" in capsys.readouterr().err
+    assert (tmp_path / "mine").read_text() == "precious"
