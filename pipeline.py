@@ -21,7 +21,7 @@ from train.settings import ModelSettings, TestSettings, TrainSettings
 
 DEMO_SEED = 0
 DEMO_FRAMES = 12
-DEMO_CMA_EPOCHS = 16
+DEMO_CMA_EPOCHS = 12
 DEMO_MARK = ".twinstream-demo"
 DEMO_VIDEOS_PER_PAIR = {"train": 40, "test": 12}
 
@@ -61,23 +61,20 @@ def demo_settings(out: Path) -> dict[str, Any]:
             "segments": 1,
             "crop_size": 56,
             "flip": False,
+            "workers": 0,
         },
         "test": {"segments": 3, "crops": 1},
     }
 
 
 def cma_overrides(out: Path) -> list[str]:
-    """What the demo's CMA run has otherwise: it starts from both branches of the two-stream run and trains iter1.
-
-    The paper starts RGB from ImageNet; without such weights the two-stream run's stand in for them.
-    """
+    """What the demo's CMA run has otherwise: stage iter1 on the flow branch that the two-stream run trained."""
     weights = out / "two_stream" / "checkpoint.pt"
     return [
         "model.kind=cma",
         "train.stages=[iter1]",
         f"train.epochs={DEMO_CMA_EPOCHS}",
         f"model.flow_weights={weights}",
-        f"model.rgb_weights={weights}",
     ]
 
 

@@ -58,9 +58,11 @@ def _draw(rows: NDArray[Any], dataset: ShardDataset, sample: StoredSample, colum
     fastest = float(np.linalg.norm(flow, axis=-1).max())
     for column, t in enumerate(times):
         rows[0, column].imshow(frames[column])
-        rows[0, column].set_title(f"{sample.index.key}\nframe 0" if column == 0 else f"frame {t}", fontsize=7)
+        rows[0, column].set_title(
+            f"{sample.index.key}\nframe 0" if column == 0 else f"frame {t}", fontsize=7, loc="left"
+        )
         rows[1, column].imshow(flow_to_rgb(flow[column], fastest))
         speed = np.linalg.norm(flow[column], axis=-1)
-        rows[1, column].set_title(f"flow {t}: mean {speed.mean():.2f} px", fontsize=7)
+        rows[1, column].set_title(f"flow {t}: mean {speed.mean():.2f} px", fontsize=7, loc="left")
     rows[1, -1].imshow(colour_wheel(101))
     rows[1, -1].set_title(f"to {fastest:.1f} px", fontsize=7)

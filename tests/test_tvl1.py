@@ -1,7 +1,7 @@
 """TV-L1: the parameters, the engines' common promises, and the float64 definition."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -79,6 +79,41 @@ def test_opencv_without_its_contrib_modules_is_an_error_of_one_line(monkeypatch:
     monkeypatch.delattr(cv2, "optflow")
     with pytest.raises(InputError, match=r"no optflow module; install opencv-contrib-python or use `engine: numba`$"):
         open_engine("opencv", QUICK)
+
+
+class FakeGpuMat:
+    """What `cv2.cuda.GpuMat` looks like from outside."""
+
+    def upload(self, image: Gray) -> None:
+        self.image = image
+
+    def download(self) -> Any:
+        return self.image
+
+
+class FakeCudaTvL1:
+    """What a CUDA build's TV-L1 looks like; its flow is the sum of the frames, and its parameters are kept."""
+
+    made: ClassVar[list[tuple[float, ...]]] = []
+
+    @classmethod
+    def create(cls, *parameters: float) -> "FakeCudaTvL1":
+        cls.made.append(parameters)
+        return cls()
+
+    def calc(self, first: FakeGpuMat, second: FakeGpuMat, flow: None) -> FakeGpuMat:
+        out = FakeGpuMat()
+        out.upload(np.repeat((first.image + second.image)[..., None], 2, axis=-1))
+        return out
+
+
+def test_an_opencv_with_cuda_and_a_device_computes_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2.cuda, "getCudaEnabledDeviceCount", lambda: 1)
+    monkeypatch.setattr(cv2.cuda, "GpuMat", FakeGpuMat, raising=False)
+    monkeypatch.setattr(cv2.cuda, "OpticalFlowDual_TVL1", FakeCudaTvL1, raising=False)
+    frames = np.stack([np.full((16, 16), level, np.uint8) for level in (3, 4, 6)])
+    assert open_engine("opencv", TvL1Params())(frames)[:, 0, 0].tolist() == [[7, 7], [10, 10]]
+    assert FakeCudaTvL1.made == 2 * [(0.25, 0.15, 0.3, 5, 5, 0.01, 300, 0.8, 0.0)]
 
 
 @pytest.mark.parametrize("frames", [0, 1])

@@ -141,9 +141,8 @@ def test_the_bits_do_not_depend_on_the_processors_vectors(tmp_path: Path) -> Non
 def start_python(program: str, **environment: str) -> str:
     """What a fresh interpreter prints that has more in its environment."""
     command = [sys.executable, "-c", program]
-    done = subprocess.run(
-        command, env=os.environ | environment, check=True, capture_output=True, text=True, timeout=300
-    )
+    root = Path(__file__).parents[1]
+    done = subprocess.run(command, cwd=root, env=os.environ | environment, check=True, capture_output=True, text=True)
     return done.stdout.strip()
 
 

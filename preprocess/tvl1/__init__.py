@@ -45,7 +45,7 @@ class TvL1Params(BaseModel):
     scale_step: float = Field(0.8, gt=0, lt=1)
     """Size of a level relative to the next finer one."""
     median: Literal[3, 5] | None = None
-    """Side of a median filter on the flow before every warp but the first of the whole; off by default."""
+    """Side of a median filter on the flow before every warp; off by default."""
 
     def as_dict(self) -> dict[str, Any]:
         """Every parameter under its name in the settings, `gamma` included, for the manifest."""

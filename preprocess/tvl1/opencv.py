@@ -16,9 +16,10 @@ from shards.errors import InputError
 
 
 def open_opencv(params: TvL1Params, *, threads: int = 1) -> Engine:
-    """`cv2.cuda` if there is a device for it, else `cv2.optflow`; InputError where this OpenCV has neither."""
-    if params.median is None and hasattr(cv2, "cuda") and cv2.cuda.getCudaEnabledDeviceCount() > 0:
-        cuda = getattr(cv2, "cuda_OpticalFlowDual_TVL1", None)
+    """`cv2.cuda` with a device and no median filter, else `cv2.optflow`; InputError where this OpenCV has neither."""
+    if params.median is None and cv2.cuda.getCudaEnabledDeviceCount() > 0:
+        # The class moved between releases.
+        cuda: Any = getattr(cv2.cuda, "OpticalFlowDual_TVL1", getattr(cv2, "cuda_OpticalFlowDual_TVL1", None))
         if cuda is not None:
             return PairEngine("opencv", lambda first, second: cuda_flow(cuda, first, second, params))
     if not hasattr(cv2, "optflow"):
