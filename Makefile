@@ -14,10 +14,11 @@ test: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy preprocess shards train pipeline.py twinstream.py
+	$(BIN)/mypy benchmarks preprocess shards train pipeline.py twinstream.py
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.flow
+	$(BIN)/python -m benchmarks.preprocess
 
 clean:
 	rm -rf .venv build *.egg-info

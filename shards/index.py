@@ -85,12 +85,10 @@ def index_bytes(rows: list[dict[str, object]], record: JobRecord) -> bytes:
 
 def read_index(path: Path) -> list[SampleIndex]:
     """Every row of an index; InputError when the file is not one."""
-    columns = _read(path, None).to_pydict()
-    rows = zip(*(columns[name] for name in SCHEMA.names), strict=True)
-    return [
-        SampleIndex(key, label, frames, width, height, np.array(offsets, np.int64), np.array(sizes, np.int32))
-        for key, label, frames, width, height, offsets, sizes in rows
-    ]
+    table = _read(path, None).combine_chunks()
+    plain = [table.column(name).to_pylist() for name in ("key", "label", "num_frames", "width", "height")]
+    arrays = [_split_list(table.column(name)) for name in ("offsets", "sizes")]
+    return [SampleIndex(*row) for row in zip(*plain, *arrays, strict=True)]
 
 
 def read_columns(path: Path, names: list[str]) -> pa.Table:
@@ -112,6 +110,11 @@ def file_sha256(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _split_list(column: pa.ChunkedArray) -> list[NDArray[Any]]:
+    """A list column as one NumPy view a row, without making a Python number of each entry."""
+    return [row.values.to_numpy() for row in column]
 
 
 def _read(path: Path, names: list[str] | None) -> pa.Table:

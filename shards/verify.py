@@ -5,6 +5,7 @@ headers against the index, N frames and N - 1 flow fields, every JPEG of the rig
 videos.parquet for each video, written ones in the shard they name.
 """
 
+import mmap
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -84,22 +85,22 @@ def _shard_faults(dataset: Path, entry: ShardEntry, keys: dict[str, str]) -> Ite
     if promised != members:
         yield f"{name}: {len(members)} members that do not fit the {len(promised)} of its index"
         return
-    data = (dataset / entry.tar.path).read_bytes()
-    for sample in samples:
-        if sample.key in keys:
-            yield f"{name}: {sample.key}: also in {keys[sample.key]}"
-        keys[sample.key] = name.removesuffix(".tar")
-        yield from (f"{name}: {sample.key}: {fault}" for fault in _sample_faults(sample, memoryview(data)))
+    with open(dataset / entry.tar.path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for sample in samples:
+            if sample.key in keys:
+                yield f"{name}: {sample.key}: also in {keys[sample.key]}"
+            keys[sample.key] = name.removesuffix(".tar")
+            yield from (f"{name}: {sample.key}: {fault}" for fault in _sample_faults(sample, data))
 
 
-def _sample_faults(sample: SampleIndex, tar: memoryview) -> Iterator[str]:
+def _sample_faults(sample: SampleIndex, tar: mmap.mmap) -> Iterator[str]:
     members = [tar[at : at + size] for at, size in zip(sample.offsets, sample.sizes, strict=True)]
     num_flow = (len(members) - 1 - sample.num_frames) / 2
     if num_flow != sample.num_frames - 1:
         yield f"{num_flow:g} flow fields for {sample.num_frames} frames, expected {sample.num_frames - 1}"
         return
     try:
-        meta = meta_from_json(bytes(members[0]))
+        meta = meta_from_json(members[0])
         if (meta.key, meta.label, meta.num_frames) != (sample.key, sample.label, sample.num_frames):
             yield f"its JSON names {meta.key}, label {meta.label}, {meta.num_frames} frames; the index differs"
     except (TypeError, ValueError):
@@ -111,7 +112,7 @@ def _sample_faults(sample: SampleIndex, tar: memoryview) -> Iterator[str]:
             yield from (f"{name[1:]}: {fault}" for fault in _image_faults(data, shape))
 
 
-def _image_faults(data: memoryview, shape: tuple[int, ...]) -> Iterator[str]:
+def _image_faults(data: bytes, shape: tuple[int, ...]) -> Iterator[str]:
     try:
         found = decode_unchanged(data).shape
         if found != shape:

@@ -115,6 +115,12 @@ def test_a_run_is_not_overwritten_and_not_mixed_with_other_settings(dataset: Pat
         train(make_settings(dataset, "train.learning_rate=.1"), whole_run, resume=True)
 
 
+def test_a_run_does_not_go_on_with_another_dataset(whole_run: Path, tmp_path: Path) -> None:
+    other = write_dataset(tmp_path / "other", {"train": 4, "test": 2})
+    with pytest.raises(InputError, match="was trained on another dataset"):
+        train(make_settings(other), whole_run, resume=True)
+
+
 def test_settings_of_a_run_are_saved_resolved(dataset: Path, whole_run: Path) -> None:
     assert read_run_settings(whole_run) == make_settings(dataset)
 

@@ -22,6 +22,8 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from shards.errors import InputError
+from shards.index import file_sha256
+from shards.manifest import FILE_NAME
 from shards.progress import Progress
 from shards.reader import ShardDataset
 from train.checkpoint import load_checkpoint, save_checkpoint
@@ -53,6 +55,7 @@ class Trainer:
         self.settings, self.out = settings, out
         self.device = choose_device(settings.train.device)
         self.dataset = ShardDataset(Path(settings.shards.path))
+        self.dataset_sha256 = file_sha256(self.dataset.path / FILE_NAME)
         self.stages = plan_stages(settings.train.stages, settings.model.kind)
         self.samples = self._train_samples()
         torch.manual_seed(settings.train.seed)
@@ -72,6 +75,8 @@ class Trainer:
     def resume(self) -> None:
         """Go on from the checkpoint; what the log says beyond it is dropped."""
         state = load_checkpoint(self.out / CHECKPOINT)
+        if state["dataset_sha256"] != self.dataset_sha256:
+            raise InputError(f"{self.out}: was trained on another dataset than the one at {self.dataset.path}")
         self.at = Position(**state["position"])
         if self.at.stage == len(self.stages):
             return
@@ -87,33 +92,38 @@ class Trainer:
         with self._caught_signals():
             while self.at.stage < len(self.stages):
                 stage = self.stages[self.at.stage]
-                while self.at.epoch < self.settings.train.epochs:
-                    self._run_epoch(stage)
+                self._run_stage(stage)
                 save_checkpoint(self.out / f"{stage.name}.pt", self._weights())
                 self.at = Position(stage=self.at.stage + 1)
                 if self.at.stage < len(self.stages):
                     self._begin_stage()
                 self._save()
 
-    def _run_epoch(self, stage: Stage) -> None:
+    def _run_stage(self, stage: Stage) -> None:
+        train = self.settings.train
+        steps = -(-len(self.samples) // train.batch_size)
+        done = self.at.epoch * steps + self.at.step
+        with Progress(stage.name, train.epochs * steps, "step", done) as progress:
+            while self.at.epoch < train.epochs:
+                self._run_epoch(stage, progress)
+
+    def _run_epoch(self, stage: Stage, progress: Progress) -> None:
         train, at = self.settings.train, self.at
         batches = epoch_batches(len(self.samples), train.batch_size, train.seed, self._epochs_begun)
         loader = load_train_batches(self.samples, batches[at.step :], self._epochs_begun, num_workers(train.workers))
         self.model.train()
-        name = f"{stage.name} epoch {at.epoch + 1}/{train.epochs}"
-        with Progress(name, len(batches), "step", done=at.step) as progress:
+        before = time.perf_counter()
+        for batch in loader:
+            arrived = time.perf_counter()
+            loss = self._step(stage, batch)
+            ended = time.perf_counter()
+            times = {"data_ms": 1e3 * (arrived - before), "step_ms": 1e3 * (ended - arrived)}
+            self._log({"step": at.step, "loss": loss, "learning_rate": self._rate(), **times})
+            at.step += 1
+            told = f"data {times['data_ms']:.0f} · step {times['step_ms']:.0f} ms"
+            progress.advance(note=f"epoch {at.epoch + 1}/{train.epochs} · loss {loss:.3f} · {told}")
+            self._stop_or_save()
             before = time.perf_counter()
-            for batch in loader:
-                arrived = time.perf_counter()
-                loss = self._step(stage, batch)
-                ended = time.perf_counter()
-                times = {"data_ms": 1e3 * (arrived - before), "step_ms": 1e3 * (ended - arrived)}
-                self._log({"step": at.step, "loss": loss, "learning_rate": self._rate(), **times})
-                at.step += 1
-                note = f"loss {loss:.3f} · data {times['data_ms']:.0f} · step {times['step_ms']:.0f} ms"
-                progress.advance(note=note)
-                self._stop_or_save()
-                before = time.perf_counter()
         self._end_epoch(stage)
 
     def _step(self, stage: Stage, batch: Batch) -> float:
@@ -209,6 +219,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "classes": list(self.dataset.manifest.classes),
             "bound": self.dataset.manifest.flow_codec.bound,
+            "dataset_sha256": self.dataset_sha256,
             "attending": list(stage.attending),
         }
 

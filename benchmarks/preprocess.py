@@ -1,0 +1,173 @@
+"""The whole stage against the loop people write today: `python -m benchmarks.preprocess --data DIR`.
+
+The loop is cv2.VideoCapture, cv2.resize, cv2.optflow (defaults, one thread), cv2.imwrite of img/flow_x/flow_y, one process
+a core over the videos. Both get the same files and cores, one after the other. Throughput of twinstream counts from the
+first worker's start; Ray's own start is told apart, because it does not grow with the videos.
+"""
+
+import tempfile
+import time
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import click
+import cv2
+import numpy as np
+
+from benchmarks.flow import choose_videos, machine, spread
+from preprocess.catalog import Catalog, folders_catalog
+from preprocess.job import PARTS, VideoDone, run_job
+from preprocess.output import finish
+from preprocess.plan import Job, plan_jobs
+from preprocess.settings import DatasetSettings, PreprocessSettings, byte_settings
+from preprocess.stage import WorkerSetup, make_recipe, run_jobs
+from shards.flow_codec import quantize
+from shards.settings import ShardSettings
+
+
+@dataclass(frozen=True)
+class Result:
+    """One way of doing it: frames written, seconds at work, seconds to start, bytes and files written."""
+
+    name: str
+    num_frames: int
+    seconds: float
+    start_seconds: float
+    num_bytes: int
+    num_files: int
+
+
+def todays_loop(videos: list[Path], out: Path, size: tuple[int, int], workers: int) -> Result:
+    """Frames and flow as one JPEG each, `workers` processes over the videos."""
+    begun = time.perf_counter()
+    jobs = [(path, out / path.stem, size) for path in videos]
+    with get_context("spawn").Pool(workers) as pool:
+        pool.map(_ready, range(workers), chunksize=1)
+        started = time.perf_counter()
+        num_frames = sum(pool.starmap(_extract, jobs, chunksize=1))
+    return _result("cv2 loop", num_frames, started - begun, time.perf_counter() - started, out)
+
+
+def _ready(number: int) -> int:
+    return number
+
+
+def _extract(path: Path, folder: Path, size: tuple[int, int]) -> int:
+    """What the scripts do: read, resize, flow to the frame before, three files a frame."""
+    folder.mkdir(parents=True)
+    cv2.setNumThreads(1)
+    optflow: Any = cv2.optflow
+    tvl1 = optflow.DualTVL1OpticalFlow_create()
+    capture, before, number = cv2.VideoCapture(str(path)), None, 0
+    while True:
+        found, frame = capture.read()
+        if not found:
+            return number
+        frame = cv2.resize(frame, size)
+        gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+        cv2.imwrite(str(folder / f"img_{number:05d}.jpg"), frame)
+        if before is not None:
+            levels = quantize(tvl1.calc(before, gray, None), 20)
+            for axis, name in enumerate(("flow_x", "flow_y")):
+                cv2.imwrite(str(folder / f"{name}_{number - 1:05d}.jpg"), np.ascontiguousarray(levels[..., axis]))
+        before, number = gray, number + 1
+
+
+def twinstream_run(root: Path, catalog: Catalog, out: Path, size: tuple[int, int], workers: int) -> Result:
+    """The stage with this many workers, a video a shard."""
+    setup, jobs, settings = prepared(root, catalog, out, size)
+    begun = time.perf_counter()
+    done: list[VideoDone] = []
+    started = 0.0
+    for video in run_jobs(jobs, setup, workers=workers, address=None):
+        if not done:
+            started = time.perf_counter() - sum(video.seconds.values())
+        done.append(video)
+        ended = time.perf_counter()
+    finish(out, catalog, jobs, settings)
+    num_frames = sum(video.num_frames for video in done)
+    return _result(f"twinstream, {workers} workers", num_frames, started - begun, ended - started, out)
+
+
+def outside_share(root: Path, catalog: Catalog, out: Path, size: tuple[int, int]) -> tuple[float, list[VideoDone]]:
+    """The share of a worker's time that is not decoding, flow or encoding, measured without Ray."""
+    setup, jobs, _ = prepared(root, catalog, out, size)
+    recipe = make_recipe(setup)
+    begun = time.perf_counter()
+    done = [video for job in jobs for video in run_job(job, root=root, out=out, recipe=recipe)]
+    wall = time.perf_counter() - begun
+    return 1 - sum(sum(video.seconds.values()) for video in done) / wall, done
+
+
+def prepared(
+    root: Path, catalog: Catalog, out: Path, size: tuple[int, int]
+) -> tuple[WorkerSetup, list[Job], dict[str, Any]]:
+    """What a run needs, with the defaults of pipeline.yaml."""
+    preprocess, shards = PreprocessSettings(size=size), ShardSettings(videos_per_shard=1)
+    settings = byte_settings(DatasetSettings(kind="folders"), preprocess, shards, "numba")
+    setup = WorkerSetup(
+        root=root,
+        out=out,
+        size=size,
+        short_side=None,
+        max_pixels=None,
+        chunk_frames=preprocess.chunk_frames,
+        engine="numba",
+        tvl1=preprocess.tvl1,
+        bound=preprocess.bound,
+        jpeg_quality=shards.jpeg_quality,
+        min_frames=preprocess.min_frames,
+        settings=settings,
+    )
+    return setup, plan_jobs(catalog.videos, 1, seed=0), settings
+
+
+def _result(name: str, num_frames: int, start_seconds: float, seconds: float, out: Path) -> Result:
+    files = [path for path in out.rglob("*") if path.is_file()]
+    num_bytes = sum(path.stat().st_size for path in files)
+    return Result(name, num_frames, seconds, start_seconds, num_bytes, len(files))
+
+
+def line(result: Result, baseline: Result) -> str:
+    """One table line."""
+    rate = result.num_frames / result.seconds
+    ratio = rate / (baseline.num_frames / baseline.seconds)
+    return (
+        f"| {result.name} | {result.num_frames} | {rate:.2f} | {ratio:.1f} | {result.start_seconds:.1f} "
+        f"| {result.num_bytes / 1e6:.1f} | {result.num_files} |"
+    )
+
+
+@click.command(help="Compare the stage with a plain loop, for example: python -m benchmarks.preprocess --data ~/videos")
+@click.option("--data", type=click.Path(path_type=Path), envvar="TWINSTREAM_DATA", help="Folder of videos.")
+@click.option("--videos", "num_videos", default=6, show_default=True, help="Videos for both.")
+@click.option("--size", default=256, show_default=True, help="Side of the stored square.")
+@click.option("--workers", default=2, show_default=True, help="Processes for both.")
+def main(data: Path | None, num_videos: int, size: int, workers: int) -> None:
+    """Print the table, then how the stage scales and where its time goes."""
+    if data is None or not data.is_dir():
+        raise click.ClickException(f"no folder of videos at {data}; give --data DIR or set TWINSTREAM_DATA")
+    videos = spread(choose_videos(data), num_videos)
+    catalog = folders_catalog([path.relative_to(data).as_posix() for path in videos], data.name)
+    click.echo(f"{machine()}, {len(videos)} videos, {size}x{size}, {workers} processes each")
+    with tempfile.TemporaryDirectory() as folder:
+        out, shape = Path(folder), (size, size)
+        share, done = outside_share(data, catalog, out / "plain", shape)
+        many = twinstream_run(data, catalog, out / "many", shape, workers)
+        one = twinstream_run(data, catalog, out / "one", shape, 1)
+        loop = todays_loop(videos, out / "loop", shape, workers)
+    click.echo("| | frames | frames/s | ratio | start s | MB | files |\n|---|---|---|---|---|---|---|")
+    click.echo("\n".join(line(result, loop) for result in (loop, one, many)))
+    click.echo(f"\n{workers} workers against 1: {one.seconds / many.seconds:.2f} times")
+    num_frames = sum(video.num_frames for video in done)
+    parts = {part: 1e3 * sum(video.seconds[part] for video in done) / num_frames for part in PARTS}
+    click.echo(
+        " · ".join(f"{part} {ms:.2f}" for part, ms in parts.items())
+        + f" ms/frame · {share:.1%} of a worker's time is outside of them"
+    )
+
+
+if __name__ == "__main__":
+    main()
