@@ -21,7 +21,7 @@ from train.settings import ModelSettings, TestSettings, TrainSettings
 
 DEMO_SEED = 0
 DEMO_FRAMES = 12
-DEMO_CMA_EPOCHS = 12
+DEMO_CMA_EPOCHS = 16
 DEMO_MARK = ".twinstream-demo"
 DEMO_VIDEOS_PER_PAIR = {"train": 40, "test": 12}
 
