@@ -54,6 +54,21 @@ def demo(out: Path) -> None:
 
 
 @cli.command()
+@click.option("--hours", default=100.0, show_default=True, help="Hours of video to predict for.")
+@click.option(
+    "--size", default=256, show_default=True, type=click.IntRange(16, 4096), help="Side of the stored square."
+)
+def doctor(hours: float, size: int) -> None:
+    """What engines and devices are here, how fast they are, and what a dataset of N hours would take.
+
+    Example: twinstream doctor --hours 600
+    """
+    from preprocess.doctor import report
+
+    click.echo(report(hours, size))
+
+
+@cli.command()
 @with_settings
 @click.option(
     "--address", help="Ray cluster to use (`auto`, `ray://HOST:10001`, `HOST:6379`); a local one when not given."
