@@ -77,11 +77,8 @@ def whole_run(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_resumed_run_has_the_same_losses_and_weights(
     dataset: Path, tmp_path: Path, whole_run: Path, steps: int, every: int
 ) -> None:
-    from train.run import begin_run
-
     settings = make_settings(dataset, f"train.checkpoint_steps={every}")
     trainer = StoppedAfterSteps(settings, tmp_path / "part")
-    begin_run(tmp_path / "part", settings, resume=False)
     trainer.start()
     trainer.steps_left = steps
     with pytest.raises(KeyboardInterrupt):
@@ -149,6 +146,7 @@ def test_bad_input_is_told_before_anything_is_trained(
 ) -> None:
     with pytest.raises(InputError, match=message):
         train(make_settings(dataset, override), tmp_path / "run", resume=False)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

@@ -23,6 +23,7 @@ from train.device import choose_device, half_precision, to_device
 from train.loader import TestSnippets, load_test_batches, num_workers
 from train.metrics import fuse, per_class_accuracy, top_k_accuracy
 from train.model import BranchName, TwoBranch
+from train.normalise import refuse_other_codec
 from train.run import CHECKPOINT, read_run_settings
 from train.settings import ModelSettings, TestSettings
 
@@ -122,6 +123,7 @@ def refuse_other_dataset(state: dict[str, Any], dataset: ShardDataset) -> None:
             f"{dataset.path}: {len(manifest.classes)} classes ({', '.join(manifest.classes[:3])} ...), the network "
             f"was trained on {len(state['classes'])} ({', '.join(state['classes'][:3])} ...)"
         )
+    refuse_other_codec(str(dataset.path), manifest.flow_codec.zero, manifest.flow_codec.levels)
     if manifest.flow_codec.bound != state["bound"]:
         raise InputError(
             f"{dataset.path}: flow bound {manifest.flow_codec.bound}, the network was trained on {state['bound']}"

@@ -32,7 +32,8 @@ from train.evaluate import build_model, score_videos
 from train.loader import Batch, TestSnippets, TrainSnippets, epoch_batches, load_train_batches, num_workers
 from train.metrics import top_k_accuracy
 from train.model import consensus
-from train.run import CHECKPOINT, LOG, RunSettings, begin_run
+from train.normalise import refuse_other_codec
+from train.run import CHECKPOINT, LOG, RunSettings, begin_run, can_resume
 from train.stages import Stage, plan_stages
 from train.weights import initialise
 
@@ -55,6 +56,8 @@ class Trainer:
         self.settings, self.out = settings, out
         self.device = choose_device(settings.train.device)
         self.dataset = ShardDataset(Path(settings.shards.path))
+        codec = self.dataset.manifest.flow_codec
+        refuse_other_codec(settings.shards.path, codec.zero, codec.levels)
         self.dataset_sha256 = file_sha256(self.dataset.path / FILE_NAME)
         self.stages = plan_stages(settings.train.stages, settings.model.kind)
         self.samples = self._train_samples()
@@ -66,10 +69,10 @@ class Trainer:
         self._stop_signal: int | None = None
 
     def start(self) -> None:
-        """Begin with first weights."""
+        """Begin with first weights; the folder appears only when they could be had."""
         for name in self.model.names:
             initialise(self.model.branch(name), getattr(self.settings.model, f"{name}_weights"), name)
-        (self.out / LOG).write_bytes(b"")
+        begin_run(self.out, self.settings)
         self._begin_stage()
 
     def resume(self) -> None:
@@ -260,7 +263,7 @@ class Trainer:
 def train(settings: RunSettings, out: Path, *, resume: bool) -> None:
     """Train into the folder `out`, from the beginning or from its checkpoint."""
     trainer = Trainer(settings, out)
-    if begin_run(out, settings, resume=resume):
+    if can_resume(out, settings, resume=resume):
         trainer.resume()
     else:
         trainer.start()

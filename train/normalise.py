@@ -8,10 +8,20 @@ network's input whatever the crop was. Bytes travel to the device because they a
 import torch
 from torch import Tensor
 
+from shards.errors import InputError
 from shards.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def refuse_other_codec(dataset: str, zero: float, levels: float) -> None:
+    """InputError for shards whose bytes do not stand for what `normalise_flow` and a flip of dx take them for."""
+    if (zero, levels) != (ZERO_LEVEL, LEVELS_PER_SIDE):
+        raise InputError(
+            f"{dataset}: flow codec with zero {zero} and {levels} levels, training reads zero {ZERO_LEVEL} and "
+            f"{LEVELS_PER_SIDE} levels; import the folders again with --zero {ZERO_LEVEL}"
+        )
 
 
 def normalise(

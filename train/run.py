@@ -29,21 +29,25 @@ class RunSettings(Section):
     test: TestSettings = TestSettings()
 
 
-def begin_run(run: Path, settings: RunSettings, *, resume: bool) -> bool:
-    """Make the folder and save the settings; True when there is a checkpoint to go on from."""
-    saved = run / SETTINGS
-    if saved.exists():
-        if not resume:
-            raise InputError(f"{run}: holds a run already; give --resume to go on, or another --out")
-        refuse_other_settings(run, read_run_settings(run), settings)
-        return (run / CHECKPOINT).exists()
+def can_resume(run: Path, settings: RunSettings, *, resume: bool) -> bool:
+    """True when there is a checkpoint to go on from; InputError when the folder holds a run that must be kept."""
+    if not (run / SETTINGS).exists():
+        return False
+    if not resume:
+        raise InputError(f"{run}: holds a run already; give --resume to go on, or another --out")
+    refuse_other_settings(run, read_run_settings(run), settings)
+    return (run / CHECKPOINT).exists()
+
+
+def begin_run(run: Path, settings: RunSettings) -> None:
+    """Make the folder with the settings and an empty log."""
+    tree = settings.model_dump(mode="json")
     try:
         run.mkdir(parents=True, exist_ok=True)
-        tree = settings.model_dump(mode="json")
-        write_atomically(saved, yaml.safe_dump(tree, sort_keys=False).encode())
+        write_atomically(run / SETTINGS, yaml.safe_dump(tree, sort_keys=False).encode())
+        (run / LOG).write_bytes(b"")
     except OSError as error:
         raise InputError(f"--out {run}: cannot be written to ({error.strerror})") from error
-    return False
 
 
 def read_run_settings(run: Path) -> RunSettings:
