@@ -1,8 +1,8 @@
 """The whole stage against the loop people write today: `python -m benchmarks.preprocess --data DIR`.
 
-The loop is cv2.VideoCapture, cv2.resize, cv2.optflow (defaults, one thread), cv2.imwrite of img/flow_x/flow_y, one process
-a core over the videos. Both get the same files and cores, one after the other. Throughput of twinstream counts from the
-first worker's start; Ray's own start is told apart, because it does not grow with the videos.
+The loop is cv2.VideoCapture, cv2.resize, cv2.optflow (defaults, one thread) and cv2.imwrite of img/flow_x/flow_y, one
+process a core over the videos. Both get the same files and cores, one after the other. Throughput of twinstream counts
+from the first worker's start; Ray's own start is told apart, because it does not grow with the videos.
 """
 
 import tempfile

@@ -24,10 +24,13 @@ def quantize(flow: NDArray[np.floating[Any]], bound: float) -> NDArray[np.uint8]
     return levels
 
 
-def dequantize(levels: NDArray[np.uint8], bound: float) -> NDArray[np.float32]:
-    """Uint8 of any shape -> float32 pixels in [-bound, bound] of that shape."""
-    signed = levels.astype(np.float32) - ZERO_LEVEL
-    return np.maximum(signed, -LEVELS_PER_SIDE) * np.float32(bound / LEVELS_PER_SIDE)
+def dequantize(
+    levels: NDArray[np.uint8], bound: float, zero: float = ZERO_LEVEL, levels_per_side: float = LEVELS_PER_SIDE
+) -> NDArray[np.float32]:
+    """Uint8 of any shape -> float32 pixels in [-bound, bound] of that shape; another codec than ours by its numbers."""
+    signed = levels.astype(np.float32) - np.float32(zero)
+    clipped: NDArray[np.float32] = np.clip(signed, -levels_per_side, levels_per_side)
+    return clipped * np.float32(bound / levels_per_side)
 
 
 def is_saturated(flow: NDArray[np.floating[Any]], bound: float) -> NDArray[np.bool_]:

@@ -1,11 +1,14 @@
 """What a dataset holds, in a few lines for a person."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from shards.manifest import ShardEntry, read_manifest
 from shards.verify import VIDEOS_NAME
 from shards.videos import Status, VideoRow, read_videos, summary
+
+NUM_NAMED = 5
 
 
 def describe(dataset: Path) -> str:
@@ -18,19 +21,55 @@ def describe(dataset: Path) -> str:
         _split_line(split, shards, [row for row in written if row.split == split])
         for split, shards in manifest.splits.items()
     ]
+    lines += _left_out(rows)
+    lines.append(f"  classes: {_names(manifest.classes)}")
+    codec = manifest.flow_codec
+    lines.append(f"  flow: pixels = (byte - {codec.zero}) * {codec.bound:g} / {codec.levels}")
     lines += [f"  {name} = {value}" for name, value in sorted(manifest.settings.items())]
     return "\n".join(lines)
 
 
+def _left_out(rows: list[VideoRow]) -> list[str]:
+    """A line for each reason that kept videos out, with the first of them."""
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if row.status != Status.WRITTEN:
+            reason = f"{row.status}, {row.reason}" if row.status == Status.SKIPPED else row.status
+            reasons.setdefault(reason, []).append(row.key)
+    return [f"  {reason}: {len(keys)}, such as {_names(keys)}" for reason, keys in sorted(reasons.items())]
+
+
+def _names(names: Sequence[str]) -> str:
+    more = len(names) - NUM_NAMED
+    return ", ".join(names[:NUM_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
 def _split_line(split: str, shards: tuple[ShardEntry, ...], rows: list[VideoRow]) -> str:
     frames = sum(row.num_frames or 0 for row in rows)
-    hours = sum((row.num_frames or 0) / row.fps for row in rows if row.fps) / 3600
-    fields = max(sum((row.num_frames or 1) - 1 for row in rows), 1)
-    speed = sum((row.mean_flow or 0) * ((row.num_frames or 1) - 1) for row in rows) / fields
-    saturated = sum((row.saturated or 0) * ((row.num_frames or 1) - 1) for row in rows) / fields
     megabytes = sum(entry.tar.num_bytes for entry in shards) / 1e6
-    classes = len(Counter(row.label for row in rows))
+    counts = Counter(row.label for row in rows).values()
     return (
-        f"  {split}: {len(rows)} samples of {classes} classes in {len(shards)} shards, {frames} frames, "
-        f"{hours:.2f} h, {megabytes:.1f} MB, mean |flow| {speed:.2f} px, {saturated:.2%} beyond the bound"
+        f"  {split}: {len(rows)} samples of {len(counts)} classes in {len(shards)} shards, {frames} frames, "
+        f"{_hours(rows)}, {megabytes:.1f} MB, {_motion(rows)}, "
+        f"{min(counts, default=0)} to {max(counts, default=0)} samples a class"
     )
+
+
+def _hours(rows: list[VideoRow]) -> str:
+    hours = sum((row.num_frames or 0) / row.fps for row in rows if row.fps) / 3600
+    unknown = sum(1 for row in rows if not row.fps)
+    return f"{hours:.2f} h" + (f" without {unknown} of unknown frame rate" if unknown else "")
+
+
+def _motion(rows: list[VideoRow]) -> str:
+    """Means over flow fields, of the videos that tell them."""
+    speed = _mean([(row.mean_flow, row.num_frames) for row in rows])
+    saturated = _mean([(row.saturated, row.num_frames) for row in rows])
+    told = "mean |flow| " + ("unknown" if speed is None else f"{speed:.2f} px")
+    return told + (", share beyond the bound unknown" if saturated is None else f", {saturated:.2%} beyond the bound")
+
+
+def _mean(values: list[tuple[float | None, int | None]]) -> float | None:
+    weighed = [(value, (num_frames or 1) - 1) for value, num_frames in values if value is not None]
+    fields = sum(weight for _, weight in weighed)
+    return sum(value * weight for value, weight in weighed) / fields if fields else None

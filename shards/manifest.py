@@ -41,11 +41,14 @@ class ShardEntry(Record):
 
 
 class FlowCodec(Record):
-    """How bytes stand for pixels of motion: v = (q - zero) * bound / levels."""
+    """How bytes stand for pixels of motion: v = (q - zero) * bound / levels, no further than bound.
+
+    Ours are zero 128 and levels 127; imported flow may have halves. Whole numbers stay whole in the file.
+    """
 
     bound: float
-    zero: int
-    levels: int
+    zero: int | float
+    levels: int | float
 
 
 class Manifest(Record):

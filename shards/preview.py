@@ -1,10 +1,11 @@
-"""A picture of samples: RGB frames over their colour-coded flow, so that a person sees whether both fit.
+"""A picture or a video of samples: RGB frames with their colour-coded flow, so that a person sees whether both fit.
 
 Colour is the direction of motion (the wheel at the right: red to the right, green below, cyan left, violet above),
 paleness its smallness; each sample is scaled to its own fastest motion, which is told beside it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from shards.reader import ShardDataset, StoredSample, read_flow, read_frames
+from shards.reader import ShardDataset, StoredSample, read_flow, read_frames, read_meta
+
+DEFAULT_FPS = 25.0
 
 
 def flow_to_rgb(flow: NDArray[np.floating[Any]], fastest: float) -> NDArray[np.uint8]:
@@ -49,6 +52,41 @@ def write_preview(dataset: ShardDataset, samples: Sequence[StoredSample], path: 
     for number, sample in enumerate(samples):
         _draw(axes[2 * number : 2 * number + 2], dataset, sample, columns)
     figure.savefig(path, dpi=100)
+
+
+def write_preview_video(dataset: ShardDataset, samples: Sequence[StoredSample], path: Path) -> None:
+    """The samples one after another as H.264: each frame beside its flow. One size, the first sample's, and its rate.
+
+    A sample of unknown frame rate plays at DEFAULT_FPS. PyAV is imported here alone, since readers do without it.
+    """
+    import av
+
+    fps = read_meta(samples[0]).fps or DEFAULT_FPS
+    height, width = samples[0].index.height, samples[0].index.width
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "18"})
+        stream.width, stream.height, stream.pix_fmt = 2 * width, height + height % 2, "yuv420p"
+        for sample in samples:
+            for picture in side_by_side(dataset, sample, height, width):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def side_by_side(dataset: ShardDataset, sample: StoredSample, height: int, width: int) -> Iterator[NDArray[np.uint8]]:
+    """Every frame that has a flow beside it, (height, 2 width, 3) uint8 with an even height, white where there is none.
+
+    A sample is read twice: colours are scaled to its fastest motion, which only the end tells.
+    """
+    times = range(sample.index.num_frames - 1)
+    speeds = (np.linalg.norm(dataset.flow_pixels(read_flow(sample, t, 1)), axis=-1).max() for t in times)
+    fastest = float(max(speeds))
+    rows, columns = min(height, sample.index.height), min(width, sample.index.width)
+    for t in times:
+        picture = np.full((height + height % 2, 2 * width, 3), 255, np.uint8)
+        flow = dataset.flow_pixels(read_flow(sample, t, 1))[0]
+        picture[:rows, :columns] = read_frames(sample, [t])[0, :rows, :columns]
+        picture[:rows, width : width + columns] = flow_to_rgb(flow, fastest)[:rows, :columns]
+        yield picture
 
 
 def _draw(rows: NDArray[Any], dataset: ShardDataset, sample: StoredSample, columns: int) -> None:

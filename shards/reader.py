@@ -61,7 +61,8 @@ class ShardDataset:
 
     def flow_pixels(self, levels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Stored bytes -> pixels with this dataset's codec."""
-        return dequantize(levels, self.manifest.flow_codec.bound)
+        codec = self.manifest.flow_codec
+        return dequantize(levels, codec.bound, codec.zero, codec.levels)
 
 
 def read_meta(sample: StoredSample) -> SampleMeta:

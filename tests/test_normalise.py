@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from shards.errors import InputError
 from shards.flow_codec import quantize
-from train.normalise import normalise, normalise_flow, normalise_rgb
+from train.normalise import normalise, normalise_flow, normalise_rgb, refuse_other_codec
 
 UNSCALED = torch.ones(1, 2)
 
@@ -46,3 +47,9 @@ def test_the_dtype_is_the_callers_and_the_layout_stays() -> None:
     for out in normalise(rgb, flow, torch.ones(2, 2), torch.bfloat16):
         assert out.dtype == torch.bfloat16
         assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_only_the_codec_that_a_flip_and_the_network_take_for_granted_is_trained_on() -> None:
+    refuse_other_codec("out", 128, 127)
+    with pytest.raises(InputError, match=r"out: flow codec with zero 127.5 and 127.5 levels, training reads zero 128"):
+        refuse_other_codec("out", 127.5, 127.5)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from shards.index import index_bytes, read_job_record
-from shards.verify import faults
+from shards.manifest import FileEntry
+from shards.verify import fast_faults, faults, num_bytes
 from shards.videos import read_videos, videos_bytes
 
 
@@ -81,3 +82,25 @@ def test_a_row_without_its_sample_and_a_sample_without_its_row_are_told(dataset:
     told = list(faults(dataset))
     assert any("other: said to be in train-00000" in fault for fault in told)
     assert any("left/train0: no row in videos.parquet says it is written" in fault for fault in told)
+
+
+def test_fast_finds_what_changed_a_byte_and_reads_all_that_it_promised(dataset: Path) -> None:
+    seen: list[FileEntry] = []
+    assert list(fast_faults(dataset, seen.append)) == []
+    assert sum(entry.num_bytes for entry in seen) == num_bytes(dataset)
+    assert {entry.path for entry in seen} == {p.relative_to(dataset).as_posix() for p in dataset.glob("**/*.[pt]a*r*")}
+    tar = dataset / "train" / "train-000000.tar"
+    changed = bytearray(tar.read_bytes())
+    changed[len(changed) // 2] ^= 1
+    tar.write_bytes(changed)
+    (dataset / "test" / "test-000000.parquet").unlink()
+    assert list(fast_faults(dataset)) == [
+        "test/test-000000.parquet: No such file or directory",
+        "train/train-000000.tar: changed since it was written (its SHA-256 differs)",
+    ]
+
+
+def test_fast_does_not_look_inside_files_whose_bytes_fit(dataset: Path) -> None:
+    rewritten(dataset, "videos.parquet", b"no table")
+    assert list(fast_faults(dataset)) == []
+    assert list(faults(dataset)) != []

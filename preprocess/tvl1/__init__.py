@@ -1,13 +1,18 @@
 """TV-L1 optical flow: one definition and the engines that compute it.
 
 `open_engine(name, params)` gives a callable from gray frames to flow. `reference` (float64 NumPy) is the definition;
-`numba` is the fast engine for any CPU; `opencv` is OpenCV's own, for comparison and trust. Heavy imports happen when an
-engine is opened, so that this module is cheap to import. An engine that was asked for and cannot be had is an
-`InputError`, never another engine in silence: engines agree closely but not to the bit, and no dataset mixes them.
+`numba` is the fast engine for any CPU, `cuda` the one for GPUs; `opencv` is OpenCV's own, for comparison and trust.
+Heavy imports happen when an engine is opened, so that this module is cheap to import. An engine that was asked for and
+cannot be had is an `InputError`, never another engine in silence: engines agree closely but not to the bit, and no
+dataset mixes them.
 """
 
+import os
 from collections.abc import Callable
+from ctypes import CDLL
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 import numpy as np
@@ -91,12 +96,31 @@ def empty_flow(gray: Gray) -> Flow:
 def resolve_engine(name: str) -> str:
     """Name of the engine that `name` means on this machine: `auto` is the fastest one here, others are themselves."""
     if name == "auto":
-        return "numba"
+        return "cuda" if sees_gpu() else "numba"
     if name not in ENGINE_NAMES:
         raise InputError(f"no engine is called {name!r}; use auto, {', '.join(ENGINE_NAMES)}")
-    if name == "cuda":
-        raise InputError("engine: cuda is not in this version of twinstream; use `engine: numba`")
     return name
+
+
+def sees_gpu() -> bool:
+    """Whether torch can use a GPU here."""
+    # To import torch takes seconds: only where a driver shows, as NVIDIA's library or AMD's device file.
+    if not (has_library("libcuda.so.1") or Path("/dev/kfd").exists()):
+        return False
+    if not all(find_spec(module) for module in ("torch", "triton")):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def has_library(name: str) -> bool:
+    """Whether the system has this shared library."""
+    try:
+        CDLL(name)
+    except OSError:
+        return False
+    return True
 
 
 def open_engine(name: str, params: TvL1Params, *, threads: int = 1) -> Engine:
@@ -108,6 +132,13 @@ def open_engine(name: str, params: TvL1Params, *, threads: int = 1) -> Engine:
             from preprocess.tvl1.numba_engine import open_numba
 
             return open_numba(params, threads=threads)
+        case "cuda":
+            # Triton's interpreter runs the same kernels on a CPU, for tests.
+            if os.environ.get("TRITON_INTERPRET") != "1" and not sees_gpu():
+                raise InputError("engine: cuda needs a GPU that torch can use, and there is none; use `engine: numba`")
+            from preprocess.tvl1.cuda_engine import open_cuda
+
+            return open_cuda(params)
         case "opencv":
             from preprocess.tvl1.opencv import open_opencv
 
