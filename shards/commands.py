@@ -1,0 +1,252 @@
+"""The `twinstream shards` commands, each a few lines around a function of this package.
+
+What a command needs is imported when it runs, so that `--help` stays quick.
+"""
+
+from pathlib import Path
+
+import click
+
+from shards.errors import InputError
+
+
+@click.group()
+def shards() -> None:
+    """Look at, check, see and convert a shard dataset.
+
+    Example: twinstream shards verify out/shards
+    """
+
+
+@shards.command()
+@click.argument("path", type=click.Path(path_type=Path))
+def info(path: Path) -> None:
+    """What is in a dataset: splits, classes, hours, bytes, settings, skipped videos.
+
+    Example: twinstream shards info out/shards
+    """
+    from shards.info import describe
+
+    click.echo(describe(path))
+
+
+@shards.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--fast", is_flag=True, help="Compare sizes and hashes only, at the disk's speed.")
+def verify(path: Path, fast: bool) -> None:
+    """Read everything again and name each fault; exit code 1 when there is one.
+
+    Example: twinstream shards verify out/shards
+    """
+    from shards.progress import Progress
+    from shards.verify import fast_faults, faults, num_bytes, num_steps
+
+    found = 0
+    with Progress("verify", num_bytes(path) if fast else num_steps(path), "B" if fast else "shard") as progress:
+        told = (
+            fast_faults(path, progress=lambda file: progress.advance(file.num_bytes, note=file.path))
+            if fast
+            else faults(path, progress=lambda shard: progress.advance(note=shard))
+        )
+        for fault in told:
+            click.echo(fault, err=True)
+            found += 1
+    if found:
+        raise InputError(f"{path}: {found} fault{'s' if found > 1 else ''}")
+    click.echo(f"{path}: {'every byte as written' if fast else 'sound'}")
+
+
+@shards.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--key", "keys", multiple=True, help="Sample to show; may be given again. The first ones when not given.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("preview.png"), show_default=True)
+def preview(path: Path, keys: tuple[str, ...], out: Path) -> None:
+    """A contact sheet as PNG, or with an --out that ends in .mp4 a video: RGB frames and colour-coded flow.
+
+    Example: twinstream shards preview out/shards --key Walk/v_Walk_g01_c01 --out walk.mp4
+    """
+    from shards.preview import write_preview, write_preview_video
+    from shards.reader import ShardDataset
+
+    dataset = ShardDataset(path)
+    samples = [dataset.sample(key) for key in keys or list(dataset.by_key)[:3]]
+    if out.suffix == ".mp4":
+        write_preview_video(dataset, samples, out)
+    else:
+        write_preview(dataset, samples, out)
+    click.echo(str(out))
+
+
+@shards.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Folder to fill; what is whole in it stays."
+)
+@click.option("--layout", type=click.Choice(["rawframes"]), default="rawframes", show_default=True)
+def export(path: Path, out: Path, layout: str) -> None:
+    """Copy a dataset's JPEGs out, one file an image, with the annotation lists that mmaction2 reads.
+
+    Example: twinstream shards export out/shards --out out/rawframes
+    """
+    from shards.export import export_rawframes
+    from shards.manifest import read_manifest
+    from shards.progress import Progress
+
+    manifest = read_manifest(path)
+    total = sum(shard.num_samples for entries in manifest.splits.values() for shard in entries)
+    with Progress("export", total, "video") as progress:
+        copied = export_rawframes(path, out, progress=lambda folder: progress.advance(note=folder))
+    codec = manifest.flow_codec
+    click.echo(f"{copied} of {total} videos copied, the others were there -> {out}")
+    click.echo(f"flow: pixels = (byte - {codec.zero}) * {codec.bound:g} / {codec.levels}")
+
+
+@shards.command("import")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the new dataset.")
+@click.option(
+    "--bound", required=True, type=click.FloatRange(min=0, min_open=True), help="Pixels of the codec's bound."
+)
+@click.option("--zero", type=click.FloatRange(0, 255), default=128, show_default=True, help="Byte of no motion.")
+@click.option(
+    "--levels",
+    type=click.FloatRange(min=0, min_open=True),
+    default=127.5,
+    show_default=True,
+    help="Bytes from no motion to the bound; 127 for what `shards export` wrote.",
+)
+@click.option("--layout", type=click.Choice(["auto", "denseflow", "dense_flow"]), default="auto", show_default=True)
+@click.option("--index-base", type=click.Choice(["auto", "0", "1"]), default="auto", show_default=True)
+@click.option(
+    "--splits",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Annotation list `CLASS/VIDEO num_frames label`; may be given again. Without any, the folders tell.",
+)
+@click.option(
+    "--classes",
+    "classes_file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Class names, one a line in the order of the labels.",
+)
+@click.option("--skip-bad", is_flag=True, help="Leave videos out that do not line up, as skipped rows.")
+@click.option("--videos-per-shard", type=click.IntRange(min=1), default=16, show_default=True)
+def import_(
+    folder: Path,
+    out: Path,
+    bound: float,
+    zero: float,
+    levels: float,
+    layout: str,
+    index_base: str,
+    splits: tuple[Path, ...],
+    classes_file: Path | None,
+    skip_bad: bool,
+    videos_per_shard: int,
+) -> None:
+    """Folders of frames and flow (denseflow, dense_flow) to a shard dataset, the JPEGs byte for byte.
+
+    Example: twinstream shards import rawframes --out out/shards --bound 20 --splits train_rawframes.txt
+    """
+    from shards.alignment import Layout
+    from shards.folders import found_videos, listed_videos
+    from shards.importer import foreign_codec, import_rawframes
+    from shards.progress import Progress
+    from shards.videos import summary
+
+    classes = tuple(classes_file.read_text().splitlines()) if classes_file else None
+    videos, names = listed_videos(folder, splits, classes) if splits else found_videos(folder, classes)
+    with Progress("import", len(videos), "video") as progress:
+        rows = import_rawframes(
+            folder,
+            out,
+            videos,
+            names,
+            foreign_codec(bound, zero, levels),
+            layout=Layout(layout),
+            index_base=None if index_base == "auto" else int(index_base),
+            videos_per_shard=videos_per_shard,
+            skip_bad=skip_bad,
+            progress=lambda key: progress.advance(note=key),
+        )
+    click.echo(f"{summary(rows)} -> {out}/videos.parquet")
+
+
+@shards.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the new dataset.")
+def merge(paths: tuple[Path, ...], out: Path) -> None:
+    """One dataset out of several, nothing encoded again; classes are joined by name.
+
+    Example: twinstream shards merge out/ucf out/hmdb --out out/both
+    """
+    from shards.combine import merge
+    from shards.manifest import read_manifest
+    from shards.progress import Progress
+    from shards.videos import summary
+
+    entries = (shard for path in paths for shards in read_manifest(path).splits.values() for shard in shards)
+    with Progress("merge", sum(shard.num_samples for shard in entries), "video") as progress:
+        rows = merge(paths, out, progress=lambda key: progress.advance(note=key))
+    click.echo(f"{summary(rows)} -> {out}")
+
+
+@shards.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the new dataset.")
+@click.option("--classes", help="Class names to keep, with commas between them.")
+@click.option(
+    "--keys",
+    "keys_file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="File of keys to keep, one a line.",
+)
+@click.option("--split", help="Split to keep.")
+@click.option("--max-per-class", type=click.IntRange(min=1), help="At most so many samples of a class in each split.")
+def subset(
+    path: Path, out: Path, classes: str | None, keys_file: Path | None, split: str | None, max_per_class: int | None
+) -> None:
+    """A part of a dataset as a dataset, nothing encoded again; every option given must hold for a sample.
+
+    Example: twinstream shards subset out/shards --out out/few --split train --max-per-class 10
+    """
+    from shards.combine import subset
+    from shards.videos import summary
+
+    rows = subset(
+        path,
+        out,
+        classes=None if classes is None else [name.strip() for name in classes.split(",")],
+        keys=None if keys_file is None else [line for line in keys_file.read_text().splitlines() if line],
+        split=split,
+        max_per_class=max_per_class,
+    )
+    click.echo(f"{summary(rows)} -> {out}")
+
+
+@shards.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--bound", required=True, type=click.FloatRange(min=0, min_open=True), help="Pixels of the codec's bound."
+)
+@click.option("--zero", type=click.FloatRange(0, 255), default=128, show_default=True, help="Byte of no motion.")
+@click.option(
+    "--levels",
+    type=click.FloatRange(min=0, min_open=True),
+    default=127,
+    show_default=True,
+    help="Bytes from no motion to the bound.",
+)
+def index(path: Path, bound: float, zero: float, levels: float) -> None:
+    """Make a dataset of plain tars of this layout: an index for each and dataset.json; the tars stay as they are.
+
+    Example: twinstream shards index downloads/shards --bound 20
+    """
+    from shards.adopt import index_dataset
+    from shards.importer import foreign_codec
+    from shards.progress import Progress
+    from shards.videos import summary
+
+    with Progress("index", sum(1 for _ in path.rglob("*.tar")), "shard") as progress:
+        rows = index_dataset(path, foreign_codec(bound, zero, levels), progress=lambda tar: progress.advance(note=tar))
+    click.echo(f"{summary(rows)} -> {path}")
