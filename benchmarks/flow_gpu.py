@@ -10,6 +10,7 @@ Where PyAV is missing, save the frames elsewhere with --save FILE.npy and give t
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from statistics import median
@@ -104,9 +105,9 @@ def measure(batches: list[Gray], tiling: Tiling) -> Row:
     first = torch.from_numpy(starts.astype(np.int32)).cuda()
     first_call = seconds(lambda: host_to_host(engine, batches[0], starts))
     on_device = [torch.from_numpy(batch).cuda() for batch in batches]
-    alone = [seconds_on_device(lambda frames=frames: batch_flow(frames, first, params, tiling)) for frames in on_device]
+    alone = [seconds_on_device(partial(batch_flow, frames, first, params, tiling)) for frames in on_device]
     before = engine.pixel_iterations
-    host = [seconds(lambda batch=batch: host_to_host(engine, batch, starts)) for batch in batches]
+    host = [seconds(partial(host_to_host, engine, batch, starts)) for batch in batches]
     work = (engine.pixel_iterations - before) / len(starts) / len(batches)
     return Row(len(starts) / median(alone[1:]), len(starts) / median(host[1:]), work, first_call)
 
@@ -130,7 +131,7 @@ def numba_rate(runs: npt.NDArray[np.uint8], num: int) -> float:
     """Pairs a second of one core with `numba`, over the first pairs of `num` runs."""
     engine = open_engine("numba", TvL1Params())
     engine(runs[0, :2])
-    return num / sum(seconds(lambda run=run: engine(run[:2])) for run in runs[:num])
+    return num / sum(seconds(partial(engine, run[:2])) for run in runs[:num])
 
 
 @click.command(help="Measure the cuda engine, for example: python -m benchmarks.flow_gpu --data ~/videos --pairs 512")

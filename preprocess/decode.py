@@ -39,6 +39,9 @@ class Reason(StrEnum):
     TOO_LARGE = "too_large"
     DECODE_ERROR = "decode_error"
     TOO_SHORT = "too_short"
+    TOO_LONG = "too_long"
+    TIMED_OUT = "timed_out"
+    CRASHED = "crashed"
 
 
 class VideoError(Exception):

@@ -2,11 +2,12 @@
 
 The unit of work, of retry and of resume. A job streams: chunks of frames pass through, encoded members wait in a
 spool on disk, so memory does not grow with a video's length. A video that cannot be used becomes a row with a reason;
-any other exception ends the job and leaves nothing behind. How to decode and how to compute flow are passed in.
+any other exception ends the job and leaves nothing behind. A job tells where it is at every step, because a process
+that dies or hangs can tell nothing afterwards. How to decode and how to compute flow are passed in.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +19,10 @@ from numpy.typing import NDArray
 
 from preprocess.catalog import Video
 from preprocess.decode import Reason, VideoError, VideoInfo
+from preprocess.flow_statistics import FlowStatistics
 from preprocess.plan import Job
 from preprocess.tvl1 import Engine
-from shards.flow_codec import is_saturated, quantize
+from shards.flow_codec import quantize
 from shards.jpeg import encode_jpeg
 from shards.sample import SampleMeta
 from shards.videos import Status, VideoRow
@@ -60,6 +62,13 @@ class Stopwatch:
 
 
 @dataclass(frozen=True)
+class VideoAt:
+    """A sign of life: the job is in this video, or a step further in it."""
+
+    key: str
+
+
+@dataclass(frozen=True)
 class VideoDone:
     """What a job tells of each video as it goes: its row, its frames and the seconds of each part."""
 
@@ -70,9 +79,10 @@ class VideoDone:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How frames and flow are made and stored: bound in pixels, JPEG quality, the fewest frames a video may have.
+    """How frames and flow are made and stored: bound in pixels, JPEG quality, fewest and most frames of a video.
 
-    settings are all that change bytes, for the record that goes beside the shard.
+    settings are all that change bytes, for the record that goes beside the shard. Videos with more than `max_frames`
+    are cut there with `cut_long`, else skipped.
     """
 
     open_video: OpenVideo
@@ -81,42 +91,44 @@ class Recipe:
     jpeg_quality: int
     min_frames: int
     settings: dict[str, Any]
+    max_frames: int | None = None
+    cut_long: bool = False
 
 
 @dataclass
-class FlowStatistics:
-    """Mean |flow| in pixels and the saturated fraction, summed field by field so that chunks cannot change them."""
+class Filled:
+    """What came of a video's frames: stored size in pixels, statistics of its flow, whether it was too long."""
 
-    num_fields: int = 0
-    _speed: float = 0.0
-    _saturated: float = 0.0
-
-    def add(self, flow: NDArray[np.float32], bound: float) -> None:
-        """Count one (H, W, 2) field."""
-        self.num_fields += 1
-        self._speed += float(np.sqrt(np.square(flow).sum(axis=-1)).mean(dtype=np.float64))
-        self._saturated += float(is_saturated(flow, bound).mean())
-
-    @property
-    def mean_speed(self) -> float:
-        """Mean |(dx, dy)| in pixels."""
-        return self._speed / self.num_fields
-
-    @property
-    def saturated(self) -> float:
-        """Fraction of pixels beyond the bound."""
-        return self._saturated / self.num_fields
+    height: int = 0
+    width: int = 0
+    is_cut: bool = False
+    statistics: FlowStatistics = field(default_factory=FlowStatistics)
 
 
 def run_job(job: Job, *, root: Path, out: Path, recipe: Recipe) -> Iterator[VideoDone]:
     """Make the shard of `job` below `out`; yields after each video; the shard is there when the iterator ends."""
+    for step in job_steps(job, root=root, out=out, recipe=recipe, given_up={}):
+        if isinstance(step, VideoDone):
+            yield step
+
+
+def job_steps(
+    job: Job, *, root: Path, out: Path, recipe: Recipe, given_up: Mapping[str, VideoError]
+) -> Iterator[VideoAt | VideoDone]:
+    """The same with a sign of life before each video and at each step in it; `given_up` videos, by key, stay closed."""
     rows: list[VideoRow] = []
     folder = out / job.split
     with write_shard(folder, job.name, recipe.settings, rows) as writer:
         for video in job.videos:
+            yield VideoAt(video.key)
             watch = Stopwatch()
             with sample_spool(folder) as spool:
-                row = _add_video(writer, video, root / video.path, recipe, spool, watch)
+                try:
+                    if video.key in given_up:
+                        raise given_up[video.key]
+                    row = yield from _add_video(writer, video, root / video.path, recipe, spool, watch)
+                except VideoError as error:
+                    row = video_row(video, Status.SKIPPED, reason=error.reason.value, detail=error.detail)
                 rows.append(row)
                 yield VideoDone(row, spool.num_frames, watch.seconds)
 
@@ -128,46 +140,73 @@ def video_row(video: Video, status: Status, **known: Any) -> VideoRow:
 
 def _add_video(
     writer: ShardWriter, video: Video, path: Path, recipe: Recipe, spool: SampleSpool, watch: Stopwatch
-) -> VideoRow:
-    """Add the video to the shard, or tell why not."""
-    try:
-        with recipe.open_video(path) as stream:
-            info = stream.info
-            height, width, flow = _fill(spool, stream, recipe, watch)
-    except VideoError as error:
-        return video_row(video, Status.SKIPPED, reason=error.reason.value, detail=error.detail)
+) -> Generator[VideoAt, None, VideoRow]:
+    """Add the video to the shard and return its row; VideoError if it cannot be used."""
+    with recipe.open_video(path) as stream:
+        info = stream.info
+        if not recipe.cut_long:
+            _check_length(info.frames_in_header or 0, recipe.max_frames)
+        filled = Filled()
+        for _ in _fill(filled, spool, stream, recipe, watch):
+            yield VideoAt(video.key)
     num_frames = spool.num_frames
     source = {"num_frames": num_frames, "fps": info.fps, "width": info.width, "height": info.height}
     if num_frames < recipe.min_frames:
         detail = f"{num_frames} of at least {recipe.min_frames} frames"
         return video_row(video, Status.SKIPPED, reason=Reason.TOO_SHORT.value, detail=detail, **source)
     meta = SampleMeta(
-        video.key, video.class_name, video.label, num_frames, width, height, info.fps, info.width, info.height
+        *(video.key, video.class_name, video.label, num_frames, filled.width, filled.height),
+        *(info.fps, info.width, info.height),
     )
     with watch.part("encode"):
         writer.add(meta, spool)
-    told = {"mean_flow": flow.mean_speed, "saturated": flow.saturated}
-    return video_row(video, Status.WRITTEN, shard=writer.name, **source, **told)
+    flow = {"mean_flow": filled.statistics.mean_speed, "saturated": filled.statistics.saturated}
+    told = _cut_text(num_frames, info.frames_in_header) if filled.is_cut else None
+    return video_row(video, Status.WRITTEN, detail=told, shard=writer.name, **source, **flow)
+
+
+def _check_length(num_frames: int, max_frames: int | None) -> None:
+    if max_frames is not None and num_frames > max_frames:
+        raise VideoError(Reason.TOO_LONG, f"more than {max_frames} frames")
+
+
+def _cut_text(num_frames: int, frames_in_header: int | None) -> str:
+    """`cut at 300 of 5400 frames`, or `cut at 300 frames` where the header does not say."""
+    total = f" of {frames_in_header}" if frames_in_header else ""
+    return f"cut at {num_frames}{total} frames"
 
 
 def _fill(
-    spool: SampleSpool, stream: Iterable[NDArray[np.uint8]], recipe: Recipe, watch: Stopwatch
-) -> tuple[int, int, FlowStatistics]:
-    """Encode every frame and flow field into the spool; returns stored height and width, and the statistics."""
-    statistics = FlowStatistics()
-    height = width = 0
+    filled: Filled, spool: SampleSpool, stream: Iterable[NDArray[np.uint8]], recipe: Recipe, watch: Stopwatch
+) -> Iterator[None]:
+    """Encode every frame and flow field into the spool; yields when a chunk is decoded and when it is encoded."""
     previous: NDArray[np.uint8] | None = None
-    for frames in _timed(stream, watch):
-        height, width = frames.shape[1:3]
-        gray = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames])
-        if previous is not None:
-            gray = np.concatenate([previous, gray])
-        previous = gray[-1:]
-        with watch.part("flow"):
-            flow = recipe.engine(gray)
-        with watch.part("encode"):
-            _encode(spool, frames, flow, recipe, statistics)
-    return height, width, statistics
+    for chunk in _timed(stream, watch):
+        yield
+        frames, filled.is_cut = shortened(chunk, spool.num_frames, recipe.max_frames)
+        if filled.is_cut and not recipe.cut_long:
+            raise VideoError(Reason.TOO_LONG, f"more than {recipe.max_frames} frames")
+        if len(frames):
+            filled.height, filled.width = frames.shape[1:3]
+            gray = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames])
+            if previous is not None:
+                gray = np.concatenate([previous, gray])
+            previous = gray[-1:]
+            with watch.part("flow"):
+                flow = recipe.engine(gray)
+            with watch.part("encode"):
+                _encode(spool, frames, flow, recipe, filled.statistics)
+            yield
+        if filled.is_cut:
+            return
+
+
+def shortened(chunk: NDArray[np.uint8], num_before: int, max_frames: int | None) -> tuple[NDArray[np.uint8], bool]:
+    """What of a chunk is within `max_frames`, and whether anything is not: 4 frames after 6 of 8 -> 2, True."""
+    if max_frames is None:
+        return chunk, False
+    room = max_frames - num_before
+    return chunk[:room], len(chunk) > room
 
 
 def _encode(

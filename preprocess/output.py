@@ -4,7 +4,9 @@ An index means its shard is done. Everything found is compared with what this ru
 or of another catalog are refused with the difference named, never mixed and never overwritten.
 """
 
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,21 @@ from shards.manifest import (
 from shards.verify import VIDEOS_NAME
 from shards.videos import Status, VideoRow, read_videos, videos_bytes
 from shards.writer import index_path
+
+DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+
+
+@contextmanager
+def disk_faults_told(out: Path) -> Iterator[None]:
+    """A disk that fills up in the block is an InputError: what is whole stays, and the same command resumes."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FAULTS:
+            raise
+        raise InputError(
+            f"shards.path {out}: {error.strerror}; finished shards are kept, make room and run the same command again"
+        ) from error
 
 
 def prepare_output(out: Path) -> None:

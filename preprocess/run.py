@@ -4,14 +4,15 @@ Running it again does only what is missing; a dataset that is complete is left a
 """
 
 import sys
+import time
 from collections import Counter
-from dataclasses import dataclass, field
+from contextlib import closing
 from pathlib import Path
 
 from preprocess.catalog import Catalog, read_catalog
-from preprocess.job import PARTS, VideoDone
-from preprocess.output import done_jobs, finish, finished_rows, prepare_output
+from preprocess.output import disk_faults_told, done_jobs, finish, finished_rows, prepare_output
 from preprocess.plan import Job, plan_jobs
+from preprocess.run_log import LOG_NAME, RunLog, write_report
 from preprocess.settings import DatasetSettings, PreprocessSettings, byte_settings
 from preprocess.tvl1 import open_engine, resolve_engine
 from shards.atomic import remove_temporaries
@@ -20,26 +21,6 @@ from shards.progress import Progress
 from shards.settings import ShardSettings
 from shards.verify import VIDEOS_NAME
 from shards.videos import Status, VideoRow, summary
-
-
-@dataclass
-class Tally:
-    """What the progress line tells: mean milliseconds a frame of each part, and the videos skipped."""
-
-    num_frames: int = 0
-    seconds: Counter[str] = field(default_factory=Counter)
-    skipped: int = 0
-
-    def add(self, done: VideoDone) -> None:
-        """Count one video."""
-        self.num_frames += done.num_frames
-        self.seconds.update(done.seconds)
-        self.skipped += done.row.status == Status.SKIPPED
-
-    def __str__(self) -> str:
-        """`decode 1.2 · flow 31 · encode 2.0 ms/frame · 12 skipped`."""
-        parts = [f"{part} {1e3 * self.seconds[part] / max(self.num_frames, 1):.3g}" for part in PARTS]
-        return " · ".join(parts) + f" ms/frame · {self.skipped} skipped"
 
 
 def preprocess(
@@ -65,12 +46,17 @@ def preprocess(
         _tell_plan(catalog, jobs, left, engine, out)
         return []
     prepare_output(out)
-    if left:
-        try:
-            _run(left, dataset, settings, shards, engine, made_with, address)
-        finally:
-            remove_temporaries(out)
-    return finish(out, catalog, jobs, made_with)
+    begun = time.monotonic()
+    with disk_faults_told(out), open(out / LOG_NAME, "a", encoding="utf-8") as file:
+        log = RunLog(file)
+        if left:
+            try:
+                _run(left, dataset, settings, shards, engine, made_with, address, log)
+            finally:
+                remove_temporaries(out)
+        rows = finish(out, catalog, jobs, made_with)
+        write_report(out, log.tally, rows, time.monotonic() - begun)
+    return rows
 
 
 def check_skipped(rows: list[VideoRow], max_skipped: int | None, shards_path: str) -> None:
@@ -112,8 +98,10 @@ def _run(
     engine: str,
     made_with: dict[str, object],
     address: str | None,
+    log: RunLog,
 ) -> None:
-    from preprocess.stage import WorkerSetup, run_jobs
+    from preprocess.stage import run_jobs
+    from preprocess.worker_setup import WorkerSetup
 
     setup = WorkerSetup(
         root=Path(dataset.root).absolute(),
@@ -128,9 +116,19 @@ def _run(
         jpeg_quality=shards.jpeg_quality,
         min_frames=settings.min_frames,
         settings=made_with,
+        max_frames=settings.max_frames,
+        cut_long=settings.too_long == "cut",
+        gpu_share=1 / settings.workers_per_gpu if engine == "cuda" else 0.0,
     )
-    tally = Tally()
-    with Progress("preprocess", sum(len(job.videos) for job in jobs), "video") as progress:
-        for video_done in run_jobs(jobs, setup, workers=settings.workers, address=address):
-            tally.add(video_done)
-            progress.advance(note=str(tally))
+    done = run_jobs(
+        jobs,
+        setup,
+        workers=settings.workers,
+        address=address,
+        max_tries=settings.max_tries,
+        timeout_seconds=settings.timeout_seconds,
+        tell=log.tell,
+    )
+    with Progress("preprocess", sum(len(job.videos) for job in jobs), "video") as progress, closing(done):
+        for _ in done:
+            progress.advance(note=log.note())

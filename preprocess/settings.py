@@ -54,10 +54,20 @@ class PreprocessSettings(Section):
     """Shorter videos are skipped as too_short; 6 frames are one stack of 5 flow fields."""
     max_pixels: int | None = Field(7680 * 4320, ge=1)
     """Videos whose frames have more pixels are skipped as too_large."""
+    max_frames: int | None = Field(None, ge=2)
+    """Longer videos are skipped as too_long or cut at this many frames; off when not set."""
+    too_long: Literal["skip", "cut"] = "skip"
+    """What becomes of videos with more than max_frames; the rest of one that is cut is not looked at."""
+    timeout_seconds: float | None = Field(600.0, gt=0)
+    """A video that makes no progress, a chunk of frames read or computed, for so long is skipped as timed_out."""
+    max_tries: int = Field(3, ge=1)
+    """A video in which this many workers in a row have died is skipped as crashed."""
     chunk_frames: int = Field(32, ge=2)
     """Frames held in memory at a time."""
     seed: int = 0
     """Fixes which training videos share a shard."""
+    workers_per_gpu: int = Field(4, ge=1)
+    """Workers that share a GPU with engine cuda: each also decodes and encodes on a CPU core of its own."""
     workers: int | None = Field(None, ge=1)
     """Shards made at the same time; one for every CPU of the cluster when not set."""
     max_skipped: int | None = Field(None, ge=0)
@@ -76,6 +86,8 @@ def byte_settings(
         "min_frames": preprocess.min_frames,
         "max_pixels": preprocess.max_pixels,
         "seed": preprocess.seed,
+        "max_frames": preprocess.max_frames,
+        "too_long": preprocess.too_long if preprocess.max_frames else None,
     }
     settings: dict[str, Any] = {f"preprocess.{name}": value for name, value in fields.items()}
     settings |= {f"preprocess.tvl1.{name}": value for name, value in preprocess.tvl1.as_dict().items()}

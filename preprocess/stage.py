@@ -1,43 +1,38 @@
 """Jobs over a pool of Ray actors: the only module that imports ray.
 
-An actor takes one job at a time and streams back a small record for each video; frames never enter Ray's object store.
-A plain actor pool starts in a second where a Ray Data pipeline takes seven, and its unit of retry is our shard. When a
-worker dies, its job starts anew on a fresh actor, at most `MAX_TRIES` times; exceptions of the job itself end the run.
+An actor takes one job at a time and streams back where it is; frames never enter Ray's object store. A plain actor
+pool starts in a second where a Ray Data pipeline takes seven, and its unit of retry is our shard. The stream lets the
+actor go on only when the last word has been heard, so the driver knows which video a dead or hanging actor was in.
+Exceptions of the job itself end the run. Nodes may come and go: the pool follows the CPUs of the cluster.
 """
 
 import logging
 import os
 import signal
-from collections.abc import Iterator
+import socket
+import time
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from preprocess.decode import open_video
-from preprocess.job import Recipe, VideoDone, run_job
+from preprocess.blame import Blame
+from preprocess.decode import Reason, VideoError
+from preprocess.job import VideoAt, VideoDone, job_steps
 from preprocess.plan import Job
-from preprocess.tvl1 import TvL1Params, open_engine
+from preprocess.run_log import Event, Happening
+from preprocess.worker_setup import WorkerSetup, make_recipe
 from shards.errors import InputError
 
-MAX_TRIES = 3
+__all__ = ["WorkerSetup", "make_recipe", "run_jobs"]
 
-
-@dataclass(frozen=True)
-class WorkerSetup:
-    """What a worker needs to run jobs, all of it plain values that travel to another machine."""
-
-    root: Path
-    out: Path
-    size: tuple[int, int] | None
-    short_side: int | None
-    max_pixels: int | None
-    chunk_frames: int
-    engine: str
-    tvl1: TvL1Params
-    bound: float
-    jpeg_quality: int
-    min_frames: int
-    settings: dict[str, Any]
+POLL_SECONDS = 1.0
+RESOURCES_SECONDS = 5.0
+# Signs of life within a video, at most so often: one driver hears all of a cluster.
+SIGN_SECONDS = 1.0
+GOODBYE_SECONDS = 10.0
+# A cluster notices the death of a node that fell silent only after its health checks have failed.
+NODE_SECONDS = 20.0
+MAX_FAILED_STARTS = 3
 
 
 class Worker:
@@ -47,46 +42,50 @@ class Worker:
         self._setup = setup
         self._recipe = make_recipe(setup)
 
-    def run(self, job: Job) -> Iterator[VideoDone]:
-        """Make one shard, telling of each video."""
-        yield from run_job(job, root=self._setup.root, out=self._setup.out, recipe=self._recipe)
+    def place(self) -> tuple[str, str]:
+        """Its name, host and process, and the id of its Ray node; answers as soon as it can work."""
+        import ray
+
+        return f"{socket.gethostname()}/{os.getpid()}", ray.get_runtime_context().get_node_id()
+
+    def run(self, job: Job, given_up: dict[str, VideoError]) -> Iterator[VideoAt | VideoDone]:
+        """Make one shard, telling of each video, and now and then that one goes on."""
+        setup = self._setup
+        key, told = "", 0.0
+        for step in job_steps(job, root=setup.root, out=setup.out, recipe=self._recipe, given_up=given_up):
+            now = time.monotonic()
+            if isinstance(step, VideoDone) or step.key != key or now - told > SIGN_SECONDS:
+                key, told = "" if isinstance(step, VideoDone) else step.key, now
+                yield step
 
 
-def make_recipe(setup: WorkerSetup) -> Recipe:
-    """The decoder and the engine that `setup` names, opened."""
+def run_jobs(
+    jobs: list[Job],
+    setup: WorkerSetup,
+    *,
+    workers: int | None,
+    address: str | None,
+    max_tries: int = 1,
+    timeout_seconds: float | None = None,
+    tell: Callable[[Event], None] = lambda event: None,
+) -> Generator[VideoDone, None, None]:
+    """Run every job on `workers` actors (one a CPU when None); yields each video's record once, as it comes.
 
-    def opened(path: Path) -> Any:
-        return open_video(
-            path,
-            size=setup.size,
-            short_side=setup.short_side,
-            chunk_frames=setup.chunk_frames,
-            max_pixels=setup.max_pixels,
-        )
-
-    return Recipe(
-        opened,
-        open_engine(setup.engine, setup.tvl1),
-        setup.bound,
-        setup.jpeg_quality,
-        setup.min_frames,
-        setup.settings,
-    )
-
-
-def run_jobs(jobs: list[Job], setup: WorkerSetup, *, workers: int | None, address: str | None) -> Iterator[VideoDone]:
-    """Run every job on `workers` actors (one a CPU when None); yields each video's record as it comes."""
+    A video in which workers died `max_tries` times, or that made no progress for `timeout_seconds`, is left out.
+    """
     _set_environment(address)
     import ray
 
     on_sigterm = signal.getsignal(signal.SIGTERM)
+    pool = Pool(jobs, setup, workers, Blame(max_tries), timeout_seconds, tell, 0.0 if address is None else NODE_SECONDS)
     try:
         _start_ray(workers, address)
         # ray.init puts a handler of its own in place, which would end us with another exit code.
         signal.signal(signal.SIGTERM, on_sigterm)
-        cpus = int(ray.cluster_resources().get("CPU", 1))
-        yield from _drive(jobs, setup, min(workers or cpus, len(jobs)))
+        yield from pool.run()
     finally:
+        if ray.is_initialized():
+            pool.close()
         ray.shutdown()
 
 
@@ -94,6 +93,8 @@ def _set_environment(address: str | None) -> None:
     """What ray reads when it is imported, which is why no import of it stands at the head of this module."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # A worker's or a node's death is told by us, in one line.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "died|killed|dead|terminated")
     if address is None:
         # Without this ray replaces 127.0.0.1 by the machine's address and then listens on every interface.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
@@ -117,40 +118,190 @@ def _start_ray(workers: int | None, address: str | None) -> None:
         raise InputError(f"--address {address}: no Ray cluster answers there ({_first_line(error)})") from error
 
 
-def _drive(jobs: list[Job], setup: WorkerSetup, num_workers: int) -> Iterator[VideoDone]:
-    """Keep every actor busy with one job until none is left."""
-    import ray
-    from ray.exceptions import RayActorError
+@dataclass
+class Member:
+    """An actor of the pool: where it is, which job it has, which video it is in and when it was last heard."""
 
-    actor_class = ray.remote(num_cpus=1, max_restarts=0)(Worker)
-    waiting = list(reversed(jobs))
-    tries = dict.fromkeys((job.name for job in jobs), 0)
-    running: dict[Any, tuple[Any, Job]] = {}
+    actor: Any
+    name: str = ""
+    node: str = ""
+    job: Job | None = None
+    key: str | None = None
+    heard: float = 0.0
 
-    def begin(actor: Any) -> None:
-        job = waiting.pop()
-        tries[job.name] += 1
-        running[actor.run.options(num_returns="streaming").remote(job)] = (actor, job)
 
-    for _ in range(num_workers):
-        begin(actor_class.remote(setup))
-    while running:
-        stream: Any
-        (stream,), _ = ray.wait(list(running), num_returns=1, fetch_local=False)
-        actor, job = running[stream]
+class Pool:
+    """Keeps every actor busy with one job until none is left; `run` may be called once."""
+
+    def __init__(
+        self,
+        jobs: list[Job],
+        setup: WorkerSetup,
+        workers: int | None,
+        blame: Blame,
+        timeout_seconds: float | None,
+        tell: Callable[[Event], None],
+        node_seconds: float,
+    ) -> None:
+        self._waiting = list(reversed(jobs))
+        self._setup, self._workers, self._blame, self._tell = setup, workers, blame, tell
+        self._timeout_seconds, self._node_seconds = timeout_seconds, node_seconds
+        # By what is awaited of it: the answer of one that starts, the stream of one that works.
+        self._members: dict[Any, Member] = {}
+        self._lost: list[tuple[float, Member]] = []
+        self._told: set[str] = set()
+        self._failed_starts = 0
+        self._num_wanted, self._counted_at = 1, float("-inf")
+
+    def run(self) -> Iterator[VideoDone]:
+        """Every job; yields each video once, however often its job was tried."""
+        import ray
+
+        while self._waiting or self._lost or self._at_work():
+            self._judge()
+            self._grow()
+            awaited = list(self._members)
+            if not awaited:
+                time.sleep(POLL_SECONDS)
+                continue
+            ray.wait(awaited, timeout=POLL_SECONDS, fetch_local=False)
+            ready, silent = ray.wait(awaited, num_returns=len(awaited), timeout=0, fetch_local=False)
+            for ref in ready:
+                yield from self._hear(ref)
+            for ref in silent:
+                self._check_progress(ref)
+
+    def close(self) -> None:
+        """Kill what still works, and wait until it is gone: it could write for a while otherwise."""
+        import ray
+
+        for member in self._members.values():
+            ray.kill(member.actor)
+        streams = [ref for ref, member in self._members.items() if member.job is not None]
+        if streams:
+            ray.wait(streams, num_returns=len(streams), timeout=GOODBYE_SECONDS, fetch_local=False)
+
+    def _at_work(self) -> int:
+        return sum(member.job is not None for member in self._members.values())
+
+    def _grow(self) -> None:
+        """Start actors while there are CPUs and jobs for more."""
+        import ray
+
+        now = time.monotonic()
+        if now - self._counted_at > RESOURCES_SECONDS:
+            self._counted_at = now
+            self._num_wanted = self._workers or max(1, num_places(ray.cluster_resources(), self._setup.gpu_share))
+        for _ in range(len(self._members), min(self._num_wanted, self._at_work() + len(self._waiting))):
+            actor_class: Any = ray.remote(num_cpus=1, num_gpus=self._setup.gpu_share, max_restarts=0)(Worker)
+            actor = actor_class.remote(self._setup)
+            self._members[actor.place.remote()] = Member(actor)
+
+    def _hear(self, ref: Any) -> Iterator[VideoDone]:
+        """What the actor behind `ref` has to say: that it is ready, where it is, that its job is done, or its death."""
+        import ray
+        from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
+
+        member = self._members[ref]
         try:
-            done: VideoDone = ray.get(next(stream))
-            yield done
+            if member.job is None:
+                member.name, member.node = ray.get(ref)
+                self._failed_starts = 0
+                self._say(Happening.STARTED, member)
+                self._begin(ref)
+            else:
+                yield from self._note(member, ray.get(next(ref)))
         except StopIteration:
-            del running[stream]
-            if waiting:
-                begin(actor)
-        except RayActorError as error:
-            del running[stream]
-            if tries[job.name] >= MAX_TRIES:
-                raise RuntimeError(f"{job.name}: its worker died {MAX_TRIES} times") from error
-            waiting.append(job)
-            begin(actor_class.remote(setup))
+            self._begin(ref)
+        except (RayActorError, OutOfMemoryError, WorkerCrashedError) as error:
+            self._bury(ref, error)
+        except RayTaskError as error:
+            if isinstance(error.cause, InputError | OSError):
+                # The fault as the worker met it, without Ray's account of the way it took.
+                raise error.cause from None
+            raise
+
+    def _begin(self, ref: Any) -> None:
+        """Give the actor behind `ref` its next job, or let it go."""
+        import ray
+
+        member = self._members.pop(ref)
+        member.key = None
+        if not self._waiting:
+            ray.kill(member.actor)
+            self._say(Happening.ENDED, member)
+            return
+        member.job = self._waiting.pop()
+        options = {"num_returns": "streaming", "_generator_backpressure_num_objects": 1}
+        given_up = {video.key: self._blame.given_up.get(video.key) for video in member.job.videos}
+        known = {key: error for key, error in given_up.items() if error is not None}
+        self._members[member.actor.run.options(**options).remote(member.job, known)] = member
+
+    def _note(self, member: Member, step: VideoAt | VideoDone) -> Iterator[VideoDone]:
+        """Keep account of where the actor is."""
+        member.heard = time.monotonic()
+        if isinstance(step, VideoAt):
+            member.key = step.key
+            return
+        self._blame.survived(step.row.key)
+        if step.row.key not in self._told:
+            self._told.add(step.row.key)
+            self._say(Happening.VIDEO, member, step)
+            yield step
+        member.key = None
+
+    def _check_progress(self, ref: Any) -> None:
+        """Kill the actor behind `ref`, and give its video up, when nothing was heard of it for too long."""
+        import ray
+
+        member = self._members[ref]
+        if self._timeout_seconds is None or member.key is None or member.job is None:
+            return
+        if time.monotonic() - member.heard > self._timeout_seconds:
+            ray.kill(member.actor)
+            self._give_up(member, member.key, Reason.TIMED_OUT)
+            self._waiting.append(member.job)
+            del self._members[ref]
+
+    def _bury(self, ref: Any, error: Exception) -> None:
+        """Take note that the actor behind `ref` died; what that means for its job is judged later."""
+        member = self._members.pop(ref)
+        self._say(Happening.LOST, member)
+        if member.job is not None:
+            self._lost.append((time.monotonic() + self._node_seconds, member))
+            return
+        self._failed_starts += 1
+        if self._failed_starts >= MAX_FAILED_STARTS * self._num_wanted:
+            raise RuntimeError(f"workers die as they start: {error}") from error
+
+    def _judge(self) -> None:
+        """Put the jobs of actors that died back: unblamed if a node went away, else when that has become clear."""
+        import ray
+
+        gone = {node["NodeID"] for node in ray.nodes() if not node["Alive"]} if self._lost else set()
+        now = time.monotonic()
+        known = [entry for entry in self._lost if entry[1].node in gone or entry[0] <= now]
+        self._lost = [entry for entry in self._lost if entry not in known]
+        for _, member in known:
+            assert member.job is not None
+            self._waiting.append(member.job)
+            if member.node not in gone and self._blame.died(member.key or member.job.name):
+                if member.key is None:
+                    raise InputError(f"{member.job.name}: its worker died each time that it wrote the shard")
+                self._give_up(member, member.key, Reason.CRASHED)
+
+    def _give_up(self, member: Member, key: str, reason: Reason) -> None:
+        self._blame.give_up(key, reason)
+        self._say(Happening.CRASHED if reason is Reason.CRASHED else Happening.TIMED_OUT, member)
+
+    def _say(self, happening: Happening, member: Member, done: VideoDone | None = None) -> None:
+        self._tell(Event(happening, member.name, member.job.name if member.job else None, member.key, done))
+
+
+def num_places(resources: dict[str, float], gpu_share: float) -> int:
+    """Workers there is room for: 16 CPUs and 1 GPU at a share of 0.25 -> 4, at a share of 0 -> 16."""
+    cpus = int(resources.get("CPU", 1))
+    return cpus if gpu_share == 0 else min(cpus, int(resources.get("GPU", 0) / gpu_share))
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from preprocess.decode import Reason, VideoError, VideoInfo
-from preprocess.job import PARTS, Recipe, VideoDone, run_job
+from preprocess.job import PARTS, Recipe, VideoAt, VideoDone, job_steps, run_job
 from preprocess.plan import Job
 from shards.index import read_index, read_job_record
 from shards.reader import StoredSample, read_flow, read_frames, read_meta
@@ -51,8 +51,8 @@ def job_of(count: int) -> Job:
     return Job("train", "train-000000", make_catalog({"train": count}).videos)
 
 
-def run(folder: Path, job: Job, streams: dict[str, Any], min_frames: int = 6) -> list[VideoDone]:
-    """Run the job; `streams` gives each key's stream or the exception its opening raises."""
+def recipe_of(streams: dict[str, Any], min_frames: int, max_frames: int | None, cut_long: bool) -> Recipe:
+    """`streams` gives each key's stream or the exception its opening raises."""
 
     @contextmanager
     def open_video(path: Path) -> Iterator[DrawnStream]:
@@ -61,7 +61,18 @@ def run(folder: Path, job: Job, streams: dict[str, Any], min_frames: int = 6) ->
             raise stream
         yield stream
 
-    recipe = Recipe(open_video, difference_engine, 20.0, 95, min_frames, SETTINGS)  # type: ignore[arg-type]
+    return Recipe(open_video, difference_engine, 20.0, 95, min_frames, SETTINGS, max_frames, cut_long)  # type: ignore[arg-type]
+
+
+def run(
+    folder: Path,
+    job: Job,
+    streams: dict[str, Any],
+    min_frames: int = 6,
+    max_frames: int | None = None,
+    cut_long: bool = False,
+) -> list[VideoDone]:
+    recipe = recipe_of(streams, min_frames, max_frames, cut_long)
     return list(run_job(job, root=Path("root"), out=folder, recipe=recipe))
 
 
@@ -126,3 +137,58 @@ def test_a_fault_of_ours_is_not_caught_and_leaves_nothing(tmp_path: Path) -> Non
     with pytest.raises(ZeroDivisionError):
         run(tmp_path, job_of(1), {"left/train0": ZeroDivisionError()})
     assert list((tmp_path / "train").iterdir()) == []
+
+
+@pytest.mark.parametrize("chunk_frames", [2, 3, 8, 100])
+@pytest.mark.parametrize(("num_frames", "is_long"), [(7, False), (8, False), (9, True), (16, True)])
+def test_a_video_longer_than_max_frames_is_skipped_or_cut_and_told(
+    tmp_path: Path, chunk_frames: int, num_frames: int, is_long: bool
+) -> None:
+    streams = {"left/train0": DrawnStream(num_frames, chunk_frames)}
+    run(tmp_path / "skip", job_of(1), streams, max_frames=8)
+    row = rows(tmp_path / "skip")["left/train0"]
+    assert (row.reason, row.detail) == (("too_long", "more than 8 frames") if is_long else (None, None))
+    run(tmp_path / "cut", job_of(1), streams, max_frames=8, cut_long=True)
+    row = rows(tmp_path / "cut")["left/train0"]
+    assert (row.status, row.num_frames) == ("written", min(num_frames, 8))
+    assert row.detail == ("cut at 8 frames" if is_long else None)
+
+
+def test_a_video_cut_short_is_the_beginning_of_the_whole_one(tmp_path: Path) -> None:
+    run(tmp_path / "cut", job_of(1), {"left/train0": DrawnStream(20, 3)}, max_frames=8, cut_long=True)
+    run(tmp_path / "short", job_of(1), {"left/train0": DrawnStream(8, 3)})
+    cut, short = ((tmp_path / name / "train" / "train-000000.tar").read_bytes() for name in ("cut", "short"))
+    assert cut == short
+
+
+@pytest.mark.parametrize(
+    ("cut_long", "row"),
+    [(False, ("skipped", "too_long", "more than 8 frames")), (True, ("written", None, "cut at 8 of 20 frames"))],
+)
+def test_the_header_tells_how_long_the_video_is(
+    tmp_path: Path, cut_long: bool, row: tuple[str, str | None, str]
+) -> None:
+    stream = DrawnStream(20, 3, info=replace(INFO, frames_in_header=20))
+    (done,) = run(tmp_path, job_of(1), {"left/train0": stream}, max_frames=8, cut_long=cut_long)
+    assert (done.row.status, done.row.reason, done.row.detail) == row
+    assert done.num_frames == (8 if cut_long else 0)
+
+
+def test_a_job_tells_the_video_before_it_is_opened_and_at_each_step_and_leaves_out_what_was_given_up(
+    tmp_path: Path,
+) -> None:
+    streams = {"left/train0": DrawnStream(6, 3), "left/train2": ValueError(), "right/train1": ZeroDivisionError()}
+    given_up = {"left/train2": VideoError(Reason.CRASHED, "died")}
+    steps = job_steps(
+        job_of(3), root=Path("root"), out=tmp_path, recipe=recipe_of(streams, 6, None, False), given_up=given_up
+    )
+    told = [step.key if isinstance(step, VideoAt) else step.row for step in (next(steps) for _ in range(9))]
+    assert told[:5] == ["left/train0"] * 5
+    assert told[6] == "left/train2"
+    assert told[8] == "right/train1"
+    assert [(row.status, row.reason, row.detail) for row in (told[5], told[7]) if not isinstance(row, str)] == [
+        ("written", None, None),
+        ("skipped", "crashed", "died"),
+    ]
+    with pytest.raises(ZeroDivisionError):
+        next(steps)

@@ -21,7 +21,8 @@ from shards.reader import ShardDataset
 from shards.settings import build_settings
 from shards.verify import faults
 from shards.videos import Status, VideoRow, read_videos, summary
-from tests.test_writer import digests
+from tests import test_writer
+from tests.processes import worker_pids
 from tests.videos import write_sound, write_video
 
 ROOT = Path(__file__).parents[1]
@@ -45,6 +46,12 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     whole = write_video(bad / "cut.avi", np.concatenate([FRAMES] * 6))
     whole.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
     return root
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of the dataset; the two that tell of the run are no part of it."""
+    told = test_writer.digests(folder)
+    return {name: digest for name, digest in told.items() if name not in ("run.json", "run.jsonl")}
 
 
 def tree(root: Path, out: Path) -> dict[str, dict[str, object]]:
@@ -156,15 +163,6 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
     assert digests(out) == digests(finished)
 
 
-def worker_pids() -> Iterator[int]:
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if b"ray::Worker" in (entry / "cmdline").read_bytes():
-                yield int(entry.name)
-        except OSError:
-            continue
-
-
 def test_a_killed_worker_costs_its_job_and_nothing_else(
     videos: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,7 +174,7 @@ def test_a_killed_worker_costs_its_job_and_nothing_else(
     def run_and_kill(*arguments: object, **options: object) -> Iterator[object]:
         for done in real(*arguments, **options):  # type: ignore[arg-type]
             if not killed:
-                killed.extend(worker_pids())
+                killed.extend(worker_pids(os.getpid()))
                 for pid in killed:
                     os.kill(pid, signal.SIGKILL)
             yield done

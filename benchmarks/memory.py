@@ -1,0 +1,105 @@
+"""Peak memory of a worker against the length of its video: `python -m benchmarks.memory`.
+
+1080p videos are drawn, one process makes a shard of each alone, and its peak resident memory is read when it ends.
+TV-L1 gets few iterations: what it holds does not depend on them. What may differ by design is the spool, which keeps
+up to 32 MiB of encoded frames and as much of encoded flow in memory before it goes to disk.
+"""
+
+import tempfile
+import time
+from multiprocessing import get_context
+from pathlib import Path
+
+import av
+import click
+import cv2
+import numpy as np
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from benchmarks.flow import machine
+from preprocess.catalog import Video
+from preprocess.job import run_job
+from preprocess.plan import Job
+from preprocess.settings import PreprocessSettings
+from preprocess.tvl1 import TvL1Params
+from preprocess.worker_setup import WorkerSetup, make_recipe
+from shards.settings import ShardSettings
+
+WIDTH, HEIGHT, FPS = 1920, 1080, 25
+NUM_DRAWN = 24
+
+
+def drawn(rng: np.random.Generator) -> list[NDArray[np.uint8]]:
+    """A textured picture that shifts by a few pixels a frame, (H, W, 3) uint8 each."""
+    coarse = rng.integers(0, 256, (HEIGHT // 8, WIDTH // 8, 3), dtype=np.uint8)
+    texture = cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+    return [np.roll(texture, 3 * step, axis=1).astype(np.uint8) for step in range(NUM_DRAWN)]
+
+
+def write_long_video(path: Path, num_frames: int) -> None:
+    """The drawn frames again and again, as MPEG-4."""
+    pictures = [av.VideoFrame.from_ndarray(frame, format="rgb24") for frame in drawn(np.random.default_rng(0))]
+    pictures = [picture.reformat(format="yuv420p") for picture in pictures]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=FPS)
+        assert isinstance(stream, VideoStream)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = WIDTH, HEIGHT, "yuv420p", 8_000_000
+        for number in range(num_frames):
+            picture = pictures[number % NUM_DRAWN]
+            picture.pts = None
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+
+
+def peak_mebibytes(folder: Path, name: str, engine: str) -> tuple[int, int, float]:
+    """Make a shard of one video; frames written, this process's peak resident memory in MiB, and MB of the tar."""
+    preprocess = PreprocessSettings()
+    setup = WorkerSetup(
+        root=folder,
+        out=folder / f"out-{name}",
+        size=preprocess.size,
+        short_side=None,
+        max_pixels=None,
+        chunk_frames=preprocess.chunk_frames,
+        engine=engine,
+        tvl1=TvL1Params(warps=1, iterations=2),
+        bound=preprocess.bound,
+        jpeg_quality=ShardSettings().jpeg_quality,
+        min_frames=preprocess.min_frames,
+        settings={},
+    )
+    job = Job("train", "train-000000", (Video(name, name, "a", 0, "train", True),))
+    (done,) = run_job(job, root=folder, out=setup.out, recipe=make_recipe(setup))
+    tar = setup.out / "train" / "train-000000.tar"
+    return done.num_frames, peak_kibibytes() // 1024, tar.stat().st_size / 1e6
+
+
+def peak_kibibytes() -> int:
+    """Peak resident memory of this program; getrusage would also count what its parent held when it started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+
+
+@click.command(help="Peak memory against length, for example: python -m benchmarks.memory --seconds 10 --seconds 200")
+@click.option("--seconds", multiple=True, type=int, default=(10, 60, 200), show_default=True, help="Lengths to try.")
+@click.option("--engine", default="numba", show_default=True)
+def main(seconds: tuple[int, ...], engine: str) -> None:
+    """Print a table, a process for each line."""
+    size = PreprocessSettings().size[0]
+    click.echo(f"{machine()}, {WIDTH}x{HEIGHT} at {FPS} frames/s to {size}x{size}, {engine}\n")
+    click.echo("| video s | frames | peak MiB | tar MB | s |\n|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for length in seconds:
+            video = f"{length}.avi"
+            write_long_video(folder / video, length * FPS)
+            begun = time.perf_counter()
+            with get_context("spawn").Pool(1) as pool:
+                num_frames, peak, megabytes = pool.apply(peak_mebibytes, (folder, video, engine))
+            spent = time.perf_counter() - begun
+            click.echo(f"| {length} | {num_frames} | {peak} | {megabytes:.0f} | {spent:.0f} |")
+
+
+if __name__ == "__main__":
+    main()

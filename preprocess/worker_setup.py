@@ -1,0 +1,58 @@
+"""What a worker is made of.
+
+Plain values travel to the worker's machine, and the decoder and the engine are opened from them there: neither of the
+two could be sent.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from preprocess.decode import open_video
+from preprocess.job import Recipe
+from preprocess.tvl1 import TvL1Params, open_engine
+
+
+@dataclass(frozen=True)
+class WorkerSetup:
+    """What a worker needs to run jobs, all of it plain values that travel to another machine."""
+
+    root: Path
+    out: Path
+    size: tuple[int, int] | None
+    short_side: int | None
+    max_pixels: int | None
+    chunk_frames: int
+    engine: str
+    tvl1: TvL1Params
+    bound: float
+    jpeg_quality: int
+    min_frames: int
+    settings: dict[str, Any]
+    max_frames: int | None = None
+    cut_long: bool = False
+    gpu_share: float = 0.0
+
+
+def make_recipe(setup: WorkerSetup) -> Recipe:
+    """The decoder and the engine that `setup` names, opened."""
+
+    def opened(path: Path) -> Any:
+        return open_video(
+            path,
+            size=setup.size,
+            short_side=setup.short_side,
+            chunk_frames=setup.chunk_frames,
+            max_pixels=setup.max_pixels,
+        )
+
+    return Recipe(
+        opened,
+        open_engine(setup.engine, setup.tvl1),
+        setup.bound,
+        setup.jpeg_quality,
+        setup.min_frames,
+        setup.settings,
+        setup.max_frames,
+        setup.cut_long,
+    )
