@@ -13,22 +13,19 @@ from typing import Any
 from preprocess.catalog import Catalog
 from preprocess.job import video_row
 from preprocess.plan import Job
+from shards.assemble import Contents, finish_dataset, shard_entry
 from shards.atomic import remove_temporaries, write_atomically
 from shards.errors import InputError
 from shards.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL
-from shards.index import JobRecord, file_sha256, read_columns, read_job_record
+from shards.index import JobRecord, read_job_record
 from shards.manifest import (
     FILE_NAME,
-    FORMAT,
-    FileEntry,
     FlowCodec,
-    Manifest,
     ShardEntry,
-    manifest_bytes,
     read_manifest,
 )
 from shards.verify import VIDEOS_NAME
-from shards.videos import Status, VideoRow, read_videos, videos_bytes
+from shards.videos import Status, VideoRow, read_videos
 from shards.writer import index_path
 
 DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
@@ -100,31 +97,10 @@ def finish(out: Path, catalog: Catalog, jobs: list[Job], settings: dict[str, Any
         if records[job.name].num_bytes == 0:
             index.unlink()
         else:
-            splits[job.split] = (*splits.get(job.split, ()), _shard_entry(out, index, records[job.name]))
-    write_atomically(out / VIDEOS_NAME, videos_bytes(rows))
-    manifest = Manifest(
-        format=FORMAT,
-        classes=catalog.classes,
-        flow_codec=FlowCodec(bound=settings["preprocess.bound"], zero=ZERO_LEVEL, levels=LEVELS_PER_SIDE),
-        settings=settings,
-        splits=splits,
-        videos=_file_entry(out, out / VIDEOS_NAME),
-    )
-    write_atomically(out / FILE_NAME, manifest_bytes(manifest))
+            splits[job.split] = (*splits.get(job.split, ()), shard_entry(out, index, records[job.name]))
+    codec = FlowCodec(bound=settings["preprocess.bound"], zero=ZERO_LEVEL, levels=LEVELS_PER_SIDE)
+    finish_dataset(out, splits, rows, Contents(catalog.classes, codec, settings))
     return rows
-
-
-def _shard_entry(out: Path, index: Path, record: JobRecord) -> ShardEntry:
-    tar = index.with_suffix(".tar").relative_to(out).as_posix()
-    return ShardEntry(
-        tar=FileEntry(path=tar, num_bytes=record.num_bytes, sha256=record.sha256),
-        index=_file_entry(out, index),
-        num_samples=read_columns(index, ["key"]).num_rows,
-    )
-
-
-def _file_entry(out: Path, path: Path) -> FileEntry:
-    return FileEntry(path=path.relative_to(out).as_posix(), num_bytes=path.stat().st_size, sha256=file_sha256(path))
 
 
 def _size(path: Path) -> int:

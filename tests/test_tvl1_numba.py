@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from preprocess.decode import open_video
 from preprocess.tvl1 import Gray, TvL1Params, lanes, open_engine
-from preprocess.tvl1.numba_engine import NumbaEngine, level_sizes
+from preprocess.tvl1.levels import level_sizes
+from preprocess.tvl1.numba_engine import NumbaEngine
 from preprocess.tvl1.reference import pyramid, reference_flow
 from tests.test_tvl1 import textured
 

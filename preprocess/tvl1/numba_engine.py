@@ -5,15 +5,15 @@ so threads share a video by taking short runs of pairs, and the result does not 
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from queue import SimpleQueue
 
 import cv2
 import numpy as np
 
-from preprocess.tvl1 import MIN_SIDE, Engine, Flow, Gray, TvL1Params, empty_flow, kernels
-from preprocess.tvl1.kernels import Floats, Ints
+from preprocess.tvl1 import Engine, Flow, Gray, TvL1Params, empty_flow, kernels
+from preprocess.tvl1.kernels import Floats
 from preprocess.tvl1.lanes import NUM_LANES
+from preprocess.tvl1.levels import level_sizes, positions
 
 PAIRS_A_TURN = 8
 """Pairs a thread takes at once: the first frame's pyramid is made anew for each turn."""
@@ -141,17 +141,6 @@ def open_numba(params: TvL1Params, *, threads: int = 1) -> Engine:
     return NumbaEngine(params, threads)
 
 
-def level_sizes(height: int, width: int, params: TvL1Params) -> list[tuple[int, int]]:
-    """(H, W) of the pyramid's levels, finest first."""
-    sizes = [(height, width)]
-    while len(sizes) < params.scales:
-        height, width = round(height * params.scale_step), round(width * params.scale_step)
-        if min(height, width) < MIN_SIDE:
-            break
-        sizes.append((height, width))
-    return sizes
-
-
 def upsample(coarse: Floats, fine: Floats, gain: float) -> None:
     """(2, h, w) -> (2, H, W), values times `gain`."""
     step_y, step_x = coarse.shape[1] / fine.shape[1], coarse.shape[2] / fine.shape[2]
@@ -167,14 +156,6 @@ def resize(image: Floats, out: Floats, step_y: float, step_x: float, gain: float
         for num, last, step in zip(out.shape, (image.shape[0] - 1, image.shape[1] - 1), (step_y, step_x), strict=True)
     )
     kernels.resize(image, out, *rows, *columns, np.float32(gain), scratch)
-
-
-@lru_cache(maxsize=64)
-def positions(num: int, last: int, step: float) -> tuple[Ints, Floats]:
-    """Where `num` output pixels read: index of the pixel before, and how far they lie behind it."""
-    place = np.clip((np.arange(num) + 0.5) * step - 0.5, 0, last)
-    before = np.floor(place).astype(np.int64)
-    return before, (place - before).astype(np.float32)
 
 
 def aligned_zeros(shape: tuple[int, ...]) -> Floats:
