@@ -3,11 +3,35 @@
 What a command needs is imported when it runs, so that `--help` stays quick.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
 from shards.errors import InputError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def with_codec(levels: float) -> Callable[[F], F]:
+    """The options that say how someone else's bytes stand for motion, with this default for --levels."""
+    positive = click.FloatRange(min=0, min_open=True)
+    told = "Bytes from no motion to the bound; 127 for what twinstream wrote."
+    options = (
+        click.option("--bound", required=True, type=positive, help="Pixels of the codec's bound."),
+        click.option(
+            "--zero", type=click.FloatRange(0, 255), default=128, show_default=True, help="Byte of no motion."
+        ),
+        click.option("--levels", type=positive, default=levels, show_default=True, help=told),
+    )
+
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 @click.group()
@@ -104,17 +128,7 @@ def export(path: Path, out: Path, layout: str) -> None:
 @shards.command("import")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the new dataset.")
-@click.option(
-    "--bound", required=True, type=click.FloatRange(min=0, min_open=True), help="Pixels of the codec's bound."
-)
-@click.option("--zero", type=click.FloatRange(0, 255), default=128, show_default=True, help="Byte of no motion.")
-@click.option(
-    "--levels",
-    type=click.FloatRange(min=0, min_open=True),
-    default=127.5,
-    show_default=True,
-    help="Bytes from no motion to the bound; 127 for what `shards export` wrote.",
-)
+@with_codec(levels=127.5)
 @click.option("--layout", type=click.Choice(["auto", "denseflow", "dense_flow"]), default="auto", show_default=True)
 @click.option("--index-base", type=click.Choice(["auto", "0", "1"]), default="auto", show_default=True)
 @click.option(
@@ -226,17 +240,7 @@ def subset(
 
 @shards.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option(
-    "--bound", required=True, type=click.FloatRange(min=0, min_open=True), help="Pixels of the codec's bound."
-)
-@click.option("--zero", type=click.FloatRange(0, 255), default=128, show_default=True, help="Byte of no motion.")
-@click.option(
-    "--levels",
-    type=click.FloatRange(min=0, min_open=True),
-    default=127,
-    show_default=True,
-    help="Bytes from no motion to the bound.",
-)
+@with_codec(levels=127)
 def index(path: Path, bound: float, zero: float, levels: float) -> None:
     """Make a dataset of plain tars of this layout: an index for each and dataset.json; the tars stay as they are.
 

@@ -202,7 +202,7 @@ def replay(level: Level, changes: Array) -> tuple[Array, int]:
             for n in range(1, run[pair], 2):
                 level.changes[pair, :, n // 2] = float(changes[pair, done[pair] + n]) / level.tiles
 
-    level.advance = advance  # type: ignore[method-assign]
+    level.advance = advance
     level.iterate()
     assert not level.run.any()
     return level.control[1].numpy().copy(), waves

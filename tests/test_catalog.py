@@ -215,7 +215,7 @@ def test_what_is_not_there_is_told_in_one_line_with_its_path(tmp_path: Path) -> 
         ),
     ]:
         with pytest.raises(InputError) as caught:
-            read_catalog(**arguments)  # type: ignore[arg-type]
+            read_catalog(**arguments)
         assert message in str(caught.value)
         assert "\n" not in str(caught.value)
 

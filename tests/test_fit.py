@@ -41,7 +41,7 @@ def settings_tree(dataset: Path) -> dict[str, dict[str, object]]:
 
 
 def make_settings(dataset: Path, *overrides: str) -> RunSettings:
-    return build_settings(RunSettings, settings_tree(dataset), overrides)  # type: ignore[arg-type]
+    return build_settings(RunSettings, settings_tree(dataset), overrides)
 
 
 def losses(run: Path) -> list[tuple[str, int, int, float]]:

@@ -44,7 +44,7 @@ def difference_engine(gray: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.stack([wide[1:] - wide[:-1], wide[:-1] / 10], -1)
 
 
-difference_engine.name = "difference"  # type: ignore[attr-defined]
+difference_engine.name = "difference"
 
 
 def job_of(count: int) -> Job:
@@ -61,7 +61,7 @@ def recipe_of(streams: dict[str, Any], min_frames: int, max_frames: int | None, 
             raise stream
         yield stream
 
-    return Recipe(open_video, difference_engine, 20.0, 95, min_frames, SETTINGS, max_frames, cut_long)  # type: ignore[arg-type]
+    return Recipe(open_video, difference_engine, 20.0, 95, min_frames, SETTINGS, max_frames, cut_long)
 
 
 def run(

@@ -26,7 +26,7 @@ ALIGNED = {"segments": 3, "stack_length": 5, "crop_size": 16}
 
 def train_snippets(dataset: Path, **changes: object) -> TrainSnippets:
     options = {**ALIGNED, "scales": (1.0,), "flip": True, "seed": 0, **changes}
-    return TrainSnippets(ShardDataset(dataset).samples("train"), **options)  # type: ignore[arg-type]
+    return TrainSnippets(ShardDataset(dataset).samples("train"), **options)
 
 
 @pytest.mark.parametrize(

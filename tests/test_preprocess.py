@@ -63,7 +63,7 @@ def tree(root: Path, out: Path) -> dict[str, dict[str, object]]:
 
 
 def run(root: Path, out: Path, *overrides: str) -> list[VideoRow]:
-    settings = build_settings(Settings, tree(root, out), overrides)  # type: ignore[arg-type]
+    settings = build_settings(Settings, tree(root, out), overrides)
     return preprocess(settings.dataset, settings.preprocess, settings.shards)
 
 
@@ -132,7 +132,7 @@ def test_another_catalogs_dataset_is_refused_and_kept(videos: Path, finished: Pa
 
 def cli(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "twinstream", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload,no-any-return]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **options)
 
 
 def config(folder: Path, root: Path, out: Path) -> str:
@@ -172,7 +172,7 @@ def test_a_killed_worker_costs_its_job_and_nothing_else(
     real = stage.run_jobs
 
     def run_and_kill(*arguments: object, **options: object) -> Iterator[object]:
-        for done in real(*arguments, **options):  # type: ignore[arg-type]
+        for done in real(*arguments, **options):
             if not killed:
                 killed.extend(worker_pids(os.getpid()))
                 for pid in killed:

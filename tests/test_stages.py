@@ -30,4 +30,4 @@ def test_the_baselines_train_each_branch_by_itself() -> None:
 )
 def test_stages_that_make_no_sense_are_refused(names: list[str], kind: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        plan_stages(names, kind)  # type: ignore[arg-type]
+        plan_stages(names, kind)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 from pydantic import ValidationError
 
+from preprocess import tvl1
 from preprocess.tvl1 import Engine, Gray, TvL1Params, open_engine, reference, resolve_engine
 from shards.errors import InputError
 
@@ -61,12 +62,14 @@ def test_parameters_that_make_no_sense_are_refused(wrong: dict[str, float]) -> N
         TvL1Params.model_validate(wrong)
 
 
-def test_auto_is_the_fast_engine() -> None:
-    assert resolve_engine("auto") == "numba"
-    assert open_engine("auto", QUICK).name == "numba"
+@pytest.mark.parametrize(("has_gpu", "name"), [(False, "numba"), (True, "cuda")])
+def test_auto_is_the_fastest_engine_for_what_is_here(has_gpu: bool, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tvl1, "sees_gpu", lambda: has_gpu)
+    assert resolve_engine("auto") == name
 
 
-def test_an_engine_that_is_not_there_is_an_error_that_names_one_that_is() -> None:
+def test_an_engine_that_is_not_there_is_an_error_that_names_one_that_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tvl1, "sees_gpu", lambda: False)
     with pytest.raises(InputError, match="engine: numba"):
         open_engine("cuda", QUICK)
     with pytest.raises(InputError, match="'farneback'; use auto, numba"):
@@ -131,7 +134,7 @@ def test_frames_below_16_pixels_are_refused_with_their_size(engine: Engine, heig
 
 def test_frames_that_are_not_gray_bytes_are_refused(engine: Engine) -> None:
     with pytest.raises(InputError, match=r"float64 \(2, 32, 32\)"):
-        engine(np.zeros((2, 32, 32)))  # type: ignore[arg-type]
+        engine(np.zeros((2, 32, 32)))
     with pytest.raises(InputError, match=r"uint8 \(2, 32, 32, 3\)"):
         engine(np.zeros((2, 32, 32, 3), np.uint8))
 

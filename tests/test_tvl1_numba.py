@@ -148,7 +148,7 @@ def start_python(program: str, **environment: str) -> str:
 
 
 @numba.njit
-def _every_operation(a, b, out):  # type: ignore[no-untyped-def]
+def _every_operation(a, b, out):
     x, y = lanes.load(a, (1, 2)), lanes.load(b, (0, 0))
     total = x + y
     total += y
