@@ -109,7 +109,8 @@ def _engine_lines(size: int) -> list[str]:
         if name in SLOW_ENGINES:
             continue
         try:
-            told = f"{frames_per_second(name, gray):.1f} frames/s at {size}x{size} on one core"
+            where = "a GPU, few frames at a time" if name == "cuda" else "one core"
+            told = f"{frames_per_second(name, gray):.1f} frames/s at {size}x{size} on {where}"
         except InputError as error:
             told = f"not here: {error}"
         lines.append(f"  {name:<8} {told}{' (auto)' if name == best else ''}")
