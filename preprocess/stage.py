@@ -8,7 +8,6 @@ Exceptions of the job itself end the run. Nodes may come and go: the pool follow
 
 import logging
 import os
-import signal
 import socket
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -22,6 +21,7 @@ from preprocess.plan import Job
 from preprocess.run_log import Event, Happening
 from preprocess.worker_setup import WorkerSetup, make_recipe
 from shards.errors import InputError
+from shards.signals import noted_signals
 
 __all__ = ["WorkerSetup", "make_recipe", "run_jobs"]
 
@@ -76,17 +76,17 @@ def run_jobs(
     _set_environment(address)
     import ray
 
-    on_sigterm = signal.getsignal(signal.SIGTERM)
     pool = Pool(jobs, setup, workers, Blame(max_tries), timeout_seconds, tell, 0.0 if address is None else NODE_SECONDS)
-    try:
-        _start_ray(workers, address)
-        # ray.init puts a handler of its own in place, which would end us with another exit code.
-        signal.signal(signal.SIGTERM, on_sigterm)
-        yield from pool.run()
-    finally:
-        if ray.is_initialized():
-            pool.close()
-        ray.shutdown()
+    with noted_signals() as stop:
+        try:
+            _start_ray(workers, address)
+            # ray.init puts a handler of its own in place, which would end us with another exit code.
+            stop.listen()
+            yield from pool.run(stop.check)
+        finally:
+            if ray.is_initialized():
+                pool.close()
+            ray.shutdown()
 
 
 def _set_environment(address: str | None) -> None:
@@ -153,11 +153,12 @@ class Pool:
         self._failed_starts = 0
         self._num_wanted, self._counted_at = 1, float("-inf")
 
-    def run(self) -> Iterator[VideoDone]:
-        """Every job; yields each video once, however often its job was tried."""
+    def run(self, check: Callable[[], None]) -> Iterator[VideoDone]:
+        """Every job; yields each video once, however often its job was tried; `check` raises when it is to stop."""
         import ray
 
         while self._waiting or self._lost or self._at_work():
+            check()
             self._judge()
             self._grow()
             awaited = list(self._members)

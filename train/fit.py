@@ -7,13 +7,9 @@ one that was not. The price: the generator is seeded anew before every step.
 """
 
 import json
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -26,6 +22,7 @@ from shards.index import file_sha256
 from shards.manifest import FILE_NAME
 from shards.progress import Progress
 from shards.reader import ShardDataset
+from shards.signals import StopSignal, noted_signals
 from train.checkpoint import load_checkpoint, save_checkpoint
 from train.device import choose_device, half_precision, to_device
 from train.evaluate import build_model, score_videos
@@ -66,7 +63,6 @@ class Trainer:
         if self.device.type == "cuda":
             self.model.to(memory_format=torch.channels_last)
         self.at = Position()
-        self._stop_signal: int | None = None
 
     def start(self) -> None:
         """Begin with first weights; the folder appears only when they could be had."""
@@ -92,25 +88,25 @@ class Trainer:
 
     def run(self) -> None:
         """Train every stage that is left."""
-        with self._caught_signals():
+        with noted_signals() as stop:
             while self.at.stage < len(self.stages):
                 stage = self.stages[self.at.stage]
-                self._run_stage(stage)
+                self._run_stage(stage, stop)
                 save_checkpoint(self.out / f"{stage.name}.pt", self._weights())
                 self.at = Position(stage=self.at.stage + 1)
                 if self.at.stage < len(self.stages):
                     self._begin_stage()
                 self._save()
 
-    def _run_stage(self, stage: Stage) -> None:
+    def _run_stage(self, stage: Stage, stop: StopSignal) -> None:
         train = self.settings.train
         steps = -(-len(self.samples) // train.batch_size)
         done = self.at.epoch * steps + self.at.step
         with Progress(stage.name, train.epochs * steps, "step", done) as progress:
             while self.at.epoch < train.epochs:
-                self._run_epoch(stage, progress)
+                self._run_epoch(stage, progress, stop)
 
-    def _run_epoch(self, stage: Stage, progress: Progress) -> None:
+    def _run_epoch(self, stage: Stage, progress: Progress, stop: StopSignal) -> None:
         train, at = self.settings.train, self.at
         batches = epoch_batches(len(self.samples), train.batch_size, train.seed, self._epochs_begun)
         loader = load_train_batches(self.samples, batches[at.step :], self._epochs_begun, num_workers(train.workers))
@@ -125,7 +121,7 @@ class Trainer:
             at.step += 1
             told = f"data {times['data_ms']:.0f} · step {times['step_ms']:.0f} ms"
             progress.advance(note=f"epoch {at.epoch + 1}/{train.epochs} · loss {loss:.3f} · {told}")
-            self._stop_or_save()
+            self._save_or_stop(stop)
             before = time.perf_counter()
         self._end_epoch(stage)
 
@@ -226,25 +222,11 @@ class Trainer:
             "attending": list(stage.attending),
         }
 
-    def _stop_or_save(self) -> None:
+    def _save_or_stop(self, stop: StopSignal) -> None:
         """Between two steps everything fits together: the only place where a signal ends the run."""
-        if self._stop_signal is not None:
+        if stop.number is not None or self.at.step % self.settings.train.checkpoint_steps == 0:
             self._save()
-            raise SystemExit(128 + self._stop_signal)
-        if self.at.step % self.settings.train.checkpoint_steps == 0:
-            self._save()
-
-    @contextmanager
-    def _caught_signals(self) -> Iterator[None]:
-        def note(number: int, frame: FrameType | None) -> None:
-            self._stop_signal = number
-
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        stop.check()
 
     @property
     def _epochs_begun(self) -> int:
