@@ -3,16 +3,31 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test chaos lint bench clean
+.PHONY: demo duet weizmann test chaos gpu lint bench clean
 
 demo: $(STAMP)
 	$(BIN)/twinstream demo --out demo
+
+# The runs stay in duet/ and weizmann/; the same command goes on where it was stopped.
+duet: $(STAMP)
+	$(BIN)/python -m benchmarks.duet --out duet
+	$(BIN)/twinstream report duet/runs/*/* --out duet/report
+
+# Reads $TWINSTREAM_DATA/weizmann, or $TWINSTREAM_DATA itself where that holds videos/ and splits/.
+weizmann: $(STAMP)
+	$(BIN)/python -m benchmarks.weizmann --out weizmann
+	$(BIN)/twinstream report weizmann/runs/*/* --out weizmann/report
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
 
 chaos: $(STAMP)
 	$(BIN)/python -m tests.chaos
+
+# What needs a GPU: its tests, then its benchmark on the videos below $TWINSTREAM_DATA.
+gpu: $(STAMP)
+	REQUIRE_GPU=1 $(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m benchmarks.flow --engine cuda
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -22,6 +37,7 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.flow
 	$(BIN)/python -m benchmarks.preprocess
+	$(BIN)/python -m benchmarks.model
 
 clean:
 	rm -rf .venv build *.egg-info

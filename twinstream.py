@@ -72,7 +72,7 @@ def doctor(hours: float, size: int) -> None:
 @cli.command()
 @with_settings
 @click.option(
-    "--address", help="Ray cluster to use (`auto`, `ray://HOST:10001`, `HOST:6379`); a local one when not given."
+    "--address", help="Ray cluster to use, from one of its nodes: `auto` or `HOST:6379`; a local one when not given."
 )
 @click.option("--dry-run", is_flag=True, help="Tell what would be done, and do nothing.")
 def preprocess(config: Path, overrides: tuple[str, ...], address: str | None, dry_run: bool) -> None:
@@ -100,9 +100,11 @@ def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool) -> 
     Example: twinstream train -c pipeline.yaml --set train.stages=[flow,iter1] --out runs/cma
     """
     from train.fit import train
+    from train.ranks import shows_output
 
     train(load_settings(config, overrides).run_settings(), out, resume=resume)
-    click.echo(str(out))
+    if shows_output():
+        click.echo(str(out))
 
 
 @cli.command()
@@ -115,7 +117,10 @@ def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool) -> 
     "--crops", type=click.Choice(["1", "5", "10"]), help="Crops a snippet; the run's test.crops when not given."
 )
 @click.option("--shards", "shards_path", help="Shard dataset to score, where it is not the one trained on.")
-def test(run: Path, split: str | None, segments: int | None, crops: str | None, shards_path: str | None) -> None:
+@click.option("--stage", help="Score the network as it was behind this stage; as training left it when not given.")
+def test(
+    run: Path, split: str | None, segments: int | None, crops: str | None, shards_path: str | None, stage: str | None
+) -> None:
     """Score a trained run: predictions.parquet and metrics.json in its folder.
 
     Example: twinstream test runs/cma --segments 25 --crops 10
@@ -125,7 +130,67 @@ def test(run: Path, split: str | None, segments: int | None, crops: str | None, 
 
     given = {"split": split, "segments": segments, "crops": int(crops) if crops else None}
     settings = read_run_settings(run).test.model_copy(update={k: v for k, v in given.items() if v is not None})
-    click.echo(metrics_table(score_run(run, settings, shards_path)))
+    click.echo(metrics_table(score_run(run, settings, shards_path, stage)))
+
+
+@cli.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for tables, figures and the page.")
+def report(runs: tuple[Path, ...], out: Path) -> None:
+    """The paper's tables and figures from tested runs, as markdown, CSV, PNG and one HTML page.
+
+    Example: twinstream report runs/two_stream runs/nonlocal runs/cma --out report
+    """
+    from train.report import PAGE, write_report
+
+    for table in write_report(runs, out):
+        for command in table.gaps:
+            click.echo(f"{table.name} lacks: {command}", err=True)
+    click.echo(str(out / PAGE))
+
+
+def _positions(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> list[tuple[int, int]]:
+    """X,Y as two whole numbers; a usage error for anything else."""
+    found = []
+    for value in values:
+        x, comma, y = value.partition(",")
+        if not (comma and x.strip().isdecimal() and y.strip().isdecimal()):
+            raise click.BadParameter(f"{value!r} is not X,Y in pixels, such as 120,80")
+        found.append((int(x), int(y)))
+    return found
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--key", required=True, help="Sample to look at; `twinstream shards info` tells where keys are listed.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="FILE.png, or FILE.mp4 for all frames.")
+@click.option(
+    "--query", "queries", multiple=True, metavar="X,Y", callback=_positions, help="Pixel of the stored frame."
+)
+@click.option("--frame", "t", type=click.IntRange(min=0), help="Frame to look at; the middle one when not given.")
+@click.option("--at", "place", help="Residual block whose attention to show; the last of res4 when not given.")
+@click.option("--stage", help="Look with the network as it was behind this stage; as training left it when not given.")
+@click.option("--shards", "shards_path", help="Shard dataset of the key, where it is not the one trained on.")
+def attention(
+    run: Path,
+    key: str,
+    out: Path,
+    queries: list[tuple[int, int]],
+    t: int | None,
+    place: str | None,
+    stage: str | None,
+    shards_path: str | None,
+) -> None:
+    """Where the RGB branch looks: frame, flow, and what each query position attends to. --query may be given again.
+
+    Without it the fastest place, the fastest one far from it and the stillest are taken.
+
+    Example: twinstream attention runs/cma --key Run/v_Run_g01_c01 --query 60,90 --out run.png
+    """
+    from train.attention_picture import show
+
+    show(run, key, out, queries, t=t, place=place, stage=stage, shards_path=shards_path)
+    click.echo(str(out))
 
 
 cli.add_command(shards)

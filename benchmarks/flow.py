@@ -4,6 +4,9 @@ DIR holds videos, in `ucf101/` and `weizmann/` if it is the developers' data fol
 pair goes through all engines in turn, so that a busy machine slows all alike; a video's time is the median over its
 pairs. `cv2.optflow` is OpenCV's CPU default: a median filter of 5 and 30 inner iterations. The difference is the mean
 endpoint distance to the float64 reference, over the first pair of every video.
+
+`--engine cuda` measures a GPU instead (`flow_gpu.py`); neither Ray nor OpenCV's contrib modules are needed. Where PyAV
+is missing too, save the frames elsewhere with --save FILE.npz and give them with --frames FILE.npz.
 """
 
 import os
@@ -17,11 +20,9 @@ from statistics import median
 from typing import Any
 
 import click
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from preprocess.decode import open_video
 from preprocess.tvl1 import ENGINE_NAMES, TvL1Params, open_engine
 from preprocess.tvl1.reference import reference_flow
 
@@ -52,10 +53,14 @@ def spread(items: list[Path], num: int) -> list[Path]:
 
 def choose_videos(data: Path) -> list[Path]:
     """Six UCF-101 and four Weizmann videos of the data folder, or ten of whatever lies below it."""
+    kinds = videos_by_kind(data)
+    return [path for name, paths in kinds.items() for path in spread(paths, VIDEOS.get(name, sum(VIDEOS.values())))]
+
+
+def videos_by_kind(data: Path) -> dict[str, list[Path]]:
+    """The videos of the data folder's UCF-101 and Weizmann, or all below it under no name."""
     found = {name: videos_below(data / name) for name in VIDEOS if (data / name).is_dir()}
-    if not found:
-        return spread(videos_below(data), sum(VIDEOS.values()))
-    return [path for name, paths in found.items() for path in spread(paths, VIDEOS[name])]
+    return found or {"": videos_below(data)}
 
 
 def videos_below(folder: Path) -> list[Path]:
@@ -65,6 +70,11 @@ def videos_below(folder: Path) -> list[Path]:
 
 def gray_pairs(path: Path, num_pairs: int, size: tuple[int, int]) -> list[Gray]:
     """`num_pairs` pairs (2, H, W) of neighbouring frames, FRAMES_APART frames from one pair to the next."""
+    # Needed for videos alone: a machine with a GPU may have nothing but frames.
+    import cv2
+
+    from preprocess.decode import open_video
+
     with open_video(path, size=size, short_side=None, chunk_frames=2) as video:
         chunks = islice(video, 0, num_pairs * FRAMES_APART // 2, FRAMES_APART // 2)
         pairs = [np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in chunk]) for chunk in chunks]
@@ -73,6 +83,8 @@ def gray_pairs(path: Path, num_pairs: int, size: tuple[int, int]) -> list[Gray]:
 
 def open_all(names: tuple[str, ...]) -> dict[str, Compute]:
     """The engines, after the baseline where this OpenCV has it."""
+    import cv2
+
     cv2.setNumThreads(1)
     engines: dict[str, Compute] = {}
     if hasattr(cv2, "optflow"):
@@ -163,18 +175,59 @@ def print_tables(rows: list[Row]) -> None:
 @click.option("--engine", "engines", multiple=True, default=("numba",), type=click.Choice(ENGINE_NAMES))
 @click.option("--pairs", default=3, show_default=True, help="Frame pairs a video.")
 @click.option("--size", "sizes", multiple=True, default=("256x256", "340x256"), show_default=True)
-def main(data: Path | None, engines: tuple[str, ...], pairs: int, sizes: tuple[str, ...]) -> None:
+@click.option("--batch", "batches", multiple=True, default=(128, 512), show_default=True, help="cuda: pairs a batch.")
+@click.option("--rounds", default=7, show_default=True, help="cuda: batches a figure is the median of.")
+@click.option(
+    "--tiling",
+    "tilings",
+    multiple=True,
+    nargs=3,
+    type=int,
+    default=((4, 64, 64),),
+    help="cuda: depth, columns and rows.",
+)
+@click.option("--compared", default=8, show_default=True, help="cuda: pairs compared to the reference and numba.")
+@click.option("--save", type=click.Path(path_type=Path), help="cuda: write the frames there and measure nothing.")
+@click.option("--frames", type=click.Path(path_type=Path), help="cuda: frames that --save wrote, instead of videos.")
+def main(
+    data: Path | None,
+    engines: tuple[str, ...],
+    pairs: int,
+    sizes: tuple[str, ...],
+    batches: tuple[int, ...],
+    rounds: int,
+    tilings: tuple[tuple[int, int, int], ...],
+    compared: int,
+    save: Path | None,
+    frames: Path | None,
+) -> None:
     """Print one table a size."""
-    if data is None or not data.is_dir():
+    shapes = tuple(parse_size(size) for size in sizes)
+    if frames is None and (data is None or not data.is_dir()):
         raise click.ClickException(f"no folder of videos at {data}; give --data DIR or set TWINSTREAM_DATA")
+    if "cuda" in engines:
+        from benchmarks.flow_gpu import GpuPlan, measure_on_gpu, save_runs
+
+        videos = [path for paths in videos_by_kind(data).values() for path in paths] if data else []
+        plan = GpuPlan(videos, frames, shapes, batches, rounds, tilings, compared)
+        if save:
+            save_runs(save, plan)
+        else:
+            measure_on_gpu(plan)
+    elif data is not None:
+        run_on_cpu(data, engines, pairs, shapes)
+
+
+def run_on_cpu(data: Path, engines: tuple[str, ...], pairs: int, sizes: tuple[tuple[int, int], ...]) -> None:
+    """One core for each engine in turn."""
     computes = open_all(engines)
     videos = choose_videos(data)
-    click.echo(f"{machine()}, one thread, OpenCV {cv2.__version__}, {len(videos)} videos, {pairs} pairs each")
-    for size in sizes:
-        click.echo(f"\n### {size}\n")
+    click.echo(f"{machine()}, one thread, {len(videos)} videos, {pairs} pairs each")
+    for width, height in sizes:
+        click.echo(f"\n### {width}x{height}\n")
         rows: list[Row] = []
         for path in videos:
-            rows += measure(path, gray_pairs(path, pairs, parse_size(size)), computes)
+            rows += measure(path, gray_pairs(path, pairs, (width, height)), computes)
         print_tables(rows)
 
 

@@ -1,29 +1,30 @@
-"""The `cuda` engine on a GPU, batch after batch of real pairs: `python -m benchmarks.flow_gpu --data DIR`.
+"""What `python -m benchmarks.flow --engine cuda` measures: batches of real pairs on a GPU, against one core of `numba`.
 
 Every round takes other frames, so that no cache flatters; a figure is the median over the rounds after one that warms
 up, and the first call of all, which compiles, is told apart. `alone` is timed by events on the device, frames and flow
-there; `host` by the clock, from gray frames to quantized flow in the host's memory. The floor is what memory traffic
-allows without any reuse on the chip, 64 bytes a pixel-iteration, at the bandwidth of a copy measured in the same run.
-Where PyAV is missing, save the frames elsewhere with --save FILE.npy and give them with --frames FILE.npy.
+there; `host to host` by the clock, from gray frames to bytes of flow in the host's memory. The floor is what memory
+traffic allows without any reuse on the chip, 64 bytes a pixel-iteration, at the bandwidth of a copy in the same run.
 """
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import click
 import numpy as np
 import numpy.typing as npt
 import torch
+import triton
 
 from preprocess.tvl1 import Engine, Gray, TvL1Params, open_engine
 from preprocess.tvl1.cuda_batch import Tiling, batch_flow
-from preprocess.tvl1.cuda_engine import CudaEngine, open_cuda, quantized
+from preprocess.tvl1.cuda_engine import open_cuda
 from preprocess.tvl1.reference import reference_flow
 
 BYTES_WITHOUT_REUSE = 64
@@ -31,11 +32,40 @@ RUN = 17
 """Neighbouring frames of one video; a batch is made of such runs from many videos."""
 BOUND = 20.0
 
+Runs = npt.NDArray[np.uint8]
 Starts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Row:
+class GpuPlan:
+    """What to measure: videos, or a file of frames; sizes (width, height), pairs a batch, rounds after the first one,
+    tilings (depth, columns, rows), and how many pairs are compared to the reference and computed by numba.
+    """
+
+    videos: list[Path]
+    frames: Path | None
+    sizes: tuple[tuple[int, int], ...]
+    batches: tuple[int, ...]
+    rounds: int
+    tilings: tuple[tuple[int, int, int], ...]
+    num_compared: int
+
+    @property
+    def num_runs(self) -> int:
+        """So many that no round of the largest batch sees frames again."""
+        return (self.rounds + 1) * runs_in(max(self.batches))
+
+    def runs(self) -> Iterator[Runs]:
+        """(n, RUN, H, W) for each size, n being `num_runs` or what there is."""
+        if self.frames is not None:
+            yield np.load(self.frames)["runs"]
+            return
+        for size in self.sizes:
+            yield read_runs(self.videos, self.num_runs, size)
+
+
+@dataclass(frozen=True)
+class Rates:
     """Rates in pairs a second, work in pixel-iterations a pair, the first call in seconds."""
 
     alone: float
@@ -44,27 +74,43 @@ class Row:
     first_call: float
 
 
-def read_runs(data: Path, num: int, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """(num, RUN, H, W) gray frames, from as many videos as there are, over and over."""
+def runs_in(num_pairs: int) -> int:
+    """Runs that have at least so many pairs: 128 -> 8."""
+    return -(-num_pairs // (RUN - 1))
+
+
+def read_runs(videos: list[Path], num: int, size: tuple[int, int]) -> Runs:
+    """(n, RUN, H, W) gray frames, from as many videos as there are, over and over; n is `num` or what there is."""
+    # Needed only where there is no file of frames.
     import cv2
 
-    from benchmarks.flow import videos_below
-    from preprocess.decode import open_video
+    from preprocess.decode import VideoError, open_video
 
     def runs_of(path: Path) -> Iterator[Gray]:
-        with open_video(path, size=size, short_side=None, chunk_frames=RUN) as video:
+        with suppress(VideoError), open_video(path, size=size, short_side=None, chunk_frames=RUN) as video:
             for chunk in video:
                 if len(chunk) == RUN:
                     yield np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in chunk]).astype(np.uint8)
 
-    sources = [runs_of(path) for path in videos_below(data)]
+    sources = [runs_of(path) for path in videos]
     turns = chain.from_iterable(iter(lambda: [run for source in sources for run in islice(source, 1)], []))
     runs = list(islice(turns, num))
-    if len(runs) < num:
-        raise click.ClickException(
-            f"{data} has {len(runs)} runs of {RUN} frames; {num} are needed: fewer --pairs or rounds"
-        )
+    if not runs:
+        raise click.ClickException(f"none of {len(videos)} videos has {RUN} frames")
     return np.stack(runs)
+
+
+def batches_of(runs: Runs, num: int, count: int) -> list[Gray]:
+    """`count` batches of `num` runs, one after the other through all of them, and again from the first.
+
+    7 runs, 3 a batch: 0 1 2 · 3 4 5 · 6 0 1
+    """
+    return [np.concatenate(runs[np.arange(n * num, (n + 1) * num) % len(runs)]) for n in range(count)]
+
+
+def run_starts(num: int) -> Starts:
+    """First frames of the pairs within `num` runs."""
+    return np.array([run * RUN + t for run in range(num) for t in range(RUN - 1)])
 
 
 def seconds_on_device(action: Callable[[], Any]) -> float:
@@ -93,108 +139,80 @@ def copy_bandwidth() -> float:
     return 2 * source.nbytes / median(times[1:])
 
 
-def run_starts(num: int) -> Starts:
-    """First frames of the pairs within `num` runs."""
-    return np.array([run * RUN + t for run in range(num) for t in range(RUN - 1)])
-
-
-def measure(batches: list[Gray], tiling: Tiling) -> Row:
+def measure(batches: list[Gray], tiling: Tiling) -> Rates:
     """One tiling on every batch, the first to warm up."""
     params, starts = TvL1Params(), run_starts(len(batches[0]) // RUN)
     engine = open_cuda(params, max_bytes=1 << 40, tiling=tiling)
-    first = torch.from_numpy(starts.astype(np.int32)).cuda()
-    first_call = seconds(lambda: host_to_host(engine, batches[0], starts))
-    on_device = [torch.from_numpy(batch).cuda() for batch in batches]
-    alone = [seconds_on_device(partial(batch_flow, frames, first, params, tiling)) for frames in on_device]
+    first_call = seconds(lambda: engine.stored_pairs(batches[0], starts, BOUND))
+    first = torch.from_numpy(starts.astype(np.int32)).to(engine.device)
+    # All of them are there before the first is timed.
+    there = [torch.from_numpy(batch).to(engine.device) for batch in batches]
+    alone = [seconds_on_device(partial(batch_flow, frames, first, params, tiling)) for frames in there]
     before = engine.pixel_iterations
-    host = [seconds(partial(host_to_host, engine, batch, starts)) for batch in batches]
+    host = [seconds(partial(engine.stored_pairs, batch, starts, BOUND)) for batch in batches]
     work = (engine.pixel_iterations - before) / len(starts) / len(batches)
-    return Row(len(starts) / median(alone[1:]), len(starts) / median(host[1:]), work, first_call)
+    return Rates(len(starts) / median(alone[1:]), len(starts) / median(host[1:]), work, first_call)
 
 
-def host_to_host(engine: CudaEngine, batch: Gray, starts: Starts) -> npt.NDArray[np.uint8]:
-    """Gray frames in, bytes out."""
-    return engine.computed(batch, starts, torch.uint8, lambda flow: quantized(flow, BOUND))
-
-
-def difference(engine: Engine, runs: npt.NDArray[np.uint8], num: int) -> tuple[float, float]:
-    """Mean endpoint distance to the reference over the first pairs of `num` runs: average and largest."""
-    pairs = [run[:2] for run in runs[:num]]
-    distances = [
-        float(np.linalg.norm(engine(pair)[0] - reference_flow(pair[0], pair[1], TvL1Params()), axis=-1).mean())
-        for pair in pairs
+def differences(engine: Engine, pairs: list[Gray], expected: list[npt.NDArray[Any]]) -> list[float]:
+    """Mean endpoint distance of each pair to the reference, in pixels."""
+    return [
+        float(np.linalg.norm(engine(pair)[0] - flow, axis=-1).mean())
+        for pair, flow in zip(pairs, expected, strict=True)
     ]
-    return sum(distances) / num, max(distances)
 
 
-def numba_rate(runs: npt.NDArray[np.uint8], num: int) -> float:
-    """Pairs a second of one core with `numba`, over the first pairs of `num` runs."""
-    engine = open_engine("numba", TvL1Params())
-    engine(runs[0, :2])
-    return num / sum(seconds(partial(engine, run[:2])) for run in runs[:num])
+def save_runs(path: Path, plan: GpuPlan) -> None:
+    """Write the frames of the first size, for a machine that cannot read videos."""
+    runs = next(plan.runs())
+    np.savez_compressed(path, runs=runs)
+    click.echo(f"{path}: {len(runs)} runs of {RUN} frames, {runs.shape[3]}x{runs.shape[2]}")
 
 
-@click.command(help="Measure the cuda engine, for example: python -m benchmarks.flow_gpu --data ~/videos --pairs 512")
-@click.option("--data", type=click.Path(path_type=Path), envvar="TWINSTREAM_DATA", help="Folder of videos.")
-@click.option("--frames", type=click.Path(path_type=Path), help="Frames that --save wrote, instead of videos.")
-@click.option("--save", type=click.Path(path_type=Path), help="Write the frames there and measure nothing.")
-@click.option("--size", nargs=2, type=int, default=(256, 256), show_default=True, help="Width and height.")
-@click.option("--pairs", "sizes", multiple=True, type=int, default=(128, 512), show_default=True, help="Pairs a batch.")
-@click.option("--rounds", default=7, show_default=True)
-@click.option(
-    "--tiling", "tilings", multiple=True, nargs=3, type=int, default=((4, 64, 64),), help="Depth, columns and rows."
-)
-@click.option("--compared", default=8, show_default=True, help="Pairs compared to the reference, and timed with numba.")
-def main(
-    data: Path | None,
-    frames: Path | None,
-    save: Path | None,
-    size: tuple[int, int],
-    sizes: tuple[int, ...],
-    rounds: int,
-    tilings: tuple[tuple[int, int, int], ...],
-    compared: int,
-) -> None:
-    """Print a table."""
-    needed = (rounds + 1) * -(-max(sizes) // (RUN - 1))
-    if frames is None and (data is None or not data.is_dir()):
-        raise click.ClickException(f"no folder of videos at {data}; give --data DIR or --frames FILE")
-    runs = np.load(frames) if frames else read_runs(data, needed, size) if data else None
-    assert runs is not None
-    if save:
-        np.save(save, runs)
-        return
+def measure_on_gpu(plan: GpuPlan) -> None:
+    """Print a table for each size; ClickException where torch sees no GPU."""
     if not torch.cuda.is_available():
-        raise click.ClickException("torch sees no GPU; on a CPU run python -m benchmarks.flow")
-    print_table(runs, sizes, rounds, [Tiling(*tiling) for tiling in tilings], compared)
-
-
-def print_table(
-    runs: npt.NDArray[np.uint8], sizes: tuple[int, ...], rounds: int, tilings: list[Tiling], compared: int
-) -> None:
-    """What was measured on, then a line for each tiling and number of pairs."""
-    height, width = runs.shape[2:]
-    bandwidth, one_core = copy_bandwidth(), numba_rate(runs, compared)
-    click.echo(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {width}x{height}, {rounds} rounds")
-    click.echo(f"copy {bandwidth / 1e12:.2f} TB/s; one core of numba {one_core:.1f} pairs/s")
+        raise click.ClickException("torch sees no GPU; on a CPU give --engine numba")
+    bandwidth = copy_bandwidth()
     click.echo(
-        "\n| depth, columns, rows | pairs a batch | alone pairs/s | host pairs/s | to one core | share of the floor",
-        nl=False,
+        f"{torch.cuda.get_device_name()}, torch {torch.__version__}, triton {triton.__version__}, "
+        f"copy {bandwidth / 1e12:.2f} TB/s, {plan.rounds} rounds"
     )
-    click.echo(" | Mpixel-iterations a pair | difference px | largest | first call s |\n" + "|---" * 10 + "|")
-    for tiling in tilings:
-        average, largest = difference(open_cuda(TvL1Params(), tiling=tiling), runs, compared)
-        for pairs in sizes:
-            num = -(-pairs // (RUN - 1))
-            batches = [np.concatenate(runs[n * num : (n + 1) * num]) for n in range(rounds + 1)]
-            row = measure(batches, tiling)
-            share = row.alone * row.work * BYTES_WITHOUT_REUSE / bandwidth
-            click.echo(
-                f"| {tiling.depth}, {tiling.columns}, {tiling.rows} | {num * (RUN - 1)} | {row.alone:.0f} "
-                f"| {row.host:.0f} | {row.host / one_core:.0f} | {share:.2f} | {row.work / 1e6:.1f} "
-                f"| {average:.5f} | {largest:.5f} | {row.first_call:.1f} |"
+    for runs in plan.runs():
+        print_table(plan, runs, bandwidth)
+
+
+def print_table(plan: GpuPlan, runs: Runs, bandwidth: float) -> None:
+    """A line for one core of `numba`, then two for each tiling and size of batch; under it what belongs to them."""
+    height, width = runs.shape[2:]
+    pairs = [run[:2] for run in runs[: plan.num_compared]]
+    expected = [reference_flow(pair[0], pair[1], TvL1Params()) for pair in pairs]
+    numba = open_engine("numba", TvL1Params())
+    off = differences(numba, pairs, expected)
+    one_core = 1 / median(seconds(partial(numba, pair)) for pair in pairs)
+    click.echo(f"\n### {width}x{height}, {len(runs)} runs of {RUN} frames\n")
+    if len(runs) < plan.num_runs:
+        click.echo(f"{plan.num_runs} runs are needed for fresh frames in every round: some come again\n")
+    click.echo("| engine | pairs/s | to one core of numba | difference px (largest) | share of the floor |")
+    click.echo("|---|---|---|---|---|")
+    click.echo(table_line("numba, one core", one_core, one_core, off, None))
+    notes = []
+    for tiling in (Tiling(*tiling) for tiling in plan.tilings):
+        off = differences(open_cuda(TvL1Params(), tiling=tiling), pairs, expected)
+        for num_pairs in plan.batches:
+            num = runs_in(num_pairs)
+            rates = measure(batches_of(runs, num, plan.rounds + 1), tiling)
+            floor = bandwidth / (rates.work * BYTES_WITHOUT_REUSE)
+            name = f"cuda, {num * (RUN - 1)} pairs a batch, tiling {tiling.depth} {tiling.columns} {tiling.rows}"
+            click.echo(table_line(f"{name}, alone", rates.alone, one_core, off, floor))
+            click.echo(table_line(f"{name}, host to host", rates.host, one_core, off, floor))
+            notes.append(
+                f"{name}: {rates.work / 1e6:.1f} Mpixel-iterations a pair, first call {rates.first_call:.1f} s"
             )
+    click.echo("\n" + "\n".join(notes))
 
 
-if __name__ == "__main__":
-    main()
+def table_line(name: str, rate: float, one_core: float, off: list[float], floor: float | None) -> str:
+    """One line; `rate`, `one_core` and `floor` in pairs a second."""
+    share = f"{rate / floor:.2f}" if floor else "-"
+    return f"| {name} | {rate:.0f} | {rate / one_core:.1f} | {mean(off):.5f} ({max(off):.5f}) | {share} |"

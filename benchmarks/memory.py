@@ -22,12 +22,14 @@ from preprocess.catalog import Video
 from preprocess.job import run_job
 from preprocess.plan import Job
 from preprocess.settings import PreprocessSettings
+from preprocess.shares import CPU_CHUNK_FRAMES
 from preprocess.tvl1 import TvL1Params
 from preprocess.worker_setup import WorkerSetup, make_recipe
 from shards.settings import ShardSettings
 
 WIDTH, HEIGHT, FPS = 1920, 1080, 25
 NUM_DRAWN = 24
+BIT_RATE = 2_000_000
 
 
 def drawn(rng: np.random.Generator) -> list[NDArray[np.uint8]]:
@@ -44,7 +46,7 @@ def write_long_video(path: Path, num_frames: int) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=FPS)
         assert isinstance(stream, VideoStream)
-        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = WIDTH, HEIGHT, "yuv420p", 8_000_000
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = WIDTH, HEIGHT, "yuv420p", BIT_RATE
         for number in range(num_frames):
             picture = pictures[number % NUM_DRAWN]
             picture.pts = None
@@ -52,16 +54,16 @@ def write_long_video(path: Path, num_frames: int) -> None:
         container.mux(stream.encode(None))
 
 
-def peak_mebibytes(folder: Path, name: str, engine: str) -> tuple[int, int, float]:
+def peak_mebibytes(folder: Path, name: str, engine: str, size: int) -> tuple[int, int, float]:
     """Make a shard of one video; frames written, this process's peak resident memory in MiB, and MB of the tar."""
     preprocess = PreprocessSettings()
     setup = WorkerSetup(
         root=folder,
         out=folder / f"out-{name}",
-        size=preprocess.size,
+        size=(size, size),
         short_side=None,
         max_pixels=None,
-        chunk_frames=preprocess.chunk_frames,
+        chunk_frames=CPU_CHUNK_FRAMES,
         engine=engine,
         tvl1=TvL1Params(warps=1, iterations=2),
         bound=preprocess.bound,
@@ -71,7 +73,7 @@ def peak_mebibytes(folder: Path, name: str, engine: str) -> tuple[int, int, floa
     )
     job = Job("train", "train-000000", (Video(name, name, "a", 0, "train", True),))
     (done,) = run_job(job, root=folder, out=setup.out, recipe=make_recipe(setup))
-    tar = setup.out / "train" / "train-000000.tar"
+    tar = folder / f"out-{name}" / "train" / "train-000000.tar"
     return done.num_frames, peak_kibibytes() // 1024, tar.stat().st_size / 1e6
 
 
@@ -84,9 +86,9 @@ def peak_kibibytes() -> int:
 @click.command(help="Peak memory against length, for example: python -m benchmarks.memory --seconds 10 --seconds 200")
 @click.option("--seconds", multiple=True, type=int, default=(10, 60, 200), show_default=True, help="Lengths to try.")
 @click.option("--engine", default="numba", show_default=True)
-def main(seconds: tuple[int, ...], engine: str) -> None:
+@click.option("--size", default=PreprocessSettings().size[0], show_default=True, help="Side of the stored square.")
+def main(seconds: tuple[int, ...], engine: str, size: int) -> None:
     """Print a table, a process for each line."""
-    size = PreprocessSettings().size[0]
     click.echo(f"{machine()}, {WIDTH}x{HEIGHT} at {FPS} frames/s to {size}x{size}, {engine}\n")
     click.echo("| video s | frames | peak MiB | tar MB | s |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
@@ -96,7 +98,7 @@ def main(seconds: tuple[int, ...], engine: str) -> None:
             write_long_video(folder / video, length * FPS)
             begun = time.perf_counter()
             with get_context("spawn").Pool(1) as pool:
-                num_frames, peak, megabytes = pool.apply(peak_mebibytes, (folder, video, engine))
+                num_frames, peak, megabytes = pool.apply(peak_mebibytes, (folder, video, engine, size))
             spent = time.perf_counter() - begun
             click.echo(f"| {length} | {num_frames} | {peak} | {megabytes:.0f} | {spent:.0f} |")
 

@@ -2,12 +2,14 @@
 
 The loop is cv2.VideoCapture, cv2.resize, cv2.optflow (defaults, one thread) and cv2.imwrite of img/flow_x/flow_y, one
 process a core over the videos. Both get the same files and cores, one after the other. Throughput of twinstream counts
-from the first worker's start; Ray's own start is told apart, because it does not grow with the videos.
+from the first worker's start; Ray's own start is told apart, because it does not grow with the videos. What it could
+be is told too: what the parts allow that one worker was measured at, on all cores, or with GPUs the slower of those and
+the cores. `--engine cuda --no-loop` needs nothing of OpenCV's contrib modules.
 """
 
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,12 @@ import numpy as np
 
 from benchmarks.flow import choose_videos, machine, spread, videos_below
 from preprocess.catalog import Catalog, folders_catalog
+from preprocess.doctor import stage_rate
 from preprocess.job import PARTS, VideoDone, run_job
 from preprocess.output import finish
 from preprocess.plan import Job, plan_jobs
 from preprocess.settings import DatasetSettings, PreprocessSettings, byte_settings
+from preprocess.shares import Node, default_chunk_frames, this_node, worker_share
 from preprocess.stage import WorkerSetup, make_recipe, run_jobs
 from shards.flow_codec import quantize
 from shards.settings import ShardSettings
@@ -29,7 +33,10 @@ from shards.settings import ShardSettings
 
 @dataclass(frozen=True)
 class Result:
-    """One way of doing it: frames written, seconds at work, seconds to start, bytes and files written."""
+    """One way of doing it: frames written, seconds at work, seconds to start, bytes and files written.
+
+    `part_seconds` are those that all workers together spent on decoding, flow and encoding, where it is known.
+    """
 
     name: str
     num_frames: int
@@ -37,6 +44,7 @@ class Result:
     start_seconds: float
     num_bytes: int
     num_files: int
+    part_seconds: float = 0.0
 
 
 def todays_loop(videos: list[Path], out: Path, size: tuple[int, int], workers: int) -> Result:
@@ -75,9 +83,11 @@ def _extract(path: Path, folder: Path, size: tuple[int, int]) -> int:
         before, number = gray, number + 1
 
 
-def twinstream_run(root: Path, catalog: Catalog, out: Path, size: tuple[int, int], workers: int) -> Result:
-    """The stage with this many workers, a video a shard."""
-    setup, jobs, settings = prepared(root, catalog, out, size)
+def twinstream_run(
+    root: Path, catalog: Catalog, out: Path, size: tuple[int, int], workers: int | None, engine: str
+) -> Result:
+    """The stage with this many workers, or as many as there is room for, a video a shard."""
+    setup, jobs, settings = prepared(root, catalog, out, size, engine)
     begun = time.perf_counter()
     done: list[VideoDone] = []
     started = 0.0
@@ -88,12 +98,17 @@ def twinstream_run(root: Path, catalog: Catalog, out: Path, size: tuple[int, int
         ended = time.perf_counter()
     finish(out, catalog, jobs, settings)
     num_frames = sum(video.num_frames for video in done)
-    return _result(f"twinstream, {workers} workers", num_frames, started - begun, ended - started, out)
+    name = f"twinstream, {engine}, {workers or 'all'} workers"
+    part_seconds = sum(sum(video.seconds.values()) for video in done)
+    return replace(_result(name, num_frames, started - begun, ended - started, out), part_seconds=part_seconds)
 
 
-def outside_share(root: Path, catalog: Catalog, out: Path, size: tuple[int, int]) -> tuple[float, list[VideoDone]]:
-    """The share of a worker's time that is not decoding, flow or encoding, measured without Ray."""
-    setup, jobs, _ = prepared(root, catalog, out, size)
+def outside_share(
+    root: Path, catalog: Catalog, out: Path, size: tuple[int, int], engine: str
+) -> tuple[float, list[VideoDone]]:
+    """The share of a worker's time that is not decoding, flow or encoding, measured without Ray and on one core."""
+    setup, jobs, _ = prepared(root, catalog, out, size, engine)
+    setup = replace(setup, cores=1)
     recipe = make_recipe(setup)
     begun = time.perf_counter()
     done = [video for job in jobs for video in run_job(job, root=root, out=out, recipe=recipe)]
@@ -102,24 +117,33 @@ def outside_share(root: Path, catalog: Catalog, out: Path, size: tuple[int, int]
 
 
 def prepared(
-    root: Path, catalog: Catalog, out: Path, size: tuple[int, int]
+    root: Path, catalog: Catalog, out: Path, size: tuple[int, int], engine: str
 ) -> tuple[WorkerSetup, list[Job], dict[str, Any]]:
     """What a run needs, with the defaults of pipeline.yaml."""
     preprocess, shards = PreprocessSettings(size=size), ShardSettings(videos_per_shard=1)
-    settings = byte_settings(DatasetSettings(kind="folders"), preprocess, shards, "numba")
+    settings = byte_settings(DatasetSettings(kind="folders"), preprocess, shards, engine)
+    share = worker_share(
+        engine,
+        [this_node()],
+        threads=preprocess.threads,
+        workers_per_gpu=preprocess.workers_per_gpu,
+        cores_per_gpu=preprocess.cores_per_gpu,
+    )
     setup = WorkerSetup(
         root=root,
         out=out,
         size=size,
         short_side=None,
         max_pixels=None,
-        chunk_frames=preprocess.chunk_frames,
-        engine="numba",
+        chunk_frames=default_chunk_frames(engine, *size),
+        engine=engine,
         tvl1=preprocess.tvl1,
         bound=preprocess.bound,
         jpeg_quality=shards.jpeg_quality,
         min_frames=preprocess.min_frames,
         settings=settings,
+        gpu_share=share.gpu,
+        cores=share.cores,
     )
     return setup, plan_jobs(catalog.videos, 1, seed=0), settings
 
@@ -149,9 +173,13 @@ def line(result: Result, baseline: Result) -> str:
 @click.option("--data", type=click.Path(path_type=Path), envvar="TWINSTREAM_DATA", help="Folder of videos.")
 @click.option("--videos", "num_videos", default=6, show_default=True, help="Videos for both.")
 @click.option("--size", default=256, show_default=True, help="Side of the stored square.")
-@click.option("--workers", default=2, show_default=True, help="Processes for both.")
+@click.option("--engine", default="numba", show_default=True, type=click.Choice(["numba", "cuda"]))
+@click.option("--workers", type=int, help="Processes for both; 2, or with cuda as many as there is room for.")
+@click.option("--loop/--no-loop", default=True, show_default=True, help="Run the loop as well.")
 @click.option("--scaling", default=24, show_default=True, help="Videos over which many workers are set against one.")
-def main(data: Path | None, num_videos: int, size: int, workers: int, scaling: int) -> None:
+def main(
+    data: Path | None, num_videos: int, size: int, engine: str, workers: int | None, loop: bool, scaling: int
+) -> None:
     """Print the table, then how the stage scales and where its time goes."""
     if data is None or not data.is_dir():
         raise click.ClickException(f"no folder of videos at {data}; give --data DIR or set TWINSTREAM_DATA")
@@ -161,23 +189,38 @@ def main(data: Path | None, num_videos: int, size: int, workers: int, scaling: i
     alike = catalog_of(
         spread(videos_below(next(path for path in (data / "weizmann", data) if path.is_dir())), scaling), data
     )
-    click.echo(f"{machine()}, {len(videos)} videos, {size}x{size}, {workers} processes each")
+    node = this_node()
+    if engine != "cuda":
+        workers = workers or 2
+        node = Node(workers)
+    click.echo(f"{machine()}, {len(videos)} videos, {size}x{size}, {engine}, {workers or 'all'} processes")
     with tempfile.TemporaryDirectory() as folder:
         out, shape = Path(folder), (size, size)
-        share, done = outside_share(data, catalog, out / "plain", shape)
-        many = twinstream_run(data, catalog, out / "many", shape, workers)
-        one = twinstream_run(data, alike, out / "one", shape, 1)
-        many_alike = twinstream_run(data, alike, out / "many alike", shape, workers)
-        loop = todays_loop(videos, out / "loop", shape, workers)
+        share, done = outside_share(data, catalog, out / "plain", shape, engine)
+        share_alike, _ = outside_share(data, alike, out / "plain alike", shape, engine)
+        many = twinstream_run(data, catalog, out / "many", shape, workers, engine)
+        one = twinstream_run(data, alike, out / "one", shape, 1, engine)
+        many_alike = twinstream_run(data, alike, out / "many alike", shape, workers, engine)
+        results = [todays_loop(videos, out / "loop", shape, workers or node.cores), many] if loop else [many]
     click.echo("| | frames | frames/s | ratio | start s | MB | files |\n|---|---|---|---|---|---|---|")
-    click.echo("\n".join(line(result, loop) for result in (loop, many)))
+    click.echo("\n".join(line(result, results[0]) for result in results))
     gain = one.seconds / many_alike.seconds
-    click.echo(f"\n{workers} workers against 1, over {len(alike.videos)} short videos: {gain:.2f} times")
-    num_frames = sum(video.num_frames for video in done)
-    parts = {part: 1e3 * sum(video.seconds[part] for video in done) / num_frames for part in PARTS}
+    click.echo(f"\n{workers or 'all'} workers against 1, over {len(alike.videos)} short videos: {gain:.2f} times")
     click.echo(
-        " · ".join(f"{part} {ms:.2f}" for part, ms in parts.items())
+        f"1 worker, {len(alike.videos)} jobs of one short video: {one.start_seconds:.1f} s to start, "
+        f"{1 - one.part_seconds / one.seconds:.1%} of its time outside of decoding, flow and encoding; "
+        f"a loop without Ray {share_alike:.1%}"
+    )
+    num_frames = sum(video.num_frames for video in done)
+    parts = {part: sum(video.seconds[part] for video in done) / num_frames for part in PARTS}
+    click.echo(
+        " · ".join(f"{part} {1e3 * seconds:.2f}" for part, seconds in parts.items())
         + f" ms/frame · {share:.1%} of a worker's time is outside of them"
+    )
+    allowed = stage_rate(1 / parts["flow"], parts["decode"] + parts["encode"], node)
+    rate = many_alike.num_frames / many_alike.seconds
+    click.echo(
+        f"{rate:.0f} frames/s over the short videos, of {allowed:.0f} that the parts allow: {rate / allowed:.0%}"
     )
 
 

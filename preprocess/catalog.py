@@ -6,32 +6,37 @@ path below the root without its extension, dots replaced by underscores because 
 dot; it names files and members, so a path that could leave the output folder is refused.
 """
 
-import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from preprocess.dataset_files import list_files, read_text, splits_folder
+from preprocess.frame_folders import list_frame_folders
 from preprocess.listings import (
     SPLIT_ALIASES,
     Listed,
+    is_plain,
     parse_class_index,
     parse_csv,
     parse_kinetics,
     parse_split_list,
 )
 from shards.errors import InputError
+from shards.storage import locate
 
-Kind = Literal["ucf101", "kinetics", "folders", "csv"]
+Kind = Literal["ucf101", "kinetics", "folders", "csv", "rawframes"]
 SPLIT_FOLDERS = {"train", "val", "test", *SPLIT_ALIASES}
 NUM_NAMED = 5
 
 
 @dataclass(frozen=True)
 class Video:
-    """One file and its label; `path` is below the root, as on disk, or as the list names it where it is absent."""
+    """One file, or folder of frames, and its label.
+
+    `path` is below the root, as on disk, or as the list names it where it is absent.
+    """
 
     key: str
     path: str
@@ -61,40 +66,54 @@ def read_catalog(
     """The catalog of the videos below `root`.
 
     `splits` is the folder of the ucf101 lists; None looks in the root and in `splits` beside it. `annotations` is
-    the CSV, or for kinetics several. InputError for what is absent or malformed, and if no video at all is there.
+    the CSV, or several; without one `rawframes` goes by its folders. InputError for what is absent or malformed, and
+    if no video at all is there.
     """
-    if not Path(root).is_dir():
+    there = locate(root)
+    if not there.is_dir():
         raise InputError(f"dataset.root {root}: no such folder")
-    files = list_files(root)
-    if kind == "folders":
-        catalog = folders_catalog(files, Path(root).resolve().name)
-    elif kind == "ucf101":
-        folder = splits_folder(root, splits)
+    is_folder = kind == "rawframes"
+    if is_folder and not isinstance(there, Path):
+        raise InputError(f"dataset.root {root}: folders of frames must be on a disk")
+    files = list_frame_folders(str(there)) if is_folder else list_files(there)
+    if kind == "ucf101":
+        folder = splits_folder(there, splits)
         names = ("classInd.txt", f"trainlist{fold:02d}.txt", f"testlist{fold:02d}.txt")
         texts = {name: read_text(folder / name, "dataset.splits") for name in names}
         catalog = ucf101_catalog(texts, files)
+    elif kind == "folders" or (is_folder and not annotations):
+        catalog = folders_catalog(files, there.resolve().name, is_folder=is_folder)
+    elif kind == "kinetics":
+        catalog = kinetics_catalog(_read_csvs(kind, annotations, parse_kinetics), files)
     else:
-        paths = [annotations] if isinstance(annotations, str) else list(annotations or ())
-        if not paths:
-            raise InputError(f"dataset.annotations: not set; a dataset of kind {kind} needs its CSV")
-        parse = parse_kinetics if kind == "kinetics" else parse_csv
-        listed = [one for path in paths for one in parse(read_text(Path(path), "dataset.annotations"), Path(path).name)]
-        catalog = kinetics_catalog(listed, files) if kind == "kinetics" else csv_catalog(listed, files)
+        catalog = csv_catalog(_read_csvs(kind, annotations, parse_csv), files, is_folder=is_folder)
     require_a_video(catalog, root)
     return catalog
 
 
-def video_key(path: str) -> str:
-    """`Run/v.Run_g01.avi` -> `Run/v_Run_g01`; InputError for a path that no file in the output could carry."""
+def _read_csvs(
+    kind: Kind, annotations: str | Sequence[str] | None, parse: Callable[[str, str], list[Listed]]
+) -> list[Listed]:
+    paths = [annotations] if isinstance(annotations, str) else list(annotations or ())
+    if not paths:
+        raise InputError(f"dataset.annotations: not set; a dataset of kind {kind} needs its CSV")
+    return [one for path in paths for one in parse(read_text(locate(path), "dataset.annotations"), locate(path).name)]
+
+
+def video_key(path: str, *, is_folder: bool = False) -> str:
+    """`Run/v.Run_g01.avi` -> `Run/v_Run_g01`; InputError for a path that no file in the output could carry.
+
+    The name of a folder of frames has no extension: `Run/v.Run_g01` -> `Run/v_Run_g01`.
+    """
     parts = path.split("/")
-    unsafe = "\\" in path or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in path)
-    if unsafe or not {"", ".", ".."}.isdisjoint(parts):
+    if "\\" in path or not is_plain(path) or not {"", ".", ".."}.isdisjoint(parts):
         raise InputError(
             f"{path!r}: not a usable path; expected one below dataset.root, in UTF-8, without '..', backslashes or "
             "control characters"
         )
     stem, dot, _ = parts[-1].rpartition(".")
-    return "/".join([*parts[:-1], stem if dot and stem else parts[-1]]).replace(".", "_")
+    name = stem if dot and stem and not is_folder else parts[-1]
+    return "/".join([*parts[:-1], name]).replace(".", "_")
 
 
 def ucf101_catalog(lists: dict[str, str], files: Sequence[str]) -> Catalog:
@@ -132,19 +151,23 @@ def kinetics_catalog(listed: Sequence[Listed], files: Sequence[str]) -> Catalog:
     return _catalog(classes, listed, {one.name: on_disk.get(one.name) for one in listed}, files)
 
 
-def csv_catalog(listed: Sequence[Listed], files: Sequence[str]) -> Catalog:
-    """Paths as the CSV gives them; labels that are all whole numbers are sorted as numbers."""
+def csv_catalog(listed: Sequence[Listed], files: Sequence[str], *, is_folder: bool = False) -> Catalog:
+    """Paths as the CSV gives them, of files or, with `is_folder`, of folders of frames.
+
+    Labels that are all whole numbers are sorted as numbers.
+    """
     names = {one.class_name for one in listed}
     classes = sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
     on_disk = set(files)
     found = {one.name: one.name if one.name in on_disk else None for one in listed}
-    return _catalog(tuple(classes), listed, found, files)
+    return _catalog(tuple(classes), listed, found, files, is_folder=is_folder)
 
 
-def folders_catalog(files: Sequence[str], root_name: str) -> Catalog:
+def folders_catalog(files: Sequence[str], root_name: str, *, is_folder: bool = False) -> Catalog:
     """split/class/file if every top folder is named like a split, else class/file; files alone are one class.
 
-    The class of files that lie in no folder is the root's own name; beside folders such files belong nowhere.
+    The class of files that lie in no folder is the root's own name; beside folders such files belong nowhere. With
+    `is_folder` each of `files` is a folder of frames.
     """
     in_folders = [path for path in files if "/" in path]
     loose = [path for path in files if "/" not in path] if in_folders else []
@@ -160,9 +183,9 @@ def folders_catalog(files: Sequence[str], root_name: str) -> Catalog:
         else:
             listed.append(Listed(path, folders[0] if folders else root_name, "train", path))
     classes = tuple(sorted({one.class_name for one in listed}))
-    warnings = [f"{_named(loose, 'files')} in no class folder, left out"] if loose else []
+    warnings = [f"{_named(loose, _noun(is_folder))} in no class folder, left out"] if loose else []
     used = [one.name for one in listed]
-    return _catalog(classes, listed, {name: name for name in used}, used, warnings)
+    return _catalog(classes, listed, {name: name for name in used}, used, warnings, is_folder=is_folder)
 
 
 def require_a_video(catalog: Catalog, root: str) -> None:
@@ -181,14 +204,18 @@ def _catalog(
     found: dict[str, str | None],
     files: Sequence[str],
     warnings: Iterable[str] = (),
+    *,
+    is_folder: bool = False,
 ) -> Catalog:
     """The videos of a listing, `found` giving the path on disk of each name; InputError where two are one."""
     labels = {name: label for label, name in enumerate(classes)}
     videos: dict[str, Video] = {}
     places: dict[str, Listed] = {}
     for one in listed:
+        if not is_plain(one.class_name):
+            raise InputError(f"{one.where}: class {one.class_name!r}; expected a name without control characters")
         path = found[one.name] or one.name
-        key = video_key(path)
+        key = video_key(path, is_folder=is_folder)
         if key in videos:
             _refuse_twice(key, places[key], one)
         places[key] = one
@@ -196,7 +223,7 @@ def _catalog(
         videos[key] = Video(key, path, one.class_name, labels[one.class_name], one.split, present)
     unnamed = sorted(set(files) - {video.path for video in videos.values()})
     if unnamed:
-        warnings = [*warnings, f"{_named(unnamed, 'files')} that no list names, left out"]
+        warnings = [*warnings, f"{_named(unnamed, _noun(is_folder))} that no list names, left out"]
     return Catalog(classes, tuple(videos[key] for key in sorted(videos)), tuple(warnings))
 
 
@@ -215,6 +242,10 @@ def _absent_classes(listed: Sequence[Listed], files: Sequence[str]) -> list[str]
         return []
     named = ", ".join(f"{name} ({count} videos)" for name, count in sorted(absent.items())[:NUM_NAMED])
     return [f"{len(absent)} classes of the lists have no folder: {named}{_more(len(absent))}"]
+
+
+def _noun(is_folder: bool) -> str:
+    return "folders" if is_folder else "files"
 
 
 def _named(paths: Sequence[str], noun: str) -> str:

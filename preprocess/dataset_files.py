@@ -4,17 +4,22 @@ Every regular file counts as a video unless it is hidden or its suffix says text
 a row with a reason, and only decoding can tell. Linked folders are followed.
 """
 
+import io
 import os
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 
 from shards.errors import InputError
+from shards.remote import RemotePath
+from shards.storage import Location, file_sizes, locate
 
 NOT_VIDEOS = {".txt", ".csv", ".tsv", ".json", ".jsonl", ".md", ".yaml", ".yml", ".xml", ".html", ".log", ".sha256"}
 NUM_NAMED = 10
 
 
-def list_files(root: str) -> list[str]:
+def list_files(root: Location) -> list[str]:
     """Paths below `root`, with `/`, sorted, of every file that could be a video: not hidden, not a known text file."""
+    if isinstance(root, RemotePath):
+        return [name for name in file_sizes(root) if not _is_hidden(name) and not _is_text(PurePosixPath(name))]
     found = []
     for walked, folders, names in os.walk(root, followlinks=True):
         folder = Path(walked)
@@ -32,26 +37,35 @@ def _leads_back(folder: Path, name: str) -> bool:
 def _could_be_video(folder: Path, name: str) -> bool:
     """A broken link counts too: it becomes a row that says `missing`."""
     path = folder / name
-    if name.startswith(".") or path.suffix.lower() in NOT_VIDEOS:
+    if name.startswith(".") or _is_text(path):
         return False
     return path.is_file() or path.is_symlink()
 
 
-def splits_folder(root: str, splits: str | None) -> Path:
+def _is_hidden(path: str) -> bool:
+    return any(part.startswith(".") for part in path.split("/"))
+
+
+def _is_text(path: PurePath) -> bool:
+    return path.suffix.lower() in NOT_VIDEOS
+
+
+def splits_folder(root: Location, splits: str | None) -> Location:
     """Where classInd.txt is: `splits` when given, else the root, else the folder `splits` beside it."""
     if splits is not None:
-        return Path(splits)
-    folders = [Path(root), Path(root).parent / "splits"]
+        return locate(splits)
+    folders = [root, root.parent / "splits"]
     for folder in folders:
         if (folder / "classInd.txt").exists():
             return folder
     raise InputError(f"dataset.splits: not set, and no classInd.txt in {folders[0]} or {folders[1]}")
 
 
-def read_text(path: Path, setting: str) -> str:
+def read_text(path: Location, setting: str) -> str:
     """The text of a list; InputError, naming the setting that led here, where it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with io.TextIOWrapper(path.open("rb"), encoding="utf-8-sig") as file:
+            return file.read()
     except FileNotFoundError as error:
         there = sorted(other.name for other in path.parent.glob(f"*{path.suffix}"))[:NUM_NAMED]
         beside = f"; there is {', '.join(there)}" if there else ""

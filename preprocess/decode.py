@@ -7,7 +7,7 @@ that hold no count (MPEG-TS and -PS, FLV, WMV, Ogg, GIF) can be cut where no one
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from preprocess.containers import ContainerError, count_blocks
 from preprocess.picture import Orientation, picture_orientation, scaled, short_side_size, turned_size
 from preprocess.tally import Tally, is_silent, promised_packets
+from shards.storage import Location, local_copy
 
 PYAV_MAJOR = int(av.__version__.split(".")[0])
 MAX_FPS = 10_000
@@ -58,11 +59,11 @@ class VideoError(Exception):
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """Upright size of the source in pixels, frames/s (0 when unknown), number of frames its header claims."""
+    """Upright size of the source in pixels, frames/s (None when unknown), number of frames its header claims."""
 
     width: int
     height: int
-    fps: float
+    fps: float | None
     frames_in_header: int | None
 
 
@@ -79,7 +80,7 @@ class OpenedVideo:
 
 @contextmanager
 def open_video(
-    path: Path,
+    path: Location,
     *,
     size: tuple[int, int] | None,
     short_side: int | None,
@@ -94,20 +95,32 @@ def open_video(
     before it are not a whole video.
     """
     assert (size is None) != (short_side is None), f"size {size} and short_side {short_side}: give exactly one"
-    with _open_container(path) as container:
+    with _on_disk(path) as local, _open_container(local) as container:
         stream = _video_stream(container)
         coded_size = stream.codec_context.width, stream.codec_context.height
-        _check_pixels(*coded_size, max_pixels)
-        num_blocks = _num_blocks(path, container, stream)
+        check_pixels(*coded_size, max_pixels)
+        num_blocks = _num_blocks(local, container, stream)
         stream.thread_type, stream.thread_count = "SLICE", num_threads  # FRAME would blur which packet gave what
         pictures = _pictures(container, stream, num_blocks, max_pixels)
         first = next(pictures, None)
         turn = picture_orientation(first) if first else Orientation()
         source_size = turned_size((first.width, first.height) if first else coded_size, turn)
         target = size or short_side_size(source_size, short_side or 0)
-        _check_pixels(*target, max_pixels)
+        check_pixels(*target, max_pixels)
         everything = chain([first] if first else [], pictures)
-        yield OpenedVideo(_info(stream, source_size), _chunks(everything, target, turn, chunk_frames))
+        yield OpenedVideo(_info(stream, source_size), in_chunks(everything, target, turn, chunk_frames))
+
+
+@contextmanager
+def _on_disk(path: Location) -> Iterator[Path]:
+    """A video of an object store is copied first: checks and FFmpeg seek about, and must find what is on a disk."""
+    try:
+        copy = ExitStack()
+        local = copy.enter_context(local_copy(path))
+    except FileNotFoundError as error:
+        raise VideoError(Reason.MISSING, "no such file") from error
+    with copy:
+        yield local
 
 
 def _open_container(path: Path) -> InputContainer:
@@ -165,7 +178,7 @@ def _pictures(
             for picture in pictures:
                 if picture.is_corrupt or packet.is_corrupt:
                     raise VideoError(Reason.DECODE_ERROR, f"frame {tally.num_frames}: damaged")
-                _check_pixels(picture.width, picture.height, max_pixels)
+                check_pixels(picture.width, picture.height, max_pixels)
                 tally.num_frames += 1
                 tally.num_interlaced += picture.interlaced_frame
                 yield picture
@@ -177,7 +190,7 @@ def _pictures(
         raise VideoError(Reason.DECODE_ERROR, shortfall)
 
 
-def _chunks(
+def in_chunks(
     pictures: Iterator[VideoFrame], size: tuple[int, int], turn: Orientation, chunk_frames: int
 ) -> Iterator[NDArray[np.uint8]]:
     """(t, H, W, 3) for `size` = (W, H), every picture scaled to it whatever its own size is."""
@@ -201,10 +214,11 @@ def _chunks(
 def _info(stream: VideoStream, size: tuple[int, int]) -> VideoInfo:
     """FFmpeg's guess is the clock of the container, such as 90000, when it knows nothing: that is no rate."""
     rate = float(stream.average_rate or stream.guessed_rate or 0)
-    return VideoInfo(*size, rate if rate <= MAX_FPS else 0.0, stream.frames or None)
+    return VideoInfo(*size, rate if 0 < rate <= MAX_FPS else None, stream.frames or None)
 
 
-def _check_pixels(width: int, height: int, max_pixels: int | None) -> None:
+def check_pixels(width: int, height: int, max_pixels: int | None) -> None:
+    """VideoError for a picture of more pixels than `max_pixels`."""
     if max_pixels is not None and width * height > max_pixels:
         raise VideoError(Reason.TOO_LARGE, f"{width}x{height} is more than {max_pixels} pixels")
 

@@ -2,16 +2,16 @@
 
 The frames are drawn, a textured picture that pans with a blob that moves across it, so that every machine measures the
 same. Real videos differ: still ones need less, fast and noisy ones more. The prediction takes a frame's whole road,
-decoding and encoding included, on every core.
+decoding and encoding included: on every core, or with GPUs at the pace of whichever is slower, they or the cores.
 """
 
 import importlib.metadata
-import os
 import platform
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import cv2
 import numpy as np
@@ -19,15 +19,17 @@ from numpy.typing import NDArray
 
 from preprocess.decode import open_video
 from preprocess.duet import draw_video, write_mp4
+from preprocess.shares import Node, default_chunk_frames, this_node
+from preprocess.stored_flow import stored_flow
 from preprocess.tvl1 import ENGINE_NAMES, TvL1Params, open_engine, resolve_engine
 from shards.errors import InputError
-from shards.flow_codec import quantize
 from shards.jpeg import encode_jpeg
 from shards.settings import ShardSettings
 
-LIBRARIES = ("av", "numba", "numpy", "opencv-contrib-python", "pyarrow", "ray", "torch")
+LIBRARIES = ("av", "numba", "numpy", "opencv-contrib-python", "pyarrow", "ray", "torch", "triton")
 SLOW_ENGINES = ("reference",)
 NUM_FRAMES = 9
+GPU_ROUNDS = 5
 FRAMES_PER_SECOND = 25
 BOUND = 20.0
 # A tar member's header and, on average, half a block of padding.
@@ -43,40 +45,68 @@ class Prediction:
     num_bytes: float
 
 
+@dataclass(frozen=True)
+class FrameCost:
+    """What a frame costs but for its flow: seconds of a core to decode and encode it, and bytes in a shard."""
+
+    seconds: float
+    num_bytes: float
+
+
 def drawn_frames(size: int, num_frames: int = NUM_FRAMES) -> NDArray[np.uint8]:
     """(T, size, size, 3): a texture that pans 2 pixels a frame to the right and 1 down, and a blob across it."""
     frames = draw_video(np.random.default_rng(0), colour=0, motion=2, size=size, num_frames=num_frames)
     return np.stack([np.roll(frame, (t, 2 * t), (0, 1)) for t, frame in enumerate(frames)])
 
 
-def frames_per_second(name: str, gray: NDArray[np.uint8]) -> float:
-    """Pairs an engine computes a second on one core, after one that is not counted."""
+def flow_rate(name: str, size: int) -> float:
+    """Pairs an engine computes a second on one core or one GPU, from gray frames to bytes; warmed up before."""
+    if name != "cuda":
+        return _median_rate(name, gray_frames(drawn_frames(size)), num_warm=2, rounds=1)
+    gray = gray_frames(drawn_frames(size, default_chunk_frames(name, size, size)))
+    return _median_rate(name, gray, num_warm=len(gray), rounds=GPU_ROUNDS)
+
+
+def _median_rate(name: str, gray: NDArray[np.uint8], *, num_warm: int, rounds: int) -> float:
     engine = open_engine(name, TvL1Params())
-    engine(gray[:2])
-    begun = time.perf_counter()
-    engine(gray)
-    return (len(gray) - 1) / (time.perf_counter() - begun)
+    stored_flow(engine, gray[:num_warm], BOUND)
+    seconds = []
+    for _ in range(rounds):
+        begun = time.perf_counter()
+        stored_flow(engine, gray, BOUND)
+        seconds.append(time.perf_counter() - begun)
+    return (len(gray) - 1) / median(seconds)
 
 
-def predict(hours_of_video: float, seconds_per_frame: float, bytes_per_frame: float, cores: int) -> Prediction:
-    """100 h at 25 frames/s, 0.04 s and 20 kB a frame, 2 cores -> 9,000,000 frames, 50 h, 180 GB."""
+def stage_rate(flow: float, cost_seconds: float, node: Node) -> float:
+    """Frames a second of a whole machine; `flow` is that of one of its GPUs, or of a core where it has none.
+
+    2 GPUs of 3,000 frames/s each and 10 cores that need 2 ms for all else: the cores' 5,000, not the GPUs' 6,000.
+    10 cores, 125 frames/s each, 2 ms for all else -> 10 / (8 ms + 2 ms) = 1,000.
+    """
+    if node.gpus:
+        return min(node.gpus * flow, node.cores / cost_seconds)
+    return node.cores / (1 / flow + cost_seconds)
+
+
+def predict(hours_of_video: float, frames_a_second: float, bytes_per_frame: float) -> Prediction:
+    """100 h at 25 frames/s, 50 frames/s and 20 kB a frame -> 9,000,000 frames, 50 h, 180 GB."""
     num_frames = round(hours_of_video * 3600 * FRAMES_PER_SECOND)
-    return Prediction(num_frames, num_frames * seconds_per_frame / cores / 3600, num_frames * bytes_per_frame)
+    return Prediction(num_frames, num_frames / frames_a_second / 3600, num_frames * bytes_per_frame)
 
 
-def measured_frame(size: int) -> tuple[float, float]:
-    """Seconds and bytes a frame takes on one core, from the video file to members of a shard."""
-    engine = open_engine("auto", TvL1Params())
+def measured_cost(size: int) -> FrameCost:
+    """On one core, from the video file to members of a shard."""
+    planes = stored_flow(open_engine("numba", TvL1Params()), gray_frames(drawn_frames(size)), BOUND).planes
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "drawn.mp4")
         write_mp4(path, drawn_frames(size))
         begun = time.perf_counter()
         with open_video(path, size=(size, size), short_side=None, chunk_frames=NUM_FRAMES) as video:
             (frames,) = video
-        levels = quantize(engine(gray_frames(frames)), BOUND)
-        images = [*frames, *(np.ascontiguousarray(field[..., axis]) for field in levels for axis in (0, 1))]
+        images = [*frames, *planes.reshape(-1, size, size)]
         num_bytes = sum(len(encode_jpeg(image, ShardSettings().jpeg_quality)) + TAR_OVERHEAD for image in images)
-    return (time.perf_counter() - begun) / NUM_FRAMES, num_bytes / NUM_FRAMES
+    return FrameCost((time.perf_counter() - begun) / NUM_FRAMES, num_bytes / NUM_FRAMES)
 
 
 def gray_frames(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -86,35 +116,56 @@ def gray_frames(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def report(hours_of_video: float, size: int) -> str:
     """Everything as lines for a person."""
-    cores = len(os.sched_getaffinity(0))
+    node, best = this_node(), resolve_engine("auto")
+    rates = {name: _rate_or_reason(name, size) for name in ENGINE_NAMES if name not in SLOW_ENGINES}
     lines = [
-        f"{platform.machine()}, {cores} cores, Python {platform.python_version()}",
+        f"{platform.machine()}, {node.cores} cores, {_gpus_text(node)}, Python {platform.python_version()}",
         " · ".join(f"{name} {_version(name)}" for name in LIBRARIES),
-        *_engine_lines(size),
+        *(f"  {name:<8} {_told(name, rate, size)}{' (auto)' if name == best else ''}" for name, rate in rates.items()),
     ]
-    seconds, num_bytes = measured_frame(size)
-    expected = predict(hours_of_video, seconds, num_bytes, cores)
+    flow, cost = rates[best], measured_cost(size)
+    assert isinstance(flow, float), f"auto took {best}: {flow}"
+    lines.append(f"  decode and encode: {1 / cost.seconds:.1f} frames/s on one core")
+    workers = node if best == "cuda" else Node(node.cores)
+    expected = predict(hours_of_video, stage_rate(flow, cost.seconds, workers), cost.num_bytes)
     lines.append(
         f"{hours_of_video:g} hours of video at {FRAMES_PER_SECOND} frames/s are {expected.num_frames:,} frames: "
-        f"{expected.hours:.3g} hours on {cores} cores, {expected.num_bytes / 1e9:.3g} GB of shards"
+        f"{expected.hours:.3g} hours on {_workers_text(workers)}, {expected.num_bytes / 1e9:.3g} GB of shards"
     )
     return "\n".join(lines)
 
 
-def _engine_lines(size: int) -> list[str]:
-    gray = gray_frames(drawn_frames(size))
-    best = resolve_engine("auto")
-    lines = []
-    for name in ENGINE_NAMES:
-        if name in SLOW_ENGINES:
-            continue
-        try:
-            where = "a GPU, few frames at a time" if name == "cuda" else "one core"
-            told = f"{frames_per_second(name, gray):.1f} frames/s at {size}x{size} on {where}"
-        except InputError as error:
-            told = f"not here: {error}"
-        lines.append(f"  {name:<8} {told}{' (auto)' if name == best else ''}")
-    return lines
+def _rate_or_reason(name: str, size: int) -> float | str:
+    try:
+        return flow_rate(name, size)
+    except InputError as error:
+        return str(error)
+
+
+def _told(name: str, rate: float | str, size: int) -> str:
+    if isinstance(rate, str):
+        return f"not here: {rate}"
+    return f"{rate:.1f} frames/s at {size}x{size} on {'one GPU' if name == 'cuda' else 'one core'}"
+
+
+def _gpus_text(node: Node) -> str:
+    """`no GPU`, or `2 GPUs (NVIDIA H100 80GB HBM3)`."""
+    if not node.gpus:
+        return "no GPU that torch can use"
+    import torch
+
+    names = dict.fromkeys(torch.cuda.get_device_name(number) for number in range(node.gpus))
+    return f"{_count(node.gpus, 'GPU')} ({', '.join(names)})"
+
+
+def _workers_text(node: Node) -> str:
+    """`16 cores`, or `2 GPUs and 16 cores`."""
+    cores = _count(node.cores, "core")
+    return f"{_count(node.gpus, 'GPU')} and {cores}" if node.gpus else cores
+
+
+def _count(num: int, noun: str) -> str:
+    return f"{num} {noun}{'' if num == 1 else 's'}"
 
 
 def _version(name: str) -> str:

@@ -1,6 +1,7 @@
 """Mean speed and saturation of a video's flow, for its row.
 
-Summed field by field in float64, so that neither chunks nor workers change the last bit of what is stored.
+Sums of integers, speeds in whole micropixels: neither chunks, nor workers, nor the order in which a GPU adds can change
+the last bit of what is stored.
 """
 
 from dataclasses import dataclass
@@ -10,27 +11,43 @@ from numpy.typing import NDArray
 
 from shards.flow_codec import is_saturated
 
+MICROPIXELS = 1e6
+"""In a pixel."""
 
-@dataclass
+
+@dataclass(frozen=True)
 class FlowStatistics:
-    """Mean |flow| in pixels and the saturated fraction, summed field by field so that chunks cannot change them."""
+    """Sums over the pixels of any number of fields, which add up to those of all."""
 
-    num_fields: int = 0
-    _speed: float = 0.0
-    _saturated: float = 0.0
+    num_pixels: int = 0
+    micropixels: int = 0
+    num_saturated: int = 0
 
-    def add(self, flow: NDArray[np.float32], bound: float) -> None:
-        """Count one (H, W, 2) field."""
-        self.num_fields += 1
-        self._speed += float(np.sqrt(np.square(flow).sum(axis=-1)).mean(dtype=np.float64))
-        self._saturated += float(is_saturated(flow, bound).mean())
+    def __add__(self, other: "FlowStatistics") -> "FlowStatistics":
+        return FlowStatistics(
+            self.num_pixels + other.num_pixels,
+            self.micropixels + other.micropixels,
+            self.num_saturated + other.num_saturated,
+        )
 
     @property
     def mean_speed(self) -> float:
         """Mean |(dx, dy)| in pixels."""
-        return self._speed / self.num_fields
+        return self.micropixels / self.num_pixels / MICROPIXELS
 
     @property
     def saturated(self) -> float:
         """Fraction of pixels beyond the bound."""
-        return self._saturated / self.num_fields
+        return self.num_saturated / self.num_pixels
+
+
+def flow_statistics(flow: NDArray[np.float32], bound: float) -> FlowStatistics:
+    """(N, H, W, 2) pixels -> their statistics; `cuda_engine.flow_sums` does the same on a device."""
+    return sum((_statistics_of_field(field, bound) for field in flow), FlowStatistics())
+
+
+def _statistics_of_field(flow: NDArray[np.float32], bound: float) -> FlowStatistics:
+    # In float64, since some libraries' float32 roots are not rounded correctly, and hence differ.
+    dx, dy = np.moveaxis(flow.astype(np.float64), -1, 0)
+    speeds = np.rint(np.sqrt(dx * dx + dy * dy) * MICROPIXELS).astype(np.int64)
+    return FlowStatistics(speeds.size, int(speeds.sum()), int(is_saturated(flow, bound).sum()))

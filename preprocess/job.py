@@ -8,9 +8,11 @@ that dies or hangs can tell nothing afterwards. How to decode and how to compute
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
+from itertools import islice
 from typing import Any, Protocol
 
 import cv2
@@ -21,10 +23,11 @@ from preprocess.catalog import Video
 from preprocess.decode import Reason, VideoError, VideoInfo
 from preprocess.flow_statistics import FlowStatistics
 from preprocess.plan import Job
+from preprocess.stored_flow import stored_flow
 from preprocess.tvl1 import Engine
-from shards.flow_codec import quantize
 from shards.jpeg import encode_jpeg
 from shards.sample import SampleMeta
+from shards.storage import Location
 from shards.videos import Status, VideoRow
 from shards.writer import SampleSpool, ShardWriter, sample_spool, write_shard
 
@@ -42,7 +45,7 @@ class VideoStream(Protocol):
         """Every frame once; VideoError where the video turns out to be damaged."""
 
 
-OpenVideo = Callable[[Path], AbstractContextManager[VideoStream]]
+OpenVideo = Callable[[Location], AbstractContextManager[VideoStream]]
 
 
 @dataclass
@@ -82,7 +85,7 @@ class Recipe:
     """How frames and flow are made and stored: bound in pixels, JPEG quality, fewest and most frames of a video.
 
     settings are all that change bytes, for the record that goes beside the shard. Videos with more than `max_frames`
-    are cut there with `cut_long`, else skipped.
+    are cut there with `cut_long`, else skipped. Images are encoded in the threads of `pool`, where there is one.
     """
 
     open_video: OpenVideo
@@ -93,6 +96,7 @@ class Recipe:
     settings: dict[str, Any]
     max_frames: int | None = None
     cut_long: bool = False
+    pool: ThreadPoolExecutor | None = None
 
 
 @dataclass
@@ -105,7 +109,7 @@ class Filled:
     statistics: FlowStatistics = field(default_factory=FlowStatistics)
 
 
-def run_job(job: Job, *, root: Path, out: Path, recipe: Recipe) -> Iterator[VideoDone]:
+def run_job(job: Job, *, root: Location, out: Location, recipe: Recipe) -> Iterator[VideoDone]:
     """Make the shard of `job` below `out`; yields after each video; the shard is there when the iterator ends."""
     for step in job_steps(job, root=root, out=out, recipe=recipe, given_up={}):
         if isinstance(step, VideoDone):
@@ -113,7 +117,7 @@ def run_job(job: Job, *, root: Path, out: Path, recipe: Recipe) -> Iterator[Vide
 
 
 def job_steps(
-    job: Job, *, root: Path, out: Path, recipe: Recipe, given_up: Mapping[str, VideoError]
+    job: Job, *, root: Location, out: Location, recipe: Recipe, given_up: Mapping[str, VideoError]
 ) -> Iterator[VideoAt | VideoDone]:
     """The same with a sign of life before each video and at each step in it; `given_up` videos, by key, stay closed."""
     rows: list[VideoRow] = []
@@ -139,7 +143,7 @@ def video_row(video: Video, status: Status, **known: Any) -> VideoRow:
 
 
 def _add_video(
-    writer: ShardWriter, video: Video, path: Path, recipe: Recipe, spool: SampleSpool, watch: Stopwatch
+    writer: ShardWriter, video: Video, path: Location, recipe: Recipe, spool: SampleSpool, watch: Stopwatch
 ) -> Generator[VideoAt, None, VideoRow]:
     """Add the video to the shard and return its row; VideoError if it cannot be used."""
     with recipe.open_video(path) as stream:
@@ -156,7 +160,7 @@ def _add_video(
         return video_row(video, Status.SKIPPED, reason=Reason.TOO_SHORT.value, detail=detail, **source)
     meta = SampleMeta(
         *(video.key, video.class_name, video.label, num_frames, filled.width, filled.height),
-        *(info.fps, info.width, info.height),
+        *(info.fps or 0.0, info.width, info.height),
     )
     with watch.part("encode"):
         writer.add(meta, spool)
@@ -193,9 +197,10 @@ def _fill(
                 gray = np.concatenate([previous, gray])
             previous = gray[-1:]
             with watch.part("flow"):
-                flow = recipe.engine(gray)
+                flow = stored_flow(recipe.engine, gray, recipe.bound)
+            filled.statistics += flow.statistics
             with watch.part("encode"):
-                _encode(spool, frames, flow, recipe, filled.statistics)
+                _encode(spool, frames, flow.planes, recipe)
             yield
         if filled.is_cut:
             return
@@ -209,20 +214,15 @@ def shortened(chunk: NDArray[np.uint8], num_before: int, max_frames: int | None)
     return chunk[:room], len(chunk) > room
 
 
-def _encode(
-    spool: SampleSpool,
-    frames: NDArray[np.uint8],
-    flow: NDArray[np.float32],
-    recipe: Recipe,
-    statistics: FlowStatistics,
-) -> None:
-    for frame in frames:
-        spool.add_frame(encode_jpeg(frame, recipe.jpeg_quality))
-    for flow_field in flow:
-        statistics.add(flow_field, recipe.bound)
-        levels = quantize(flow_field, recipe.bound)
-        dx, dy = (encode_jpeg(np.ascontiguousarray(levels[..., axis]), recipe.jpeg_quality) for axis in (0, 1))
-        spool.add_flow(dx, dy)
+def _encode(spool: SampleSpool, frames: NDArray[np.uint8], planes: NDArray[np.uint8], recipe: Recipe) -> None:
+    """Add (T, H, W, 3) frames and (N, 2, H, W) planes of dx and dy."""
+    images = [*frames, *planes.reshape(-1, *planes.shape[2:])]
+    encode = partial(encode_jpeg, quality=recipe.jpeg_quality)
+    jpegs = recipe.pool.map(encode, images) if recipe.pool else map(encode, images)
+    for jpeg in islice(jpegs, len(frames)):
+        spool.add_frame(jpeg)
+    for x_jpeg, y_jpeg in zip(jpegs, jpegs, strict=True):
+        spool.add_flow(x_jpeg, y_jpeg)
 
 
 def _timed(stream: Iterable[NDArray[np.uint8]], watch: Stopwatch) -> Iterator[NDArray[np.uint8]]:

@@ -6,6 +6,7 @@ the file's name and the line number. A listing says what ought to be there; `pre
 
 import csv
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import StringIO
@@ -25,6 +26,11 @@ class Listed:
     split: str
     where: str
     class_number: int | None = None
+
+
+def is_plain(text: str) -> bool:
+    """Whether a name or path fits on one line of a list: no control characters, line ends or halves of letters."""
+    return not any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in text)
 
 
 def split_name(text: str, where: str) -> str:

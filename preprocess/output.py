@@ -6,6 +6,7 @@ or of another catalog are refused with the difference named, never mixed and nev
 
 import errno
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,26 +14,28 @@ from typing import Any
 from preprocess.catalog import Catalog
 from preprocess.job import video_row
 from preprocess.plan import Job
-from shards.assemble import Contents, finish_dataset, shard_entry
+from shards.assemble import Contents, finish_dataset, is_whole, shard_entry
 from shards.atomic import remove_temporaries, write_atomically
 from shards.errors import InputError
 from shards.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL
-from shards.index import JobRecord, read_job_record
+from shards.index import IndexFile, read_index_file
 from shards.manifest import (
     FILE_NAME,
     FlowCodec,
     ShardEntry,
     read_manifest,
 )
-from shards.verify import VIDEOS_NAME
-from shards.videos import Status, VideoRow, read_videos
+from shards.storage import Location, file_sizes
+from shards.videos import VIDEOS_NAME, Status, VideoRow, read_videos
 from shards.writer import index_path
 
 DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+# Indexes read at the same time: in an object store each is some round trips of waiting.
+NUM_READERS = 16
 
 
 @contextmanager
-def disk_faults_told(out: Path) -> Iterator[None]:
+def disk_faults_told(out: Location) -> Iterator[None]:
     """A disk that fills up in the block is an InputError: what is whole stays, and the same command resumes."""
     try:
         yield
@@ -44,8 +47,10 @@ def disk_faults_told(out: Path) -> Iterator[None]:
         ) from error
 
 
-def prepare_output(out: Path) -> None:
-    """Make the folder, clear what a killed run left, and see that it can be written to."""
+def prepare_output(out: Location) -> None:
+    """Make the folder, clear what a killed run left, and see that it can be written to; a store has nothing to make."""
+    if not isinstance(out, Path):
+        return
     try:
         out.mkdir(parents=True, exist_ok=True)
         remove_temporaries(out)
@@ -56,7 +61,7 @@ def prepare_output(out: Path) -> None:
         raise InputError(f"shards.path {out}: cannot be written to ({error.strerror})") from error
 
 
-def finished_rows(out: Path, catalog: Catalog, settings: dict[str, Any]) -> list[VideoRow] | None:
+def finished_rows(out: Location, catalog: Catalog, settings: dict[str, Any]) -> list[VideoRow] | None:
     """The rows of a dataset that is complete, None when there is none; InputError when it is another one."""
     if not (out / FILE_NAME).exists():
         return None
@@ -67,44 +72,42 @@ def finished_rows(out: Path, catalog: Catalog, settings: dict[str, Any]) -> list
     return rows
 
 
-def done_jobs(out: Path, jobs: Iterable[Job], settings: dict[str, Any]) -> dict[str, JobRecord]:
-    """The record of every job whose shard is there, by its name; InputError when it is of another dataset."""
-    planned = {index_path(out / job.split, job.name): job for job in jobs}
-    for path in sorted(out.glob("*/*.parquet")):
-        if path not in planned:
+def done_jobs(out: Location, jobs: Iterable[Job], settings: dict[str, Any]) -> dict[str, IndexFile]:
+    """The index of every job whose shard is there, by the job's name; InputError when it is of another dataset."""
+    planned = {f"{job.split}/{job.name}": job for job in jobs}
+    there = file_sizes(out)
+    for name in there:
+        if name.endswith(".parquet") and "/" in name and name.removesuffix(".parquet") not in planned:
             raise InputError(
-                f"{path}: a shard that this catalog and these settings would not make; choose another shards.path"
+                f"{out / name}: a shard that this catalog and these settings would not make; choose another shards.path"
             )
-    records = {}
-    for path, job in planned.items():
-        if path.exists():
-            record = read_job_record(path)
-            _refuse_other_settings(out, record.settings, settings)
-            _refuse_other_videos(out, [row.path for row in record.videos], [video.path for video in job.videos])
-            if record.num_bytes == _size(path.with_suffix(".tar")):
-                records[job.name] = record
-    return records
+    found = {shard: job for shard, job in planned.items() if f"{shard}.parquet" in there}
+    with ThreadPoolExecutor(NUM_READERS) as pool:
+        files = [*pool.map(read_index_file, [index_path(out / job.split, job.name) for job in found.values()])]
+    done = {}
+    for (shard, job), file in zip(found.items(), files, strict=True):
+        _refuse_other_settings(out, file.record.settings, settings)
+        _refuse_other_videos(out, [row.path for row in file.record.videos], [video.path for video in job.videos])
+        if is_whole(there, shard, file.record):
+            done[job.name] = file
+    return done
 
 
-def finish(out: Path, catalog: Catalog, jobs: list[Job], settings: dict[str, Any]) -> list[VideoRow]:
+def finish(out: Location, catalog: Catalog, jobs: list[Job], settings: dict[str, Any]) -> list[VideoRow]:
     """Write videos.parquet and then dataset.json, when every job is done; returns every video's row."""
-    records = done_jobs(out, jobs, settings)
-    rows = [row for job in jobs for row in records[job.name].videos]
+    files = done_jobs(out, jobs, settings)
+    rows = [row for job in jobs for row in files[job.name].record.videos]
     rows += [row for row in _plain_rows(catalog) if row.status == Status.MISSING]
     splits: dict[str, tuple[ShardEntry, ...]] = {}
     for job in jobs:
-        index = index_path(out / job.split, job.name)
-        if records[job.name].num_bytes == 0:
-            index.unlink()
+        if files[job.name].record.num_bytes == 0:
+            index_path(out / job.split, job.name).unlink()
         else:
-            splits[job.split] = (*splits.get(job.split, ()), shard_entry(out, index, records[job.name]))
+            entry = shard_entry(f"{job.split}/{job.name}", files[job.name])
+            splits[job.split] = (*splits.get(job.split, ()), entry)
     codec = FlowCodec(bound=settings["preprocess.bound"], zero=ZERO_LEVEL, levels=LEVELS_PER_SIDE)
     finish_dataset(out, splits, rows, Contents(catalog.classes, codec, settings))
     return rows
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
 
 
 def _plain_rows(catalog: Catalog) -> list[VideoRow]:
@@ -123,7 +126,7 @@ def _identity(row: VideoRow) -> tuple[object, ...]:
     return row.path, row.label, row.split, row.status == Status.MISSING
 
 
-def _refuse_other_settings(out: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+def _refuse_other_settings(out: Location, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     for name in sorted(found.keys() | wanted.keys()):
         if found.get(name) != wanted.get(name):
             raise InputError(
@@ -132,7 +135,7 @@ def _refuse_other_settings(out: Path, found: dict[str, Any], wanted: dict[str, A
             )
 
 
-def _refuse_other_videos(out: Path, found: list[Any], wanted: list[Any]) -> None:
+def _refuse_other_videos(out: Location, found: list[Any], wanted: list[Any]) -> None:
     if found != wanted:
         differing = sorted({*found} ^ {*wanted}, key=str) or [wanted[0]]
         raise InputError(

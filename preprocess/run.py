@@ -7,20 +7,20 @@ import sys
 import time
 from collections import Counter
 from contextlib import closing
-from pathlib import Path
 
 from preprocess.catalog import Catalog, read_catalog
 from preprocess.output import disk_faults_told, done_jobs, finish, finished_rows, prepare_output
 from preprocess.plan import Job, plan_jobs
 from preprocess.run_log import LOG_NAME, RunLog, write_report
 from preprocess.settings import DatasetSettings, PreprocessSettings, byte_settings
+from preprocess.shares import Share, cluster_engine, default_chunk_frames, this_node, worker_share
 from preprocess.tvl1 import open_engine, resolve_engine
 from shards.atomic import remove_temporaries
 from shards.errors import InputError
 from shards.progress import Progress
 from shards.settings import ShardSettings
-from shards.verify import VIDEOS_NAME
-from shards.videos import Status, VideoRow, summary
+from shards.storage import Location, appended_text, locate
+from shards.videos import VIDEOS_NAME, Status, VideoRow, summary
 
 
 def preprocess(
@@ -32,12 +32,11 @@ def preprocess(
     dry_run: bool = False,
 ) -> list[VideoRow]:
     """Make or finish the dataset at `shards.path`; returns every video's row (none on a dry run)."""
-    engine = resolve_engine(settings.engine)
-    open_engine(engine, settings.tvl1)
+    engine, share = _engine_and_share(settings, address)
     catalog = _catalog(dataset)
     jobs = plan_jobs(catalog.videos, shards.videos_per_shard, settings.seed)
     made_with = byte_settings(dataset, settings, shards, engine)
-    out = Path(shards.path)
+    out = locate(shards.path)
     if (rows := finished_rows(out, catalog, made_with)) is not None:
         return rows
     done = done_jobs(out, jobs, made_with)
@@ -47,11 +46,11 @@ def preprocess(
         return []
     prepare_output(out)
     begun = time.monotonic()
-    with disk_faults_told(out), open(out / LOG_NAME, "a", encoding="utf-8") as file:
+    with disk_faults_told(out), appended_text(out / LOG_NAME) as file:
         log = RunLog(file)
         if left:
             try:
-                _run(left, dataset, settings, shards, engine, made_with, address, log)
+                _run(left, dataset, settings, shards, engine, share, made_with, address, log)
             finally:
                 remove_temporaries(out)
         rows = finish(out, catalog, jobs, made_with)
@@ -69,6 +68,34 @@ def check_skipped(rows: list[VideoRow], max_skipped: int | None, shards_path: st
         raise InputError(f"{skipped} videos skipped, preprocess.max_skipped is {max_skipped}; {table}")
 
 
+def _engine_and_share(settings: PreprocessSettings, address: str | None) -> tuple[str, Share]:
+    """The engine for the whole run, by what the machines that work have, and what a worker takes of them."""
+    if address is None:
+        engine = resolve_engine(settings.engine)
+        open_engine(engine, settings.tvl1)
+        nodes = [this_node()]
+    else:
+        from preprocess.stage import cluster_nodes
+
+        nodes = cluster_nodes(address)
+        engine = cluster_engine(settings.engine, nodes)
+    share = worker_share(
+        engine,
+        nodes,
+        threads=settings.threads,
+        workers_per_gpu=settings.workers_per_gpu,
+        cores_per_gpu=settings.cores_per_gpu,
+    )
+    return engine, share
+
+
+def _largest_size(settings: PreprocessSettings) -> tuple[int, int]:
+    """Stored width and height; of most videos where only the shorter side is set."""
+    if settings.short_side is None:
+        return settings.size
+    return 2 * settings.short_side, settings.short_side
+
+
 def _catalog(dataset: DatasetSettings) -> Catalog:
     catalog = read_catalog(
         dataset.kind,
@@ -79,10 +106,12 @@ def _catalog(dataset: DatasetSettings) -> Catalog:
     )
     for warning in catalog.warnings:
         print(warning, file=sys.stderr)
+    if not catalog.videos:
+        raise InputError(f"dataset.root {dataset.root}: no videos there for dataset.kind {dataset.kind}")
     return catalog
 
 
-def _tell_plan(catalog: Catalog, jobs: list[Job], left: list[Job], engine: str, out: Path) -> None:
+def _tell_plan(catalog: Catalog, jobs: list[Job], left: list[Job], engine: str, out: Location) -> None:
     missing = sum(not video.present for video in catalog.videos)
     present = Counter(video.split for video in catalog.videos if video.present)
     told = ", ".join(f"{count} {split}" for split, count in sorted(present.items()))
@@ -96,6 +125,7 @@ def _run(
     settings: PreprocessSettings,
     shards: ShardSettings,
     engine: str,
+    share: Share,
     made_with: dict[str, object],
     address: str | None,
     log: RunLog,
@@ -104,12 +134,12 @@ def _run(
     from preprocess.worker_setup import WorkerSetup
 
     setup = WorkerSetup(
-        root=Path(dataset.root).absolute(),
-        out=Path(shards.path).absolute(),
+        root=locate(dataset.root).absolute(),
+        out=locate(shards.path).absolute(),
         size=None if settings.short_side else settings.size,
         short_side=settings.short_side,
         max_pixels=settings.max_pixels,
-        chunk_frames=settings.chunk_frames,
+        chunk_frames=settings.chunk_frames or default_chunk_frames(engine, *_largest_size(settings)),
         engine=engine,
         tvl1=settings.tvl1,
         bound=settings.bound,
@@ -118,7 +148,10 @@ def _run(
         settings=made_with,
         max_frames=settings.max_frames,
         cut_long=settings.too_long == "cut",
-        gpu_share=1 / settings.workers_per_gpu if engine == "cuda" else 0.0,
+        gpu_share=share.gpu,
+        cores=share.cores,
+        gpu_bytes=settings.gpu_memory_bytes,
+        from_frames=dataset.kind == "rawframes",
     )
     done = run_jobs(
         jobs,

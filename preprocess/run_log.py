@@ -5,24 +5,24 @@ log grows over resumed runs; run.json speaks of the last run alone, and of every
 """
 
 import json
-import platform
 import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib.metadata import version
-from pathlib import Path
 from typing import IO, Any
 
 from tqdm import tqdm
 
 from preprocess.job import PARTS, VideoDone
+from preprocess.nodes import versions_here
+from shards.atomic import write_atomically
+from shards.storage import Location
 from shards.videos import Status, VideoRow
 
 LOG_NAME, REPORT_NAME = "run.jsonl", "run.json"
 NUM_SLOWEST = 10
-LIBRARIES = ("twinstream", "av", "numba", "numpy", "opencv-contrib-python", "pyarrow", "ray")
 
 
 class Happening(StrEnum):
@@ -34,9 +34,10 @@ class Happening(StrEnum):
     VIDEO = "video done"
     CRASHED = "video given up: crashed"
     TIMED_OUT = "video given up: timed out"
+    WAITING = "no worker could start yet"
 
 
-TOLD_AT_ONCE = {Happening.LOST, Happening.CRASHED, Happening.TIMED_OUT}
+TOLD_AT_ONCE = {Happening.LOST, Happening.CRASHED, Happening.TIMED_OUT, Happening.WAITING}
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ class RunTally:
         told = ", ".join(f"{reason} {count}" for reason, count in sorted(self.skipped.items()))
         skipped = f"{self.skipped.total()} skipped" + (f": {told}" if told else "")
         rate = self.num_frames / max(now - self.started, 1e-9)
-        return f"{rate:.3g} frames/s · {' · '.join(parts)} ms/frame · {skipped} · {len(self.alive)} workers"
+        workers = f"{len(self.alive)} worker{'' if len(self.alive) == 1 else 's'}"
+        return f"{rate:.3g} frames/s · {' · '.join(parts)} ms/frame · {skipped} · {workers}"
 
 
 def trouble(event: Event) -> str:
@@ -135,7 +137,7 @@ def report(tally: RunTally, rows: list[VideoRow], seconds: float) -> dict[str, A
         "ms_per_frame": {part: round(1e3 * tally.seconds[part] / frames, 3) for part in PARTS},
         "frames_by_host": dict(sorted(tally.frames_by_host.items())),
         "workers_lost": tally.num_lost,
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
+        "versions": dict(sorted((versions_here() | {"ray": version("ray")}).items())),
         "videos": dict(sorted(Counter(row.reason or row.status for row in rows).items())),
         "slowest": [
             {"key": key, "seconds": round(spent, 2), "num_frames": count} for spent, key, count in tally.slowest
@@ -143,7 +145,7 @@ def report(tally: RunTally, rows: list[VideoRow], seconds: float) -> dict[str, A
     }
 
 
-def write_report(out: Path, tally: RunTally, rows: list[VideoRow], seconds: float) -> None:
-    """Write run.json below `out`; its loss would cost nothing, so it is not synced."""
+def write_report(out: Location, tally: RunTally, rows: list[VideoRow], seconds: float) -> None:
+    """Write run.json below `out`; it is no part of the dataset."""
     text = json.dumps(report(tally, rows, seconds), indent=2, ensure_ascii=False)
-    (out / REPORT_NAME).write_text(text + "\n", encoding="utf-8")
+    write_atomically(out / REPORT_NAME, (text + "\n").encode())

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from preprocess.tvl1 import TvL1Params
+from preprocess.tvl1 import DEFAULT_GPU_BYTES, TvL1Params
 from shards.settings import Section, ShardSettings
 
 
@@ -24,9 +24,9 @@ Size = Annotated[tuple[Side, Side], BeforeValidator(_size)]
 class DatasetSettings(Section):
     """Section `dataset`: which videos there are, and what class and split each has."""
 
-    kind: Literal["ucf101", "kinetics", "folders", "csv"] = "kinetics"
+    kind: Literal["ucf101", "kinetics", "folders", "csv", "rawframes"] = "kinetics"
     """ucf101: root/Class/v_*.avi with split lists; kinetics: official CSVs; folders: root/[split/]class/file;
-    csv: path,label,split."""
+    csv: path,label,split; rawframes: root/[split/]class/VIDEO/img_00001.jpg, or such folders as a CSV names them."""
     root: str = "videos"
     """Folder of the videos."""
     splits: str | None = None
@@ -34,7 +34,7 @@ class DatasetSettings(Section):
     fold: int = Field(1, ge=1, le=99)
     """Which of the split lists (ucf101)."""
     annotations: str | tuple[str, ...] | None = None
-    """The CSV, or several (kinetics, csv)."""
+    """The CSV, or several (kinetics, csv, rawframes)."""
 
 
 class PreprocessSettings(Section):
@@ -62,14 +62,22 @@ class PreprocessSettings(Section):
     """A video that makes no progress, a chunk of frames read or computed, for so long is skipped as timed_out."""
     max_tries: int = Field(3, ge=1)
     """A video in which this many workers in a row have died is skipped as crashed."""
-    chunk_frames: int = Field(32, ge=2)
-    """Frames held in memory at a time."""
+    chunk_frames: int | None = Field(None, ge=2)
+    """Frames of a video that are decoded, computed and encoded together, and held in memory; when not set 32, with
+    engine cuda 256, or fewer where they are large."""
     seed: int = 0
     """Fixes which training videos share a shard."""
+    threads: int = Field(1, ge=1)
+    """CPU cores of a worker with a CPU engine: one video's flow and encoding are spread over them."""
     workers_per_gpu: int = Field(4, ge=1)
-    """Workers that share a GPU with engine cuda: each also decodes and encodes on a CPU core of its own."""
+    """Workers that share a GPU with engine cuda: while one decodes and encodes another one's flow is computed."""
+    cores_per_gpu: int | None = Field(None, ge=1)
+    """CPU cores that decode and encode for each GPU, divided among its workers; when not set all that a node has, in
+    equal parts for its GPUs."""
+    gpu_memory_bytes: int = Field(DEFAULT_GPU_BYTES, ge=1)
+    """Memory that each worker may use of its GPU, for the arrays of one batch; a chunk that needs more is split."""
     workers: int | None = Field(None, ge=1)
-    """Shards made at the same time; one for every CPU of the cluster when not set."""
+    """Shards made at the same time; when not set as many as the CPUs, or with engine cuda the GPUs, have room for."""
     max_skipped: int | None = Field(None, ge=0)
     """More skipped videos than this end the run with exit code 1, after all else is written; off when not set."""
 

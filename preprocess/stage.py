@@ -3,22 +3,26 @@
 An actor takes one job at a time and streams back where it is; frames never enter Ray's object store. A plain actor
 pool starts in a second where a Ray Data pipeline takes seven, and its unit of retry is our shard. The stream lets the
 actor go on only when the last word has been heard, so the driver knows which video a dead or hanging actor was in.
-Exceptions of the job itself end the run. Nodes may come and go: the pool follows the CPUs of the cluster.
+Exceptions of the job itself end the run. Nodes may come and go: the pool follows the CPUs of the cluster, and asks
+every node first whether it has the versions and sees the disks that this one does.
 """
 
 import logging
 import os
+import secrets
 import socket
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from preprocess.blame import Blame
 from preprocess.decode import Reason, VideoError
-from preprocess.job import VideoAt, VideoDone, job_steps
+from preprocess.job import Recipe, VideoAt, VideoDone, job_steps
+from preprocess.nodes import CommonGround, common_ground, node_task, num_places
 from preprocess.plan import Job
 from preprocess.run_log import Event, Happening
+from preprocess.shares import Node
 from preprocess.worker_setup import WorkerSetup, make_recipe
 from shards.errors import InputError
 from shards.signals import noted_signals
@@ -33,20 +37,29 @@ GOODBYE_SECONDS = 10.0
 # A cluster notices the death of a node that fell silent only after its health checks have failed.
 NODE_SECONDS = 20.0
 MAX_FAILED_STARTS = 3
+CONNECT_SECONDS = 10.0
+# An autoscaler needs minutes for a node; until then the silence is explained.
+WAITING_SECONDS = 30.0
+
+OpenRecipe = Callable[[WorkerSetup], Recipe]
 
 
 class Worker:
     """Runs jobs one after another; its engine is opened once."""
 
-    def __init__(self, setup: WorkerSetup) -> None:
-        self._setup = setup
-        self._recipe = make_recipe(setup)
+    def __init__(self, setup: WorkerSetup, open_recipe: OpenRecipe) -> None:
+        self._setup, self._open_recipe = setup, open_recipe
 
-    def place(self) -> tuple[str, str]:
+    def open(self) -> tuple[str, str]:
         """Its name, host and process, and the id of its Ray node; answers as soon as it can work."""
         import ray
 
-        return f"{socket.gethostname()}/{os.getpid()}", ray.get_runtime_context().get_node_id()
+        host = socket.gethostname()
+        try:
+            self._recipe = self._open_recipe(self._setup)
+        except InputError as error:
+            raise InputError(f"{host}: {error}") from error
+        return f"{host}/{os.getpid()}", ray.get_runtime_context().get_node_id()
 
     def run(self, job: Job, given_up: dict[str, VideoError]) -> Iterator[VideoAt | VideoDone]:
         """Make one shard, telling of each video, and now and then that one goes on."""
@@ -68,18 +81,22 @@ def run_jobs(
     max_tries: int = 1,
     timeout_seconds: float | None = None,
     tell: Callable[[Event], None] = lambda event: None,
+    open_recipe: OpenRecipe = make_recipe,
 ) -> Generator[VideoDone, None, None]:
     """Run every job on `workers` actors (one a CPU when None); yields each video's record once, as it comes.
 
     A video in which workers died `max_tries` times, or that made no progress for `timeout_seconds`, is left out.
+    InputError when no cluster is at `address`, or one of its nodes has other versions or does not see the disks.
     """
     _set_environment(address)
     import ray
 
-    pool = Pool(jobs, setup, workers, Blame(max_tries), timeout_seconds, tell, 0.0 if address is None else NODE_SECONDS)
-    with noted_signals() as stop:
+    pool = Pool(jobs, setup, open_recipe, workers, Blame(max_tries), timeout_seconds, tell)
+    with noted_signals() as stop, common_ground(setup.root, setup.out, on=address is not None) as ground:
+        if ground is not None:
+            pool.node_seconds, pool.nodes = NODE_SECONDS, Nodes(ground)
         try:
-            _start_ray(workers, address)
+            _start_ray(workers, address, setup.cores)
             # ray.init puts a handler of its own in place, which would end us with another exit code.
             stop.listen()
             yield from pool.run(stop.check)
@@ -87,6 +104,18 @@ def run_jobs(
             if ray.is_initialized():
                 pool.close()
             ray.shutdown()
+
+
+def cluster_nodes(address: str) -> list[Node]:
+    """What each node of the cluster has that is there now, connected from now on; InputError where none answers."""
+    _set_environment(address)
+    import ray
+
+    with noted_signals() as stop:
+        _start_ray(None, address, 1)
+        resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        stop.check()
+    return [Node(int(found.get("CPU", 0)), int(found.get("GPU", 0))) for found in resources]
 
 
 def _set_environment(address: str | None) -> None:
@@ -98,24 +127,46 @@ def _set_environment(address: str | None) -> None:
     if address is None:
         # Without this ray replaces 127.0.0.1 by the machine's address and then listens on every interface.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        if not os.path.exists(os.path.expanduser("~/.ray/auth_token")) and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+            # Ray would write one into a home that a container may lack.
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
-def _start_ray(workers: int | None, address: str | None) -> None:
+def _start_ray(workers: int | None, address: str | None, cores: int) -> None:
     import ray
+    from ray.exceptions import AuthenticationError
 
+    if ray.is_initialized():
+        return
     if address is None:
         ray.init(
-            num_cpus=workers or len(os.sched_getaffinity(0)),
+            "local",  # Never a cluster that happens to run on this machine.
+            num_cpus=workers * cores if workers else len(os.sched_getaffinity(0)),
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
             _node_ip_address="127.0.0.1",
         )
         return
+    if address.startswith("ray://"):
+        raise InputError(
+            f"--address {address}: Ray Client cannot stream what workers tell; start twinstream on a node of the "
+            "cluster with --address auto, by hand or with `ray job submit`"
+        )
     try:
+        _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise InputError(f"--address {address}: no Ray cluster answers there ({_first_line(error)})") from error
+    except (OSError, RuntimeError, ValueError, AuthenticationError) as error:
+        raise InputError(
+            f"--address {address}: no Ray cluster answers there, or not to this token ({_first_line(error)})"
+        ) from error
+
+
+def _knock(address: str) -> None:
+    """OSError where nobody listens: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
 
 
 @dataclass
@@ -130,6 +181,44 @@ class Member:
     heard: float = 0.0
 
 
+@dataclass
+class Nodes:
+    """The nodes of a cluster: which were found fit to work, and which were asked and have not answered yet."""
+
+    ground: CommonGround
+    known: set[str] = field(default_factory=set)
+    asked: dict[Any, str] = field(default_factory=dict)
+
+    def ask(self) -> None:
+        """Ask each that can work and was not asked before; workers wait until it has answered."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        remote: Any = ray.remote
+        for node in ray.nodes():
+            name = node["NodeID"]
+            if node["Alive"] and node["Resources"].get("CPU") and name not in self.known | {*self.asked.values()}:
+                there = NodeAffinitySchedulingStrategy(name, soft=False)
+                task = remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(node_task())
+                self.asked[task.remote(self.ground.root, self.ground.sign)] = name
+
+    def hear(self) -> None:
+        """Take note of who has answered; InputError names the first that is not fit."""
+        import ray
+        from ray.exceptions import RayError, RayTaskError
+
+        ready, _ = ray.wait(list(self.asked), num_returns=len(self.asked), timeout=0) if self.asked else ([], [])
+        for ref in ready:
+            name = self.asked.pop(ref)
+            try:
+                self.ground.check(ray.get(ref))
+                self.known.add(name)
+            except RayTaskError:
+                raise
+            except RayError:
+                continue  # The node went; should it be back, it is asked again.
+
+
 class Pool:
     """Keeps every actor busy with one job until none is left; `run` may be called once."""
 
@@ -137,21 +226,24 @@ class Pool:
         self,
         jobs: list[Job],
         setup: WorkerSetup,
+        open_recipe: OpenRecipe,
         workers: int | None,
         blame: Blame,
         timeout_seconds: float | None,
         tell: Callable[[Event], None],
-        node_seconds: float,
     ) -> None:
+        self.node_seconds = 0.0
+        self.nodes: Nodes | None = None
         self._waiting = list(reversed(jobs))
-        self._setup, self._workers, self._blame, self._tell = setup, workers, blame, tell
-        self._timeout_seconds, self._node_seconds = timeout_seconds, node_seconds
+        self._setup, self._open_recipe, self._workers, self._blame = setup, open_recipe, workers, blame
+        self._timeout_seconds, self._tell = timeout_seconds, tell
         # By what is awaited of it: the answer of one that starts, the stream of one that works.
         self._members: dict[Any, Member] = {}
         self._lost: list[tuple[float, Member]] = []
         self._told: set[str] = set()
         self._failed_starts = 0
         self._num_wanted, self._counted_at = 1, float("-inf")
+        self._worked_at: float | None = None
 
     def run(self, check: Callable[[], None]) -> Iterator[VideoDone]:
         """Every job; yields each video once, however often its job was tried; `check` raises when it is to stop."""
@@ -161,12 +253,16 @@ class Pool:
             check()
             self._judge()
             self._grow()
-            awaited = list(self._members)
+            self._explain()
+            members = list(self._members)
+            awaited = [*members, *(self.nodes.asked if self.nodes else ())]
             if not awaited:
                 time.sleep(POLL_SECONDS)
                 continue
             ray.wait(awaited, timeout=POLL_SECONDS, fetch_local=False)
-            ready, silent = ray.wait(awaited, num_returns=len(awaited), timeout=0, fetch_local=False)
+            if not members:
+                continue
+            ready, silent = ray.wait(members, num_returns=len(members), timeout=0, fetch_local=False)
             for ref in ready:
                 yield from self._hear(ref)
             for ref in silent:
@@ -186,17 +282,40 @@ class Pool:
         return sum(member.job is not None for member in self._members.values())
 
     def _grow(self) -> None:
-        """Start actors while there are CPUs and jobs for more."""
+        """Start actors while there are CPUs and jobs for more, and no node that has yet to say whether it is fit."""
         import ray
 
         now = time.monotonic()
         if now - self._counted_at > RESOURCES_SECONDS:
             self._counted_at = now
-            self._num_wanted = self._workers or max(1, num_places(ray.cluster_resources(), self._setup.gpu_share))
+            if self.nodes:
+                self.nodes.ask()
+            self._num_wanted = self._workers or max(1, self._places(ray.cluster_resources()))
+        if self.nodes:
+            self.nodes.hear()
+            if self.nodes.asked:
+                return
         for _ in range(len(self._members), min(self._num_wanted, self._at_work() + len(self._waiting))):
-            actor_class: Any = ray.remote(num_cpus=1, num_gpus=self._setup.gpu_share, max_restarts=0)(Worker)
-            actor = actor_class.remote(self._setup)
-            self._members[actor.place.remote()] = Member(actor)
+            needs: dict[str, Any] = {"num_cpus": self._setup.cores, "num_gpus": self._setup.gpu_share}
+            actor_class: Any = ray.remote(**needs, max_restarts=0)(Worker)
+            actor = actor_class.remote(self._setup, self._open_recipe)
+            self._members[actor.open.remote()] = Member(actor)
+
+    def _places(self, resources: dict[str, float]) -> int:
+        return num_places(resources, self._setup.gpu_share, self._setup.cores)
+
+    def _explain(self) -> None:
+        """Say it once when nothing has been at work for long."""
+        import ray
+
+        now = time.monotonic()
+        if self._worked_at is None or self._at_work():
+            self._worked_at = now
+        elif now - self._worked_at > WAITING_SECONDS:
+            self._worked_at = float("inf")
+            resources = ray.cluster_resources()
+            has = f"the cluster has {resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
+            self._tell(Event(Happening.WAITING, has))
 
     def _hear(self, ref: Any) -> Iterator[VideoDone]:
         """What the actor behind `ref` has to say: that it is ready, where it is, that its job is done, or its death."""
@@ -217,6 +336,11 @@ class Pool:
         except (RayActorError, OutOfMemoryError, WorkerCrashedError) as error:
             self._bury(ref, error)
         except RayTaskError as error:
+            if isinstance(error.cause, MemoryError):
+                # Nothing tells what else is broken in there.
+                ray.kill(member.actor)
+                self._bury(ref, error)
+                return
             if isinstance(error.cause, InputError | OSError):
                 # The fault as the worker met it, without Ray's account of the way it took.
                 raise error.cause from None
@@ -269,7 +393,7 @@ class Pool:
         member = self._members.pop(ref)
         self._say(Happening.LOST, member)
         if member.job is not None:
-            self._lost.append((time.monotonic() + self._node_seconds, member))
+            self._lost.append((time.monotonic() + self.node_seconds, member))
             return
         self._failed_starts += 1
         if self._failed_starts >= MAX_FAILED_STARTS * self._num_wanted:
@@ -297,12 +421,6 @@ class Pool:
 
     def _say(self, happening: Happening, member: Member, done: VideoDone | None = None) -> None:
         self._tell(Event(happening, member.name, member.job.name if member.job else None, member.key, done))
-
-
-def num_places(resources: dict[str, float], gpu_share: float) -> int:
-    """Workers there is room for: 16 CPUs and 1 GPU at a share of 0.25 -> 4, at a share of 0 -> 16."""
-    cpus = int(resources.get("CPU", 1))
-    return cpus if gpu_share == 0 else min(cpus, int(resources.get("GPU", 0) / gpu_share))
 
 
 def _first_line(error: BaseException) -> str:

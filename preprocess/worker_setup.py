@@ -4,21 +4,23 @@ Plain values travel to the worker's machine, and the decoder and the engine are 
 two could be sent.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from preprocess.decode import open_video
+from preprocess.frames import open_frames
 from preprocess.job import Recipe
-from preprocess.tvl1 import TvL1Params, open_engine
+from preprocess.tvl1 import DEFAULT_GPU_BYTES, TvL1Params, open_engine
+from shards.storage import Location
 
 
 @dataclass(frozen=True)
 class WorkerSetup:
     """What a worker needs to run jobs, all of it plain values that travel to another machine."""
 
-    root: Path
-    out: Path
+    root: Location
+    out: Location
     size: tuple[int, int] | None
     short_side: int | None
     max_pixels: int | None
@@ -32,13 +34,17 @@ class WorkerSetup:
     max_frames: int | None = None
     cut_long: bool = False
     gpu_share: float = 0.0
+    cores: int = 1
+    gpu_bytes: int = DEFAULT_GPU_BYTES
+    from_frames: bool = False
 
 
 def make_recipe(setup: WorkerSetup) -> Recipe:
     """The decoder and the engine that `setup` names, opened."""
+    open_any: Any = open_frames if setup.from_frames else open_video
 
-    def opened(path: Path) -> Any:
-        return open_video(
+    def opened(path: Location) -> Any:
+        return open_any(
             path,
             size=setup.size,
             short_side=setup.short_side,
@@ -48,11 +54,12 @@ def make_recipe(setup: WorkerSetup) -> Recipe:
 
     return Recipe(
         opened,
-        open_engine(setup.engine, setup.tvl1),
+        open_engine(setup.engine, setup.tvl1, threads=setup.cores, gpu_bytes=setup.gpu_bytes),
         setup.bound,
         setup.jpeg_quality,
         setup.min_frames,
         setup.settings,
         setup.max_frames,
         setup.cut_long,
+        ThreadPoolExecutor(setup.cores) if setup.cores > 1 else None,
     )

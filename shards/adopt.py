@@ -4,43 +4,49 @@ Nothing of the tars is changed. Members must stand in the order of the format, s
 images are not decoded here, `verify` does that.
 """
 
+import os
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 from shards.assemble import Contents, finish_dataset, shard_entry
 from shards.atomic import write_atomically
 from shards.errors import InputError
-from shards.index import JobRecord, file_sha256, index_bytes, read_job_record, sample_row
+from shards.index import IndexFile, JobRecord, file_sha256, index_bytes, read_index_file, sample_row
 from shards.manifest import FILE_NAME, FORMAT, FlowCodec, ShardEntry
 from shards.sample import SampleMeta, member_names, meta_from_json, num_members
+from shards.samples import shard_name
+from shards.storage import Location, file_sizes
 from shards.videos import Status, VideoRow
 
 Member = tuple[str, int, int]
 END_BYTES = 2 * tarfile.BLOCKSIZE
 
 
-def index_dataset(folder: Path, codec: FlowCodec, progress: Callable[[str], None] = lambda tar: None) -> list[VideoRow]:
+def index_dataset(
+    folder: Location, codec: FlowCodec, progress: Callable[[str], None] = lambda tar: None
+) -> list[VideoRow]:
     """An index beside every tar below `folder`, videos.parquet and dataset.json; returns every row.
 
     InputError when a dataset is there already, a tar is not of this layout, or a label has two names or none.
     """
-    if (folder / FILE_NAME).exists():
+    there = file_sizes(folder)
+    if FILE_NAME in there:
         raise InputError(f"{folder}: has a {FILE_NAME}, so it is indexed already; `twinstream shards verify` checks it")
-    tars = sorted(folder.rglob("*.tar"))
+    tars = [name for name in there if name.endswith(".tar")]
     if not tars:
         raise InputError(f"{folder}: no tar in it")
     settings: dict[str, Any] = {f"index.{name}": value for name, value in codec.model_dump().items()}
     splits: dict[str, tuple[ShardEntry, ...]] = {}
     rows: list[VideoRow] = []
-    for tar in tars:
-        split = split_of_shard(folder, tar)
-        record = index_shard(tar, split, settings)
-        splits[split] = (*splits.get(split, ()), shard_entry(folder, tar.with_suffix(".parquet"), record))
-        rows += record.videos
-        progress(tar.name)
+    for name in tars:
+        split = split_of_shard(name)
+        file = index_shard(folder, name, split, settings)
+        splits[split] = (*splits.get(split, ()), shard_entry(name.removesuffix(".tar"), file))
+        rows += file.record.videos
+        progress(name)
     for key, count in Counter(row.key for row in rows).items():
         if count > 1:
             raise InputError(f"{folder}: {key}: in {count} places; a key stands for one sample")
@@ -48,29 +54,30 @@ def index_dataset(folder: Path, codec: FlowCodec, progress: Callable[[str], None
     return rows
 
 
-def index_shard(tar: Path, split: str, settings: dict[str, Any]) -> JobRecord:
+def index_shard(folder: Location, name: str, split: str, settings: dict[str, Any]) -> IndexFile:
     """Write the index beside one tar; one that is there and fits the tar's bytes is kept."""
+    tar = folder / name
     index = tar.with_suffix(".parquet")
     digest = file_sha256(tar)
     if index.exists():
-        record = read_job_record(index)
-        if record.sha256 == digest and record.settings == settings and record.videos:
-            return record
-        raise InputError(f"{index}: an index of another tar or with another codec; remove it to build a new one")
+        record = read_index_file(index).record
+        if record.sha256 != digest or record.settings != settings or not record.videos:
+            raise InputError(f"{index}: an index of another tar or with another codec; remove it to build a new one")
+        return read_index_file(index)
     rows, videos = [], []
     for meta, members in tar_samples(tar):
         rows.append(sample_row(meta, [offset for _, offset, _ in members], [size for _, _, size in members]))
-        videos.append(_video_row(meta, split, tar.stem))
-    record = JobRecord(FORMAT, digest, tar.stat().st_size, settings, tuple(videos))
+        videos.append(_video_row(meta, split, shard_name(name)))
+    record = JobRecord(FORMAT, digest, _num_bytes(tar), settings, tuple(videos))
     write_atomically(index, index_bytes(rows, record))
-    return record
+    return read_index_file(index)
 
 
-def tar_samples(path: Path) -> Iterator[tuple[SampleMeta, list[Member]]]:
+def tar_samples(path: Location) -> Iterator[tuple[SampleMeta, list[Member]]]:
     """Each sample's JSON and its members (name, offset, size); InputError at the first that is out of place."""
     _refuse_cut(path)
     try:
-        with tarfile.open(path, "r:") as tar, open(path, "rb") as file:
+        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             members = [(member.name, member.offset_data, member.size) for member in tar]
             place = 0
             while place < len(members):
@@ -86,10 +93,10 @@ def tar_samples(path: Path) -> Iterator[tuple[SampleMeta, list[Member]]]:
         raise InputError(f"{path}: holds no sample")
 
 
-def split_of_shard(folder: Path, tar: Path) -> str:
-    """The folder a shard lies in below the dataset's, or its name up to the last dash: train-000000.tar -> train."""
-    parts = tar.relative_to(folder).parts
-    return parts[0] if len(parts) > 1 else tar.stem.rpartition("-")[0] or tar.stem
+def split_of_shard(name: str) -> str:
+    """The folder of the dataset a shard lies in, or its name up to the last dash: train-000000.tar -> train."""
+    path = PurePosixPath(name)
+    return path.parts[0] if len(path.parts) > 1 else path.stem.rpartition("-")[0] or path.stem
 
 
 def class_names(rows: list[VideoRow]) -> tuple[str, ...]:
@@ -108,14 +115,20 @@ def class_names(rows: list[VideoRow]) -> tuple[str, ...]:
     return tuple(names[label] for label in range(len(names)))
 
 
-def _refuse_cut(path: Path) -> None:
-    with open(path, "rb") as file:
-        file.seek(max(path.stat().st_size - END_BYTES, 0))
+def _num_bytes(path: Location) -> int:
+    with path.open("rb") as file:
+        return file.seek(0, os.SEEK_END)
+
+
+def _refuse_cut(path: Location) -> None:
+    start = max(_num_bytes(path) - END_BYTES, 0)
+    with path.open("rb") as file:
+        file.seek(start)
         if file.read() != bytes(END_BYTES):
             raise InputError(f"{path}: ends without the mark of a tar's end, so it was cut short")
 
 
-def _meta(path: Path, name: str, data: bytes) -> SampleMeta:
+def _meta(path: Location, name: str, data: bytes) -> SampleMeta:
     if not name.endswith(".json"):
         raise InputError(f"{path.name}: {name}: expected a sample's KEY.json here")
     try:
@@ -129,7 +142,7 @@ def _meta(path: Path, name: str, data: bytes) -> SampleMeta:
     return meta
 
 
-def _refuse_disorder(path: Path, meta: SampleMeta, found: list[str]) -> None:
+def _refuse_disorder(path: Location, meta: SampleMeta, found: list[str]) -> None:
     expected = member_names(meta.key, meta.num_frames)
     for place, name in enumerate(expected):
         there = found[place] if place < len(found) else "the end of the shard"

@@ -8,12 +8,11 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from shards.atomic import remove_temporaries, write_atomically
 from shards.errors import InputError
-from shards.index import JobRecord, file_sha256, read_columns, read_job_record
+from shards.index import IndexFile, JobRecord, read_index_file
 from shards.manifest import (
     FILE_NAME,
     FORMAT,
@@ -24,8 +23,8 @@ from shards.manifest import (
     manifest_bytes,
     read_manifest,
 )
-from shards.verify import VIDEOS_NAME
-from shards.videos import VideoRow, read_videos, videos_bytes
+from shards.storage import Location, file_sizes
+from shards.videos import VIDEOS_NAME, VideoRow, read_videos, videos_bytes
 from shards.writer import ShardWriter, index_path, write_shard
 
 
@@ -52,6 +51,11 @@ class ShardPlan(Generic[T]):
     name: str
     items: tuple[T, ...]
 
+    @property
+    def path(self) -> str:
+        """Where it lies below the dataset, without an ending."""
+        return f"{self.split}/{self.name}"
+
 
 @dataclass(frozen=True)
 class Contents:
@@ -76,7 +80,7 @@ def plan_shards(items: Iterable[T], videos_per_shard: int) -> list[ShardPlan[T]]
 
 
 def write_dataset(
-    out: Path,
+    out: Location,
     plans: Sequence[ShardPlan[T]],
     write: Callable[[ShardWriter, T], VideoRow],
     contents: Contents,
@@ -91,56 +95,59 @@ def write_dataset(
     if (out / FILE_NAME).exists():
         return _finished_rows(out, contents.settings, planned)
     remove_temporaries(out)
-    _refuse_strangers(out, plans)
-    records = []
+    there = file_sizes(out)
+    _refuse_strangers(out, there, plans)
+    files = []
     for plan in plans:
-        record = _done(out, plan, contents.settings) or _write_shard(out, plan, write, contents.settings, progress)
-        records.append(record)
-    return _finish(out, plans, records, contents)
+        done = _done(out, there, plan, contents.settings)
+        files.append(done or _write_shard(out, plan, write, contents.settings, progress))
+    return _finish(out, plans, files, contents)
 
 
 def _write_shard(
-    out: Path,
+    out: Location,
     plan: ShardPlan[T],
     write: Callable[[ShardWriter, T], VideoRow],
     settings: dict[str, Any],
     progress: Callable[[str], None],
-) -> JobRecord:
+) -> IndexFile:
     rows: list[VideoRow] = []
     with write_shard(out / plan.split, plan.name, settings, rows) as writer:
         for item in plan.items:
             rows.append(write(writer, item))
             progress(item.key)
-    return read_job_record(index_path(out / plan.split, plan.name))
+    return read_index_file(index_path(out / plan.split, plan.name))
 
 
-def _done(out: Path, plan: ShardPlan[T], settings: dict[str, Any]) -> JobRecord | None:
-    path = index_path(out / plan.split, plan.name)
-    if not path.exists():
+def _done(out: Location, there: dict[str, int], plan: ShardPlan[T], settings: dict[str, Any]) -> IndexFile | None:
+    if f"{plan.path}.parquet" not in there:
         return None
-    record = read_job_record(path)
-    _refuse_other(out, record.settings, settings, {row.key for row in record.videos}, {item.key for item in plan.items})
-    tar = path.with_suffix(".tar")
-    return record if record.num_bytes == (tar.stat().st_size if tar.exists() else 0) else None
+    file = read_index_file(index_path(out / plan.split, plan.name))
+    found = {row.key for row in file.record.videos}
+    _refuse_other(out, file.record.settings, settings, found, {item.key for item in plan.items})
+    return file if is_whole(there, plan.path, file.record) else None
 
 
-def _finished_rows(out: Path, settings: dict[str, Any], keys: set[str]) -> list[VideoRow]:
+def is_whole(there: dict[str, int], shard: str, record: JobRecord) -> bool:
+    """Whether the tar beside an index is as long as the record says; a job without a sample has none."""
+    return there.get(f"{shard}.tar", 0) == record.num_bytes
+
+
+def _finished_rows(out: Location, settings: dict[str, Any], keys: set[str]) -> list[VideoRow]:
     rows = read_videos(out / VIDEOS_NAME)
     _refuse_other(out, read_manifest(out).settings, settings, {row.key for row in rows}, keys)
     return rows
 
 
-def _refuse_strangers(out: Path, plans: Sequence[ShardPlan[T]]) -> None:
-    planned = {
-        index_path(out / plan.split, plan.name).with_suffix(end) for plan in plans for end in (".tar", ".parquet")
-    }
-    for path in sorted(out.rglob("*")):
-        if path.is_file() and path not in planned and path != out / VIDEOS_NAME:
-            raise InputError(f"{path}: in the way of a new dataset; choose another --out")
+def _refuse_strangers(out: Location, there: Iterable[str], plans: Sequence[ShardPlan[T]]) -> None:
+    planned = {f"{plan.path}{end}" for plan in plans for end in (".tar", ".parquet")} | {VIDEOS_NAME}
+    for name in there:
+        if name not in planned:
+            raise InputError(f"{out / name}: in the way of a new dataset; choose another --out")
 
 
 def _refuse_other(
-    out: Path, found: dict[str, Any], wanted: dict[str, Any], found_keys: set[str], wanted_keys: set[str]
+    out: Location, found: dict[str, Any], wanted: dict[str, Any], found_keys: set[str], wanted_keys: set[str]
 ) -> None:
     for name in sorted(found.keys() | wanted.keys()):
         if found.get(name) != wanted.get(name):
@@ -152,44 +159,39 @@ def _refuse_other(
         raise InputError(f"{out}: holds a dataset of other videos: {key} is only in {whose}; choose another --out")
 
 
-def _finish(out: Path, plans: Sequence[ShardPlan[T]], records: list[JobRecord], contents: Contents) -> list[VideoRow]:
-    rows = [row for record in records for row in record.videos] + [*contents.other_rows]
+def _finish(out: Location, plans: Sequence[ShardPlan[T]], files: list[IndexFile], contents: Contents) -> list[VideoRow]:
+    rows = [row for file in files for row in file.record.videos] + [*contents.other_rows]
     splits: dict[str, tuple[ShardEntry, ...]] = {}
-    for plan, record in zip(plans, records, strict=True):
-        index = index_path(out / plan.split, plan.name)
-        if record.num_bytes == 0:
-            index.unlink()
+    for plan, file in zip(plans, files, strict=True):
+        if file.record.num_bytes == 0:
+            index_path(out / plan.split, plan.name).unlink()
         else:
-            splits[plan.split] = (*splits.get(plan.split, ()), shard_entry(out, index, record))
+            splits[plan.split] = (*splits.get(plan.split, ()), shard_entry(plan.path, file))
     finish_dataset(out, splits, rows, contents)
     return rows
 
 
 def finish_dataset(
-    out: Path, splits: dict[str, tuple[ShardEntry, ...]], rows: Iterable[VideoRow], contents: Contents
+    out: Location, splits: dict[str, tuple[ShardEntry, ...]], rows: Iterable[VideoRow], contents: Contents
 ) -> None:
     """Write videos.parquet and then dataset.json, which makes the dataset complete."""
-    write_atomically(out / VIDEOS_NAME, videos_bytes(rows))
+    table = videos_bytes(rows)
+    write_atomically(out / VIDEOS_NAME, table)
     manifest = Manifest(
         format=FORMAT,
         classes=contents.classes,
         flow_codec=contents.codec,
         settings=contents.settings,
         splits=splits,
-        videos=_file_entry(out, out / VIDEOS_NAME),
+        videos=FileEntry(path=VIDEOS_NAME, num_bytes=len(table), sha256=hashlib.sha256(table).hexdigest()),
     )
     write_atomically(out / FILE_NAME, manifest_bytes(manifest))
 
 
-def shard_entry(out: Path, index: Path, record: JobRecord) -> ShardEntry:
-    """The manifest's entry of the shard beside this index."""
-    tar = index.with_suffix(".tar").relative_to(out).as_posix()
+def shard_entry(shard: str, file: IndexFile) -> ShardEntry:
+    """The manifest's entry of the shard `train/train-000000`, as its index tells it."""
     return ShardEntry(
-        tar=FileEntry(path=tar, num_bytes=record.num_bytes, sha256=record.sha256),
-        index=_file_entry(out, index),
-        num_samples=read_columns(index, ["key"]).num_rows,
+        tar=FileEntry(path=f"{shard}.tar", num_bytes=file.record.num_bytes, sha256=file.record.sha256),
+        index=FileEntry(path=f"{shard}.parquet", num_bytes=file.num_bytes, sha256=file.sha256),
+        num_samples=file.num_samples,
     )
-
-
-def _file_entry(out: Path, path: Path) -> FileEntry:
-    return FileEntry(path=path.relative_to(out).as_posix(), num_bytes=path.stat().st_size, sha256=file_sha256(path))

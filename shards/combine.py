@@ -6,7 +6,6 @@ skipped stays told. The settings of the result name the digests of what it was m
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from shards.assemble import Contents, plan_shards, write_dataset
@@ -15,8 +14,8 @@ from shards.errors import InputError
 from shards.index import file_sha256
 from shards.manifest import FILE_NAME, Manifest, read_manifest
 from shards.sample import meta_from_json
-from shards.verify import VIDEOS_NAME
-from shards.videos import Status, VideoRow, read_videos
+from shards.storage import Location
+from shards.videos import VIDEOS_NAME, Status, VideoRow, read_videos
 from shards.writer import ShardWriter, sample_spool
 
 VIDEOS_PER_SHARD = "shards.videos_per_shard"
@@ -54,13 +53,15 @@ class Part:
 
 @dataclass(frozen=True)
 class _Source:
-    path: Path
+    path: Location
     manifest: Manifest
     parts: list[Part]
     other_rows: list[VideoRow]
 
 
-def merge(sources: Sequence[Path], out: Path, progress: Callable[[str], None] = lambda key: None) -> list[VideoRow]:
+def merge(
+    sources: Sequence[Location], out: Location, progress: Callable[[str], None] = lambda key: None
+) -> list[VideoRow]:
     """One dataset of all samples of the sources; classes by name, in order of appearance. Returns every row.
 
     InputError when codecs or settings cannot be mixed, or when two sources name one video.
@@ -86,8 +87,8 @@ def merge(sources: Sequence[Path], out: Path, progress: Callable[[str], None] = 
 
 
 def subset(
-    source: Path,
-    out: Path,
+    source: Location,
+    out: Location,
     *,
     classes: Collection[str] | None = None,
     keys: Collection[str] | None = None,
@@ -124,7 +125,7 @@ def subset(
     return _write(out, parts, others, kept, read.manifest, settings, progress)
 
 
-def _read(path: Path) -> _Source:
+def _read(path: Location) -> _Source:
     manifest = read_manifest(path)
     rows = {row.key: row for row in read_videos(path / VIDEOS_NAME)}
     parts = []
@@ -137,7 +138,7 @@ def _read(path: Path) -> _Source:
 
 
 def _write(
-    out: Path,
+    out: Location,
     parts: list[Part],
     others: list[VideoRow],
     classes: tuple[str, ...],
@@ -197,7 +198,7 @@ def _refuse_unlike(first: _Source, other: _Source) -> None:
 
 
 def _refuse_twice(sources: list[_Source]) -> None:
-    owners: dict[str, Path] = {}
+    owners: dict[str, Location] = {}
     for source in sources:
         for row in [*(part.row for part in source.parts), *source.other_rows]:
             if row.key in owners:
@@ -207,7 +208,7 @@ def _refuse_twice(sources: list[_Source]) -> None:
             owners[row.key] = source.path
 
 
-def _refuse_unknown(source: Path, what: str, asked: Collection[str] | None, known: Collection[str]) -> None:
+def _refuse_unknown(source: Location, what: str, asked: Collection[str] | None, known: Collection[str]) -> None:
     for name in asked or ():
         if name not in known:
             raise InputError(f"{source}: no {what} {name!r} among {len(known)}")

@@ -43,48 +43,50 @@ def shards() -> None:
 
 
 @shards.command()
-@click.argument("path", type=click.Path(path_type=Path))
-def info(path: Path) -> None:
+@click.argument("path")
+def info(path: str) -> None:
     """What is in a dataset: splits, classes, hours, bytes, settings, skipped videos.
 
     Example: twinstream shards info out/shards
     """
     from shards.info import describe
+    from shards.storage import locate
 
-    click.echo(describe(path))
+    click.echo(describe(locate(path)))
 
 
 @shards.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path")
 @click.option("--fast", is_flag=True, help="Compare sizes and hashes only, at the disk's speed.")
-def verify(path: Path, fast: bool) -> None:
+def verify(path: str, fast: bool) -> None:
     """Read everything again and name each fault; exit code 1 when there is one.
 
     Example: twinstream shards verify out/shards
     """
     from shards.progress import Progress
+    from shards.storage import locate
     from shards.verify import fast_faults, faults, num_bytes, num_steps
 
-    found = 0
-    with Progress("verify", num_bytes(path) if fast else num_steps(path), "B" if fast else "shard") as progress:
+    found, dataset = 0, locate(path)
+    with Progress("verify", num_bytes(dataset) if fast else num_steps(dataset), "B" if fast else "shard") as progress:
         told = (
-            fast_faults(path, progress=lambda file: progress.advance(file.num_bytes, note=file.path))
+            fast_faults(dataset, progress=lambda file: progress.advance(file.num_bytes, note=file.path))
             if fast
-            else faults(path, progress=lambda shard: progress.advance(note=shard))
+            else faults(dataset, progress=lambda shard: progress.advance(note=shard))
         )
         for fault in told:
             click.echo(fault, err=True)
             found += 1
     if found:
-        raise InputError(f"{path}: {found} fault{'s' if found > 1 else ''}")
-    click.echo(f"{path}: {'every byte as written' if fast else 'sound'}")
+        raise InputError(f"{dataset}: {found} fault{'s' if found > 1 else ''}")
+    click.echo(f"{dataset}: {'every byte as written' if fast else 'sound'}")
 
 
 @shards.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path")
 @click.option("--key", "keys", multiple=True, help="Sample to show; may be given again. The first ones when not given.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("preview.png"), show_default=True)
-def preview(path: Path, keys: tuple[str, ...], out: Path) -> None:
+def preview(path: str, keys: tuple[str, ...], out: Path) -> None:
     """A contact sheet as PNG, or with an --out that ends in .mp4 a video: RGB frames and colour-coded flow.
 
     Example: twinstream shards preview out/shards --key Walk/v_Walk_g01_c01 --out walk.mp4
@@ -93,7 +95,9 @@ def preview(path: Path, keys: tuple[str, ...], out: Path) -> None:
     from shards.reader import ShardDataset
 
     dataset = ShardDataset(path)
-    samples = [dataset.sample(key) for key in keys or list(dataset.by_key)[:3]]
+    samples = [dataset.sample(key) for key in keys]
+    if not keys:
+        samples = [sample for split in dataset.splits.values() for sample in split[:3]][:3]
     if out.suffix == ".mp4":
         write_preview_video(dataset, samples, out)
     else:
@@ -102,12 +106,12 @@ def preview(path: Path, keys: tuple[str, ...], out: Path) -> None:
 
 
 @shards.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path")
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path), help="Folder to fill; what is whole in it stays."
 )
 @click.option("--layout", type=click.Choice(["rawframes"]), default="rawframes", show_default=True)
-def export(path: Path, out: Path, layout: str) -> None:
+def export(path: str, out: Path, layout: str) -> None:
     """Copy a dataset's JPEGs out, one file an image, with the annotation lists that mmaction2 reads.
 
     Example: twinstream shards export out/shards --out out/rawframes
@@ -115,11 +119,13 @@ def export(path: Path, out: Path, layout: str) -> None:
     from shards.export import export_rawframes
     from shards.manifest import read_manifest
     from shards.progress import Progress
+    from shards.storage import locate
 
-    manifest = read_manifest(path)
+    dataset = locate(path)
+    manifest = read_manifest(dataset)
     total = sum(shard.num_samples for entries in manifest.splits.values() for shard in entries)
     with Progress("export", total, "video") as progress:
-        copied = export_rawframes(path, out, progress=lambda folder: progress.advance(note=folder))
+        copied = export_rawframes(dataset, out, progress=lambda folder: progress.advance(note=folder))
     codec = manifest.flow_codec
     click.echo(f"{copied} of {total} videos copied, the others were there -> {out}")
     click.echo(f"flow: pixels = (byte - {codec.zero}) * {codec.bound:g} / {codec.levels}")
@@ -127,7 +133,7 @@ def export(path: Path, out: Path, layout: str) -> None:
 
 @shards.command("import")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the new dataset.")
+@click.option("--out", required=True, help="Folder of the new dataset.")
 @with_codec(levels=127.5)
 @click.option("--layout", type=click.Choice(["auto", "denseflow", "dense_flow"]), default="auto", show_default=True)
 @click.option("--index-base", type=click.Choice(["auto", "0", "1"]), default="auto", show_default=True)
@@ -147,7 +153,7 @@ def export(path: Path, out: Path, layout: str) -> None:
 @click.option("--videos-per-shard", type=click.IntRange(min=1), default=16, show_default=True)
 def import_(
     folder: Path,
-    out: Path,
+    out: str,
     bound: float,
     zero: float,
     levels: float,
@@ -166,14 +172,16 @@ def import_(
     from shards.folders import found_videos, listed_videos
     from shards.importer import foreign_codec, import_rawframes
     from shards.progress import Progress
+    from shards.storage import locate
     from shards.videos import summary
 
+    target = locate(out)
     classes = tuple(classes_file.read_text().splitlines()) if classes_file else None
     videos, names = listed_videos(folder, splits, classes) if splits else found_videos(folder, classes)
     with Progress("import", len(videos), "video") as progress:
         rows = import_rawframes(
             folder,
-            out,
+            target,
             videos,
             names,
             foreign_codec(bound, zero, levels),
@@ -183,13 +191,13 @@ def import_(
             skip_bad=skip_bad,
             progress=lambda key: progress.advance(note=key),
         )
-    click.echo(f"{summary(rows)} -> {out}/videos.parquet")
+    click.echo(f"{summary(rows)} -> {target / 'videos.parquet'}")
 
 
 @shards.command()
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the new dataset.")
-def merge(paths: tuple[Path, ...], out: Path) -> None:
+@click.argument("paths", nargs=-1, required=True)
+@click.option("--out", required=True, help="Folder of the new dataset.")
+def merge(paths: tuple[str, ...], out: str) -> None:
     """One dataset out of several, nothing encoded again; classes are joined by name.
 
     Example: twinstream shards merge out/ucf out/hmdb --out out/both
@@ -197,17 +205,19 @@ def merge(paths: tuple[Path, ...], out: Path) -> None:
     from shards.combine import merge
     from shards.manifest import read_manifest
     from shards.progress import Progress
+    from shards.storage import locate
     from shards.videos import summary
 
-    entries = (shard for path in paths for shards in read_manifest(path).splits.values() for shard in shards)
+    sources, target = [locate(path) for path in paths], locate(out)
+    entries = (shard for source in sources for shards in read_manifest(source).splits.values() for shard in shards)
     with Progress("merge", sum(shard.num_samples for shard in entries), "video") as progress:
-        rows = merge(paths, out, progress=lambda key: progress.advance(note=key))
-    click.echo(f"{summary(rows)} -> {out}")
+        rows = merge(sources, target, progress=lambda key: progress.advance(note=key))
+    click.echo(f"{summary(rows)} -> {target}")
 
 
 @shards.command()
-@click.argument("path", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the new dataset.")
+@click.argument("path")
+@click.option("--out", required=True, help="Folder of the new dataset.")
 @click.option("--classes", help="Class names to keep, with commas between them.")
 @click.option(
     "--keys",
@@ -218,30 +228,32 @@ def merge(paths: tuple[Path, ...], out: Path) -> None:
 @click.option("--split", help="Split to keep.")
 @click.option("--max-per-class", type=click.IntRange(min=1), help="At most so many samples of a class in each split.")
 def subset(
-    path: Path, out: Path, classes: str | None, keys_file: Path | None, split: str | None, max_per_class: int | None
+    path: str, out: str, classes: str | None, keys_file: Path | None, split: str | None, max_per_class: int | None
 ) -> None:
     """A part of a dataset as a dataset, nothing encoded again; every option given must hold for a sample.
 
     Example: twinstream shards subset out/shards --out out/few --split train --max-per-class 10
     """
     from shards.combine import subset
+    from shards.storage import locate
     from shards.videos import summary
 
+    target = locate(out)
     rows = subset(
-        path,
-        out,
+        locate(path),
+        target,
         classes=None if classes is None else [name.strip() for name in classes.split(",")],
         keys=None if keys_file is None else [line for line in keys_file.read_text().splitlines() if line],
         split=split,
         max_per_class=max_per_class,
     )
-    click.echo(f"{summary(rows)} -> {out}")
+    click.echo(f"{summary(rows)} -> {target}")
 
 
 @shards.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path")
 @with_codec(levels=127)
-def index(path: Path, bound: float, zero: float, levels: float) -> None:
+def index(path: str, bound: float, zero: float, levels: float) -> None:
     """Make a dataset of plain tars of this layout: an index for each and dataset.json; the tars stay as they are.
 
     Example: twinstream shards index downloads/shards --bound 20
@@ -249,8 +261,10 @@ def index(path: Path, bound: float, zero: float, levels: float) -> None:
     from shards.adopt import index_dataset
     from shards.importer import foreign_codec
     from shards.progress import Progress
+    from shards.storage import file_sizes, locate
     from shards.videos import summary
 
-    with Progress("index", sum(1 for _ in path.rglob("*.tar")), "shard") as progress:
-        rows = index_dataset(path, foreign_codec(bound, zero, levels), progress=lambda tar: progress.advance(note=tar))
-    click.echo(f"{summary(rows)} -> {path}")
+    folder, codec = locate(path), foreign_codec(bound, zero, levels)
+    with Progress("index", sum(name.endswith(".tar") for name in file_sizes(folder)), "shard") as progress:
+        rows = index_dataset(folder, codec, progress=lambda tar: progress.advance(note=tar))
+    click.echo(f"{summary(rows)} -> {folder}")

@@ -7,11 +7,11 @@ valid hash. The price is that each shard is read twice, the second time mostly f
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 from shards.errors import InputError
 from shards.index import SampleIndex, read_index
 from shards.manifest import Manifest, ShardEntry
+from shards.storage import Location
 from shards.verify import file_faults
 from shards.writer import SampleSpool
 
@@ -20,13 +20,13 @@ from shards.writer import SampleSpool
 class StoredBytes:
     """A sample and where it lies: dataset folder, split, shard."""
 
-    dataset: Path
+    dataset: Location
     split: str
     shard: ShardEntry
     index: SampleIndex
 
 
-def stored_samples(dataset: Path, manifest: Manifest) -> list[StoredBytes]:
+def stored_samples(dataset: Location, manifest: Manifest) -> list[StoredBytes]:
     """Every sample of a dataset in the order of splits, shards and rows; InputError for a damaged index."""
     found = []
     for split, shards in manifest.splits.items():
@@ -40,7 +40,7 @@ class Copier:
     """Reads members as they are stored; remembers which shards it has compared with their hash."""
 
     def __init__(self) -> None:
-        self._sound: set[Path] = set()
+        self._sound: set[Location] = set()
 
     def members(self, sample: StoredBytes) -> Iterator[bytes]:
         """Every member's bytes in the order of the format; InputError when the shard is not as it was written."""
@@ -48,7 +48,7 @@ class Copier:
         if path not in self._sound:
             _refuse(file_faults(sample.dataset, sample.shard.tar), sample.dataset)
             self._sound.add(path)
-        with open(path, "rb") as tar:
+        with path.open("rb") as tar:
             for offset, size in zip(sample.index.offsets, sample.index.sizes, strict=True):
                 tar.seek(int(offset))
                 yield tar.read(int(size))
@@ -63,6 +63,6 @@ def fill_spool(spool: SampleSpool, num_frames: int, images: Iterable[bytes]) -> 
         spool.add_flow(x_jpeg, next(rest))
 
 
-def _refuse(faults: Iterator[str], dataset: Path) -> None:
+def _refuse(faults: Iterator[str], dataset: Location) -> None:
     for fault in faults:
         raise InputError(f"{dataset}: {fault}; `twinstream shards verify` tells more")

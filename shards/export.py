@@ -17,9 +17,10 @@ from shards.errors import InputError
 from shards.index import SampleIndex
 from shards.manifest import read_manifest
 from shards.rawframes import CLASSES_NAME, FLOW_LIST, RGB_LIST, ListedVideo, folder_name, image_names, list_text
+from shards.storage import Location
 
 
-def export_rawframes(dataset: Path, out: Path, progress: Callable[[str], None] = lambda folder: None) -> int:
+def export_rawframes(dataset: Location, out: Path, progress: Callable[[str], None] = lambda folder: None) -> int:
     """CLASS/VIDEO folders, two lists a split and classes.txt in `out`; returns how many videos were copied now."""
     manifest = read_manifest(dataset)
     samples = stored_samples(dataset, manifest)

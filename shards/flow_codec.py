@@ -35,5 +35,6 @@ def dequantize(
 
 def is_saturated(flow: NDArray[np.floating[Any]], bound: float) -> NDArray[np.bool_]:
     """(..., 2) pixels -> (...) bool: where either component lies beyond the bound and is clipped."""
-    saturated: NDArray[np.bool_] = (np.abs(flow) > bound).any(axis=-1)
+    beyond = np.abs(flow) > bound
+    saturated: NDArray[np.bool_] = beyond[..., 0] | beyond[..., 1]
     return saturated

@@ -22,6 +22,7 @@ from shards.folders import VideoFolder
 from shards.jpeg import decode_unchanged
 from shards.manifest import FlowCodec
 from shards.sample import SampleMeta
+from shards.storage import Location
 from shards.videos import Status, VideoRow
 from shards.writer import SampleSpool, ShardWriter, sample_spool
 
@@ -31,7 +32,7 @@ TAIL_BYTES = 1024
 
 def import_rawframes(
     root: Path,
-    out: Path,
+    out: Location,
     videos: Sequence[VideoFolder],
     classes: tuple[str, ...],
     codec: FlowCodec,
@@ -96,7 +97,7 @@ def _files(root: Path, video: VideoFolder, layout: Layout, base: int) -> Aligned
 
 
 def _write_video(
-    writer: ShardWriter, root: Path, out: Path, video: VideoFolder, files: Aligned, codec: FlowCodec
+    writer: ShardWriter, root: Path, out: Location, video: VideoFolder, files: Aligned, codec: FlowCodec
 ) -> VideoRow:
     num_frames = len(files.frames)
     with sample_spool(out) as spool:

@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from shards.errors import InputError
 from shards.sample import SampleMeta
+from shards.storage import Location
 from shards.videos import VideoRow
 
 METADATA_KEY = b"twinstream"
@@ -83,32 +83,40 @@ def index_bytes(rows: list[dict[str, object]], record: JobRecord) -> bytes:
     return buffer.getvalue()
 
 
-def read_index(path: Path) -> list[SampleIndex]:
+def read_index(path: Location) -> list[SampleIndex]:
     """Every row of an index; InputError when the file is not one."""
-    table = _read(path, None).combine_chunks()
+    table = parse_table(path, _bytes(path)).combine_chunks()
     plain = [table.column(name).to_pylist() for name in ("key", "label", "num_frames", "width", "height")]
     arrays = [_split_list(table.column(name)) for name in ("offsets", "sizes")]
     return [SampleIndex(*row) for row in zip(*plain, *arrays, strict=True)]
 
 
-def read_columns(path: Path, names: list[str]) -> pa.Table:
-    """Some columns of an index, for readers that hold many shards."""
-    return _read(path, names)
+@dataclass(frozen=True)
+class IndexFile:
+    """An index as a file: its own length and hash, how many samples it lists, and the record of its job."""
+
+    num_bytes: int
+    sha256: str
+    num_samples: int
+    record: JobRecord
 
 
-def read_job_record(path: Path) -> JobRecord:
-    """The record of the job that wrote this index; InputError when the file is not an index of ours."""
+def read_index_file(path: Location) -> IndexFile:
+    """All that a run which is resumed or finished wants of an index, in one read; InputError when it is not ours."""
+    data = _bytes(path)
     try:
-        fields = json.loads(pq.read_schema(path).metadata[METADATA_KEY])
+        file = pq.ParquetFile(pa.BufferReader(data))
+        fields = json.loads(file.schema_arrow.metadata[METADATA_KEY])
         fields["videos"] = tuple(VideoRow(**row) for row in fields["videos"])
-        return JobRecord(**fields)
-    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        record = JobRecord(**fields)
+    except (pa.ArrowException, KeyError, OSError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not a shard index of twinstream ({_first_line(error)})") from error
+    return IndexFile(len(data), hashlib.sha256(data).hexdigest(), file.metadata.num_rows, record)
 
 
-def file_sha256(path: Path) -> str:
+def file_sha256(path: Location) -> str:
     """Hex SHA-256 of a file's bytes."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -117,12 +125,21 @@ def _split_list(column: pa.ChunkedArray) -> list[NDArray[Any]]:
     return [row.values.to_numpy() for row in column]
 
 
-def _read(path: Path, names: list[str] | None) -> pa.Table:
+def _bytes(path: Location) -> bytes:
     try:
-        table = pq.read_table(path, columns=names)
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: this index is gone; `twinstream shards verify` lists what is") from error
+
+
+def parse_table(path: Location, data: bytes) -> pa.Table:
+    """Every column of the index at `path` that has these bytes; InputError when it is none."""
+    try:
+        # Without the threads of pyarrow's datasets, which now and then abort a process that ends.
+        table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{path}: unreadable index ({_first_line(error)})") from error
-    absent = set(names or SCHEMA.names) - set(table.column_names)
+    absent = set(SCHEMA.names) - set(table.column_names)
     if absent:
         raise InputError(f"{path}: index without the columns {sorted(absent)}")
     return table

@@ -2,16 +2,15 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 from shards.manifest import ShardEntry, read_manifest
-from shards.verify import VIDEOS_NAME
-from shards.videos import Status, VideoRow, read_videos, summary
+from shards.storage import Location
+from shards.videos import VIDEOS_NAME, Status, VideoRow, read_videos, summary
 
 NUM_NAMED = 5
 
 
-def describe(dataset: Path) -> str:
+def describe(dataset: Location) -> str:
     """Splits, classes, hours, bytes, flow statistics, settings and skipped videos."""
     manifest = read_manifest(dataset)
     rows = read_videos(dataset / VIDEOS_NAME)

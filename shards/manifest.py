@@ -7,12 +7,12 @@ path is in it: the same videos and settings give the same file.
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shards.errors import InputError
+from shards.storage import Location
 
 FORMAT = 1
 FILE_NAME = "dataset.json"
@@ -75,7 +75,7 @@ def manifest_bytes(manifest: Manifest) -> bytes:
     return _spell(fields)
 
 
-def read_manifest(dataset: Path) -> Manifest:
+def read_manifest(dataset: Location) -> Manifest:
     """The manifest of the dataset in this folder; InputError when there is none, or not one of this format."""
     path = dataset / FILE_NAME
     try:
@@ -88,7 +88,7 @@ def read_manifest(dataset: Path) -> Manifest:
     return parse_manifest(data, path)
 
 
-def parse_manifest(data: bytes, path: Path) -> Manifest:
+def parse_manifest(data: bytes, path: Location) -> Manifest:
     """The manifest in these bytes; InputError that names `path` when they are not intact."""
     try:
         fields = json.loads(data)

@@ -6,6 +6,7 @@ paleness its smallness; each sample is scaled to its own fastest motion, which i
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -57,18 +58,27 @@ def write_preview(dataset: ShardDataset, samples: Sequence[StoredSample], path: 
 def write_preview_video(dataset: ShardDataset, samples: Sequence[StoredSample], path: Path) -> None:
     """The samples one after another as H.264: each frame beside its flow. One size, the first sample's, and its rate.
 
-    A sample of unknown frame rate plays at DEFAULT_FPS. PyAV is imported here alone, since readers do without it.
+    A sample of unknown frame rate plays at DEFAULT_FPS.
+    """
+    height, width = samples[0].index.height, samples[0].index.width
+    pictures = (picture for sample in samples for picture in side_by_side(dataset, sample, height, width))
+    write_video(pictures, read_meta(samples[0]).fps, path)
+
+
+def write_video(pictures: Iterator[NDArray[np.uint8]], fps: float, path: Path) -> None:
+    """(H, W, 3) RGB pictures of one even size as H.264; fps 0 means unknown and becomes DEFAULT_FPS.
+
+    PyAV is imported here alone, since readers do without it.
     """
     import av
 
-    fps = read_meta(samples[0]).fps or DEFAULT_FPS
-    height, width = samples[0].index.height, samples[0].index.width
+    first = next(pictures)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "18"})
-        stream.width, stream.height, stream.pix_fmt = 2 * width, height + height % 2, "yuv420p"
-        for sample in samples:
-            for picture in side_by_side(dataset, sample, height, width):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        rate = Fraction(fps or DEFAULT_FPS).limit_denominator(1001)
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "18"})
+        stream.height, stream.width, stream.pix_fmt = *first.shape[:2], "yuv420p"
+        for picture in chain([first], pictures):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
 
 

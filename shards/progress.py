@@ -2,6 +2,7 @@
 
 import sys
 import time
+from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
@@ -13,13 +14,17 @@ PLAIN_LINE_SECONDS = 10.0
 class Progress:
     """Counts units of work on stderr; `note` is shown behind the count (`flow 31 ms/frame · 12 skipped`)."""
 
-    def __init__(self, name: str, total: int, unit: str, done: int = 0) -> None:
+    def __init__(self, name: str, total: int, unit: str, done: int = 0, *, shown: bool = True) -> None:
         self._name = name
         self._unit = unit
+        self._shown = shown
         self._on_terminal = sys.stderr.isatty()
-        self._bar = tqdm(desc=name, total=total, initial=done, unit=unit, leave=False, disable=not self._on_terminal)
+        hidden = not (shown and self._on_terminal)
+        self._bar = tqdm(desc=name, total=total, initial=done, unit=unit, leave=False, disable=hidden)
         self._done, self._total = done, total
-        self._start = self._last_line = time.monotonic()
+        self._last_line = time.monotonic()
+        # When the first unit was done, and how many there were then: what comes before is no rate of work.
+        self._first: tuple[float, int] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -35,6 +40,17 @@ class Progress:
         self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(units)
         now = time.monotonic()
-        if not self._on_terminal and now - self._last_line >= PLAIN_LINE_SECONDS:
+        self._first = self._first or (now, self._done)
+        if self._shown and not self._on_terminal and now - self._last_line >= PLAIN_LINE_SECONDS:
             self._last_line = now
-            print(f"{self._name}: {self._done}/{self._total} {self._unit} · {note}", file=sys.stderr, flush=True)
+            begun, done_then = self._first
+            left = time_left(self._done - done_then, self._total - self._done, now - begun)
+            told = (f"{self._name}: {self._done}/{self._total} {self._unit}", left, note)
+            print(" · ".join(part for part in told if part), file=sys.stderr, flush=True)
+
+
+def time_left(num_done: int, num_left: int, seconds: float) -> str:
+    """`2:05:00 left` for as many units as are left at the rate so far; nothing when none is done yet."""
+    if not num_done:
+        return ""
+    return f"{timedelta(seconds=round(seconds / num_done * num_left))} left"

@@ -1,63 +1,76 @@
 """Reads chosen frames and flow fields of chosen samples, by seeking; never a whole shard.
 
-The index says where each member lies. A stack of flow fields is one contiguous read, frames one read each.
-Files are opened per read, so a reader can be shared by forked workers and pickled. Anything that does not fit
-what the index promises is an InputError that names shard and key: nothing is passed over in silence.
+The index says where each member lies. Members that are neighbours are one read; from an object store the reads of a
+sample are under way at the same time. Files are opened per read, so a reader can be shared by forked workers and
+pickled. Anything that does not fit what the index promises is an InputError that names shard and key: nothing is
+passed over in silence.
 """
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.cache import BlockCache, open_cache
 from shards.errors import InputError
 from shards.flow_codec import dequantize
-from shards.index import SampleIndex, read_index
 from shards.jpeg import decode_gray, decode_rgb
 from shards.manifest import Manifest, read_manifest
 from shards.sample import SampleMeta, flow_member, frame_member, meta_from_json
+from shards.samples import Samples, StoredSample, WrittenVideos, read_written_videos
+from shards.settings import ShardSettings
+from shards.shard_index import IndexCache
+from shards.storage import Location, locate
+from shards.videos import VIDEOS_NAME
 
+__all__ = ["ShardDataset", "StoredSample", "open_dataset", "read_flow", "read_frames", "read_meta", "read_snippets"]
 
-@dataclass(frozen=True)
-class StoredSample:
-    """One sample and the path of the tar that holds it."""
-
-    tar: Path
-    index: SampleIndex
+NUM_REQUESTS = 16
+Members = list[memoryview]
+Image = NDArray[np.uint8]
 
 
 class ShardDataset:
-    """A finished shard dataset in a folder, read by sample and frame number."""
+    """A finished shard dataset in a folder or an object store, read by sample and frame number.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.manifest: Manifest = read_manifest(path)
+    Reads of an object store go through `cache`, where there is one.
+    """
 
-    def samples(self, split: str) -> list[StoredSample]:
-        """Every sample of a split, in the order of its shards; InputError when there is no such split."""
-        if split not in self.manifest.splits:
-            known = ", ".join(sorted(self.manifest.splits)) or "none"
-            raise InputError(f"{self.path}: no split {split!r}; it has {known}")
-        return [
-            StoredSample(self.path / shard.tar.path, row)
-            for shard in self.manifest.splits[split]
-            for row in read_index(self.path / shard.index.path)
-        ]
+    def __init__(self, where: str | Location, cache: BlockCache | None = None) -> None:
+        self.path = locate(where)
+        self._cache = None if isinstance(self.path, Path) else cache
+        self.manifest: Manifest = read_manifest(self.path)
 
     @cached_property
-    def by_key(self) -> dict[str, StoredSample]:
-        """Every sample of every split by its key."""
-        return {sample.index.key: sample for split in self.manifest.splits for sample in self.samples(split)}
+    def splits(self) -> dict[str, Samples]:
+        """Every sample, by split."""
+        indexes, splits = IndexCache(), self.manifest.splits
+        return {name: Samples(self.path, name, splits[name], self._cache, indexes=indexes) for name in splits}
+
+    @cached_property
+    def written(self) -> WrittenVideos:
+        """Where each video is."""
+        return read_written_videos(self.path)
+
+    def samples(self, split: str) -> Samples:
+        """Every sample of a split, in the order of its shards; InputError when there is no such split."""
+        if split not in self.splits:
+            known = ", ".join(sorted(self.splits)) or "none"
+            raise InputError(f"{self.path}: no split {split!r}; it has {known}")
+        return self.splits[split]
 
     def sample(self, key: str) -> StoredSample:
         """The sample of this key; InputError when no split has it."""
-        if key not in self.by_key:
-            raise InputError(f"{self.path}: no sample {key!r} among {len(self.by_key)}; videos.parquet lists all")
-        return self.by_key[key]
+        place = self.written.place(key)
+        if place is None:
+            total = sum(map(len, self.splits.values()))
+            raise InputError(f"{self.path}: no sample {key!r} among {total}; {VIDEOS_NAME} lists all")
+        split, shard = place
+        return self.samples(split).of_key(shard, key)
 
     def flow_pixels(self, levels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Stored bytes -> pixels with this dataset's codec."""
@@ -65,9 +78,14 @@ class ShardDataset:
         return dequantize(levels, codec.bound, codec.zero, codec.levels)
 
 
+def open_dataset(settings: ShardSettings, path: str | None = None) -> ShardDataset:
+    """The dataset that section `shards` names, or the one at `path`, with the section's cache."""
+    return ShardDataset(path or settings.path, open_cache(settings.cache_dir, settings.cache_bytes))
+
+
 def read_meta(sample: StoredSample) -> SampleMeta:
     """The sample's JSON member."""
-    (data,) = _read_members(sample, 0, 1)
+    ((data,),) = _read_spans(sample, [(0, 1)])
     try:
         return meta_from_json(bytes(data))
     except (TypeError, ValueError) as error:
@@ -76,25 +94,63 @@ def read_meta(sample: StoredSample) -> SampleMeta:
 
 def read_frames(sample: StoredSample, indices: Sequence[int]) -> NDArray[np.uint8]:
     """Frames by number -> (len(indices), H, W, 3) RGB uint8."""
-    shape = (sample.index.height, sample.index.width, 3)
-    frames = np.empty((len(indices), *shape), np.uint8)
-    for place, t in enumerate(indices):
-        _check_range(sample, t, 1, sample.index.num_frames, "frame")
-        (data,) = _read_members(sample, frame_member(t), 1)
-        frames[place] = _decoded(sample, f"frame {t}", decode_rgb, data, shape)
-    return frames
+    spans = [_frame_span(sample, t) for t in indices]
+    return _frames(sample, indices, _read_spans(sample, spans))
 
 
 def read_flow(sample: StoredSample, start: int, length: int) -> NDArray[np.uint8]:
     """Flow fields [start, start + length) -> (length, H, W, 2) uint8 levels of the codec, (dx, dy)."""
-    _check_range(sample, start, length, sample.index.num_frames - 1, "flow field")
-    shape = (sample.index.height, sample.index.width)
-    flow = np.empty((length, *shape, 2), np.uint8)
-    members = _read_members(sample, flow_member(sample.index.num_frames, start), 2 * length)
-    for place, data in enumerate(members):
-        what = f"flow_{'xy'[place % 2]} {start + place // 2}"
-        flow[place // 2, :, :, place % 2] = _decoded(sample, what, decode_gray, data, shape)
+    (members,) = _read_spans(sample, [_flow_span(sample, start, length)])
+    return _flow(sample, start, members)
+
+
+def read_snippets(
+    sample: StoredSample, starts: Sequence[int], stack_length: int
+) -> tuple[list[Image], list[list[Image]]]:
+    """K starts -> K frames (H, W, 3) and the K stacks that start at them, each its 2L fields (H, W) dx0 dy0 dx1 ...
+
+    All uint8, read at once, and left as they were decoded: to stack them would cost a third of what decoding does.
+    """
+    spans = [_frame_span(sample, t) for t in starts] + [_flow_span(sample, t, stack_length) for t in starts]
+    members = _read_spans(sample, spans)
+    frames = [_frame(sample, t, data) for t, (data,) in zip(starts, members[: len(starts)], strict=True)]
+    stacks = [_fields(sample, t, stack) for t, stack in zip(starts, members[len(starts) :], strict=True)]
+    return frames, stacks
+
+
+def _frames(sample: StoredSample, indices: Sequence[int], members: list[Members]) -> NDArray[np.uint8]:
+    frames = np.empty((len(indices), sample.index.height, sample.index.width, 3), np.uint8)
+    for place, (t, (data,)) in enumerate(zip(indices, members, strict=True)):
+        frames[place] = _frame(sample, t, data)
+    return frames
+
+
+def _frame(sample: StoredSample, t: int, data: memoryview) -> Image:
+    return _decoded(sample, f"frame {t}", decode_rgb, data, (sample.index.height, sample.index.width, 3))
+
+
+def _flow(sample: StoredSample, start: int, members: Members) -> NDArray[np.uint8]:
+    flow = np.empty((len(members) // 2, sample.index.height, sample.index.width, 2), np.uint8)
+    for place, field in enumerate(_fields(sample, start, members)):
+        flow[place // 2, :, :, place % 2] = field
     return flow
+
+
+def _fields(sample: StoredSample, start: int, members: Members) -> list[Image]:
+    shape = (sample.index.height, sample.index.width)
+    names = [f"flow_{'xy'[place % 2]} {start + place // 2}" for place in range(len(members))]
+    return [_decoded(sample, name, decode_gray, data, shape) for name, data in zip(names, members, strict=True)]
+
+
+def _frame_span(sample: StoredSample, t: int) -> tuple[int, int]:
+    """First member and number of members of frame t."""
+    _check_range(sample, t, 1, sample.index.num_frames, "frame")
+    return frame_member(t), 1
+
+
+def _flow_span(sample: StoredSample, start: int, length: int) -> tuple[int, int]:
+    _check_range(sample, start, length, sample.index.num_frames - 1, "flow field")
+    return flow_member(sample.index.num_frames, start), 2 * length
 
 
 def _check_range(sample: StoredSample, start: int, length: int, end: int, what: str) -> None:
@@ -105,15 +161,29 @@ def _check_range(sample: StoredSample, start: int, length: int, end: int, what: 
         )
 
 
-def _read_members(sample: StoredSample, first: int, count: int) -> list[memoryview]:
+def _read_spans(sample: StoredSample, spans: Sequence[tuple[int, int]]) -> list[Members]:
+    """The members of each span (first, count); each span is one read."""
+    if isinstance(sample.tar, Path) or len(spans) == 1:
+        return [_read_members(sample, span) for span in spans]
+    return [*_pool(os.getpid()).map(partial(_read_members, sample), spans)]
+
+
+@lru_cache(maxsize=1)
+def _pool(process: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(NUM_REQUESTS)
+
+
+def _read_members(sample: StoredSample, span: tuple[int, int]) -> Members:
     """Neighbouring members in one read."""
-    offsets, sizes = sample.index.offsets[first : first + count], sample.index.sizes[first : first + count]
+    members = slice(span[0], sum(span))
+    offsets, sizes = sample.index.offsets[members], sample.index.sizes[members]
     begin, end = int(offsets[0]), int(offsets[-1]) + int(sizes[-1])
     try:
-        with open(sample.tar, "rb", buffering=0) as file:
-            data = os.pread(file.fileno(), end - begin, begin)
+        data = sample.read(begin, end - begin)
     except FileNotFoundError as error:
         raise InputError(f"{sample.tar}: this shard is gone; `twinstream shards verify` lists what is") from error
+    except OSError as error:
+        raise InputError(f"{sample.tar}: {sample.index.key}: {error.strerror}") from error
     if len(data) != end - begin:
         raise InputError(f"{sample.tar.name}: {sample.index.key}: the shard ends at byte {begin + len(data)} of {end}")
     view = memoryview(data)

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shards.errors import InputError
+from shards.storage import refuse_credentials
 
 
 class Section(BaseModel):
@@ -25,11 +26,15 @@ class ShardSettings(Section):
     """Section `shards`: the dataset that preprocess writes and train reads."""
 
     path: str = "out/shards"
-    """Folder of the shard dataset."""
+    """Folder of the shard dataset: a local path, or a URI such as s3://bucket/shards, which holds no credentials."""
     videos_per_shard: int = Field(16, ge=1)
     """Videos that share a tar, and the unit of parallel work; 16 ten-second videos at 256x256 are about 150 MB."""
     jpeg_quality: int = Field(95, ge=1, le=100)
     """JPEG quality of frames and flow."""
+    cache_dir: str | None = None
+    """Local folder that keeps what training reads of a dataset in an object store; off when not set."""
+    cache_bytes: int = Field(100 * 10**9, ge=2**20)
+    """The cache never grows beyond this."""
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -51,7 +56,9 @@ def read_settings(model: type[M], path: Path, overrides: Sequence[str] = ()) -> 
 def build_settings(model: type[M], tree: dict[str, Any], overrides: Sequence[str] = (), source: str = "settings") -> M:
     """The same from a tree that is in memory already."""
     for override in overrides:
+        refuse_credentials(override, "--set")
         _set(tree, override)
+    _refuse_credentials(tree, "")
     try:
         return model.model_validate(tree)
     except ValidationError as error:
@@ -74,6 +81,18 @@ def _set(tree: dict[str, Any], override: str) -> None:
         tree[key] = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise InputError(f"--set {override}: {value!r} is not a YAML value") from error
+
+
+def _refuse_credentials(value: object, path: str) -> None:
+    """No setting may be a URI that tells a secret: settings are saved beside outputs and shown in messages."""
+    if isinstance(value, str):
+        refuse_credentials(value, path)
+    elif isinstance(value, dict):
+        for key, below in value.items():
+            _refuse_credentials(below, f"{path}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        for item in value:
+            _refuse_credentials(item, path)
 
 
 def _one_line(error: ValidationError, model: type[BaseModel]) -> str:

@@ -5,23 +5,24 @@ headers against the index, N frames and N - 1 flow fields, every JPEG of the rig
 videos.parquet for each video, written ones in the shard they name. `fast_faults` stops after the bytes.
 """
 
+import hashlib
 import mmap
+import os
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from shards.errors import InputError
-from shards.index import SampleIndex, file_sha256, read_index
+from shards.index import SampleIndex, read_index
 from shards.jpeg import decode_unchanged
 from shards.manifest import FILE_NAME, FileEntry, Manifest, ShardEntry, read_manifest
 from shards.sample import member_names, meta_from_json
-from shards.videos import Status, read_videos
+from shards.storage import Location, file_sizes, local_copy
+from shards.videos import VIDEOS_NAME, Status, read_videos
 
-VIDEOS_NAME = "videos.parquet"
 
-
-def faults(dataset: Path, progress: Callable[[str], None] = lambda path: None) -> Iterator[str]:
+def faults(dataset: Location, progress: Callable[[str], None] = lambda path: None) -> Iterator[str]:
     """One line a fault, none for a sound dataset; `progress` is told each file that has been read."""
     try:
         manifest = read_manifest(dataset)
@@ -29,24 +30,24 @@ def faults(dataset: Path, progress: Callable[[str], None] = lambda path: None) -
         yield str(error)
         return
     entries = [entry for shards in manifest.splits.values() for entry in shards]
-    yield from _strays(dataset, manifest)
+    there = file_sizes(dataset)
+    yield from _strays(there, manifest)
     yield from file_faults(dataset, manifest.videos)
     keys: dict[str, str] = {}
     for entry in entries:
-        damaged = [*file_faults(dataset, entry.tar), *file_faults(dataset, entry.index)]
-        yield from damaged or _shard_faults(dataset, entry, keys)
+        yield from _entry_faults(dataset, entry, keys)
         progress(entry.tar.path)
     yield from _row_faults(dataset, keys)
 
 
-def fast_faults(dataset: Path, progress: Callable[[FileEntry], None] = lambda entry: None) -> Iterator[str]:
+def fast_faults(dataset: Location, progress: Callable[[FileEntry], None] = lambda entry: None) -> Iterator[str]:
     """Faults of sizes and hashes alone, at the disk's speed; what is inside a file whose bytes fit is not looked at."""
     try:
         manifest = read_manifest(dataset)
     except InputError as error:
         yield str(error)
         return
-    yield from _strays(dataset, manifest)
+    yield from _strays(file_sizes(dataset), manifest)
     for entry in named_files(manifest):
         yield from file_faults(dataset, entry)
         progress(entry)
@@ -58,42 +59,59 @@ def named_files(manifest: Manifest) -> list[FileEntry]:
     return [manifest.videos, *(file for shard in shards for file in (shard.tar, shard.index))]
 
 
-def num_steps(dataset: Path) -> int:
+def num_steps(dataset: Location) -> int:
     """How often `faults` will call `progress`."""
     return sum(len(shards) for shards in read_manifest(dataset).splits.values())
 
 
-def num_bytes(dataset: Path) -> int:
+def num_bytes(dataset: Location) -> int:
     """Bytes that `fast_faults` will read of a sound dataset."""
     return sum(entry.num_bytes for entry in named_files(read_manifest(dataset)))
 
 
-def _strays(dataset: Path, manifest: Manifest) -> Iterator[str]:
+def _strays(there: Iterable[str], manifest: Manifest) -> Iterator[str]:
     named = {FILE_NAME, *(entry.path for entry in named_files(manifest))}
-    for path in sorted(dataset.rglob("*")):
-        name = path.relative_to(dataset).as_posix()
-        if path.suffix in (".tar", ".parquet", ".tmp") and name not in named:
+    for name in there:
+        if name.endswith((".tar", ".parquet", ".tmp")) and name not in named:
             yield f"{name}: a file that {FILE_NAME} does not name"
 
 
-def file_faults(dataset: Path, entry: FileEntry) -> Iterator[str]:
+def file_faults(dataset: Location, entry: FileEntry) -> Iterator[str]:
     """What is wrong with the size or the hash of one file that the manifest names."""
+    return _faults_of(dataset / entry.path, entry)
+
+
+def _faults_of(path: Location, entry: FileEntry) -> Iterator[str]:
     try:
-        found = (dataset / entry.path).stat().st_size
-        if found != entry.num_bytes:
-            yield f"{entry.path}: {found} bytes, expected {entry.num_bytes}"
-        elif file_sha256(dataset / entry.path) != entry.sha256:
-            yield f"{entry.path}: changed since it was written (its SHA-256 differs)"
+        with path.open("rb") as file:
+            found = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            if found != entry.num_bytes:
+                yield f"{entry.path}: {found} bytes, expected {entry.num_bytes}"
+            elif hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
+                yield f"{entry.path}: changed since it was written (its SHA-256 differs)"
+    except ConnectionError:
+        raise
     except OSError as error:
         yield f"{entry.path}: {error.strerror}"
 
 
-def _shard_faults(dataset: Path, entry: ShardEntry, keys: dict[str, str]) -> Iterator[str]:
+def _entry_faults(dataset: Location, entry: ShardEntry, keys: dict[str, str]) -> Iterator[str]:
+    """What is wrong with a shard or its index; a shard in an object store is read from there once."""
+    try:
+        with local_copy(dataset / entry.tar.path) as tar:
+            damaged = [*_faults_of(tar, entry.tar), *file_faults(dataset, entry.index)]
+            yield from damaged or _shard_faults(tar, dataset, entry, keys)
+    except FileNotFoundError as error:
+        yield f"{entry.tar.path}: {error.strerror}"
+
+
+def _shard_faults(tar_path: Path, dataset: Location, entry: ShardEntry, keys: dict[str, str]) -> Iterator[str]:
     """What is wrong inside a shard whose bytes are as written; notes the keys it finds."""
-    name = Path(entry.tar.path).name
+    name = tar_path.name
     try:
         samples = read_index(dataset / entry.index.path)
-        with tarfile.open(dataset / entry.tar.path, "r:") as tar:
+        with tarfile.open(tar_path, "r:") as tar:
             members = [(member.name, member.offset_data, member.size) for member in tar]
     except (InputError, tarfile.TarError) as error:
         yield f"{name}: {error}"
@@ -108,7 +126,7 @@ def _shard_faults(dataset: Path, entry: ShardEntry, keys: dict[str, str]) -> Ite
     if promised != members:
         yield f"{name}: {len(members)} members that do not fit the {len(promised)} of its index"
         return
-    with open(dataset / entry.tar.path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with open(tar_path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         for sample in samples:
             if sample.key in keys:
                 yield f"{name}: {sample.key}: also in {keys[sample.key]}"
@@ -144,7 +162,7 @@ def _image_faults(data: bytes, shape: tuple[int, ...]) -> Iterator[str]:
         yield str(error)
 
 
-def _row_faults(dataset: Path, keys: dict[str, str]) -> Iterator[str]:
+def _row_faults(dataset: Location, keys: dict[str, str]) -> Iterator[str]:
     """videos.parquet against the shards: each video once, each written one where it says."""
     try:
         rows = read_videos(dataset / VIDEOS_NAME)

@@ -9,12 +9,14 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards.errors import InputError
+from shards.storage import Location
+
+VIDEOS_NAME = "videos.parquet"
 
 
 class Status(StrEnum):
@@ -78,11 +80,20 @@ def videos_bytes(rows: Iterable[VideoRow]) -> bytes:
     return buffer.getvalue()
 
 
-def read_videos(path: Path) -> list[VideoRow]:
+def read_videos(path: Location) -> list[VideoRow]:
     """Every row of a videos.parquet; InputError when the file is not one."""
     try:
-        return [VideoRow(**row) for row in pq.read_table(path).to_pylist()]
-    except (pa.ArrowException, OSError, TypeError) as error:
+        return [VideoRow(**row) for row in read_columns(path).to_pylist()]
+    except TypeError as error:
+        raise InputError(f"{path}: unreadable table of videos ({error})") from error
+
+
+def read_columns(path: Location, names: list[str] | None = None) -> pa.Table:
+    """A videos.parquet as columns, all or some; InputError when the file is not one."""
+    try:
+        # Without the threads of pyarrow's datasets, which now and then abort a process that ends.
+        return pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(columns=names, use_threads=False)
+    except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: unreadable table of videos ({str(error).splitlines()[0]})") from error
 
 

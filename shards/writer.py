@@ -11,19 +11,19 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from shards.atomic import atomic_file, write_atomically
 from shards.index import JobRecord, index_bytes, sample_row
 from shards.manifest import FORMAT
 from shards.sample import SampleMeta, member_names, meta_to_json
+from shards.storage import Location, spool_folder
 from shards.videos import VideoRow
 
 SPOOL_BYTES = 32 * 2**20
 
 
-def index_path(folder: Path, name: str) -> Path:
+def index_path(folder: Location, name: str) -> Location:
     """Where the index of the shard `name` (`train-000000`) lies; it is there when the shard is done."""
     return folder / f"{name}.parquet"
 
@@ -58,11 +58,15 @@ class SampleSpool:
 
 
 @contextmanager
-def sample_spool(folder: Path) -> Iterator[SampleSpool]:
-    """An empty spool; up to SPOOL_BYTES in memory, the rest in nameless files of `folder` that die with the process."""
+def sample_spool(folder: Location) -> Iterator[SampleSpool]:
+    """An empty spool; up to SPOOL_BYTES in memory, the rest in nameless files that die with the process.
+
+    They lie in `folder`, or in $TMPDIR where that is in an object store.
+    """
+    beside = spool_folder(folder)
     with (
-        tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(folder)) as frames,
-        tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(folder)) as flow,
+        tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=beside) as frames,
+        tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=beside) as flow,
     ):
         yield SampleSpool(frames, flow)
 
@@ -117,7 +121,7 @@ class ShardWriter:
 
 
 @contextmanager
-def write_shard(folder: Path, name: str, settings: dict[str, Any], videos: list[VideoRow]) -> Iterator[ShardWriter]:
+def write_shard(folder: Location, name: str, settings: dict[str, Any], videos: list[VideoRow]) -> Iterator[ShardWriter]:
     """`folder`/`name`.tar and then its index, when the block ends well; nothing when it does not.
 
     `videos` is filled inside the block with one row for every video of the job. Without any sample there is an

@@ -1,16 +1,38 @@
 """Fixtures shared by the tests."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.datasets import write_dataset
+from tests.stores import Store, serve
 
 # One thread a process, set before torch is imported: thread pools that share busy cores wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 DEFAULT_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m gpu` only files that have such tests are read: a machine with a GPU may lack what the others import."""
+    is_test = collection_path.suffix == ".py" and config.getoption("markexpr") == "gpu"
+    return True if is_test and "pytest.mark.gpu" not in collection_path.read_text() else None
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """A real S3 server on loopback."""
+    with serve(tmp_path_factory.mktemp("store")) as store:
+        yield store
+
+
+@pytest.fixture
+def store(s3_server: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """The same, with credentials for it in the environment; tests share its bucket, each with a folder of its own."""
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    return s3_server
 
 
 @pytest.fixture(scope="session")
@@ -25,4 +47,7 @@ def real_data() -> Path:
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
     """A small finished dataset: 3 training and 2 test samples of 2 classes, 32x24."""
+    # Not at the head: the tests of a GPU need less than this imports.
+    from tests.datasets import write_dataset
+
     return write_dataset(tmp_path / "dataset", {"train": 3, "test": 2})

@@ -10,6 +10,7 @@ from preprocess.plan import Job, plan_jobs
 from shards.flow_codec import quantize
 from shards.jpeg import encode_jpeg
 from shards.sample import SampleMeta
+from shards.storage import Location
 from shards.videos import Status, VideoRow
 from shards.writer import SampleSpool, sample_spool, write_shard
 
@@ -43,7 +44,7 @@ def write_dataset(folder: Path, counts: dict[str, int], videos_per_shard: int = 
     return folder
 
 
-def write_job(folder: Path, job: Job) -> None:
+def write_job(folder: Location, job: Job) -> None:
     """One shard of the dataset."""
     rows: list[VideoRow] = []
     with write_shard(folder / job.split, job.name, SETTINGS, rows) as writer:

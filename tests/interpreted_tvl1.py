@@ -14,11 +14,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from preprocess.tvl1 import TvL1Params, cuda_engine, open_engine, reference
+from preprocess.tvl1 import (
+    TvL1Params,
+    cuda_engine,
+    reference,
+    triton_kernels,
+    triton_waves,
+)
 from preprocess.tvl1.cuda_batch import ASK_EVERY, Level, Tiling, resized, upsampled
 from preprocess.tvl1.cuda_engine import CudaEngine, open_cuda
 from shards.errors import InputError
-from shards.flow_codec import quantize
 from tests.test_tvl1 import textured
 
 assert os.environ.get("TRITON_INTERPRET") == "1", "set TRITON_INTERPRET=1 before Python starts"
@@ -297,15 +302,28 @@ def test_videos_computed_together_are_as_if_alone() -> None:
         open_cuda(SHORT).flow_of_videos([videos[0], np.zeros((2, 20, 16), np.uint8)])
 
 
-def test_levels_are_the_codecs() -> None:
-    frames = moving(0, 3.0)
-    engine = open_engine("cuda", SHORT)
-    assert isinstance(engine, CudaEngine)
-    flow = engine(frames)
-    for bound in (20.0, 0.01):
-        levels = engine.flow_levels(frames, bound)
-        assert levels.dtype == np.uint8
-        assert np.array_equal(levels, quantize(flow, bound))
+class Launches:
+    """Stands for a kernel, does nothing, and counts how often it is launched."""
+
+    count = 0
+
+    def __getitem__(self, grid: tuple[int]) -> Callable[..., None]:
+        self.count += 1
+        return lambda *arguments, **options: None
+
+
+def test_how_much_is_launched_does_not_depend_on_the_number_of_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [(triton_kernels, name) for name in ("resize", "differences", "warp", "median")]
+    names += [(triton_waves, name) for name in ("begin", "advance", "decide")]
+    counts = []
+    for num_frames in (2, 60):
+        kernels = [Launches() for _ in names]
+        for (module, name), kernel in zip(names, kernels, strict=True):
+            monkeypatch.setattr(module, name, kernel)
+        open_cuda(TvL1Params(median=3))(np.zeros((num_frames, 60, 70), np.uint8))
+        counts.append([kernel.count for kernel in kernels])
+    assert counts[0] == counts[1]
+    assert all(counts[0])
 
 
 def test_frames_may_be_read_only_views() -> None:

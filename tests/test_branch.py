@@ -4,7 +4,8 @@ import pytest
 import torch
 from torchvision import models
 
-from train.branch import Branch, cma_places, cut_at, residual_blocks, stem
+from shards.errors import InputError
+from train.branch import Branch, attention_places, cut_at, residual_blocks, stem
 
 PLACES = {
     18: ["layer2.1", "layer3.1"],
@@ -19,7 +20,21 @@ PLACES = {
 def test_blocks_stand_in_res3_and_res4_after_every_other_residual_block(depth: int) -> None:
     with torch.device("meta"):
         net = models.get_model(f"resnet{depth}", weights=None)
-    assert list(cma_places(net)) == PLACES[depth]
+    assert list(attention_places(net, "every_other")) == PLACES[depth]
+
+
+def test_blocks_stand_where_they_are_asked_for_in_the_order_of_computation() -> None:
+    with torch.device("meta"):
+        branch = Branch(18, 3, 7, 0.7, has_cma=True, attention_at=("layer4.1", "layer1.0", "layer1.0"))
+    assert list(branch.cma) == ["layer1_0", "layer4_1"]
+    assert branch.stretches == [["layer1.0"], [f"layer{n}" for n in (1.1, 2.0, 2.1, 3.0, 3.1, 4.0, 4.1)], []]
+
+
+def test_a_place_that_this_depth_has_not_is_told() -> None:
+    with pytest.raises(
+        InputError, match=r"model\.attention_at: layer3\.5 is no residual block .* layer3\.1, layer4\.0"
+    ):
+        Branch(18, 3, 7, 0.7, has_cma=True, attention_at=("layer2.1", "layer3.5"))
 
 
 def test_resnet50_has_five_blocks_of_512_and_1024_channels() -> None:

@@ -15,7 +15,7 @@ from preprocess.catalog import (
     ucf101_catalog,
     video_key,
 )
-from preprocess.listings import parse_csv, parse_kinetics
+from preprocess.listings import Listed, parse_csv, parse_kinetics
 from shards.errors import InputError
 
 LISTS = {
@@ -54,12 +54,31 @@ def test_a_key_is_the_path_without_extension_and_dots(path: str, key: str) -> No
 
 
 @pytest.mark.parametrize(
-    "path", ["/etc/a.avi", "../a.avi", "a/../../b.avi", "a//b.avi", "a\\b.avi", "a\nb.avi", "a\udcffb.avi", ".", ""]
+    "path",
+    [
+        *("/etc/a.avi", "../a.avi", "a/../../b.avi", "a//b.avi", "a\\b.avi", ".", ""),
+        *("a\nb.avi", "a\x1b[31mb.avi", "a\x00b.avi", "a\u2028b.avi", "a\udcffb.avi"),
+    ],
 )
 def test_a_path_that_could_leave_the_output_is_refused_by_name(path: str) -> None:
     with pytest.raises(InputError) as caught:
         video_key(path)
     assert str(caught.value).startswith(repr(path))
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31mb", "a\nb", "a\x7fb", "a\u2029b", "a\udcffb"])
+def test_a_class_with_control_characters_is_refused_with_its_place(name: str) -> None:
+    with pytest.raises(InputError) as caught:
+        csv_catalog([Listed("x.avi", name, "train", "my.csv line 2")], ["x.avi"])
+    assert str(caught.value) == f"my.csv line 2: class {name!r}; expected a name without control characters"
+
+
+def test_a_link_that_leaves_the_root_is_followed_and_keyed_by_its_own_name(tmp_path: Path) -> None:
+    touch(tmp_path, "elsewhere/deep/secret.avi", "root/a/x.avi")
+    (tmp_path / "root" / "a" / "link.avi").symlink_to("../../elsewhere/deep/secret.avi")
+    (tmp_path / "root" / "b").symlink_to(tmp_path / "elsewhere")
+    catalog = read_catalog("folders", str(tmp_path / "root"))
+    assert [video.key for video in catalog.videos] == ["a/link", "a/x", "b/deep/secret"]
 
 
 def test_ucf101_labels_are_class_numbers_less_one_and_absent_files_stay() -> None:

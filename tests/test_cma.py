@@ -63,6 +63,17 @@ def test_forward_and_map_are_the_softmax_written_out(size: tuple[int, int]) -> N
     torch.testing.assert_close(block.attention_map(x, y), weights, rtol=1e-4, atol=1e-6)
 
 
+def test_gradients_are_those_of_the_softmax_written_out() -> None:
+    """In float64: the block regroups its convolutions, query's bias included, and nothing may be lost on the way."""
+    block = trained_block().double()
+    x, y = torch.randn(2, 8, 5, 6).double().requires_grad_(), torch.randn(2, 8, 5, 6).double().requires_grad_()
+    weights, inputs = torch.randn(2, 8, 5, 6).double(), [x, y, *block.parameters()]
+    found = torch.autograd.grad((block(x, y) * weights).sum(), inputs)
+    expected = torch.autograd.grad((written_out(block, x, y)[0] * weights).sum(), inputs)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_the_map_has_a_row_for_each_position_of_x_and_a_column_for_each_pooled_one_of_y() -> None:
     weights = trained_block().attention_map(torch.randn(2, 8, 5, 7), torch.randn(2, 8, 6, 3))
     assert weights.shape == (2, 35, 6)

@@ -63,10 +63,7 @@ def test_a_merge_holds_every_sample_under_the_label_of_its_class(dataset: Path, 
     assert stored(tmp_path / "out") == stored(dataset) | stored(other)
     merged = ShardDataset(tmp_path / "out")
     assert merged.manifest.classes == ("left", "right", "up")
-    assert {key: sample.index.label for key, sample in merged.by_key.items() if "val" in key} == {
-        "right/val0": 1,
-        "up/val1": 2,
-    }
+    assert {sample.index.key: sample.index.label for sample in merged.samples("val")} == {"right/val0": 1, "up/val1": 2}
     assert read_meta(merged.sample("up/val1")).label == 2
     assert {row.key: row.label for row in read_videos(tmp_path / "out" / "videos.parquet")}["right/gone"] == 1
     assert list(merged.manifest.splits) == ["test", "train", "val"]
@@ -133,8 +130,8 @@ def test_a_subset_of_classes_numbers_them_anew_in_json_index_and_table(dataset: 
     subset(dataset, tmp_path / "out", classes=["right"])
     out = ShardDataset(tmp_path / "out")
     assert out.manifest.classes == ("right",)
-    assert {sample.index.label for sample in out.by_key.values()} == {0}
-    assert {read_meta(sample).label for sample in out.by_key.values()} == {0}
+    assert {sample.index.label for samples in out.splits.values() for sample in samples} == {0}
+    assert {read_meta(sample).label for samples in out.splits.values() for sample in samples} == {0}
     assert {row.label for row in read_videos(tmp_path / "out" / "videos.parquet")} == {0}
 
 

@@ -5,28 +5,32 @@ video which worker is in, and the decoder hangs for real. Every run ends in a so
 """
 
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
 from pipeline import Settings
-from preprocess.catalog import read_catalog
-from preprocess.decode import open_video
+from preprocess.catalog import Catalog, read_catalog
 from preprocess.duet import draw_video
 from preprocess.job import Recipe, run_job
 from preprocess.output import finish
-from preprocess.plan import plan_jobs
+from preprocess.plan import Job, plan_jobs
+from preprocess.run_log import Event, Happening
 from preprocess.settings import byte_settings
-from preprocess.tvl1 import open_engine
+from preprocess.stage import run_jobs
+from preprocess.worker_setup import WorkerSetup, make_recipe
 from shards.settings import build_settings
 from shards.verify import faults
 from shards.videos import read_videos
@@ -133,6 +137,81 @@ def test_videos_that_crash_or_hang_the_worker_are_left_out_and_all_else_is_writt
     assert digests(tmp_path / "again") == digests(tmp_path / "out")
 
 
+HELD = ("decode", "flow", "memory", "write")
+
+
+class HeldSettings(dict[str, Any]):
+    """Settings that hold whoever reads them out: that is done for the index, when the tar has its name already."""
+
+    def items(self) -> Any:
+        hold(Path(self["pipes"]), "write")
+        return super().items()
+
+
+def hold(pipes: Path, part: str) -> bool:
+    """Wait for as long as the pipe of this part is there and nobody has written to it; whether it was there."""
+    pipe = pipes / part
+    if not pipe.exists():
+        return False
+    pipe.read_bytes()
+    return True
+
+
+def held_recipe(setup: WorkerSetup) -> Recipe:
+    """A worker's recipe that can be held in each part; in `flow` and `memory` only when a tar has been begun."""
+    recipe = make_recipe(setup)
+    pipes = Path(setup.settings["pipes"])
+
+    def opened(path: Any) -> Any:
+        hold(pipes, "decode")
+        return recipe.open_video(path)
+
+    def engine(gray: Any) -> Any:
+        if any(tar.stat().st_size for tar in Path(str(setup.out)).glob("*/.*.tar.*.tmp")):
+            hold(pipes, "flow")
+            if hold(pipes, "memory"):
+                np.ones(2**28)
+        return recipe.engine(gray)
+
+    return replace(recipe, open_video=opened, engine=engine, settings=HeldSettings(setup.settings))
+
+
+def strike_all(pipes: Path, out: Path, driver: int) -> None:
+    """In each part in turn: kill the worker that is held there, or in `memory` leave it no room for more."""
+    for part, following in zip(HELD, [*HELD[1:], "end"], strict=True):
+        pipe = pipes / part
+        with held(pipe):
+            wait_for(lambda pipe=pipe: bool(readers(pipe, driver)))
+            (pid,) = readers(pipe, driver)
+            assert [path.name for path in out.glob("train/*.tar")] == (["train-000000.tar"] if part == "write" else [])
+            assert not list(out.glob("train/*.parquet"))
+            os.mkfifo(pipes / following)
+            pipe.unlink()
+            if part == "memory":
+                used = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * os.sysconf("SC_PAGESIZE")
+                resource.prlimit(pid, resource.RLIMIT_AS, (used, used))
+            else:
+                os.kill(pid, signal.SIGKILL)
+
+
+def test_a_worker_lost_in_any_part_of_its_work_costs_its_job_and_nothing_else(tmp_path: Path) -> None:
+    root, out = tmp_path / "videos", tmp_path / "out"
+    write_videos(root, 2)
+    _, jobs, setup, settings = prepared(root, out)
+    setup = replace(setup, settings=settings | {"pipes": str(tmp_path)})
+    os.mkfifo(tmp_path / HELD[0])
+    events: list[Event] = []
+    options = {"workers": 1, "address": None, "max_tries": 2, "timeout_seconds": PATIENCE_SECONDS}
+    with ThreadPoolExecutor() as pool:
+        strikes = pool.submit(strike_all, tmp_path, out, os.getpid())
+        done = list(run_jobs(jobs, setup, tell=events.append, open_recipe=held_recipe, **options))
+        strikes.result()
+    assert len(done) == 2
+    assert [event.happening for event in events].count(Happening.LOST) == len(HELD)
+    without_ray(root, tmp_path / "peace")
+    assert digests(out)["train/train-000000.tar"] == digests(tmp_path / "peace")["train/train-000000.tar"]
+
+
 @contextmanager
 def small_disk(folder: Path, num_bytes: int) -> Iterator[Path]:
     """A disk of this size, as far as this machine lets tests mount one."""
@@ -148,19 +227,35 @@ def small_disk(folder: Path, num_bytes: int) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def without_ray(root: Path, out: Path) -> None:
-    """The same dataset by a plain loop over the jobs."""
+def prepared(root: Path, out: Path) -> tuple[Catalog, list[Job], WorkerSetup, dict[str, Any]]:
+    """What the command makes of its settings before it starts Ray."""
     settings = build_settings(Settings, tree(root, out))
     stage, shards = settings.preprocess, settings.shards
     catalog = read_catalog("folders", str(root))
-    jobs = plan_jobs(catalog.videos, shards.videos_per_shard, stage.seed)
     made_with = byte_settings(settings.dataset, stage, shards, "opencv")
-    engine = open_engine("opencv", stage.tvl1)
-    opened = partial(open_video, size=stage.size, short_side=None, chunk_frames=32)
-    recipe = Recipe(opened, engine, stage.bound, shards.jpeg_quality, stage.min_frames, made_with)
+    setup = WorkerSetup(
+        root=root,
+        out=out,
+        size=stage.size,
+        short_side=None,
+        max_pixels=stage.max_pixels,
+        chunk_frames=32,
+        engine="opencv",
+        tvl1=stage.tvl1,
+        bound=stage.bound,
+        jpeg_quality=shards.jpeg_quality,
+        min_frames=stage.min_frames,
+        settings=made_with,
+    )
+    return catalog, plan_jobs(catalog.videos, shards.videos_per_shard, stage.seed), setup, made_with
+
+
+def without_ray(root: Path, out: Path) -> None:
+    """The same dataset by a plain loop over the jobs."""
+    catalog, jobs, setup, settings = prepared(root, out)
     for job in jobs:
-        list(run_job(job, root=root, out=out, recipe=recipe))
-    finish(out, catalog, jobs, made_with)
+        list(run_job(job, root=root, out=out, recipe=make_recipe(setup)))
+    finish(out, catalog, jobs, settings)
 
 
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on_when_there_is_room(tmp_path: Path) -> None:
@@ -173,9 +268,10 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on_when_there_is_room
         with started(tmp_path, root, out, "--set", "preprocess.workers=1") as process:
             _, said = process.communicate(timeout=PATIENCE_SECONDS)
         assert process.returncode == 1
-        assert said == (
+        assert "Traceback" not in said
+        assert said.splitlines()[-1] == (
             f"twinstream: shards.path {out}: No space left on device; finished shards are kept, "
-            "make room and run the same command again\n"
+            "make room and run the same command again"
         )
         left = {path.name for path in out.rglob("*") if path.is_file()}
         assert "dataset.json" not in left
@@ -217,20 +313,3 @@ def test_a_node_that_goes_costs_no_video_and_one_that_comes_takes_over(
     assert {path: status for path, (status, _, _) in told(out).items()} == expected
     assert told(out)["train/class0/held.avi"][1] == "unreadable"
     assert list(faults(out)) == []
-
-
-@pytest.mark.parametrize(
-    ("resources", "gpu_share", "places"),
-    [
-        ({"CPU": 16, "GPU": 1}, 0.25, 4),
-        ({"CPU": 16, "GPU": 1}, 0.0, 16),
-        ({"CPU": 2, "GPU": 8}, 0.5, 2),
-        ({"CPU": 4}, 1, 0),
-    ],
-)
-def test_workers_that_share_a_gpu_are_as_many_as_fit(
-    resources: dict[str, float], gpu_share: float, places: int
-) -> None:
-    from preprocess.stage import num_places
-
-    assert num_places(resources, gpu_share) == places

@@ -14,10 +14,14 @@ import torch
 import yaml
 
 from shards.errors import InputError
+from shards.index import file_sha256
 from shards.settings import build_settings
+from shards.signals import StopSignal
 from tests.datasets import write_dataset
+from train.checkpoint import load_checkpoint
 from train.evaluate import score_run
 from train.fit import Trainer, train
+from train.journal import Journal, git_revision
 from train.run import RunSettings, read_run_settings
 
 ROOT = Path(__file__).parents[1]
@@ -54,8 +58,8 @@ class StoppedAfterSteps(Trainer):
 
     steps_left = 0
 
-    def _stop_or_save(self) -> None:
-        super()._stop_or_save()
+    def _save_or_stop(self, stop: StopSignal) -> None:
+        super()._save_or_stop(stop)
         self.steps_left -= 1
         if self.steps_left == 0:
             raise KeyboardInterrupt
@@ -129,13 +133,83 @@ def test_the_log_tells_data_time_apart_from_step_time(whole_run: Path) -> None:
 
 def test_a_loss_that_is_nan_ends_the_run_and_names_the_step(dataset: Path, tmp_path: Path) -> None:
     settings = make_settings(dataset, "train.learning_rate=1e30")
-    with pytest.raises(InputError, match=r"the loss is NaN at stage flow, epoch \d, step \d"):
+    with pytest.raises(
+        InputError, match=r"(the loss is NaN|weights are no longer finite) at stage flow, epoch \d, step \d"
+    ):
         train(settings, tmp_path / "run", resume=False)
+
+
+def test_weights_that_are_no_longer_finite_are_not_saved(dataset: Path, tmp_path: Path) -> None:
+    trainer = Trainer(make_settings(dataset), tmp_path / "run")
+    trainer.start()
+    torch.nn.init.constant_(trainer.model.flow.fc.weight, float("inf"))
+    good = r"no checkpoint was written yet; try a lower train\.learning_rate"
+    with pytest.raises(InputError, match=rf"^weights are no longer finite at stage flow, epoch 1, step 1; {good}$"):
+        trainer._save()
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_a_loss_that_is_infinite_ends_the_run_and_names_the_last_checkpoint(dataset: Path, tmp_path: Path) -> None:
+    trainer = Trainer(make_settings(dataset), tmp_path / "run")
+    trainer.start()
+    trainer._save()
+    before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+    torch.nn.init.constant_(trainer.model.flow.fc.bias[:1].data, 3e38)
+    torch.nn.init.constant_(trainer.model.flow.fc.bias[1:].data, -3e38)
+    with pytest.raises(InputError, match=r"^the loss is (inf|NaN) at .*run/checkpoint\.pt is from before it"):
+        trainer.run()
+    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
+
+
+def test_every_start_is_recorded_with_versions_and_dataset(dataset: Path, whole_run: Path) -> None:
+    first = json.loads((whole_run / "starts.jsonl").read_text().splitlines()[0])
+    assert first["packages"]["torch"] == torch.__version__.partition("+")[0]
+    assert first["python"] == sys.version.split()[0]
+    assert first["dataset"] == {"path": str(dataset), "sha256": file_sha256(dataset / "dataset.json")}
+    assert (first["device"], first["ranks"]) == ("cpu", 1)
+
+
+def test_the_git_revision_is_that_of_the_code_and_none_outside_of_git(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        return subprocess.run(
+            ["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout
+
+    assert git_revision(tmp_path) is None
+    git("init")
+    (tmp_path / "code.py").write_text("1")
+    (tmp_path / ".gitignore").write_text("site-packages\n")
+    git("add", "code.py", ".gitignore")
+    git("commit", "-m", "a")
+    assert git_revision(tmp_path) == git("rev-parse", "HEAD").strip()
+    (tmp_path / "code.py").write_text("2")
+    assert git_revision(tmp_path) == git("rev-parse", "HEAD").strip() + "-dirty"
+    (tmp_path / "site-packages").mkdir()
+    assert git_revision(tmp_path / "site-packages") is None
+
+
+def test_tensorboard_shows_the_log_and_after_a_resume_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (tmp_path / "log.jsonl").write_text("")
+    journal = Journal(tmp_path)
+    for step, loss in enumerate((3.0, 2.0, 9.0)):
+        journal.write({"stage": "flow", "step": step, "loss": loss}, step)
+    journal.close()
+    journal = Journal(tmp_path, first_step=2)
+    journal.write({"stage": "flow", "step": 2, "loss": 1.0}, 2)
+    journal.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("flow/loss")] == [(0, 3.0), (1, 2.0), (2, 1.0)]
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("train.loader=stream", r"train\.loader: stream .* set train\.shuffle_window"),
         ("shards.path=/nowhere", "no dataset.json"),
         ("train.split=other", "no split 'other'"),
         ("model.flow_weights=/nowhere.pt", r"/nowhere\.pt"),
@@ -183,24 +257,62 @@ def test_shards_of_other_classes_are_refused_at_test(dataset: Path, whole_run: P
         score_run(whole_run, make_settings(dataset).test, str(other))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_and_a_resumed_run_is_the_same(
-    dataset: Path, tmp_path: Path, whole_run: Path, number: int, code: int
-) -> None:
-    tree = settings_tree(dataset)
+def start_training(tmp_path: Path, dataset: Path, run: Path, *overrides: str) -> subprocess.Popen[str]:
+    """`python -m train` with the settings of the other tests, under way when this returns."""
     config = tmp_path / "pipeline.yaml"
-    config.write_text(yaml.safe_dump(tree))
-    run = tmp_path / "stopped"
-    command = [sys.executable, "-m", "twinstream", "train", "-c", str(config), "--out", str(run)]
+    config.write_text(yaml.safe_dump(settings_tree(dataset)))
+    changes = [part for override in overrides for part in ("--set", override)]
     process = subprocess.Popen(
-        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONWARNINGS": "ignore"}
+        [sys.executable, "-m", "train", "-c", str(config), "--out", str(run), *changes],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONWARNINGS": "ignore"},
     )
     while not (run / "log.jsonl").exists() or not losses(run):
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         time.sleep(0.02)
+    return process
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_a_resumed_run_is_the_same(
+    dataset: Path, tmp_path: Path, whole_run: Path, number: int, code: int
+) -> None:
+    run = tmp_path / "stopped"
+    process = start_training(tmp_path, dataset, run)
     process.send_signal(number)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=240)
     assert process.returncode == code, told
     assert "Traceback" not in told
     train(make_settings(dataset), run, resume=True)
     assert losses(run) == losses(whole_run)
+
+
+def test_a_run_that_was_killed_in_mid_epoch_goes_on_bit_for_bit_with_other_workers(
+    dataset: Path, tmp_path: Path, whole_run: Path
+) -> None:
+    run = tmp_path / "killed"
+    process = start_training(tmp_path, dataset, run, "train.checkpoint_steps=1", "train.workers=1")
+    # Held still to look where it stands: an epoch has two steps, and killed it shall be after the first.
+    while True:
+        process.send_signal(signal.SIGSTOP)
+        if (run / "checkpoint.pt").exists() and load_checkpoint(run / "checkpoint.pt")["position"]["step"] == 1:
+            break
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.05)
+    process.kill()
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    train(make_settings(dataset, "train.workers=2"), run, resume=True)
+    assert losses(run) == losses(whole_run)
+
+
+def test_streaming_trains_the_same_network_as_the_index(dataset: Path, tmp_path: Path) -> None:
+    runs = []
+    for loader in ("index", "stream"):
+        settings = make_settings(dataset, f"train.loader={loader}", "train.shuffle_window=1", "train.stages=[flow]")
+        train(settings, tmp_path / loader, resume=False)
+        runs.append(losses(tmp_path / loader))
+    assert runs[0] == runs[1]

@@ -1,6 +1,7 @@
 """One job, with a decoder and an engine made of integers: what is paired with what, and what is skipped."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from preprocess.decode import Reason, VideoError, VideoInfo
 from preprocess.job import PARTS, Recipe, VideoAt, VideoDone, job_steps, run_job
 from preprocess.plan import Job
-from shards.index import read_index, read_job_record
+from shards.index import read_index, read_index_file
 from shards.reader import StoredSample, read_flow, read_frames, read_meta
 from shards.videos import VideoRow
 from tests.datasets import SETTINGS, make_catalog
@@ -77,7 +78,7 @@ def run(
 
 
 def rows(folder: Path) -> dict[str, VideoRow]:
-    return {row.key: row for row in read_job_record(folder / "train" / "train-000000.parquet").videos}
+    return {row.key: row for row in read_index_file(folder / "train" / "train-000000.parquet").record.videos}
 
 
 @pytest.mark.parametrize("chunk_frames", [2, 3, 7, 100])
@@ -98,6 +99,17 @@ def test_chunks_change_neither_bytes_nor_statistics(tmp_path: Path) -> None:
         run(tmp_path / str(chunk_frames), job_of(1), {"left/train0": DrawnStream(20, chunk_frames)})
     for name in ("train-000000.tar", "train-000000.parquet"):
         assert (tmp_path / "2" / "train" / name).read_bytes() == (tmp_path / "5" / "train" / name).read_bytes()
+
+
+def test_threads_that_encode_change_no_byte(tmp_path: Path) -> None:
+    job, streams = job_of(1), {"left/train0": DrawnStream(20, 7)}
+    plain = recipe_of(streams, 6, None, False)
+    with ThreadPoolExecutor(3) as pool:
+        for name, recipe in (("plain", plain), ("threads", replace(plain, pool=pool))):
+            assert list(run_job(job, root=Path("root"), out=tmp_path / name, recipe=recipe))
+    for name in ("train-000000.tar", "train-000000.parquet"):
+        plain_bytes, bytes_of_threads = ((tmp_path / n / "train" / name).read_bytes() for n in ("plain", "threads"))
+        assert plain_bytes == bytes_of_threads
 
 
 def test_statistics_are_the_mean_speed_and_the_saturated_fraction(tmp_path: Path) -> None:

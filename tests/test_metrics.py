@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.metrics import confusion_matrix, fuse, per_class_accuracy, ranked_classes, top_k_accuracy
+from train.metrics import (
+    confusion_matrix,
+    fuse,
+    per_class_accuracy,
+    ranked_classes,
+    top_k_accuracy,
+    wilson_interval,
+)
 
 SCORES = np.array([[0.9, 0.1, 0.0], [0.2, 0.3, 0.5], [0.1, 0.6, 0.3], [0.4, 0.5, 0.1]], dtype=np.float32)
 LABELS = np.array([0, 1, 1, 0])
@@ -67,3 +74,14 @@ def test_all_accuracies_agree_with_the_confusions(videos: int, classes: int, see
     weights = np.bincount(labels, minlength=classes) / videos
     assert np.nansum(per_class_accuracy(scores, labels) * weights) == pytest.approx(np.trace(confusion) / videos)
     assert top_k_accuracy(scores, labels, classes) == 1
+
+
+@pytest.mark.parametrize(
+    ("hits", "total", "low", "high"), [(30, 60, 0.377, 0.623), (0, 10, 0.0, 0.278), (10, 10, 0.722, 1.0)]
+)
+def test_the_interval_of_a_share_is_wilsons(hits: int, total: int, low: float, high: float) -> None:
+    assert wilson_interval(hits, total) == (pytest.approx(low, abs=1e-3), pytest.approx(high, abs=1e-3))
+
+
+def test_the_interval_of_no_videos_is_not_a_number() -> None:
+    assert np.isnan(wilson_interval(0, 0)).all()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from train.branch import RGB_CHANNELS, stem
+from train.cma import CMABlock
 from train.model import BranchName, Kind, TwoBranch, consensus
 
 CLASSES = 5
@@ -21,10 +22,10 @@ def snippets(rows: int = 2) -> tuple[Tensor, Tensor]:
 
 
 def with_trained_blocks(model: TwoBranch) -> TwoBranch:
-    """The same model, its CMA blocks no longer the identity."""
-    for name, module in model.named_modules():
-        if name.split(".")[1:2] == ["cma"] and isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.2, 1)
+    """The same model, its attention blocks no longer the identity."""
+    for module in model.modules():
+        if isinstance(module, CMABlock):
+            nn.init.uniform_(module.bn.weight, 0.2, 1)
     return model
 
 
@@ -36,7 +37,7 @@ def plain_resnet(model: TwoBranch, name: BranchName, depth: int) -> nn.Module:
         net.conv1 = stem(branch.conv1.in_channels)
     missing, unexpected = net.load_state_dict(branch.state_dict(), strict=False)
     assert not missing
-    assert all(key.startswith("cma.") for key in unexpected)
+    assert all(key.startswith(("cma.", "non_local.")) for key in unexpected)
     net.fc = nn.Sequential(nn.Dropout(branch.dropout.p), net.fc)
     return net
 
@@ -46,13 +47,13 @@ def num_parameters(module: nn.Module) -> int:
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("depth", [18, 50])
+@pytest.mark.parametrize(("kind", "depth"), [("cma", 18), ("cma", 50), ("nonlocal", 18), ("cma_nonlocal", 18)])
 @pytest.mark.parametrize("name", ["rgb", "flow"])
 def test_at_the_start_each_branch_is_the_plain_resnet_to_the_last_bit(
-    name: BranchName, depth: int, training: bool
+    name: BranchName, kind: Kind, depth: int, training: bool
 ) -> None:
     torch.manual_seed(1)
-    model = TwoBranch("cma", depth, CLASSES).train(training)
+    model = TwoBranch(kind, depth, CLASSES).train(training)
     net = plain_resnet(model, name, depth).train(training)
     rgb, flow = snippets()
     torch.manual_seed(2)
@@ -87,6 +88,44 @@ def test_both_directions_are_computed_from_the_same_features() -> None:
     scores = model(rgb, flow)
     assert torch.equal(scores["rgb"], x.fc(x.layer4(a).mean(dim=(2, 3))))
     assert torch.equal(scores["flow"], y.fc(y.layer4(b).mean(dim=(2, 3))))
+
+
+def test_behind_its_own_non_local_block_a_branch_reads_the_other() -> None:
+    """At depth 18 against the stretches written out: non-local blocks in RGB alone, flow reads their output."""
+    torch.manual_seed(1)
+    model = with_trained_blocks(TwoBranch("cma_nonlocal", 18, CLASSES)).eval()
+    rgb, flow = snippets()
+    x, y = model.rgb, model.flow
+    a, b = (net.layer2(net.layer1(net.maxpool(net.relu(net.bn1(net.conv1(i)))))) for net, i in ((x, rgb), (y, flow)))
+    a = x.non_local["layer2_1"](a, a)
+    a, b = x.cma["layer2_1"](a, b), y.cma["layer2_1"](b, a)
+    a, b = x.layer3(a), y.layer3(b)
+    a = x.non_local["layer3_1"](a, a)
+    a, b = x.cma["layer3_1"](a, b), y.cma["layer3_1"](b, a)
+    scores = model(rgb, flow)
+    assert torch.equal(scores["rgb"], x.fc(x.layer4(a).mean(dim=(2, 3))))
+    assert torch.equal(scores["flow"], y.fc(y.layer4(b).mean(dim=(2, 3))))
+
+
+def test_the_non_local_model_never_lets_one_branch_see_the_other() -> None:
+    torch.manual_seed(1)
+    model = with_trained_blocks(TwoBranch("nonlocal", 18, CLASSES)).eval()
+    rgb, flow = snippets()
+    scores = model(rgb, flow, attending=("rgb", "flow"))
+    assert torch.equal(scores["rgb"], model(rgb, None, outputs=("rgb",))["rgb"])
+    assert torch.equal(scores["rgb"], model.rgb(rgb))
+    without = TwoBranch("two_stream", 18, CLASSES).eval()
+    without.load_state_dict(model.state_dict(), strict=False)
+    assert not torch.equal(scores["flow"], without(None, flow, outputs=("flow",))["flow"])
+
+
+def test_a_non_local_branch_trains_its_own_blocks_and_leaves_the_other_branch() -> None:
+    torch.manual_seed(1)
+    model = with_trained_blocks(TwoBranch("nonlocal", 18, CLASSES))
+    model.train_only("flow")
+    F.cross_entropy(model(*snippets(3), outputs=("flow",))["flow"], torch.tensor([0, 1, 2])).backward()
+    assert all(parameter.grad is not None for parameter in model.flow.parameters())
+    assert all(parameter.grad is None for parameter in model.rgb.parameters())
 
 
 def test_what_is_asked_for_does_not_depend_on_what_else_is() -> None:
@@ -154,7 +193,8 @@ def test_everything_runs_exactly_once_when_everything_is_asked_for(
     model, counter = calls
     model(*snippets())
     convolutions = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
-    assert {counter[name] for name in convolutions} == {1}
+    # A block folds its query's weights into the keys.
+    assert {counter[name] for name in convolutions if not name.endswith(".query")} == {1}
 
 
 @pytest.mark.parametrize("other_attends", [False, True])
@@ -224,12 +264,19 @@ def test_one_of_two_frozen_branches_scores_without_the_dropout_of_training() -> 
 
 @pytest.mark.parametrize(
     ("kind", "names", "num_blocks"),
-    [("rgb", ["rgb"], 0), ("flow", ["flow"], 0), ("two_stream", ["rgb", "flow"], 0), ("cma", ["rgb", "flow"], 4)],
+    [
+        ("rgb", ["rgb"], 0),
+        ("flow", ["flow"], 0),
+        ("two_stream", ["rgb", "flow"], 0),
+        ("nonlocal", ["rgb", "flow"], 4),
+        ("cma", ["rgb", "flow"], 4),
+        ("cma_nonlocal", ["rgb", "flow"], 6),
+    ],
 )
 def test_a_kind_has_its_branches_and_blocks_and_no_others(kind: Kind, names: list[str], num_blocks: int) -> None:
     model = TwoBranch(kind, 18, CLASSES).eval()
     assert [name for name, _ in model.named_children()] == names
-    assert sum(len(model.branch(name).cma) for name in model.names) == num_blocks
+    assert sum(isinstance(module, CMABlock) for module in model.modules()) == num_blocks
     rgb, flow = snippets()
     scores = model(rgb if "rgb" in names else None, flow if "flow" in names else None)
     assert {name: value.shape for name, value in scores.items()} == dict.fromkeys(names, (2, CLASSES))

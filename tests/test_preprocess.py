@@ -92,7 +92,8 @@ def test_the_dataset_is_sound_and_holds_what_was_drawn(finished: Path) -> None:
     assert list(faults(finished)) == []
     dataset = ShardDataset(finished)
     assert dataset.manifest.classes == ("class0", "class1")
-    assert {key: sample.index.num_frames for key, sample in dataset.by_key.items()} == {
+    samples = [sample for split in dataset.splits.values() for sample in split]
+    assert {sample.index.key: sample.index.num_frames for sample in samples} == {
         f"{split}/class{n % 2}/{n}": 8 + n for split, count in (("train", 7), ("test", 3)) for n in range(count)
     }
 
@@ -240,6 +241,23 @@ def test_bad_input_ends_in_one_line_and_code_1(videos: Path, tmp_path: Path, ove
     assert not (tmp_path / "shards").exists()
 
 
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("ray://127.0.0.1:10001", "Ray Client cannot stream what workers tell; start twinstream on a node of the"),
+        ("127.0.0.1:1", "no Ray cluster answers there, or not to this token ([Errno 111] Connection refused)"),
+    ],
+)
+def test_an_address_where_no_cluster_can_be_used_is_one_line(
+    videos: Path, tmp_path: Path, address: str, message: str
+) -> None:
+    done = cli("preprocess", "-c", config(tmp_path, videos, tmp_path / "shards"), "--address", address)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"twinstream: --address {address}: {message}")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "shards").exists()
+
+
 def test_two_videos_with_one_key_are_both_named(videos: Path, tmp_path: Path) -> None:
     for name in ("a.b.avi", "a_b.avi"):
         write_video(tmp_path / "v" / "train" / "class0" / name, FRAMES)
@@ -276,6 +294,15 @@ def test_a_run_in_which_no_video_could_be_used_is_an_error(tmp_path: Path) -> No
     assert done.returncode == 1
     assert "no video could be used (0 written · 1 skipped: unreadable 1)" in done.stderr
     assert list(faults(tmp_path / "shards")) == []
+
+
+def test_a_root_without_any_video_is_one_line_and_makes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    done = cli("preprocess", "-c", config(tmp_path, tmp_path / "videos", tmp_path / "out"))
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "no videos there" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_more_skipped_videos_than_allowed_are_an_error(finished: Path) -> None:

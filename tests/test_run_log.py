@@ -35,7 +35,7 @@ def test_the_note_tells_rate_parts_reasons_and_workers_alive() -> None:
         Event(Happening.TIMED_OUT, "two/3", "train-000002", "c"),
     )
     assert tally.note(2.0) == (
-        "10 frames/s · decode 0 · flow 30 · encode 0 ms/frame · 1 skipped: too_short 1 · 1 workers"
+        "10 frames/s · decode 0 · flow 30 · encode 0 ms/frame · 1 skipped: too_short 1 · 1 worker"
     )
 
 
@@ -48,7 +48,7 @@ def test_the_report_names_hosts_losses_totals_and_the_ten_slowest(tmp_path: Path
     assert told["frames_by_host"] == {"host0": 60, "host1": 60}
     assert told["videos"] == {"crashed": 1, "written": 12}
     assert [video["key"] for video in told["slowest"]] == [str(n) for n in range(11, 1, -1)]
-    assert told["versions"]["twinstream"]
+    assert {"twinstream source", "numba", "opencv", "ffmpeg", "ray"} <= told["versions"].keys()
     write_report(tmp_path, tally, rows, 4.0)
     assert json.loads((tmp_path / "run.json").read_text()) == told
 
@@ -61,7 +61,7 @@ def test_every_event_is_a_line_of_the_log() -> None:
     first, second = (json.loads(line) for line in file.getvalue().splitlines())
     assert (first["event"], first["worker"]) == ("worker started", "one/1")
     assert (second["key"], second["status"], second["seconds"]["flow"]) == ("länge", "written", 0.5)
-    assert log.note().endswith("1 workers")
+    assert log.note().endswith("1 worker")
 
 
 def test_a_lost_worker_is_told_in_one_line_and_a_finished_video_in_none(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,17 +15,22 @@ from shards.flow_codec import quantize
 # `transforms.test_views` is called by its module: pytest would collect the bare name as a test.
 from train import transforms
 from train.normalise import normalise_flow
-from train.transforms import NEGATED_LEVEL, View, apply_view, random_view
+from train.transforms import View, apply_view, negate_levels, random_view
 
 Bytes = NDArray[np.uint8]
 
 
-def one_picture_in_both(height: int, width: int, seed: int = 0) -> tuple[Bytes, Bytes]:
-    """Random (2, H, W, 3) frames and (2, 5, H, W, 2) flow whose every channel of a segment is the same picture."""
+def one_picture_in_both(height: int, width: int, seed: int = 0) -> tuple[list[Bytes], list[list[Bytes]]]:
+    """2 random frames (H, W, 3) and 2 stacks of 10 fields (H, W): all of a segment is the same picture."""
     pictures = np.random.default_rng(seed).integers(1, 256, (2, height, width), dtype=np.uint8)
-    frames = np.repeat(pictures[..., None], 3, axis=3)
-    flow = np.repeat(np.repeat(pictures[:, None, ..., None], 5, axis=1), 2, axis=4)
-    return frames, flow
+    return [np.repeat(picture[..., None], 3, axis=2) for picture in pictures], [[p] * 10 for p in pictures]
+
+
+def negated(levels: Bytes) -> Bytes:
+    """A negated copy."""
+    result = levels.copy()
+    negate_levels(result)
+    return result
 
 
 def test_shapes_are_channels_first_with_a_pair_of_channels_for_each_field() -> None:
@@ -36,8 +41,7 @@ def test_shapes_are_channels_first_with_a_pair_of_channels_for_each_field() -> N
 
 
 def test_channels_are_dx0_dy0_dx1_dy1() -> None:
-    flow = np.zeros((1, 3, 4, 4, 2), dtype=np.uint8)
-    flow[...] = 10 * np.arange(1, 4)[:, None, None, None] + np.arange(2)
+    flow = [[np.full((4, 4), 10 * t + axis, np.uint8) for t in range(1, 4) for axis in range(2)]]
     assert transforms.view_flow(flow, View(0, 0, 4, 4, False), 4)[0, :, 0, 0].tolist() == [10, 11, 20, 21, 30, 31]
     mirrored = transforms.view_flow(flow, View(0, 0, 4, 4, True), 4)[0, :, 0, 0]
     assert mirrored.tolist() == [246, 11, 236, 21, 226, 31]
@@ -46,17 +50,22 @@ def test_channels_are_dx0_dy0_dx1_dy1() -> None:
 def test_a_crop_of_the_output_size_is_cut_without_a_change() -> None:
     frames, flow = one_picture_in_both(20, 30)
     rgb, stack, scale = apply_view(frames, flow, View(3, 7, 16, 16, False), 16)
-    np.testing.assert_array_equal(rgb[1, 2], frames[1, 3:19, 7:23, 2])
-    np.testing.assert_array_equal(stack[1, 5], flow[1, 2, 3:19, 7:23, 1])
+    np.testing.assert_array_equal(rgb[1, 2], frames[1][3:19, 7:23, 2])
+    np.testing.assert_array_equal(stack[1, 5], flow[1][5][3:19, 7:23])
     assert scale.tolist() == [1, 1]
 
 
 def test_mirroring_reverses_columns_after_the_crop() -> None:
     frames, flow = one_picture_in_both(20, 30)
     rgb, stack, _ = apply_view(frames, flow, View(3, 7, 16, 16, True), 16)
-    np.testing.assert_array_equal(rgb[0, 1], frames[0, 3:19, 7:23, 1][:, ::-1])
-    np.testing.assert_array_equal(stack[0, 3], flow[0, 1, 3:19, 7:23, 1][:, ::-1])
-    np.testing.assert_array_equal(stack[0, 2].astype(int), 256 - flow[0, 1, 3:19, 7:23, 0][:, ::-1].astype(int))
+    np.testing.assert_array_equal(rgb[0, 1], frames[0][3:19, 7:23, 1][:, ::-1])
+    np.testing.assert_array_equal(stack[0, 3], flow[0][3][3:19, 7:23][:, ::-1])
+    np.testing.assert_array_equal(stack[0, 2].astype(int), 256 - flow[0][2][3:19, 7:23][:, ::-1].astype(int))
+
+
+def test_colours_keep_their_order() -> None:
+    rgb = transforms.view_frames([np.full((8, 8, 3), (10, 20, 30), np.uint8)], View(0, 0, 8, 8, True), 6)
+    assert rgb[0, :, 2, 3].tolist() == [10, 20, 30]
 
 
 @given(st.integers(0, 2**32))
@@ -67,16 +76,15 @@ def test_frame_and_flow_stay_aligned_to_the_pixel(seed: int) -> None:
     frames, flow = one_picture_in_both(height, width, seed)
     view = random_view(rng, height, width)
     rgb, stack, _ = apply_view(frames, flow, view, int(rng.integers(8, 60)))
-    dx = NEGATED_LEVEL[stack[:, 0::2]] if view.flip else stack[:, 0::2]
+    dx = negated(stack[:, 0::2]) if view.flip else stack[:, 0::2]
     for channel in (*rgb.transpose(1, 0, 2, 3), *dx.transpose(1, 0, 2, 3), *stack[:, 1::2].transpose(1, 0, 2, 3)):
         assert np.abs(channel.astype(int) - rgb[:, 0]).max() <= 1
 
 
 def test_resizing_aligns_pixel_centres() -> None:
     """On a ramp, output column j reads stored column left + (j + 1/2) * width / out - 1/2."""
-    ramp = np.broadcast_to((4 * np.arange(60, dtype=np.uint8))[:, None], (1, 40, 60, 1))
-    frames = np.repeat(ramp, 3, axis=3)
-    rgb = transforms.view_frames(frames, View(0, 6, 40, 48, False), 32)
+    ramp = np.broadcast_to((4 * np.arange(60, dtype=np.uint8))[:, None], (40, 60, 3))
+    rgb = transforms.view_frames([np.ascontiguousarray(ramp)], View(0, 6, 40, 48, False), 32)
     expected = 4 * (6 + (np.arange(32) + 0.5) * 48 / 32 - 0.5)
     assert np.abs(rgb[0, 0, 5] - expected).max() <= 0.51
 
@@ -91,7 +99,8 @@ def test_flow_after_a_view_is_the_motion_seen_in_the_frames_after_it(dx: int, dy
         blob = (slice(26 + t * dy, 38 + t * dy), slice(24 + t * dx, 38 + t * dx))
         frames[t, *blob] = 200
         motion[t, 0, *blob] = dx, dy
-    rgb, flow, scale = apply_view(frames, quantize(motion, bound), View(8, 4, 40, 56, flip), 56)
+    stacks = [list(quantize(motion[t, 0], bound).transpose(2, 0, 1)) for t in range(2)]
+    rgb, flow, scale = apply_view(list(frames), stacks, View(8, 4, 40, 56, flip), 56)
     values = normalise_flow(torch.from_numpy(flow), torch.from_numpy(scale)[None].expand(2, 2)).numpy() * bound
     rows, columns = np.mgrid[:56, :56]
     weights = rgb[:, 0] / rgb[:, 0].sum(axis=(1, 2), keepdims=True)
@@ -103,14 +112,14 @@ def test_flow_after_a_view_is_the_motion_seen_in_the_frames_after_it(dx: int, dy
 
 
 def test_negating_a_level_twice_is_the_identity_and_zero_motion_stays() -> None:
-    levels = np.arange(1, 256)
-    assert NEGATED_LEVEL[NEGATED_LEVEL[levels]].tolist() == levels.tolist()
-    assert NEGATED_LEVEL[[0, 1, 127, 128, 129, 255]].tolist() == [255, 255, 129, 128, 127, 1]
+    levels = np.arange(1, 256, dtype=np.uint8)
+    assert negated(negated(levels)).tolist() == levels.tolist()
+    assert negated(np.array([0, 1, 127, 128, 129, 255], np.uint8)).tolist() == [255, 255, 129, 128, 127, 1]
 
 
 def test_negated_levels_are_negated_motion() -> None:
     pixels = np.linspace(-22, 22, 177)
-    np.testing.assert_array_equal(NEGATED_LEVEL[quantize(pixels, 20)], quantize(-pixels, 20))
+    np.testing.assert_array_equal(negated(quantize(pixels, 20)), quantize(-pixels, 20))
 
 
 @given(st.integers(8, 300), st.integers(8, 300), st.integers(0, 2**32))

@@ -1,7 +1,7 @@
 """The `cuda` engine: what it promises without a GPU, its kernels through compiler and interpreter, and on a GPU.
 
-`REQUIRE_GPU=1 python -m pytest -m gpu tests/test_tvl1_cuda.py` runs what needs a GPU, and fails where there is none. It
-needs neither Ray nor PyAV.
+`REQUIRE_GPU=1 python -m pytest -m gpu` runs what needs a GPU, and fails where there is none. It needs neither Ray nor
+PyAV nor OpenCV's contrib modules.
 """
 
 import os
@@ -20,8 +20,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from preprocess import tvl1
+from preprocess.flow_statistics import flow_statistics
 from preprocess.tvl1 import Gray, TvL1Params, open_engine, resolve_engine, triton_kernels, triton_waves
-from preprocess.tvl1.cuda_batch import OPTIONS, bytes_of_frame, bytes_of_pair
+from preprocess.tvl1.cuda_batch import OPTIONS, Tiling, batch_flow, bytes_of_frame, bytes_of_pair
 from preprocess.tvl1.cuda_engine import CudaEngine, open_cuda, pair_starts, quantized
 from preprocess.tvl1.reference import reference_flow
 from shards.errors import InputError
@@ -43,12 +44,35 @@ def test_the_kernels_hold_in_tritons_interpreter() -> None:
         "-p",
         "no:cacheprovider",
         "tests/interpreted_tvl1.py",
+        "tests/interpreted_stage.py",
     ]
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1200, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
     assert "skipped" not in done.stdout
+
+
+def test_what_waits_for_a_gpu_needs_neither_ray_nor_pyav_nor_opencvs_contrib_modules() -> None:
+    code = (
+        "import sys, cv2, pytest\n"
+        "del cv2.optflow\n"
+        "for name in ('ray', 'av', 'webdataset', 'matplotlib', 'pyarrow', 'torchvision'): sys.modules[name] = None\n"
+        "import benchmarks.flow, benchmarks.flow_gpu\n"
+        "sys.exit(pytest.main(['-q', '-m', 'gpu', '--collect-only', '-p', 'no:cacheprovider']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("::test_on_a_gpu") >= 17
+
+
+def test_a_gpu_that_is_required_and_not_there_fails(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-k", "stored", "-p", "no:cacheprovider"]
+    # What torch sees is hidden from it, so that this holds on a machine with a GPU.
+    environment = os.environ | {"REQUIRE_GPU": "1", "CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "REQUIRE_GPU is 1 and torch sees no GPU" in done.stdout
 
 
 # What the interpreter takes the compiler may refuse. Argument types in order, then constants, then warps.
@@ -142,9 +166,10 @@ def test_a_batch_is_as_large_as_its_memory_allows() -> None:
     frame, pair = bytes_of_frame(256, 256, TvL1Params()), bytes_of_pair(256, 256)
     neighbours, apart = np.arange(20), np.arange(0, 40, 2)
     for starts, needed in ((neighbours, 6 * frame + 5 * pair), (apart, 10 * frame + 5 * pair)):
-        assert open_cuda(TvL1Params(), max_bytes=needed).num_fitting(starts, 256, 256) == 5
-        assert open_cuda(TvL1Params(), max_bytes=needed - 1).num_fitting(starts, 256, 256) == 4
-    assert open_cuda(TvL1Params(), max_bytes=1).num_fitting(np.arange(20), 256, 256) == 1
+        for max_bytes, num in ((needed, 5), (needed - 1, 4), (1, 1)):
+            fitting = open_cuda(TvL1Params(), max_bytes=max_bytes).fitting(starts, (41, 256, 256))
+            assert fitting.tolist() == starts[:num].tolist()
+    assert len(open_cuda(TvL1Params()).fitting(neighbours[:0], (41, 256, 256))) == 0
 
 
 @pytest.mark.parametrize("bound", [20.0, 1.0, 127.0])
@@ -230,10 +255,27 @@ def test_on_a_gpu_pairs_that_ended_cost_no_work(gpu: None) -> None:
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_levels_are_the_codecs(gpu: None) -> None:
-    frames = noise(4, 40, 50)
-    engine = open_cuda(TvL1Params())
-    assert np.array_equal(engine.flow_levels(frames, 20.0), quantize(engine(frames), 20.0))
+def test_on_a_gpu_what_is_stored_is_what_the_host_would_make_of_the_flow(gpu: None) -> None:
+    frames = noise(40, 40, 50)
+    flow = open_cuda(TvL1Params())(frames)
+    for max_bytes in (1 << 20, 1 << 30):
+        for bound in (20.0, 0.5):
+            stored = open_cuda(TvL1Params(), max_bytes=max_bytes).stored(frames, bound)
+            assert np.array_equal(stored.planes, np.moveaxis(quantize(flow, bound), -1, 1))
+            assert stored.statistics == flow_statistics(flow, bound)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_host_waits_for_nothing_but_the_answers_to_its_questions(gpu: None) -> None:
+    frames = torch.from_numpy(noise(9, 64, 80)).cuda()
+    first = torch.arange(8, dtype=torch.int32, device="cuda")
+    expected, _ = batch_flow(frames, first, TvL1Params(), Tiling())
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        flow, _ = batch_flow(frames, first, TvL1Params(), Tiling())
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(flow, expected)
 
 
 @pytest.mark.gpu

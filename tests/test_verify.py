@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shards.index import index_bytes, read_job_record
+from shards.index import index_bytes, read_index_file
 from shards.manifest import FileEntry
 from shards.verify import fast_faults, faults, num_bytes
 from shards.videos import read_videos, videos_bytes
@@ -71,7 +71,7 @@ def test_a_missing_flow_field_is_told_with_the_numbers(dataset: Path) -> None:
     name = "test/test-000000.parquet"
     rows = [{field: getattr(row, field) for field in SCHEMA.names} for row in read_index(dataset / name)]
     rows[0]["num_frames"] += 1
-    rewritten(dataset, name, index_bytes(rows, read_job_record(dataset / name)))
+    rewritten(dataset, name, index_bytes(rows, read_index_file(dataset / name).record))
     assert any("members that do not fit" in fault for fault in faults(dataset))
 
 

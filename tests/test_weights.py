@@ -9,7 +9,7 @@ from torchvision import models
 
 from shards.errors import InputError
 from train.branch import Branch
-from train.model import TwoBranch
+from train.model import Kind, TwoBranch
 from train.weights import fitted, flow_stem, initialise, read_state
 
 CLASSES = 5
@@ -79,7 +79,13 @@ def test_a_checkpoint_gives_each_branch_its_own_weights_and_blocks(tmp_path: Pat
 
 
 def test_a_plain_branch_and_one_with_blocks_start_from_each_other(tmp_path: Path) -> None:
-    for kind, has_cma in (("cma", False), ("two_stream", True)):
+    kinds: tuple[tuple[Kind, bool], ...] = (
+        ("cma", False),
+        ("two_stream", True),
+        ("nonlocal", True),
+        ("cma_nonlocal", False),
+    )
+    for kind, has_cma in kinds:
         model = TwoBranch(kind, 18, CLASSES)
         torch.save({"model": model.state_dict()}, tmp_path / "last.pt")
         branch = new_branch(has_cma=has_cma)

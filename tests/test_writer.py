@@ -10,7 +10,7 @@ import pytest
 
 from preprocess.plan import plan_jobs
 from shards.atomic import atomic_file, remove_temporaries
-from shards.index import read_index, read_job_record
+from shards.index import read_index, read_index_file
 from shards.sample import SampleMeta, member_names
 from shards.writer import sample_spool, write_shard
 from tests.datasets import HEIGHT, SETTINGS, WIDTH, fill_spool, make_catalog, write_dataset, write_job
@@ -81,13 +81,13 @@ def test_a_job_without_a_usable_video_leaves_a_record_and_no_tar(tmp_path: Path)
     with write_shard(tmp_path, "train-000000", SETTINGS, []):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["train-000000.parquet"]
-    assert read_job_record(tmp_path / "train-000000.parquet").num_bytes == 0
+    assert read_index_file(tmp_path / "train-000000.parquet").record.num_bytes == 0
 
 
 def test_the_index_records_hash_settings_and_rows_of_its_job(tmp_path: Path) -> None:
     (job,) = plan_jobs(make_catalog({"train": 2}).videos, 5, seed=0)
     write_job(tmp_path, job)
-    record = read_job_record(tmp_path / "train" / "train-000000.parquet")
+    record = read_index_file(tmp_path / "train" / "train-000000.parquet").record
     assert record.sha256 == hashlib.sha256((tmp_path / "train" / "train-000000.tar").read_bytes()).hexdigest()
     assert record.settings == SETTINGS
     assert [row.key for row in record.videos] == [video.key for video in job.videos]

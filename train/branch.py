@@ -1,26 +1,31 @@
-"""One branch: a torchvision ResNet, and the CMA blocks that write INTO it (paper, section 4.1).
+"""One branch: a torchvision ResNet, and the attention blocks that write INTO it (paper, sections 4.1 and 5.5).
 
 Blocks stand in res3 and res4 (torchvision's layer2 and layer3) after every other residual block: 2 + 3 = 5
-for ResNet-50. A place ends a "stretch": the branch runs up to it, may read the other branch there, and goes
-on. Parameters keep torchvision's names, so its weights load as they are.
+for ResNet-50. A place ends a "stretch": the branch runs up to it, reads itself there if it has non-local
+blocks, then may read the other branch, and goes on. Parameters keep torchvision's names, so its weights load.
+A non-local block (Wang et al., 2018) is a CMA block whose two modalities are one.
 The trap: a frozen branch, its own blocks included, runs without gradient and keeps no graph. From iter2 on
 it reads the trained branch through those blocks; the gradient that would come back that way round is cut.
 """
 
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torchvision import models
 
+from shards.errors import InputError
 from train.cma import CMABlock
 
 RGB_CHANNELS = 3
 CLASSIFIER_STD = 0.001
 
+# Residual blocks by torchvision's names, or every other one of res3 and res4
+AttentionAt = Literal["every_other"] | tuple[str, ...]
+
 
 class Branch(nn.Module):
-    """A ResNet in stretches that end at its CMA places: (N, in_channels, H, W) -> (N, num_classes) scores."""
+    """A ResNet in stretches that end at its places: (N, in_channels, H, W) -> (N, num_classes) scores."""
 
     conv1: nn.Conv2d
     bn1: nn.Module
@@ -29,7 +34,17 @@ class Branch(nn.Module):
     avgpool: nn.Module
     fc: nn.Linear
 
-    def __init__(self, depth: int, in_channels: int, num_classes: int, dropout: float, *, has_cma: bool) -> None:
+    def __init__(
+        self,
+        depth: int,
+        in_channels: int,
+        num_classes: int,
+        dropout: float,
+        *,
+        has_cma: bool = False,
+        has_non_local: bool = False,
+        attention_at: AttentionAt = "every_other",
+    ) -> None:
         super().__init__()
         net = models.get_model(f"resnet{depth}", weights=None, num_classes=num_classes)
         if in_channels != RGB_CHANNELS:
@@ -42,12 +57,13 @@ class Branch(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.depth = depth
         self.frozen = False
-        self.places = cma_places(net) if has_cma else ()
+        self.places = attention_places(net, attention_at) if has_cma or has_non_local else ()
         self.stretches = cut_at(residual_blocks(net), self.places)
-        self.cma = nn.ModuleDict({_key(p): CMABlock(_channels(net.get_submodule(p))) for p in self.places})
+        self.non_local = _blocks(net, self.places if has_non_local else ())
+        self.cma = _blocks(net, self.places if has_cma else ())
 
     def forward(self, x: Tensor) -> Tensor:
-        """The branch by itself, CMA blocks left out: (N, in_channels, H, W) -> (N, num_classes)."""
+        """The branch by itself, without the other: (N, in_channels, H, W) -> (N, num_classes)."""
         for number in range(len(self.stretches)):
             x = self.run_stretch(x, number)
         return self.classify(x)
@@ -59,6 +75,8 @@ class Branch(nn.Module):
                 x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
             for name in self.stretches[number]:
                 x = self.get_submodule(name)(x)
+            if self.non_local and number < len(self.places):
+                x = self.non_local[_key(self.places[number])](x, x)
         return x
 
     def attend(self, x: Tensor, y: Tensor, number: int) -> Tensor:
@@ -87,14 +105,19 @@ class Branch(nn.Module):
         return torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen)
 
 
-def cma_places(net: nn.Module) -> tuple[str, ...]:
-    """The residual blocks of res3 and res4 that a CMA block follows.
+def attention_places(net: nn.Module, attention_at: AttentionAt) -> tuple[str, ...]:
+    """The residual blocks that an attention block follows, in the order of computation.
 
-    ResNet-50: layer2.1 layer2.3 layer3.1 layer3.3 layer3.5
-    Depth 18 has 2 places, 34 and 50 have 5, 101 has 13, 152 has 22.
+    every_other, ResNet-50: layer2.1 layer2.3 layer3.1 layer3.3 layer3.5
+    Depth 18 has 2 such places, 34 and 50 have 5, 101 has 13, 152 has 22. InputError for a block that is not there.
     """
-    res3_and_res4 = [name for name in residual_blocks(net) if name.startswith(("layer2.", "layer3."))]
-    return tuple(name for name in res3_and_res4 if int(name.split(".")[1]) % 2)
+    blocks = residual_blocks(net)
+    if attention_at == "every_other":
+        return tuple(name for name in blocks if name.startswith(("layer2.", "layer3.")) and int(name[7:]) % 2)
+    for name in attention_at:
+        if name not in blocks:
+            raise InputError(f"model.attention_at: {name} is no residual block of this depth; {', '.join(blocks)} are")
+    return tuple(name for name in blocks if name in attention_at)
 
 
 def residual_blocks(net: nn.Module) -> list[str]:
@@ -117,6 +140,11 @@ def stem(in_channels: int) -> nn.Conv2d:
     conv = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return conv
+
+
+def _blocks(net: nn.Module, places: tuple[str, ...]) -> nn.ModuleDict:
+    """A new block of the right width for each place."""
+    return nn.ModuleDict({_key(place): CMABlock(_channels(net.get_submodule(place))) for place in places})
 
 
 def _channels(block: nn.Module) -> int:

@@ -4,11 +4,14 @@
 
 x is the branch that is written into, y the one that is read. BatchNorm's scale begins at zero, so that a
 new block passes x on unchanged to the last bit; with x = y it is the non-local block of Wang et al. (2018).
-Price: every position is compared with a quarter of all positions, so the paper keeps to res3 and res4.
+Price: every position is compared with a quarter of all positions, so the paper keeps to res3 and res4. The
+convolutions at every position are folded into keys and values, a quarter as many: x (Wq^T k) for q k, and
+softmax(..) (W v) for W (softmax(..) v). Same result but for rounding, two fifths less arithmetic.
 """
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -41,11 +44,17 @@ class CMABlock(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """(B, C, H, W), (B, C', H', W') -> (B, C, H, W)."""
         context = self.pool(y)
-        query, key, value = (_rows(f) for f in (self.query(x), self.key(context), self.value(context)))
-        # The unit axis is the head: the fused kernels take four axes only. The default scale is 1 / sqrt(d).
-        z = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
-        z = z.transpose(1, 2).reshape(len(z), z.shape[2], *x.shape[2:])
-        update: Tensor = self.bn(self.out(z))
+        key, value = self.key(context), self.value(context)
+        keys, values = F.conv2d(key, self.query.weight.transpose(0, 1)), self.out(value)
+        assert self.query.bias is not None
+        scale = 1 / math.sqrt(key.shape[1])
+        offsets = scale * F.conv2d(key, self.query.bias[None, :, None, None]).flatten(2)
+        # The unit axis is the head: the fused kernels take four axes only.
+        q, k, v = (_rows(f)[:, None] for f in (x, keys, values))
+        z = F.scaled_dot_product_attention(q, k, v, attn_mask=offsets[:, None], scale=scale)[:, 0]
+        # Laid out as x is: with mixed layouts BatchNorm's backward pass makes a block a fifth slower on a CPU.
+        z = z.transpose(1, 2).reshape(x.shape).contiguous(memory_format=_layout(x))
+        update: Tensor = self.bn(z)
         return x + update
 
     def attention_map(self, x: Tensor, y: Tensor) -> Tensor:
@@ -57,6 +66,10 @@ class CMABlock(nn.Module):
     def is_identity(self) -> bool:
         """Whether the block still passes x on unchanged, as it does until it is trained."""
         return not (self.bn.weight.any() or self.bn.bias.any())
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    return torch.contiguous_format if x.is_contiguous() else torch.channels_last
 
 
 def _rows(features: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Where the network computes, and how a batch of bytes gets there."""
 
+import os
+
 import torch
 from torch import Tensor
 
@@ -9,10 +11,18 @@ from train.normalise import normalise
 
 
 def choose_device(name: str) -> torch.device:
-    """The GPU where `auto` finds one; InputError when cuda was asked for and is not there."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("train.device: cuda, but torch sees no GPU here; use cpu or auto")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    """The GPU where `auto` finds one, each of torchrun's processes its own; InputError when cuda is not there."""
+    if name == "cpu" or not torch.cuda.is_available():
+        if name == "cuda":
+            raise InputError("train.device: cuda, but torch sees no GPU here; use cpu or auto")
+        return torch.device("cpu")
+    number = int(os.environ.get("LOCAL_RANK", "0"))
+    if number >= torch.cuda.device_count():
+        raise InputError(
+            f"process {number} of this machine has no GPU of its own, torch sees {torch.cuda.device_count()}"
+        )
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
 
 
 def half_precision(device: torch.device) -> torch.autocast:

@@ -1,36 +1,36 @@
 """Scores of videos: the mean over K segments and their crops, for each branch and for weighted sums of both.
 
-The paper tests with 25 segments x 10 crops. predictions.parquet keeps every branch's scores of every video, so that
-any other fusion can be computed later without the network.
+The paper tests with 25 segments x 10 crops. What is scored is the network as training left it, or as it was behind one
+of its stages (Table 1 needs them all). A branch that nothing has taught to classify yet is left out.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from shards.atomic import atomic_file, write_atomically
+from shards.atomic import write_atomically
 from shards.errors import InputError
 from shards.progress import Progress
-from shards.reader import ShardDataset
+from shards.reader import ShardDataset, open_dataset
 from train.checkpoint import load_checkpoint
 from train.device import choose_device, half_precision, to_device
 from train.loader import TestSnippets, load_test_batches, num_workers
 from train.metrics import fuse, per_class_accuracy, top_k_accuracy
-from train.model import BranchName, TwoBranch
+from train.model import BRANCHES, BranchName, TwoBranch
 from train.normalise import refuse_other_codec
+from train.predictions import Predictions, Scores, write_predictions
 from train.run import CHECKPOINT, read_run_settings
 from train.settings import ModelSettings, TestSettings
+from train.stages import plan_stages
+from train.weights import IMAGENET
 
-PREDICTIONS, METRICS = "predictions.parquet", "metrics.json"
+PREDICTIONS, METRICS = "predictions", "metrics"
 FUSION_WEIGHTS: dict[str, tuple[float, float]] = {"1:1": (1, 1), "5:1": (5, 1), "1:5": (1, 5)}
-
-Scores = dict[str, NDArray[np.float32]]
 
 
 def score_videos(
@@ -60,11 +60,16 @@ def score_videos(
     return {name: (total / views.segments).float().cpu().numpy() for name, total in sums.items()}
 
 
-def score_run(run: Path, test: TestSettings, shards_path: str | None = None) -> dict[str, Any]:
-    """Score a run's network; writes predictions.parquet and metrics.json into the run, returns the metrics."""
+def score_run(
+    run: Path, test: TestSettings, shards_path: str | None = None, stage: str | None = None
+) -> dict[str, Any]:
+    """Score a run's network, as it is or as it was behind `stage`; writes predictions and metrics, returns the metrics.
+
+    The last stage's files are predictions.parquet and metrics.json, another's predictions-STAGE.parquet and so on.
+    """
     settings = read_run_settings(run)
-    dataset = ShardDataset(Path(shards_path or settings.shards.path))
-    state = load_checkpoint(run / CHECKPOINT)
+    dataset = open_dataset(settings.shards, shards_path)
+    stage, state = read_weights(run, settings.train.stages, stage)
     refuse_other_dataset(state, dataset)
     device = choose_device(settings.train.device)
     model = build_model(settings.model, len(state["classes"])).to(device)
@@ -81,22 +86,47 @@ def score_run(run: Path, test: TestSettings, shards_path: str | None = None) -> 
         model,
         views,
         device,
-        outputs=model.names,
+        outputs=trained_branches(settings.model, settings.train.stages, stage),
         attending=tuple(state["attending"]),
         batch_views=test.batch_views,
         workers=num_workers(settings.train.workers),
     )
-    metrics = {
-        "split": split,
-        "segments": test.segments,
-        "crops": test.crops,
-        "num_videos": len(views.samples),
-        "stage": settings.train.stages[-1],
-        "scores": score_figures(scores, views.labels, list(state["classes"])),
+    about = {"split": split, "segments": test.segments, "crops": test.crops, "stage": stage}
+    more = {
+        "kind": settings.model.kind,
+        "depth": settings.model.depth,
+        "attention_at": settings.model.attention_at,
+        "classes": state["classes"],
+        "dataset_kind": dataset.manifest.settings.get("dataset.kind"),
     }
-    write_predictions(run / PREDICTIONS, views, scores)
-    write_atomically(run / METRICS, (json.dumps(metrics, indent=2) + "\n").encode())
+    keys = views.samples.keys
+    suffix = "" if stage == settings.train.stages[-1] else f"-{stage}"
+    predictions = Predictions(keys, views.labels, scores, about | more)
+    write_predictions(run / f"{PREDICTIONS}{suffix}.parquet", predictions)
+    metrics = {**about, "num_videos": len(keys), "scores": score_figures(scores, views.labels, state["classes"])}
+    write_atomically(run / f"{METRICS}{suffix}.json", (json.dumps(metrics, indent=2) + "\n").encode())
     return metrics
+
+
+def read_weights(run: Path, stages: Sequence[str], stage: str | None) -> tuple[str, dict[str, Any]]:
+    """The stage that the run's network stands in, or the named one, and its checkpoint. InputError for one not done."""
+    if stage is None:
+        state = load_checkpoint(run / CHECKPOINT)
+        return stages[min(state["position"]["stage"], len(stages) - 1)], state
+    if stage not in stages:
+        raise InputError(f"{run}: no stage {stage}, it trains {', '.join(stages)}")
+    return stage, load_checkpoint(run / f"{stage}.pt")
+
+
+def trained_branches(model: ModelSettings, stages: Sequence[str], stage: str) -> tuple[BranchName, ...]:
+    """The branches that can classify behind `stage`: trained up to there, or begun from a file of weights."""
+    done = plan_stages(stages[: stages.index(stage) + 1], model.kind)
+    begun = {"rgb": model.rgb_weights, "flow": model.flow_weights}
+    return tuple(
+        name
+        for name in BRANCHES[model.kind]
+        if any(each.trains == name for each in done) or begun[name] not in (None, IMAGENET)
+    )
 
 
 def default_split(dataset: ShardDataset) -> str:
@@ -130,27 +160,11 @@ def refuse_other_dataset(state: dict[str, Any], dataset: ShardDataset) -> None:
         )
 
 
-def write_predictions(path: Path, views: TestSnippets, scores: Scores) -> None:
-    """One row a video and branch: key, label, branch, scores."""
-    rows = [
-        {
-            "key": sample.index.key,
-            "label": sample.index.label,
-            "branch": name,
-            "scores": values[place].tolist(),
-        }
-        for name, values in scores.items()
-        for place, sample in enumerate(views.samples)
-    ]
-    fields = [("key", pa.string()), ("label", pa.int32()), ("branch", pa.string())]
-    table = pa.Table.from_pylist(rows, schema=pa.schema([*fields, ("scores", pa.list_(pa.float32()))]))
-    with atomic_file(path) as file:
-        pq.write_table(table, file)
-
-
 def build_model(model: ModelSettings, num_classes: int) -> TwoBranch:
     """The network of section `model` for that many classes, with random weights."""
-    return TwoBranch(model.kind, model.depth, num_classes, model.stack_length, model.dropout)
+    return TwoBranch(
+        model.kind, model.depth, num_classes, model.stack_length, model.dropout, attention_at=model.attention_at
+    )
 
 
 def _figures(scores: NDArray[np.float32], labels: NDArray[np.int64], classes: list[str]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ scores is (V, C) float, one row a video, already the mean over its views; labels
 Equal scores rank by class number, the lower first, so that no figure depends on how a sort happens to run.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -48,3 +49,13 @@ def per_class_accuracy(scores: Scores, labels: Labels) -> NDArray[np.float64]:
     accuracy = np.full(len(totals), np.nan)
     np.divide(confusion.diagonal(), totals, out=accuracy, where=totals > 0)
     return accuracy
+
+
+def wilson_interval(hits: int, total: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's score interval of a share, 95 % by default: 30 of 60 -> (0.377, 0.623). NaN for no videos."""
+    if total == 0:
+        return float("nan"), float("nan")
+    share, spread = hits / total, z * z / total
+    middle = (share + spread / 2) / (1 + spread)
+    half = z * math.sqrt(share * (1 - share) / total + spread / (4 * total)) / (1 + spread)
+    return middle - half, middle + half

@@ -1,5 +1,8 @@
 """The two-branch network: RGB and flow branches that read each other through CMA blocks (paper, section 4).
 
+`nonlocal` is the paper's rival (section 5.5): two branches with non-local blocks, each reading only itself;
+`cma_nonlocal` has them in the RGB branch, a CMA block behind each, and a flow branch as in `cma`.
+
 At every place both directions are computed from the same x and y, before either branch goes on. Each call
 says whose scores are wanted (`outputs`) and which branches read the other (`attending`), and nothing beyond
 that is computed: a block that is still the identity is never paid for, and for the RGB scores alone the
@@ -12,17 +15,22 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from train.branch import RGB_CHANNELS, Branch
+from train.branch import RGB_CHANNELS, AttentionAt, Branch
 
-Kind = Literal["rgb", "flow", "two_stream", "cma"]
+Kind = Literal["rgb", "flow", "two_stream", "nonlocal", "cma", "cma_nonlocal"]
 BranchName = Literal["rgb", "flow"]
 
 BRANCHES: dict[Kind, tuple[BranchName, ...]] = {
     "rgb": ("rgb",),
     "flow": ("flow",),
     "two_stream": ("rgb", "flow"),
+    "nonlocal": ("rgb", "flow"),
     "cma": ("rgb", "flow"),
+    "cma_nonlocal": ("rgb", "flow"),
 }
+WITH_CMA: tuple[Kind, ...] = ("cma", "cma_nonlocal")
+# Which branches read themselves
+NON_LOCAL: dict[Kind, tuple[BranchName, ...]] = {"nonlocal": ("rgb", "flow"), "cma_nonlocal": ("rgb",)}
 OTHER: dict[BranchName, BranchName] = {"rgb": "flow", "flow": "rgb"}
 
 
@@ -32,13 +40,30 @@ class TwoBranch(nn.Module):
     rgb: Branch
     flow: Branch
 
-    def __init__(self, kind: Kind, depth: int, num_classes: int, stack_length: int = 5, dropout: float = 0.7) -> None:
+    def __init__(
+        self,
+        kind: Kind,
+        depth: int,
+        num_classes: int,
+        stack_length: int = 5,
+        dropout: float = 0.7,
+        attention_at: AttentionAt = "every_other",
+    ) -> None:
         super().__init__()
         in_channels: dict[BranchName, int] = {"rgb": RGB_CHANNELS, "flow": 2 * stack_length}
         self.kind = kind
         self.names = BRANCHES[kind]
+        self.has_cma = kind in WITH_CMA
         for name in self.names:
-            branch = Branch(depth, in_channels[name], num_classes, dropout, has_cma=kind == "cma")
+            branch = Branch(
+                depth,
+                in_channels[name],
+                num_classes,
+                dropout,
+                has_cma=self.has_cma,
+                has_non_local=name in NON_LOCAL.get(kind, ()),
+                attention_at=attention_at,
+            )
             self.add_module(name, branch)
         self.places = branch.places
 
@@ -56,7 +81,7 @@ class TwoBranch(nn.Module):
         An input that nothing asked for depends on may be None.
         """
         wanted = self.names if outputs is None else tuple(outputs)
-        readers = self.names if attending is None else tuple(attending)
+        readers = () if not self.has_cma else self.names if attending is None else tuple(attending)
         inputs: dict[BranchName, Tensor | None] = {"rgb": rgb, "flow": flow}
         features = {name: _given(inputs[name], name) for name in self._needed(wanted, readers)}
         for number in range(len(self.places)):
@@ -85,7 +110,7 @@ class TwoBranch(nn.Module):
         self.train(self.training)
 
     def _needed(self, wanted: tuple[BranchName, ...], readers: tuple[BranchName, ...]) -> list[BranchName]:
-        read = {OTHER[name] for name in wanted if name in readers and self.places}
+        read = {OTHER[name] for name in wanted if name in readers}
         for name in wanted:
             self.branch(name)
         return [name for name in self.names if name in wanted or name in read]

@@ -1,4 +1,4 @@
-"""A run folder: settings.yaml, log.jsonl, checkpoint.pt, one STAGE.pt for each finished stage, and what test adds.
+"""A run folder: settings.yaml, starts.jsonl, log.jsonl, checkpoint.pt, STAGE.pt for each finished stage, test's files.
 
 It is bound to its settings: going on with other ones is refused, naming the key that differs, except for those
 that do not change the result.
@@ -17,7 +17,16 @@ from train.settings import ModelSettings, TestSettings, TrainSettings
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
 SETTINGS = "settings.yaml"
-MAY_DIFFER = ("train.workers", "train.checkpoint_steps", "train.device", "test.", "shards.")
+STARTS = "starts.jsonl"
+MAY_DIFFER = (
+    "train.workers",
+    "train.checkpoint_steps",
+    "train.device",
+    "train.loader",
+    "train.stream_url",
+    "test.",
+    "shards.",
+)
 
 
 class RunSettings(Section):

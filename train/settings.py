@@ -12,10 +12,14 @@ StageName = Annotated[str, StringConstraints(pattern=r"^(flow|rgb|iter[1-9][0-9]
 class ModelSettings(Section):
     """Section `model`: the network."""
 
-    kind: Literal["rgb", "flow", "two_stream", "cma"] = "cma"
-    """One branch, both side by side, or both with cross-modality attention."""
+    kind: Literal["rgb", "flow", "two_stream", "nonlocal", "cma", "cma_nonlocal"] = "cma"
+    """One branch, both side by side, both with non-local blocks, both with cross-modality attention, or that with
+    non-local blocks in the RGB branch as well."""
     depth: Literal[18, 34, 50, 101, 152] = 50
     """Depth of both ResNets."""
+    attention_at: Literal["every_other"] | Annotated[tuple[str, ...], Field(min_length=1)] = "every_other"
+    """Residual blocks that attention blocks follow: every other one of res3 and res4, or a list by torchvision's names,
+    such as [layer2.1, layer3.5]."""
     stack_length: int = Field(5, ge=1)
     """Consecutive flow fields a snippet has."""
     dropout: float = Field(0.7, ge=0, lt=1)
@@ -36,7 +40,10 @@ class TrainSettings(Section):
     epochs: int = Field(30, ge=1)
     """Epochs of each stage."""
     batch_size: int = Field(128, ge=1)
-    """Videos a step."""
+    """Videos a step, over all processes of the run."""
+    micro_batch: int | None = Field(None, ge=1)
+    """Videos a process computes at a time, gradients added up until the batch is whole; the whole batch when not set.
+    BatchNorm then sees one micro-batch at a time."""
     learning_rate: float = Field(0.01, gt=0)
     """Rate at the beginning of each stage."""
     momentum: float = Field(0.9, ge=0, lt=1)
@@ -57,6 +64,12 @@ class TrainSettings(Section):
     """Mirror half of the samples; off where left and right are different classes."""
     seed: int = 0
     """Fixes initialisation, order, crops and dropout."""
+    loader: Literal["index", "stream"] = "index"
+    """index reads only what snippets need; stream reads shards from beginning to end, without their index."""
+    shuffle_window: int | None = Field(None, ge=1)
+    """Shards that are mixed at a time; the whole dataset is when not set, which stream cannot do."""
+    stream_url: str | None = None
+    """Where stream reads shards from, {shard} for a shard's path in the dataset: `pipe:curl -s https://host/{shard}`."""
     workers: int | None = Field(None, ge=0)
     """Processes that read and decode; one for every CPU, at most 8, when not set."""
     checkpoint_steps: int = Field(500, ge=1)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shards.errors import InputError
-from train.model import BRANCHES, BranchName, Kind
+from train.model import BRANCHES, WITH_CMA, BranchName, Kind
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def plan_stages(names: Sequence[str], kind: Kind) -> list[Stage]:
         if trains not in BRANCHES[kind]:
             raise InputError(f"train.stages: {name} trains the {trains} branch, which model.kind {kind} has not")
         if name.startswith("iter"):
-            if kind != "cma":
+            if kind not in WITH_CMA:
                 raise InputError(f"train.stages: {name} trains attention, which model.kind {kind} has not; use cma")
             attending = (*attending, *({trains} - {*attending}))
         elif attending:

@@ -1,10 +1,10 @@
 """One crop, scale and flip for both modalities, so that frame and flow stay aligned (paper, section 4.4).
 
-Bytes in, bytes out: what becomes of them on the device is train/normalise.py's. Flow is in codec levels,
-zero motion at 128. Mirroring negates dx, the even channels, and leaves dy alone; in levels q -> 256 - q,
-and level 0, which only JPEG noise makes, -> 255. Resizing a crop changes how far things move: we count
-motion in pixels of what the network sees, so `flow_scale` carries out / width and out / height for the
-device to multiply by. H and W are the stored size, out is the side of the network's square input.
+Bytes in, bytes out: what becomes of them on the device is train/normalise.py's. Flow is in codec levels, zero motion at
+128. Mirroring negates dx, the even channels, and leaves dy alone; in levels q -> 256 - q, and level 0, which only JPEG
+noise makes, -> 255. Resizing a crop changes how far things move: we count motion in pixels of what the network sees, so
+`flow_scale` carries out / width and out / height for the device to multiply by. H and W are the stored size, out is the
+side of the network's square input. Each image goes straight to its place: a copy costs as much as resizing.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,6 @@ Bytes = NDArray[np.uint8]
 TSN_SCALES = (1.0, 0.875, 0.75, 0.66)
 # TSN's 13 places for a crop, (row, column) in quarters of the free room: corners, centre, sides, between.
 PLACES = [(row, column) for row in range(5) for column in range(5) if row % 2 == column % 2]
-NEGATED_LEVEL: Bytes = np.array([255, *range(255, 0, -1)], dtype=np.uint8)
 
 
 @dataclass(frozen=True)
@@ -71,27 +70,40 @@ def test_views(height: int, width: int, crop: int, crops: Literal[1, 5, 10]) -> 
     return [View(top, left, crop, crop, flip) for flip in flips for top, left in places]
 
 
-def apply_view(frames: Bytes, flow: Bytes, view: View, out: int) -> tuple[Bytes, Bytes, NDArray[np.float32]]:
+def apply_view(
+    frames: Sequence[Bytes], stacks: Sequence[Sequence[Bytes]], view: View, out: int
+) -> tuple[Bytes, Bytes, NDArray[np.float32]]:
     """Both modalities through one view.
 
-    (K, H, W, 3), (K, L, H, W, 2) -> rgb (K, 3, out, out), flow (K, 2L, out, out), channels dx0 dy0 dx1 ...,
+    K frames (H, W, 3), K stacks of 2L fields (H, W) dx0 dy0 dx1 ... -> rgb (K, 3, out, out), flow (K, 2L, out, out),
     and flow_scale (2,) float32: out / width for dx, out / height for dy.
     """
-    return view_frames(frames, view, out), view_flow(flow, view, out), flow_scale(view, out)
+    return view_frames(frames, view, out), view_flow(stacks, view, out), flow_scale(view, out)
 
 
-def view_frames(frames: Bytes, view: View, out: int) -> Bytes:
-    """(K, H, W, 3) -> (K, 3, out, out)."""
-    return _cut(frames, view, out)
+def view_frames(frames: Sequence[Bytes], view: View, out: int) -> Bytes:
+    """K frames (H, W, 3) -> (K, 3, out, out)."""
+    result = np.empty((len(frames), 3, out, out), np.uint8)
+    for target, frame in zip(result, frames, strict=True):
+        cv2.split(_cut(frame, view, np.empty((out, out, 3), np.uint8)), [*target])
+    return result
 
 
-def view_flow(flow: Bytes, view: View, out: int) -> Bytes:
-    """(K, L, H, W, 2) -> (K, 2L, out, out); a mirrored view has dx negated."""
-    segments, stack_length = flow.shape[:2]
-    fields = _cut(flow.reshape(-1, *flow.shape[2:]), view, out)
-    if view.flip:
-        fields[:, 0] = NEGATED_LEVEL[fields[:, 0]]
-    return fields.reshape(segments, 2 * stack_length, out, out)
+def view_flow(stacks: Sequence[Sequence[Bytes]], view: View, out: int) -> Bytes:
+    """K stacks of 2L fields (H, W) -> (K, 2L, out, out); a mirrored view has dx negated."""
+    result = np.empty((len(stacks), len(stacks[0]), out, out), np.uint8)
+    for targets, fields in zip(result, stacks, strict=True):
+        for channel, (target, field) in enumerate(zip(targets, fields, strict=True)):
+            _cut(field, view, target)
+            if view.flip and channel % 2 == 0:
+                negate_levels(target)
+    return result
+
+
+def negate_levels(levels: Bytes) -> None:
+    """In place: q -> 256 - q, and 0 -> 255."""
+    np.invert(levels, out=levels)
+    levels += levels < 255
 
 
 def flow_scale(view: View, out: int) -> NDArray[np.float32]:
@@ -99,14 +111,13 @@ def flow_scale(view: View, out: int) -> NDArray[np.float32]:
     return np.array([out / view.width, out / view.height], dtype=np.float32)
 
 
-def _cut(images: Bytes, view: View, out: int) -> Bytes:
-    """(N, H, W, C) -> (N, C, out, out): cut, resized bilinearly with pixel centres aligned, mirrored."""
-    assert view.top + view.height <= images.shape[1], "the view reaches below the frame"
-    assert view.left + view.width <= images.shape[2], "the view reaches beyond the frame"
-    rows, columns = slice(view.top, view.top + view.height), slice(view.left, view.left + view.width)
-    result = np.empty((len(images), images.shape[3], out, out), dtype=np.uint8)
-    for target, image in zip(result, images, strict=True):
-        resized = cv2.resize(image[rows, columns], (out, out), interpolation=cv2.INTER_LINEAR)
+def _cut(image: Bytes, view: View, target: Bytes) -> Bytes:
+    """(H, W) or (H, W, C) -> into `target`: cut, resized bilinearly with pixel centres aligned, mirrored."""
+    assert view.top + view.height <= image.shape[0], "the view reaches below the frame"
+    assert view.left + view.width <= image.shape[1], "the view reaches beyond the frame"
+    part = image[view.top : view.top + view.height, view.left : view.left + view.width]
+    cv2.resize(part, target.shape[:2], dst=target, interpolation=cv2.INTER_LINEAR)
+    if view.flip:
         # Mirrored after resizing: then a flip is exact, whatever the resizing rounds.
-        target[...] = (resized[:, ::-1] if view.flip else resized).transpose(2, 0, 1)
-    return result
+        cv2.flip(target, 1, dst=target)
+    return target

@@ -22,8 +22,8 @@ from train.branch import RGB_CHANNELS, Branch
 State = Mapping[str, Tensor]
 
 IMAGENET = "imagenet"
-# What may be absent or left over: torchvision's older files have no counters, plain ResNets no CMA blocks.
-OPTIONAL_PARTS = ("cma.", "fc.")
+# What may be absent or left over: torchvision's older files have no counters, plain ResNets no attention blocks.
+OPTIONAL_PARTS = ("cma.", "non_local.", "fc.")
 OPTIONAL_END = "num_batches_tracked"
 NAMED_KEYS = 3
 # torch.load has no one error for a damaged file: each of these came out of files with a few bytes changed.

@@ -26,6 +26,8 @@ Flow = npt.NDArray[np.float32]
 
 ENGINE_NAMES: Final = ("numba", "cuda", "opencv", "reference")
 MIN_SIDE: Final = 16
+DEFAULT_GPU_BYTES: Final = 4 << 30
+"""Memory of the arrays of one batch on a GPU: about 600 pairs of 256x256."""
 
 
 class TvL1Params(BaseModel):
@@ -114,6 +116,15 @@ def sees_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+def num_gpus() -> int:
+    """How many GPUs torch can use here."""
+    if not sees_gpu():
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def has_library(name: str) -> bool:
     """Whether the system has this shared library."""
     try:
@@ -123,8 +134,8 @@ def has_library(name: str) -> bool:
     return True
 
 
-def open_engine(name: str, params: TvL1Params, *, threads: int = 1) -> Engine:
-    """Make an engine ready, `auto` included. `threads` is how many cores one video may use."""
+def open_engine(name: str, params: TvL1Params, *, threads: int = 1, gpu_bytes: int = DEFAULT_GPU_BYTES) -> Engine:
+    """Make an engine ready, `auto` included. On a CPU one video uses `threads` cores, on a GPU a batch `gpu_bytes`."""
     if threads < 1:
         raise InputError(f"threads is {threads}; an engine needs at least 1")
     match resolve_engine(name):
@@ -138,7 +149,7 @@ def open_engine(name: str, params: TvL1Params, *, threads: int = 1) -> Engine:
                 raise InputError("engine: cuda needs a GPU that torch can use, and there is none; use `engine: numba`")
             from preprocess.tvl1.cuda_engine import open_cuda
 
-            return open_cuda(params)
+            return open_cuda(params, max_bytes=gpu_bytes)
         case "opencv":
             from preprocess.tvl1.opencv import open_opencv
 

@@ -25,8 +25,9 @@ OPTIONS = {"enable_fp_fusion": True}
 ASK_EVERY = 4
 """Waves from one question to the device, whether any pair is still at work, to the next."""
 
-PLANES_OF_A_PAIR = 20
-"""Float32 planes at the finest level: 12 of state, 4 of constants, 2 of flow that come in and 2 that go out."""
+PLANES_OF_A_PAIR = 22
+"""Float32 planes at the finest level: 12 of state, 4 of constants, and 2 each of flow that comes in, of flow that goes
+out and of the last batch's flow, which is on its way to the host."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,9 @@ class Tiling:
 
 
 def bytes_of_frame(height: int, width: int, params: TvL1Params) -> int:
-    """The frame, its pyramid, and its gradient at the finest level."""
+    """The frame, one of the next batch, its pyramid, and its gradient at the finest level."""
     pixels = sum(rows * columns for rows, columns in level_sizes(height, width, params))
-    return height * width * (1 + 2 * 4) + pixels * 4
+    return height * width * (2 + 2 * 4) + pixels * 4
 
 
 def bytes_of_pair(height: int, width: int) -> int:

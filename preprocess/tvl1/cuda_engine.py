@@ -1,27 +1,38 @@
 """TV-L1 on a GPU: the frame pairs of a batch advance together, as `cuda_batch.py` computes them.
 
 Batches are as large as `max_bytes` allows, or as the GPU has room for, and are cut anywhere, with one frame in common:
-pairs know nothing of one another, so a cut changes no bit. T frames, N pairs.
+pairs know nothing of one another, so a cut changes no bit. While one batch is computed the next one's frames arrive and
+the flow of the last one leaves. T frames, N pairs.
 """
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from preprocess.tvl1 import Flow, Gray, TvL1Params, empty_flow
+from preprocess.flow_statistics import MICROPIXELS, FlowStatistics
+from preprocess.stored_flow import StoredFlow
+from preprocess.tvl1 import DEFAULT_GPU_BYTES, Flow, Gray, TvL1Params, empty_flow
 from preprocess.tvl1.cuda_batch import Tiling, batch_flow, bytes_of_frame, bytes_of_pair
+from preprocess.tvl1.cuda_copies import Copies
 from shards.errors import InputError
 from shards.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL
 
-DEFAULT_MAX_BYTES = 4 << 30
-"""Memory of one batch's arrays: about 650 pairs of 256x256."""
-
 Starts = npt.NDArray[np.int64]
+Convert = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Frames (T, H, W) uint8 and the first ones (N,) int32 of their pairs, on the device or on their way."""
+
+    frames: Tensor
+    first: Tensor
 
 
 class CudaEngine:
@@ -36,6 +47,11 @@ class CudaEngine:
         self.tiling = tiling
         self.max_pairs: int | None = None
         self.work: Tensor | None = None
+
+    @cached_property
+    def copies(self) -> Copies:
+        """Made when first used: whoever opens an engine only to see whether it is here leaves the GPU alone."""
+        return Copies(self.device)
 
     @property
     def pixel_iterations(self) -> int:
@@ -53,65 +69,86 @@ class CudaEngine:
             sizes = ", ".join(f"{width}x{height}" for _, height, width, _ in shapes)
             raise InputError(f"videos of one batch have sizes {sizes}; they need one size")
         starts = pair_starts([len(video) for video in videos])
-        flow = self.computed(np.concatenate(videos), starts, torch.float32, lambda flow: flow)
+        out = self.copies.host_memory((len(starts), *shapes[0][1:]), torch.float32)
+        self.compute(np.concatenate(videos), starts, out, lambda flow: flow.permute(0, 2, 3, 1).contiguous())
+        flow: Flow = out.numpy()
         return np.split(flow, np.cumsum([shape[0] for shape in shapes])[:-1])
 
-    def flow_levels(self, gray: Gray, bound: float) -> npt.NDArray[np.uint8]:
-        """(T, H, W) uint8 -> (T - 1, H, W, 2) uint8, what `shards.flow_codec.quantize` gives, made on the device."""
-        frames, *_ = empty_flow(gray).shape
-        return self.computed(gray, np.arange(frames), torch.uint8, lambda flow: quantized(flow, bound))
+    def stored(self, gray: Gray, bound: float) -> StoredFlow:
+        """(T, H, W) uint8 -> what `preprocess.stored_flow` makes of the flow, to the bit, made on the device."""
+        num, *_ = empty_flow(gray).shape
+        return self.stored_pairs(gray, np.arange(num), bound)
 
-    def computed(
-        self, gray: Gray, starts: Starts, dtype: torch.dtype, convert: Callable[[Tensor], Tensor]
-    ) -> npt.NDArray[Any]:
-        """The flow of the pairs (t, t + 1) for t in `starts`, each batch converted on the device -> (N, H, W, 2)."""
-        out = torch.empty((len(starts), *gray.shape[1:], 2), dtype=dtype, pin_memory=self.device.type == "cuda")
-        done = 0
+    def stored_pairs(self, gray: Gray, starts: Starts, bound: float) -> StoredFlow:
+        """The same of the pairs (t, t + 1) for t in `starts`, in rising order."""
+        out = self.copies.host_memory((len(starts), 2, *gray.shape[1:]), torch.uint8)
+        sums = torch.zeros(3, dtype=torch.int64, device=self.device)
+
+        def convert(flow: Tensor) -> Tensor:
+            planes = quantized(flow, bound)
+            # Added last: a batch for which there is no memory on the way here is done again.
+            sums.add_(flow_sums(flow, bound))
+            return planes
+
+        self.compute(gray, starts, out, convert)
+        micropixels, num_saturated, num_strange = sums.tolist()
+        assert num_strange == 0, "flow holds NaN or infinity"
+        return StoredFlow(out.numpy(), FlowStatistics(out.numel() // 2, micropixels, num_saturated))
+
+    def compute(self, gray: Gray, starts: Starts, out: Tensor, convert: Convert) -> None:
+        """Fill `out` (N, ...) with the flow of the pairs (t, t + 1) for t in `starts`, converted on the device."""
+        done, batch = 0, None
         while done < len(starts):
-            num = self.num_fitting(starts[done:], gray.shape[1], gray.shape[2])
-            chosen = starts[done : done + num]
-            if self.fill(out[done : done + num], gray[chosen[0] : chosen[-1] + 2], chosen - chosen[0], convert):
-                done += num
-            elif num > 1:
-                self.max_pairs = num // 2
-                torch.cuda.empty_cache()
+            here = self.fitting(starts[done:], gray.shape)
+            ahead = self.fitting(starts[done + len(here) :], gray.shape)
+            fits, batch = self.advance(gray, here, ahead, batch, out[done : done + len(here)], convert)
+            if fits:
+                done += len(here)
             else:
-                raise InputError(
-                    f"the GPU has no memory for one pair of {gray.shape[2]}x{gray.shape[1]}; "
-                    "choose a smaller `preprocess.size` or use `engine: numba`"
-                )
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        array: npt.NDArray[Any] = out.numpy()
-        return array
+                self.take_fewer(len(here), gray.shape)
+        self.copies.finish()
 
-    def fill(self, out: Tensor, gray: Gray, starts: Starts, convert: Callable[[Tensor], Tensor]) -> bool:
-        """Compute one batch into `out`; False where the GPU's memory is used up. All of it is free on return."""
+    def advance(
+        self, gray: Gray, here: Starts, ahead: Starts, batch: Batch | None, out: Tensor, convert: Convert
+    ) -> tuple[bool, Batch | None]:
+        """Compute the pairs `here`, loaded as `batch` if the last call did so, while those `ahead` are loaded.
+
+        False and None where the GPU's memory is used up: then all that was taken is free again.
+        """
         try:
-            frames = uploaded(gray, self.device)
-            first = uploaded(starts.astype(np.int32), self.device)
-            flow, work = batch_flow(frames, first, self.params, self.tiling)
-            out.copy_(convert(flow).permute(0, 2, 3, 1).contiguous(), non_blocking=True)
+            batch = batch or self.loaded(gray, here)
+            self.copies.arrive()
+            following = self.loaded(gray, ahead) if len(ahead) else None
+            flow, work = batch_flow(batch.frames, batch.first, self.params, self.tiling)
+            self.copies.download(convert(flow), out)
         except torch.OutOfMemoryError:
-            return False
+            self.copies.arrive()
+            return False, None
         self.work = work if self.work is None else self.work + work
-        return True
+        return True, following
 
-    def num_fitting(self, starts: Starts, height: int, width: int) -> int:
-        """How many of the pairs to compute at once, at least one."""
-        frames, pairs = starts - starts[0] + 2, np.arange(1, len(starts) + 1)
-        size = height, width
-        num_bytes = frames * bytes_of_frame(*size, self.params) + pairs * bytes_of_pair(*size)
+    def loaded(self, gray: Gray, starts: Starts) -> Batch:
+        """The frames of these pairs, on their way to the device."""
+        frames = self.copies.upload(gray[starts[0] : starts[-1] + 2], torch.uint8)
+        return Batch(frames, self.copies.upload(starts - starts[0], torch.int32))
+
+    def take_fewer(self, num: int, shape: tuple[int, ...]) -> None:
+        """After `num` pairs did not fit: half of them from now on; InputError where it was one."""
+        if num == 1:
+            raise InputError(
+                f"the GPU has no memory for one pair of {shape[2]}x{shape[1]}; "
+                "choose a smaller `preprocess.size`, fewer `preprocess.workers_per_gpu`, or `engine: numba`"
+            )
+        self.max_pairs = num // 2
+        torch.cuda.empty_cache()
+
+    def fitting(self, starts: Starts, shape: tuple[int, ...]) -> Starts:
+        """The first of these pairs, as many as are computed at once: at least one, unless there is none."""
+        _, height, width = shape
+        frames, pairs = starts - starts[:1] + 2, np.arange(1, len(starts) + 1)
+        num_bytes = frames * bytes_of_frame(height, width, self.params) + pairs * bytes_of_pair(height, width)
         num = max(int((num_bytes <= self.max_bytes).sum()), 1)
-        return num if self.max_pairs is None else min(num, self.max_pairs)
-
-
-def uploaded(array: npt.NDArray[Any], device: torch.device) -> Tensor:
-    """The array on the device, by way of page-locked memory, so that the copy need not be waited for."""
-    dtype = torch.uint8 if array.dtype == np.uint8 else torch.int32
-    staging = torch.empty(array.shape, dtype=dtype, pin_memory=device.type == "cuda")
-    staging.numpy()[:] = array
-    return staging.to(device, non_blocking=True)
+        return starts[: num if self.max_pairs is None else min(num, self.max_pairs)]
 
 
 def pair_starts(lengths: Sequence[int]) -> Starts:
@@ -125,7 +162,16 @@ def quantized(flow: Tensor, bound: float) -> Tensor:
     return (flow.clamp(-bound, bound) * (LEVELS_PER_SIDE / bound)).round().add(ZERO_LEVEL).to(torch.uint8)
 
 
-def open_cuda(params: TvL1Params, *, max_bytes: int = DEFAULT_MAX_BYTES, tiling: Tiling | None = None) -> CudaEngine:
+def flow_sums(flow: Tensor, bound: float) -> Tensor:
+    """(N, 2, H, W) float32 -> (3,) int64: the sums of `flow_statistics`, and how many values are not finite."""
+    beyond = flow.abs() > bound
+    dx, dy = flow.to(torch.float64).unbind(1)
+    micropixels = ((dx * dx + dy * dy).sqrt() * MICROPIXELS).round().to(torch.int64)
+    saturated = beyond[:, 0] | beyond[:, 1]
+    return torch.stack([micropixels.sum(), saturated.sum(), flow.isfinite().logical_not().sum()])
+
+
+def open_cuda(params: TvL1Params, *, max_bytes: int = DEFAULT_GPU_BYTES, tiling: Tiling | None = None) -> CudaEngine:
     """The engine on the current GPU, or in Triton's interpreter on the CPU where TRITON_INTERPRET is 1."""
     if max_bytes < 1:
         raise InputError(f"max_bytes is {max_bytes}; a batch needs at least 1")

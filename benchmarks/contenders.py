@@ -1,0 +1,170 @@
+"""The ways of feeding training that `benchmarks.loader` compares.
+
+Everyone gives the items of a list of samples of one shard: the same snippets through the same views, and the same bytes
+where the same JPEGs are read. What decodes videos gives frames only.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import webdataset as wds
+
+from shards import reader
+from shards.export import export_rawframes, video_folders
+from shards.jpeg import decode_gray, decode_rgb
+from shards.reader import ShardDataset, StoredSample
+from shards.sample import meta_from_json
+from shards.videos import VIDEOS_NAME, read_videos
+from train import transforms
+from train.loader import Item, SnippetRecipe
+
+OURS, WEBDATASET, RAWFRAMES = "ours, by index", "webdataset, streamed", "images in folders, cv2"
+RECIPE = SnippetRecipe(segments=3, stack_length=5, crop_size=224, scales=(1.0, 0.875, 0.75, 0.66), flip=True, seed=0)
+FramesAt = Callable[[Path, list[int]], list[Any]]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A way to read the snippets of some samples of one shard, and the files that hold them."""
+
+    name: str
+    items: Callable[[list[StoredSample]], list[Item]]
+    files: Callable[[list[StoredSample]], Iterable[Path]]
+
+
+def all_contenders(dataset: ShardDataset, data: Path, shards: Path, images: Path) -> list[Contender]:
+    """Ours first."""
+    export_rawframes(shards, images)
+    samples = dataset.samples("train")
+    classes = dataset.manifest.classes
+    names = video_folders([(sample.index.key, classes[sample.index.label]) for sample in samples])
+    folders = {key: images / name for key, name in names.items()}
+    videos = {row.key: data / row.path for row in read_videos(shards / VIDEOS_NAME)}
+    return [
+        Contender(OURS, by_index, lambda some: {Path(str(sample.tar)) for sample in some}),
+        Contender(WEBDATASET, streamed, lambda some: {Path(str(sample.tar)) for sample in some}),
+        Contender(
+            RAWFRAMES,
+            from_folders(folders),
+            lambda some: [path for sample in some for path in folders[sample.index.key].iterdir()],
+        ),
+        *(
+            Contender(name, from_videos(videos, read), lambda some: [videos[sample.index.key] for sample in some])
+            for name, read in video_readers().items()
+        ),
+    ]
+
+
+def by_index(samples: list[StoredSample]) -> list[Item]:
+    """What training does."""
+    return [cut(sample, *reader.read_snippets(sample, starts(sample), RECIPE.stack_length)) for sample in samples]
+
+
+def streamed(samples: list[StoredSample]) -> list[Item]:
+    """A plain webdataset pipeline over the samples' shard; every sample of it must be asked for."""
+    by_key = {sample.index.key: sample for sample in samples}
+    pipeline = wds.DataPipeline(wds.SimpleShardList([str(samples[0].tar)]), wds.tarfile_to_samples())
+    return [cut(by_key[members["__key__"]], *members_wanted(members)) for members in pipeline]
+
+
+def members_wanted(members: dict[str, Any]) -> tuple[list[Any], list[list[Any]]]:
+    """The frames and fields of a streamed sample's snippets, decoded."""
+    meta = meta_from_json(members["json"])
+    begins, _ = RECIPE.draw(0, meta.key, meta.num_frames, meta.height, meta.width)
+    frames = [decode_rgb(members[f"rgb.{t:05d}.jpg"]) for t in begins]
+    return frames, [[decode_gray(members[f"{name}.jpg"]) for name in field_names(int(t), ".")] for t in begins]
+
+
+def from_folders(folders: dict[str, Path]) -> Callable[[list[StoredSample]], list[Item]]:
+    """What mmaction2's rawframes do: an image, a file."""
+
+    def read(sample: StoredSample) -> Item:
+        folder, begins = folders[sample.index.key], starts(sample)
+        frames = [cv2.imread(str(folder / f"img_{t:05d}.jpg"), cv2.IMREAD_COLOR_RGB) for t in begins]
+        names = [field_names(t, "_") for t in begins]
+        stacks = [[cv2.imread(str(folder / f"{n}.jpg"), cv2.IMREAD_GRAYSCALE) for n in some] for some in names]
+        return cut(sample, frames, stacks)
+
+    return lambda samples: [read(sample) for sample in samples]
+
+
+def from_videos(
+    videos: dict[str, Path], frames_at: Callable[[Path, list[int]], list[Any]]
+) -> Callable[..., list[Item]]:
+    """Three frames of each video, resized to the stored size: no flow."""
+
+    def read(sample: StoredSample) -> Item:
+        size = (sample.index.width, sample.index.height)
+        frames = [cv2.resize(frame, size) for frame in frames_at(videos[sample.index.key], starts(sample))]
+        return cut(sample, frames, [])
+
+    return lambda samples: [read(sample) for sample in samples]
+
+
+def cut(sample: StoredSample, frames: list[Any], stacks: list[list[Any]]) -> Item:
+    """Through the sample's view."""
+    view = choices(sample)[1]
+    rgb = transforms.view_frames(frames, view, RECIPE.crop_size)
+    flow = transforms.view_flow(stacks, view, RECIPE.crop_size) if stacks else np.empty(0, np.uint8)
+    return rgb, flow, transforms.flow_scale(view, RECIPE.crop_size), sample.index.label
+
+
+def choices(sample: StoredSample) -> Any:
+    """Starts and view, epoch 0."""
+    index = sample.index
+    return RECIPE.draw(0, index.key, index.num_frames, index.height, index.width)
+
+
+def starts(sample: StoredSample) -> list[int]:
+    """Where the snippets start."""
+    return [int(t) for t in choices(sample)[0]]
+
+
+def field_names(start: int, dot: str) -> list[str]:
+    """The stack that starts there: flow_x.00003, flow_y.00003, flow_x.00004 ..."""
+    return [f"flow_{axis}{dot}{t:05d}" for t in range(start, start + RECIPE.stack_length) for axis in "xy"]
+
+
+def opencv_frames(path: Path, numbers: list[int]) -> list[Any]:
+    """Frames by number, by seeking."""
+    capture, frames = cv2.VideoCapture(str(path)), []
+    for number in numbers:
+        capture.set(cv2.CAP_PROP_POS_FRAMES, number)
+        frames.append(cv2.cvtColor(capture.read()[1], cv2.COLOR_BGR2RGB))
+    capture.release()
+    return frames
+
+
+def video_readers() -> dict[str, FramesAt]:
+    """OpenCV, and decord and torchcodec where they are installed."""
+    found: dict[str, FramesAt] = {"videos, cv2 seek, no flow": opencv_frames}
+    try:
+        import decord
+
+        found["videos, decord, no flow"] = lambda path, numbers: [
+            *decord.VideoReader(str(path), num_threads=1).get_batch(numbers).asnumpy()
+        ]
+    except ImportError:
+        pass
+    try:
+        from torchcodec.decoders import VideoDecoder
+
+        found["videos, torchcodec, no flow"] = lambda path, numbers: [
+            *VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1).get_frames_at(numbers).data.numpy()
+        ]
+    except (ImportError, RuntimeError):
+        pass
+    return found
+
+
+def refuse_differences(contenders: list[Contender], samples: list[StoredSample]) -> None:
+    """Everyone must give the same bytes, or their times say nothing."""
+    ours, *others = [sorted(contender.items(samples), key=lambda item: item[0].tobytes()) for contender in contenders]
+    for theirs in others:
+        for mine, other in zip(ours, theirs, strict=True):
+            assert np.array_equal(mine[0], other[0])
+            assert np.array_equal(mine[1], other[1])

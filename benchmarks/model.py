@@ -1,0 +1,258 @@
+"""What attention costs: `python -m benchmarks.model`, step time and peak memory of each model, and its attention alone.
+
+The yardstick are two plain torchvision ResNets trained the same way: SGD, cross-entropy, batches of random pictures
+that are in memory already. One run takes all cases in turn, round after round; a ratio is the median over the rounds,
+each within itself, because the machine's speed wanders more with time than between cases. Memory is the peak of a
+process that does one case alone; on a GPU, what torch allocated. There all of it is bfloat16 and channels_last, as
+training has it.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+
+import click
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import SGD
+from torchvision import models
+
+from benchmarks.flow import machine
+from benchmarks.memory import peak_kibibytes
+from train.branch import RGB_CHANNELS, stem
+from train.cma import CMABlock
+from train.device import half_precision
+from train.model import BranchName, Kind, TwoBranch
+
+Clock = Callable[[], float]
+CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
+CLASSES, STACK = 400, 5
+FLOW_CHANNELS = 2 * STACK
+
+
+@dataclass(frozen=True)
+class Size:
+    """What all cases share."""
+
+    depth: int
+    side: int
+    batch: int
+    device: str
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, which branch a step trains (None: forward only), whose scores it wants and who attends."""
+
+    name: str
+    kind: Kind | None
+    """None: torchvision's ResNet, no code of ours"""
+    trains: BranchName | None
+    outputs: tuple[BranchName, ...]
+    attending: tuple[BranchName, ...] = ()
+
+
+BOTH: tuple[BranchName, ...] = ("rgb", "flow")
+CASES = (
+    Case("plain rgb, training", None, "rgb", ("rgb",)),
+    Case("plain flow, training", None, "flow", ("flow",)),
+    Case("two-stream rgb, training", "two_stream", "rgb", ("rgb",)),
+    Case("two-stream flow, training", "two_stream", "flow", ("flow",)),
+    Case("non-local rgb, training", "nonlocal", "rgb", ("rgb",)),
+    Case("CMA iter1, training", "cma", "rgb", ("rgb",), ("rgb",)),
+    Case("CMA iter2, training", "cma", "flow", ("flow",), BOTH),
+    Case("CMA and non-local iter1, training", "cma_nonlocal", "rgb", ("rgb",), ("rgb",)),
+    Case("plain rgb, forward", None, None, ("rgb",)),
+    Case("plain flow, forward", None, None, ("flow",)),
+    Case("two-stream, forward", "two_stream", None, BOTH),
+    Case("non-local two-stream, forward", "nonlocal", None, BOTH),
+    Case("CMA iter1-R, forward", "cma", None, ("rgb",), ("rgb",)),
+    Case("CMA iter1-S, forward", "cma", None, BOTH, ("rgb",)),
+)
+# Named in the last column: the plain cases that a case is measured against
+TRAINING, FORWARD = ("plain rgb, training", "plain flow, training"), ("plain rgb, forward", "plain flow, forward")
+YARDSTICKS = {
+    "two-stream rgb, training": TRAINING[:1],
+    "two-stream flow, training": TRAINING[1:],
+    "non-local rgb, training": TRAINING[:1],
+    "CMA iter1, training": (TRAINING[0], FORWARD[1]),
+    "CMA iter2, training": (TRAINING[1], FORWARD[0]),
+    "CMA and non-local iter1, training": (TRAINING[0], FORWARD[1]),
+    "two-stream, forward": FORWARD,
+    "non-local two-stream, forward": FORWARD,
+    "CMA iter1-R, forward": FORWARD,
+    "CMA iter1-S, forward": FORWARD,
+}
+
+
+def plain_resnet(name: BranchName, depth: int) -> nn.Module:
+    """torchvision's ResNet, its first convolution made for that branch's input."""
+    net: nn.Module = models.get_model(f"resnet{depth}", weights=None, num_classes=CLASSES)
+    if name == "flow":
+        net.conv1 = stem(FLOW_CHANNELS)
+    return net
+
+
+def prepare(case: Case, size: Size) -> Callable[[], None]:
+    """A function that does one step of the case and waits for its end."""
+    torch.manual_seed(0)
+    device = torch.device(size.device)
+    rgb, flow = (
+        torch.randn(size.batch, channels, size.side, size.side, device=device)
+        for channels in (RGB_CHANNELS, FLOW_CHANNELS)
+    )
+    labels = torch.randint(0, CLASSES, (size.batch,), device=device)
+    name = case.outputs[0]
+    if case.kind is None:
+        net = plain_resnet(name, size.depth)
+        forward = _plain_forward(net, rgb if name == "rgb" else flow)
+    else:
+        net = TwoBranch(case.kind, size.depth, CLASSES, STACK)
+        forward = _forward(net, rgb, flow, case)
+    net.to(device)
+    if device.type == "cuda":
+        net.to(memory_format=torch.channels_last)
+    net.train(case.trains is not None)
+    if isinstance(net, TwoBranch) and case.trains:
+        net.train_only(case.trains)
+    return _training_step(net, forward, labels, device) if case.trains else _test_step(forward, device)
+
+
+def _plain_forward(net: nn.Module, x: Tensor) -> Callable[[], Tensor]:
+    def forward() -> Tensor:
+        scores: Tensor = net(x)
+        return scores
+
+    return forward
+
+
+def _forward(net: TwoBranch, rgb: Tensor, flow: Tensor, case: Case) -> Callable[[], Tensor]:
+    return lambda: net(rgb, flow, outputs=case.outputs, attending=case.attending)[case.outputs[0]]
+
+
+def _training_step(
+    net: nn.Module, forward: Callable[[], Tensor], labels: Tensor, device: torch.device
+) -> Callable[[], None]:
+    optimizer = SGD([p for p in net.parameters() if p.requires_grad], lr=0.01, momentum=0.9, weight_decay=5e-4)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with half_precision(device):
+            scores = forward()
+        torch.autograd.backward(F.cross_entropy(scores.float(), labels))
+        optimizer.step()
+        _wait(device)
+
+    return step
+
+
+def _test_step(forward: Callable[[], Tensor], device: torch.device) -> Callable[[], None]:
+    def step() -> None:
+        with torch.inference_mode(), half_precision(device):
+            forward()
+        _wait(device)
+
+    return step
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds_by_round(steps: Sequence[Callable[[], None]], rounds: int, clock: Clock) -> list[list[float]]:
+    """For each step, how long it took in each round; all in turn, after a first round that is not counted."""
+    taken: list[list[float]] = [[] for _ in steps]
+    for number in range(rounds + 1):
+        for step, each in zip(steps, taken, strict=True):
+            begun = clock()
+            step()
+            if number:
+                each.append(clock() - begun)
+    return taken
+
+
+def median_ratio(seconds: Sequence[float], parts: Sequence[Sequence[float]]) -> float:
+    """Of the seconds to the sum of the parts', round by round."""
+    ratios = [each / sum(others) for each, *others in zip(seconds, *parts, strict=True)]
+    return float(statistics.median(ratios))
+
+
+def peak_mebibytes(case: Case, size: Size, threads: int) -> int:
+    """Peak of this process, or of the GPU's allocator, over two steps."""
+    torch.set_num_threads(threads)
+    step = prepare(case, size)
+    step()
+    step()
+    return torch.cuda.max_memory_allocated() >> 20 if size.device == "cuda" else peak_kibibytes() >> 10
+
+
+def written_out(block: CMABlock, x: Tensor, y: Tensor) -> Tensor:
+    """The block's output with its softmax written out, every weight in memory."""
+    z = block.attention_map(x, y) @ block.value(block.pool(y)).flatten(2).transpose(1, 2)
+    update: Tensor = block.bn(block.out(z.transpose(1, 2).reshape(len(x), -1, *x.shape[2:])))
+    return x + update
+
+
+def attention_line(channels: int, side: int, size: Size, rounds: int, clock: Clock) -> str:
+    """One table line: a block forward and backward through the fused kernel and written out, and how they differ."""
+    torch.manual_seed(0)
+    block = CMABlock(channels).to(size.device)
+    nn.init.ones_(block.bn.weight)
+    x, y = (torch.randn(size.batch, channels, side, side, device=size.device) for _ in range(2))
+    x.requires_grad_()
+    ways: tuple[Callable[..., Tensor], ...] = (lambda: block(x, y), lambda: written_out(block, x, y))
+
+    def step_of(way: Callable[..., Tensor]) -> Callable[[], None]:
+        def step() -> None:
+            torch.autograd.backward(way().square().mean())
+            _wait(torch.device(size.device))
+
+        return step
+
+    with torch.no_grad():
+        difference = (ways[0]() - ways[1]()).abs().max().item()
+    fused, plain = seconds_by_round([step_of(way) for way in ways], 3 * rounds, clock)
+    medians = f"{1e3 * statistics.median(fused):.1f} | {1e3 * statistics.median(plain):.1f}"
+    return f"| {channels} x {side} x {side} | {medians} | {median_ratio(fused, [plain]):.2f} | {difference:.1e} |"
+
+
+@click.command(help="Cost of each model, for example: python -m benchmarks.model --batch 3 --rounds 5")
+@click.option("--depth", default=50, show_default=True, type=click.Choice(["18", "34", "50", "101", "152"]))
+@click.option("--side", default=224, show_default=True, help="Side of the network's input.")
+@click.option("--batch", default=6, show_default=True, help="Snippets a step; 6 are two videos of 3 segments.")
+@click.option("--rounds", default=7, show_default=True, help="Steps of each case that are counted.")
+@click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
+@click.option(
+    "--clock",
+    default="wall",
+    show_default=True,
+    type=click.Choice(sorted(CLOCKS)),
+    help="What a step is timed by; cpu, with one thread, tells the same on a machine that has other work.",
+)
+def main(depth: str, side: int, batch: int, rounds: int, device: str, clock: str) -> None:
+    """Print what was measured on, the table of models, and that of the attention alone."""
+    size, threads = Size(int(depth), side, batch, device), torch.get_num_threads()
+    what = torch.cuda.get_device_name() if device == "cuda" else f"{machine()}, {threads} threads"
+    click.echo(f"{what}, torch {torch.__version__}, ResNet-{depth}, {batch} snippets of {side}x{side}, {clock} time\n")
+    taken = seconds_by_round([prepare(case, size) for case in CASES], rounds, CLOCKS[clock])
+    seconds = {case.name: each for case, each in zip(CASES, taken, strict=True)}
+    click.echo("| | ms a step | of plain ResNets | which | peak MiB |\n|---|---|---|---|---|")
+    for case in CASES:
+        # One process a case: memory that another case has had does not come back.
+        with get_context("spawn").Pool(1) as pool:
+            peak = pool.apply(peak_mebibytes, (case, size, threads))
+        parts = YARDSTICKS.get(case.name, ())
+        own = seconds[case.name]
+        ratio = f"{median_ratio(own, [seconds[part] for part in parts]):.2f}" if parts else ""
+        click.echo(f"| {case.name} | {1e3 * statistics.median(own):.0f} | {ratio} | {' + '.join(parts)} | {peak} |")
+    click.echo("\n| block | fused ms | written out ms | ratio | largest difference |\n|---|---|---|---|---|")
+    for channels, stride in ((512, 8), (1024, 16)):
+        click.echo(attention_line(channels, -(-side // stride), size, rounds, CLOCKS[clock]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""A step's gradient, for tests: alone, or as one of the ranks that torchrun starts with `-m tests.gradients FILE`.
+
+The batch is drawn, so that ranks need no dataset. Attention's output is let in, so that it has a gradient too.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from train.cma import CMABlock
+from train.model import TwoBranch
+from train.order import Share, rank_share
+from train.ranks import Ranks, joined_ranks, share_batch_norm
+from train.stages import plan_stages
+from train.update import add_gradients
+
+SEGMENTS, CPU = 2, torch.device("cpu")
+(STAGE,) = plan_stages(["iter1"], "cma")
+
+
+def drawn_batch(num_videos: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A batch of random bytes."""
+    draw = torch.Generator().manual_seed(3)
+    rgb = torch.randint(256, (num_videos, SEGMENTS, 3, 48, 48), dtype=torch.uint8, generator=draw)
+    flow = torch.randint(256, (num_videos, SEGMENTS, 4, 48, 48), dtype=torch.uint8, generator=draw)
+    return rgb, flow, torch.ones(num_videos, 2), torch.arange(num_videos) % 3
+
+
+def one_step(
+    num_videos: int, ranks: Ranks, *, learns: bool, micro_batch: int | None = None
+) -> tuple[float, dict[str, Tensor]]:
+    """The loss of a drawn batch, and gradients and BatchNorm statistics; `learns`: BatchNorm takes the batch's."""
+    torch.manual_seed(0)
+    model = TwoBranch("cma", 18, 3, stack_length=2, dropout=0.0)
+    for block in (module for module in model.modules() if isinstance(module, CMABlock)):
+        torch.nn.init.ones_(block.bn.weight)
+    model.train_only(STAGE.trains)
+    share_batch_norm(model, ranks)
+    model.train(learns)
+    share = rank_share(torch.arange(num_videos).numpy(), ranks.rank, ranks.size)
+    rgb, flow, scale, labels = (part[torch.from_numpy(share.positions)] for part in drawn_batch(num_videos))
+    loss, _ = add_gradients(
+        model,
+        (rgb, flow, scale, labels),
+        Share(share.positions, share.num_counted, share.num_global),
+        STAGE,
+        CPU,
+        segments=SEGMENTS,
+        micro_batch=micro_batch,
+    )
+    ranks.sum_gradients(model.parameters())
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    found |= {name: value for name, value in model.named_buffers() if name.startswith("rgb") and "running" in name}
+    return ranks.sums(loss)[0], found
+
+
+def main() -> None:
+    """As a rank: the steps that the tests compare, written by the first one."""
+    with joined_ranks(CPU) as ranks:
+        steps = {
+            "learning": one_step(4, ranks, learns=True),
+            "frozen, 3 videos": one_step(3, ranks, learns=False),
+            "frozen, 1 video": one_step(1, ranks, learns=False),
+        }
+        if ranks.is_first:
+            torch.save(steps, Path(sys.argv[1]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Run folders for tests, with weights or predictions that nobody had to train for."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from shards.settings import build_settings
+from train.checkpoint import save_checkpoint
+from train.cma import CMABlock
+from train.evaluate import build_model
+from train.model import TwoBranch
+from train.predictions import Predictions, write_predictions
+from train.run import CHECKPOINT, RunSettings, begin_run
+from train.stages import plan_stages
+
+BOUND = 20.0
+
+
+def write_run(
+    run: Path, dataset: Path, kind: str = "cma", stages: Sequence[str] = ("flow", "iter1"), *, trained: bool = True
+) -> TwoBranch:
+    """A run of depth 18 that stands behind its last stage, with each STAGE.pt; blocks off identity if trained."""
+    torch.manual_seed(5)
+    tree: dict[str, Any] = {
+        "shards": {"path": str(dataset)},
+        "model": {"kind": kind, "depth": 18, "rgb_weights": None, "flow_weights": None},
+        "train": {"stages": list(stages), "segments": 1, "crop_size": 40, "workers": 0, "device": "cpu"},
+        "test": {"segments": 2, "crops": 1},
+    }
+    settings = build_settings(RunSettings, tree)
+    begin_run(run, settings)
+    model = build_model(settings.model, 2)
+    for module in model.modules():
+        if trained and isinstance(module, CMABlock):
+            nn.init.uniform_(module.bn.weight, 0.2, 1)
+    state = {"model": model.state_dict(), "classes": ["left", "right"], "bound": BOUND}
+    for number, stage in enumerate(plan_stages(stages, settings.model.kind), start=1):
+        state["attending"] = list(stage.attending)
+        save_checkpoint(run / f"{stage.name}.pt", state)
+        save_checkpoint(run / CHECKPOINT, state | {"position": {"stage": number}})
+    return model
+
+
+def write_tested(
+    run: Path,
+    kind: str,
+    stage: str,
+    answers: dict[str, Sequence[int]],
+    labels: Sequence[int],
+    *,
+    classes: Sequence[str] = ("left", "right", "up"),
+    keys: Sequence[str] | None = None,
+    suffix: str = "",
+    **about: Any,
+) -> Path:
+    """A run whose only content are predictions: each branch's score is 1 for its answer to a video and 0 otherwise."""
+    if not run.exists():
+        begin_run(run, build_settings(RunSettings, {"model": {"kind": kind}}))
+    told = {"depth": 50, "attention_at": "every_other", "split": "val", "segments": 25, "crops": 10}
+    more = {"kind": kind, "stage": stage, "classes": list(classes), "dataset_kind": "folders"}
+    scores = {branch: np.eye(len(classes), dtype=np.float32)[list(given)] for branch, given in answers.items()}
+    names = tuple(keys or [f"video{n}" for n in range(len(labels))])
+    predictions = Predictions(names, np.array(labels), scores, told | more | about)
+    write_predictions(run / f"predictions{suffix}.parquet", predictions)
+    return run

@@ -1,0 +1,209 @@
+"""Folders of numbered images in the place of videos: which images are the frames, and what is absent is told."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline import Settings
+from preprocess.catalog import read_catalog
+from preprocess.decode import Reason, VideoError
+from preprocess.frame_folders import frame_number, list_frame_folders
+from preprocess.frames import frame_names, open_frames
+from preprocess.job import run_job
+from preprocess.output import finish
+from preprocess.plan import plan_jobs
+from preprocess.settings import byte_settings
+from preprocess.worker_setup import WorkerSetup, make_recipe
+from shards.errors import InputError
+from shards.reader import ShardDataset, read_meta
+from shards.settings import build_settings
+from shards.verify import faults
+from shards.videos import VideoRow
+from tests.videos import moving_square
+
+
+def write_frames(folder: Path, num_frames: int, *, first: int = 1, suffix: str = ".jpg", width: int = 64) -> Path:
+    folder.mkdir(parents=True)
+    for number, frame in enumerate(moving_square(num_frames, width=width), first):
+        cv2.imwrite(str(folder / f"img_{number:05d}{suffix}"), frame[..., ::-1])
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("img_00001.jpg", ("img_", 1)),
+        ("frame000017.JPEG", ("frame", 17)),
+        ("v_Run_g01_c02_0003.png", ("v_Run_g01_c02_", 3)),
+        ("7.png", ("", 7)),
+        ("flow_x_00001.jpg", None),
+        ("y_00001.jpg", None),
+        ("._img_00001.jpg", None),
+        ("img_.jpg", None),
+        ("img_00001.txt", None),
+    ],
+)
+def test_a_frame_is_known_by_the_number_at_the_end_of_its_name(name: str, expected: tuple[str, int] | None) -> None:
+    assert frame_number(name) == expected
+
+
+def test_frames_are_ordered_by_number_from_0_or_1_and_flow_beside_them_is_none() -> None:
+    names = ["img_10.jpg", "flow_x_00001.jpg", "thumbs.db", *(f"img_{number}.jpg" for number in range(1, 10))]
+    assert frame_names(names) == [f"img_{number}.jpg" for number in range(1, 11)]
+    assert frame_names(["1.png", "0.png"]) == ["0.png", "1.png"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "unreadable: no numbered images such as img_00001.jpg"),
+        (["flow_x_00001.jpg"], "unreadable: no numbered images such as img_00001.jpg"),
+        (["img_1.jpg", "image_2.jpg"], "unreadable: images of two names, img_1.jpg and image_2.jpg"),
+        (["img_2.jpg", "img_3.jpg"], "decode_error: begins with img_2.jpg; expected number 0 or 1"),
+        (["img_1.jpg", "img_2.jpg", "img_4.jpg"], "decode_error: img_2.jpg and img_4.jpg are not neighbours"),
+        (["img_0.jpg", "img_0.png"], "decode_error: img_0.jpg and img_0.png have one number"),
+    ],
+)
+def test_what_is_no_whole_video_is_refused_by_the_names(names: list[str], message: str) -> None:
+    with pytest.raises(VideoError) as caught:
+        frame_names(names)
+    assert str(caught.value) == message
+
+
+def test_images_come_out_as_stored_in_chunks(tmp_path: Path) -> None:
+    folder = write_frames(tmp_path / "v", 7, suffix=".png")
+    with open_frames(folder, size=(64, 48), short_side=None, chunk_frames=3) as video:
+        chunks = list(video)
+    assert [len(chunk) for chunk in chunks] == [3, 3, 1]
+    np.testing.assert_array_equal(np.concatenate(chunks), moving_square(7))
+    assert (video.info.width, video.info.height, video.info.fps, video.info.frames_in_header) == (64, 48, None, 7)
+
+
+def test_the_aspect_is_kept_with_short_side(tmp_path: Path) -> None:
+    folder = write_frames(tmp_path / "v", 2, width=96)
+    with open_frames(folder, size=None, short_side=24, chunk_frames=8) as video:
+        assert next(iter(video)).shape == (2, 24, 48, 3)
+
+
+def cut_short(image: Path) -> None:
+    image.write_bytes(image.read_bytes()[:-40])
+
+
+def resize(image: Path) -> None:
+    cv2.imwrite(str(image), np.zeros((10, 20, 3), np.uint8))
+
+
+def replace_by_text(image: Path) -> None:
+    image.write_bytes(b"no image" * 10 + b"\xff\xd9")
+
+
+@pytest.mark.parametrize(
+    ("damage", "detail"),
+    [
+        (cut_short, "bytes without the end of a JPEG"),
+        (resize, "img_00004.jpg: 20x10, the first image is 64x48"),
+        (replace_by_text, "img_00004.jpg: Invalid data found when processing input"),
+        (Path.unlink, "img_00003.jpg and img_00005.jpg are not neighbours"),
+    ],
+)
+def test_a_damaged_image_makes_the_video_unusable(tmp_path: Path, damage: Callable[[Path], None], detail: str) -> None:
+    folder = write_frames(tmp_path / "v", 6)
+    damage(folder / "img_00004.jpg")
+    with (
+        pytest.raises(VideoError, match=detail) as caught,
+        open_frames(folder, size=(32, 32), short_side=None, chunk_frames=2) as video,
+    ):
+        list(video)
+    assert caught.value.reason is Reason.DECODE_ERROR
+
+
+def test_images_of_too_many_pixels_are_too_large(tmp_path: Path) -> None:
+    folder = write_frames(tmp_path / "v", 6)
+    with (
+        pytest.raises(VideoError, match="too_large: 64x48 is more than 3000 pixels"),
+        open_frames(folder, size=(32, 32), short_side=None, chunk_frames=2, max_pixels=3000),
+    ):
+        pass
+
+
+def test_every_folder_that_holds_images_or_nothing_is_a_video(tmp_path: Path) -> None:
+    write_frames(tmp_path / "train" / "a" / "v.1", 2)
+    write_frames(tmp_path / "train" / "a" / "v.1" / "deeper", 2)
+    (tmp_path / "train" / "b" / "lost").mkdir(parents=True)
+    (tmp_path / "train" / "b" / ".cache").mkdir()
+    (tmp_path / "train" / "b" / "up").symlink_to(tmp_path / "train")
+    assert list_frame_folders(str(tmp_path)) == ["train/a/v.1", "train/b/lost"]
+    catalog = read_catalog("rawframes", str(tmp_path))
+    assert [(video.key, video.class_name, video.split) for video in catalog.videos] == [
+        ("train/a/v_1", "a", "train"),
+        ("train/b/lost", "b", "train"),
+    ]
+
+
+def test_a_root_that_holds_images_itself_is_refused(tmp_path: Path) -> None:
+    write_frames(tmp_path / "v", 2)
+    with pytest.raises(InputError, match=r"holds images itself; expected CLASS/VIDEO/img_00001\.jpg below it"):
+        read_catalog("rawframes", str(tmp_path / "v"))
+
+
+def test_a_csv_names_folders_of_frames(tmp_path: Path) -> None:
+    write_frames(tmp_path / "frames" / "one.avi", 2)
+    write_frames(tmp_path / "frames" / "unnamed", 2)
+    (tmp_path / "list.csv").write_text("path,label,split\none.avi/,run,val\ntwo,walk,val\n")
+    catalog = read_catalog("rawframes", str(tmp_path / "frames"), annotations=str(tmp_path / "list.csv"))
+    assert [(video.key, video.path, video.label, video.present) for video in catalog.videos] == [
+        ("one_avi", "one.avi", 0, True),
+        ("two", "two", 1, False),
+    ]
+    assert catalog.warnings == ("1 folders (unnamed) that no list names, left out",)
+
+
+def written(root: Path, out: Path, chunk_frames: int) -> list[VideoRow]:
+    """The dataset of a root of frames, without Ray."""
+    tree = {"dataset": {"kind": "rawframes", "root": str(root)}, "preprocess": {"tvl1": {"warps": 1, "iterations": 5}}}
+    settings = build_settings(Settings, tree)
+    stage = settings.preprocess
+    catalog = read_catalog("rawframes", str(root))
+    made_with = byte_settings(settings.dataset, stage, settings.shards, "opencv")
+    setup = WorkerSetup(
+        root=root,
+        out=out,
+        size=(32, 32),
+        short_side=None,
+        max_pixels=None,
+        chunk_frames=chunk_frames,
+        engine="opencv",
+        tvl1=stage.tvl1,
+        bound=stage.bound,
+        jpeg_quality=95,
+        min_frames=stage.min_frames,
+        settings=made_with,
+        from_frames=True,
+    )
+    jobs = plan_jobs(catalog.videos, 2, seed=0)
+    for job in jobs:
+        list(run_job(job, root=root, out=out, recipe=make_recipe(setup)))
+    return finish(out, catalog, jobs, made_with)
+
+
+def test_folders_of_frames_become_a_sound_dataset_and_every_one_has_a_row(tmp_path: Path) -> None:
+    root = tmp_path / "frames"
+    write_frames(root / "a" / "one", 8)
+    write_frames(root / "b" / "two", 7, first=0, suffix=".png")
+    write_frames(root / "b" / "short", 3)
+    (write_frames(root / "b" / "gap", 9) / "img_00005.jpg").unlink()
+    (root / "b" / "lost").mkdir()
+    rows = written(root, tmp_path / "out", chunk_frames=3)
+    assert {row.key: (row.status, row.reason, row.num_frames, row.fps) for row in rows} == {
+        "a/one": ("written", None, 8, None),
+        "b/two": ("written", None, 7, None),
+        "b/short": ("skipped", "too_short", 3, None),
+        "b/gap": ("skipped", "decode_error", None, None),
+        "b/lost": ("skipped", "unreadable", None, None),
+    }
+    assert list(faults(tmp_path / "out")) == []
+    assert read_meta(ShardDataset(tmp_path / "out").sample("a/one")).fps == 0.0
+    assert rows == written(root, tmp_path / "again", chunk_frames=32)

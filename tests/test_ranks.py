@@ -1,0 +1,97 @@
+"""Several processes are one: the same gradient, the same end, and a run that can go on when one of them is lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from tests.datasets import write_dataset
+from tests.gradients import one_step
+from tests.processes import descendants
+from train.fit import train
+from train.ranks import Ranks
+from train.run import read_run_settings
+
+ROOT = Path(__file__).parents[1]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+ENVIRONMENT = {**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
+PATIENCE = 240.0
+
+
+def assert_same_step(one: tuple[float, dict[str, torch.Tensor]], other: tuple[float, dict[str, torch.Tensor]]) -> None:
+    assert one[0] == pytest.approx(other[0], rel=1e-5)
+    assert one[1].keys() == other[1].keys()
+    assert any("query.weight" in name and value.any() for name, value in one[1].items())
+    for name, value in one[1].items():
+        scale = float(value.abs().max()) + 1e-6
+        assert float((value - other[1][name]).abs().max()) <= 2e-4 * scale, name
+
+
+def test_two_processes_have_the_gradient_of_one_on_the_same_batch(tmp_path: Path) -> None:
+    """BatchNorm that learns included; and where a batch does not divide, with BatchNorm frozen."""
+    command = [*TORCHRUN, "-m", "tests.gradients", str(tmp_path / "steps.pt")]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    steps = torch.load(tmp_path / "steps.pt", weights_only=True)
+    assert_same_step(steps["learning"], one_step(4, Ranks(), learns=True))
+    assert_same_step(steps["frozen, 3 videos"], one_step(3, Ranks(), learns=False))
+    assert_same_step(steps["frozen, 1 video"], one_step(1, Ranks(), learns=False))
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 3, 9])
+def test_micro_batches_give_the_gradient_of_the_whole_batch_where_batch_norm_is_frozen(micro_batch: int) -> None:
+    whole = one_step(5, Ranks(), learns=False)
+    assert_same_step(one_step(5, Ranks(), learns=False, micro_batch=micro_batch), whole)
+
+
+def test_batch_norm_that_learns_sees_a_micro_batch_at_a_time() -> None:
+    """What the documentation warns of: another gradient."""
+    whole, parts = (one_step(4, Ranks(), learns=True, micro_batch=micro_batch) for micro_batch in (None, 2))
+    with pytest.raises(AssertionError):
+        assert_same_step(parts, whole)
+
+
+def rank_process(torchrun: subprocess.Popen[str], rank: int) -> int:
+    """The process of this rank below torchrun."""
+    for pid, name in descendants(torchrun.pid):
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        if "-m\0train" in name and f"RANK={rank}".encode() in environment:
+            return pid
+    raise AssertionError(f"no rank {rank} below {torchrun.pid}")
+
+
+def test_a_rank_that_is_killed_ends_the_run_in_one_line_and_fewer_ranks_can_go_on(tmp_path: Path) -> None:
+    dataset, run, config = tmp_path / "dataset", tmp_path / "run", tmp_path / "pipeline.yaml"
+    write_dataset(dataset, {"train": 4, "test": 1})
+    tree = {
+        "shards": {"path": str(dataset)},
+        "model": {"depth": 18, "rgb_weights": None, "flow_weights": None, "kind": "flow"},
+        "train": {"stages": ["flow"], "epochs": 3, "batch_size": 2, "segments": 1, "crop_size": 40, "workers": 1}
+        | {"checkpoint_steps": 1, "validate_split": "test", "device": "cpu"},
+    }
+    config.write_text(yaml.safe_dump(tree))
+    command = [*TORCHRUN, "-m", "train", "-c", str(config), "--out", str(run)]
+    torchrun = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + PATIENCE
+    while not (run / "checkpoint.pt").exists():
+        assert torchrun.poll() is None, torchrun.stderr.read() if torchrun.stderr else ""
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    os.kill(rank_process(torchrun, 1), signal.SIGKILL)
+    _, told = torchrun.communicate(timeout=PATIENCE)
+    assert torchrun.returncode == 1
+    lines = [line for line in told.splitlines() if line.startswith("twinstream:")]
+    assert lines == [
+        "twinstream: rank 0 of 2: another rank is gone; the same command with --resume goes on from the last checkpoint"
+    ], told
+    train(read_run_settings(run), run, resume=True)
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [(line["epoch"], line.get("step")) for line in log] == [(e, s) for e in range(3) for s in (0, 1, None)]
+    assert [json.loads(line)["ranks"] for line in (run / "starts.jsonl").read_text().splitlines()] == [2, 1]

@@ -1,0 +1,9 @@
+"""`python -m train` is `twinstream train`, for torchrun: `torchrun --nproc-per-node 2 -m train --out RUN`."""
+
+import sys
+
+from twinstream import main
+
+if __name__ == "__main__":
+    sys.argv.insert(1, "train")
+    main()

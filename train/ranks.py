@@ -1,0 +1,144 @@
+"""The processes of one training run, as torchrun starts them: one a GPU (nccl) or a share of the CPU (gloo).
+
+Every rank holds the whole network and reads its share of each batch; after the backward pass their gradients are
+summed in one exchange. DistributedDataParallel would overlap that with the backward pass, but must know which
+parameters a stage leaves out, and a ResNet's gradients are small beside a step. The sum has the same bits on every
+rank, so the networks stay equal. A rank that dies breaks the exchange: the others say so and end.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from shards.errors import InputError
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of the run."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = CPU
+
+    @property
+    def is_first(self) -> bool:
+        """The one that writes files and shows progress."""
+        return self.rank == 0
+
+    def sums(self, *values: float) -> list[float]:
+        """Each value summed over the ranks; all wait for one another."""
+        if self.size == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return [float(value) for value in total]
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Every gradient becomes its sum over the ranks; parameters that have none, have none on any rank."""
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if self.size == 1 or not gradients:
+            return
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        for gradient, part in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view(gradient.shape))
+
+
+@contextmanager
+def joined_ranks(device: torch.device) -> Iterator[Ranks]:
+    """The ranks of this run while it lasts; InputError when another one is lost."""
+    if not started_by_torchrun():
+        yield Ranks(device=device)
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    ranks = Ranks(dist.get_rank(), dist.get_world_size(), device)
+    try:
+        yield ranks
+    except RuntimeError as error:
+        if not _is_lost_connection(error):
+            raise
+        raise InputError(
+            f"rank {ranks.rank} of {ranks.size}: another rank is gone; the same command with --resume goes on "
+            "from the last checkpoint"
+        ) from error
+    # Not where the run has failed: it would wait for ranks that are gone.
+    dist.destroy_process_group()
+
+
+def started_by_torchrun() -> bool:
+    """Whether this process is one of several, or of one that torchrun started."""
+    return dist.is_available() and "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def shows_output() -> bool:
+    """Whether this process is the one that talks, before any rank has met another."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def share_batch_norm(model: nn.Module, ranks: Ranks) -> None:
+    """BatchNorm that learns takes its statistics from the batch of all ranks, as one process would."""
+    if ranks.size == 1:
+        return
+    if ranks.device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    else:
+        for module in [m for m in model.modules() if type(m) is nn.BatchNorm2d]:
+            module.__class__ = GlooBatchNorm2d
+
+
+class GlooBatchNorm2d(nn.BatchNorm2d):
+    """nn.SyncBatchNorm for the CPU, which torch does not have: statistics over all ranks, in two passes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape."""
+        if not self.training:
+            return super().forward(x)
+        count = x.numel() // x.shape[1] * dist.get_world_size()
+        mean = _summed(x.sum((0, 2, 3))) / count
+        centred = x - mean[:, None, None]
+        variance = _summed(centred.square().sum((0, 2, 3))) / count
+        self._follow(mean.detach(), variance.detach() * count / max(count - 1, 1))
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return centred * scale[:, None, None] + self.bias[:, None, None]
+
+    def _follow(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance, self.momentum)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over the ranks; what depends on it on any rank reaches back to every rank."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: object, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _summed(x: Tensor) -> Tensor:
+    total: Tensor = _Sum.apply(x)
+    return total
+
+
+def _is_lost_connection(error: RuntimeError) -> bool:
+    return isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)
