@@ -85,6 +85,8 @@ def faults_told(place: str) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException) as error:
+        if getattr(error, "filename", None) == place:
+            raise  # Told already, by a block within this one.
         number, text = fault(str(error))
         raise OSError(getattr(error, "errno", None) or number, text, place) from error
 
