@@ -17,8 +17,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import av
 import cv2
+from av import library_versions
 
 from shards.errors import InputError
 
@@ -40,7 +40,7 @@ class NodeReport:
 
 def versions_here() -> dict[str, str]:
     """Version of everything on which the bytes of a dataset depend, by name."""
-    ffmpeg = (f"{name} {'.'.join(map(str, av.library_versions[name]))}" for name in FFMPEG_LIBRARIES)
+    ffmpeg = (f"{name} {'.'.join(map(str, library_versions[name]))}" for name in FFMPEG_LIBRARIES)
     jpeg = re.search(r"JPEG:\s+(.*)", cv2.getBuildInformation())
     return {name: _version(name) for name in PACKAGES} | {
         "twinstream source": source_digest(Path(__file__).parents[1]),
