@@ -4,7 +4,7 @@ Everyone gives the items of a list of samples of one shard: the same snippets th
 where the same JPEGs are read. What decodes videos gives frames only.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import webdataset as wds
+from numpy.typing import NDArray
 
 from shards import reader
 from shards.export import export_rawframes, video_folders
@@ -20,11 +21,14 @@ from shards.reader import ShardDataset, StoredSample
 from shards.sample import meta_from_json
 from shards.videos import VIDEOS_NAME, read_videos
 from train import transforms
-from train.loader import Item, SnippetRecipe
+from train.loader import SnippetRecipe
+from train.transforms import Bytes
 
 OURS, WEBDATASET, RAWFRAMES = "ours, by index", "webdataset, streamed", "images in folders, cv2"
 RECIPE = SnippetRecipe(segments=3, stack_length=5, crop_size=224, scales=(1.0, 0.875, 0.75, 0.66), flip=True, seed=0)
 FramesAt = Callable[[Path, list[int]], list[Any]]
+# rgb (K, 3, S, S), flow (K, 2L, S, S), flow_scale (2,), label
+Item = tuple[Bytes, Bytes, NDArray[np.float32], int]
 
 
 @dataclass(frozen=True)
@@ -71,12 +75,12 @@ def streamed(samples: list[StoredSample]) -> list[Item]:
     return [cut(by_key[members["__key__"]], *members_wanted(members)) for members in pipeline]
 
 
-def members_wanted(members: dict[str, Any]) -> tuple[list[Any], list[list[Any]]]:
-    """The frames and fields of a streamed sample's snippets, decoded."""
+def members_wanted(members: dict[str, Any]) -> tuple[Iterator[Any], Iterator[Iterator[Any]]]:
+    """The frames and fields of a streamed sample's snippets, decoded as they are asked for."""
     meta = meta_from_json(members["json"])
     begins, _ = RECIPE.draw(0, meta.key, meta.num_frames, meta.height, meta.width)
-    frames = [decode_rgb(members[f"rgb.{t:05d}.jpg"]) for t in begins]
-    return frames, [[decode_gray(members[f"{name}.jpg"]) for name in field_names(int(t), ".")] for t in begins]
+    frames = (decode_rgb(members[f"rgb.{t:05d}.jpg"]) for t in begins)
+    return frames, ((decode_gray(members[f"{name}.jpg"]) for name in field_names(int(t), ".")) for t in begins)
 
 
 def from_folders(folders: dict[str, Path]) -> Callable[[list[StoredSample]], list[Item]]:
@@ -84,9 +88,9 @@ def from_folders(folders: dict[str, Path]) -> Callable[[list[StoredSample]], lis
 
     def read(sample: StoredSample) -> Item:
         folder, begins = folders[sample.index.key], starts(sample)
-        frames = [cv2.imread(str(folder / f"img_{t:05d}.jpg"), cv2.IMREAD_COLOR_RGB) for t in begins]
+        frames = (cv2.imread(str(folder / f"img_{t:05d}.jpg"), cv2.IMREAD_COLOR_RGB) for t in begins)
         names = [field_names(t, "_") for t in begins]
-        stacks = [[cv2.imread(str(folder / f"{n}.jpg"), cv2.IMREAD_GRAYSCALE) for n in some] for some in names]
+        stacks = ((cv2.imread(str(folder / f"{n}.jpg"), cv2.IMREAD_GRAYSCALE) for n in some) for some in names)
         return cut(sample, frames, stacks)
 
     return lambda samples: [read(sample) for sample in samples]
@@ -105,12 +109,12 @@ def from_videos(
     return lambda samples: [read(sample) for sample in samples]
 
 
-def cut(sample: StoredSample, frames: list[Any], stacks: list[list[Any]]) -> Item:
-    """Through the sample's view."""
-    view = choices(sample)[1]
-    rgb = transforms.view_frames(frames, view, RECIPE.crop_size)
-    flow = transforms.view_flow(stacks, view, RECIPE.crop_size) if stacks else np.empty(0, np.uint8)
-    return rgb, flow, transforms.flow_scale(view, RECIPE.crop_size), sample.index.label
+def cut(sample: StoredSample, frames: Iterable[Any], stacks: Iterable[Iterable[Any]]) -> Item:
+    """Through the sample's view, image by image as they are decoded."""
+    view, side, segments = choices(sample)[1], RECIPE.crop_size, RECIPE.segments
+    rgb = np.empty((1, segments, 3, side, side), np.uint8)
+    flow = np.empty((1, segments, 2 * RECIPE.stack_length, side, side), np.uint8)
+    return rgb[0], flow[0], transforms.apply_views(frames, stacks, [view], rgb, flow), sample.index.label
 
 
 def choices(sample: StoredSample) -> Any:

@@ -33,6 +33,7 @@ from shards.reader import ShardDataset, StoredSample
 from shards.settings import ShardSettings
 from train import transforms
 from train.loader import TrainSnippets, load_train_batches
+from train.memory import keep_freed_memory
 from train.order import EpochSampler
 
 
@@ -95,7 +96,8 @@ def where_time_goes(dataset: ShardDataset, repeats: int) -> str:
     shares = []
     for epoch in range(repeats):
         sampler = EpochSampler(sizes, batch_size=8, seed=0, epoch=epoch)
-        with timed(reader, "decode_rgb", "decode_gray") as decoding, timed(transforms, "apply_view") as cutting:
+        decoders, cutters = timed(reader, "decode_rgb", "decode_gray"), timed(transforms, "view_frame", "view_field")
+        with decoders as decoding, cutters as cutting:
             begun = time.process_time()
             for _ in load_train_batches(snippets, sampler, 0):
                 pass
@@ -114,9 +116,9 @@ def timed(module: Any, *names: str) -> Iterator[list[float]]:
     spent, originals = [0.0], {name: getattr(module, name) for name in names}
 
     def timing(function: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*args: Any) -> Any:
+        def run(*args: Any, **options: Any) -> Any:
             begun = time.process_time()
-            result = function(*args)
+            result = function(*args, **options)
             spent[0] += time.process_time() - begun
             return result
 
@@ -150,6 +152,7 @@ def main(data: Path | None, shards: Path | None, repeats: int, decoders: bool) -
         raise click.ClickException(f"no folder of videos at {data}; give --data DIR or set TWINSTREAM_DATA")
     data = next(path for path in (data / "ucf101" / "videos", data) if path.is_dir())
     cv2.setNumThreads(1)
+    keep_freed_memory()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         shards = shards or Path(folder) / "shards"

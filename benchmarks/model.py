@@ -3,7 +3,7 @@
 The yardstick are two plain torchvision ResNets trained the same way: SGD, cross-entropy, batches of random pictures
 that are in memory already. One run takes all cases in turn, round after round; a ratio is the median over the rounds,
 each within itself, because the machine's speed wanders more with time than between cases. Memory is the peak of a
-process that does one case alone; on a GPU, what torch allocated. There all of it is bfloat16 and channels_last, as
+process that does one case alone; on a GPU, what torch allocated. All of it is channels_last, and bfloat16 on a GPU, as
 training has it.
 """
 
@@ -25,6 +25,7 @@ from benchmarks.memory import peak_kibibytes
 from train.branch import RGB_CHANNELS, stem
 from train.cma import CMABlock
 from train.device import half_precision
+from train.memory import keep_freed_memory
 from train.model import BranchName, Kind, TwoBranch
 
 Clock = Callable[[], float]
@@ -112,9 +113,7 @@ def prepare(case: Case, size: Size) -> Callable[[], None]:
     else:
         net = TwoBranch(case.kind, size.depth, CLASSES, STACK)
         forward = _forward(net, rgb, flow, case)
-    net.to(device)
-    if device.type == "cuda":
-        net.to(memory_format=torch.channels_last)
+    net.to(device).to(memory_format=torch.channels_last)
     net.train(case.trains is not None)
     if isinstance(net, TwoBranch) and case.trains:
         net.train_only(case.trains)
@@ -184,6 +183,7 @@ def median_ratio(seconds: Sequence[float], parts: Sequence[Sequence[float]]) -> 
 def peak_mebibytes(case: Case, size: Size, threads: int) -> int:
     """Peak of this process, or of the GPU's allocator, over two steps."""
     torch.set_num_threads(threads)
+    keep_freed_memory()
     step = prepare(case, size)
     step()
     step()
@@ -200,9 +200,9 @@ def written_out(block: CMABlock, x: Tensor, y: Tensor) -> Tensor:
 def attention_line(channels: int, side: int, size: Size, rounds: int, clock: Clock) -> str:
     """One table line: a block forward and backward through the fused kernel and written out, and how they differ."""
     torch.manual_seed(0)
-    block = CMABlock(channels).to(size.device)
+    block = CMABlock(channels).to(size.device).to(memory_format=torch.channels_last)
     nn.init.ones_(block.bn.weight)
-    x, y = (torch.randn(size.batch, channels, side, side, device=size.device) for _ in range(2))
+    x, y = (torch.randn(size.batch, side, side, channels, device=size.device).permute(0, 3, 1, 2) for _ in range(2))
     x.requires_grad_()
     ways: tuple[Callable[..., Tensor], ...] = (lambda: block(x, y), lambda: written_out(block, x, y))
 
@@ -235,6 +235,7 @@ def attention_line(channels: int, side: int, size: Size, rounds: int, clock: Clo
 )
 def main(depth: str, side: int, batch: int, rounds: int, device: str, clock: str) -> None:
     """Print what was measured on, the table of models, and that of the attention alone."""
+    keep_freed_memory()
     size, threads = Size(int(depth), side, batch, device), torch.get_num_threads()
     what = torch.cuda.get_device_name() if device == "cuda" else f"{machine()}, {threads} threads"
     click.echo(f"{what}, torch {torch.__version__}, ResNet-{depth}, {batch} snippets of {side}x{side}, {clock} time\n")

@@ -20,7 +20,7 @@ def encode_jpeg(image: NDArray[np.uint8], quality: int) -> bytes:
 
 def decode_rgb(data: bytes | memoryview) -> NDArray[np.uint8]:
     """JPEG bytes -> (H, W, 3) RGB uint8; InputError when they are no image."""
-    return cv2.cvtColor(_decode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+    return _decode(data, cv2.IMREAD_COLOR_RGB)
 
 
 def decode_gray(data: bytes | memoryview) -> NDArray[np.uint8]:

@@ -7,7 +7,7 @@ passed over in silence.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -106,15 +106,16 @@ def read_flow(sample: StoredSample, start: int, length: int) -> NDArray[np.uint8
 
 def read_snippets(
     sample: StoredSample, starts: Sequence[int], stack_length: int
-) -> tuple[list[Image], list[list[Image]]]:
+) -> tuple[Iterator[Image], Iterator[Iterator[Image]]]:
     """K starts -> K frames (H, W, 3) and the K stacks that start at them, each its 2L fields (H, W) dx0 dy0 dx1 ...
 
-    All uint8, read at once, and left as they were decoded: to stack them would cost a third of what decoding does.
+    All uint8, read at once, decoded one by one as they are asked for: what is then done with an image finds it in the
+    processor's cache, and to stack them would cost a third of what decoding does.
     """
     spans = [_frame_span(sample, t) for t in starts] + [_flow_span(sample, t, stack_length) for t in starts]
     members = _read_spans(sample, spans)
-    frames = [_frame(sample, t, data) for t, (data,) in zip(starts, members[: len(starts)], strict=True)]
-    stacks = [_fields(sample, t, stack) for t, stack in zip(starts, members[len(starts) :], strict=True)]
+    frames = (_frame(sample, t, data) for t, (data,) in zip(starts, members[: len(starts)], strict=True))
+    stacks = (_fields(sample, t, stack) for t, stack in zip(starts, members[len(starts) :], strict=True))
     return frames, stacks
 
 
@@ -136,10 +137,10 @@ def _flow(sample: StoredSample, start: int, members: Members) -> NDArray[np.uint
     return flow
 
 
-def _fields(sample: StoredSample, start: int, members: Members) -> list[Image]:
+def _fields(sample: StoredSample, start: int, members: Members) -> Iterator[Image]:
     shape = (sample.index.height, sample.index.width)
-    names = [f"flow_{'xy'[place % 2]} {start + place // 2}" for place in range(len(members))]
-    return [_decoded(sample, name, decode_gray, data, shape) for name, data in zip(names, members, strict=True)]
+    for place, data in enumerate(members):
+        yield _decoded(sample, f"flow_{'xy'[place % 2]} {start + place // 2}", decode_gray, data, shape)
 
 
 def _frame_span(sample: StoredSample, t: int) -> tuple[int, int]:

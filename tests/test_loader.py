@@ -14,7 +14,7 @@ from shards.reader import ShardDataset
 from tests.datasets import write_dataset
 from train.loader import (
     Batch,
-    Item,
+    Choice,
     SnippetRecipe,
     TestSnippets,
     TrainSnippets,
@@ -48,7 +48,7 @@ def test_frame_and_flow_of_a_snippet_start_at_the_same_time(dataset: Path) -> No
     # In the drawn samples frame t is 10 t red, and dx of field t is +-t pixels.
     snippets = train_snippets(dataset)
     for position in range(len(snippets)):
-        rgb, flow, _, label = snippets[0, position]
+        rgb, flow, _, label = (part.numpy()[0] for part in snippets[0, position])
         assert rgb.shape == (3, 3, 16, 16)
         assert flow.shape == (3, 10, 16, 16)
         starts = rgb[:, 0, 8, 8] / 10
@@ -102,9 +102,9 @@ def test_a_damaged_member_is_one_line_with_shard_and_key_from_any_process(tmp_pa
 class DyingSnippets(TrainSnippets):
     """Stands in for a worker that the system kills."""
 
-    def __getitem__(self, place: tuple[int, int]) -> Item:
+    def choose(self, place: tuple[int, int]) -> Choice:
         os.kill(os.getpid(), signal.SIGKILL)
-        return super().__getitem__(place)
+        return super().choose(place)
 
 
 def test_a_worker_that_is_killed_ends_the_reading_in_one_line(dataset: Path) -> None:

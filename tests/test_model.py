@@ -39,7 +39,7 @@ def plain_resnet(model: TwoBranch, name: BranchName, depth: int) -> nn.Module:
     assert not missing
     assert all(key.startswith(("cma.", "non_local.")) for key in unexpected)
     net.fc = nn.Sequential(nn.Dropout(branch.dropout.p), net.fc)
-    return net
+    return net.to(memory_format=torch.channels_last)
 
 
 def num_parameters(module: nn.Module) -> int:

@@ -161,8 +161,9 @@ def test_only_the_members_asked_for_are_read_neighbours_in_one_request(
     spans = [[1], [3], range(first_flow, first_flow + 6), range(first_flow + 4, first_flow + 10)]
     padded = sum(int(sample.index.offsets[s[-1]] + sizes[s[-1]] - sample.index.offsets[s[0]]) for s in spans)
     assert padded <= wire.num_received - before <= padded + HEAD_BYTES * len(wire.requests)
-    assert np.array_equal(np.stack(frames), read_frames(other, [0, 2]))
-    assert np.array_equal(np.stack(stacks[1]).reshape(3, 2, 24, 32).transpose(0, 2, 3, 1), read_flow(other, 2, 3))
+    assert np.array_equal(np.stack([*frames]), read_frames(other, [0, 2]))
+    _, second = stacks
+    assert np.array_equal(np.stack([*second]).reshape(3, 2, 24, 32).transpose(0, 2, 3, 1), read_flow(other, 2, 3))
     wire.close()
 
 

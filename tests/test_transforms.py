@@ -15,7 +15,7 @@ from shards.flow_codec import quantize
 # `transforms.test_views` is called by its module: pytest would collect the bare name as a test.
 from train import transforms
 from train.normalise import normalise_flow
-from train.transforms import View, apply_view, negate_levels, random_view
+from train.transforms import View, apply_views, negate_levels, random_view
 
 Bytes = NDArray[np.uint8]
 
@@ -26,6 +26,16 @@ def one_picture_in_both(height: int, width: int, seed: int = 0) -> tuple[list[By
     return [np.repeat(picture[..., None], 3, axis=2) for picture in pictures], [[p] * 10 for p in pictures]
 
 
+def through(
+    frames: list[Bytes], flow: list[list[Bytes]], view: View, out: int
+) -> tuple[Bytes, Bytes, NDArray[np.float32]]:
+    """One view of frames and flow: rgb (K, 3, out, out), flow (K, 2L, out, out) and flow_scale."""
+    rgb = np.empty((1, len(frames), 3, out, out), np.uint8)
+    fields = np.empty((1, len(flow), len(flow[0]), out, out), np.uint8)
+    scale = apply_views(frames, flow, [view], rgb, fields)
+    return rgb[0], fields[0], scale
+
+
 def negated(levels: Bytes) -> Bytes:
     """A negated copy."""
     result = levels.copy()
@@ -34,7 +44,7 @@ def negated(levels: Bytes) -> Bytes:
 
 
 def test_shapes_are_channels_first_with_a_pair_of_channels_for_each_field() -> None:
-    rgb, flow, scale = apply_view(*one_picture_in_both(40, 60), View(1, 2, 30, 20, False), 32)
+    rgb, flow, scale = through(*one_picture_in_both(40, 60), View(1, 2, 30, 20, False), 32)
     assert (rgb.shape, rgb.dtype) == ((2, 3, 32, 32), np.uint8)
     assert (flow.shape, flow.dtype) == ((2, 10, 32, 32), np.uint8)
     assert scale.tolist() == pytest.approx([1.6, 32 / 30])
@@ -42,14 +52,27 @@ def test_shapes_are_channels_first_with_a_pair_of_channels_for_each_field() -> N
 
 def test_channels_are_dx0_dy0_dx1_dy1() -> None:
     flow = [[np.full((4, 4), 10 * t + axis, np.uint8) for t in range(1, 4) for axis in range(2)]]
-    assert transforms.view_flow(flow, View(0, 0, 4, 4, False), 4)[0, :, 0, 0].tolist() == [10, 11, 20, 21, 30, 31]
-    mirrored = transforms.view_flow(flow, View(0, 0, 4, 4, True), 4)[0, :, 0, 0]
-    assert mirrored.tolist() == [246, 11, 236, 21, 226, 31]
+    frame = np.zeros((4, 4, 3), np.uint8)
+    _, plain, _ = through([frame], flow, View(0, 0, 4, 4, False), 4)
+    _, mirrored, _ = through([frame], flow, View(0, 0, 4, 4, True), 4)
+    assert plain[0, :, 0, 0].tolist() == [10, 11, 20, 21, 30, 31]
+    assert mirrored[0, :, 0, 0].tolist() == [246, 11, 236, 21, 226, 31]
+
+
+def test_each_view_of_each_snippet_has_its_place() -> None:
+    frames, flow = one_picture_in_both(20, 30)
+    views = [View(0, 0, 16, 16, False), View(2, 9, 16, 16, False), View(4, 14, 16, 16, True)]
+    rgb, fields = np.empty((3, 2, 3, 16, 16), np.uint8), np.empty((3, 2, 10, 16, 16), np.uint8)
+    apply_views(frames, flow, views, rgb, fields)
+    for v, view in enumerate(views):
+        one, stack, _ = through(frames, flow, view, 16)
+        np.testing.assert_array_equal(rgb[v], one)
+        np.testing.assert_array_equal(fields[v], stack)
 
 
 def test_a_crop_of_the_output_size_is_cut_without_a_change() -> None:
     frames, flow = one_picture_in_both(20, 30)
-    rgb, stack, scale = apply_view(frames, flow, View(3, 7, 16, 16, False), 16)
+    rgb, stack, scale = through(frames, flow, View(3, 7, 16, 16, False), 16)
     np.testing.assert_array_equal(rgb[1, 2], frames[1][3:19, 7:23, 2])
     np.testing.assert_array_equal(stack[1, 5], flow[1][5][3:19, 7:23])
     assert scale.tolist() == [1, 1]
@@ -57,15 +80,16 @@ def test_a_crop_of_the_output_size_is_cut_without_a_change() -> None:
 
 def test_mirroring_reverses_columns_after_the_crop() -> None:
     frames, flow = one_picture_in_both(20, 30)
-    rgb, stack, _ = apply_view(frames, flow, View(3, 7, 16, 16, True), 16)
+    rgb, stack, _ = through(frames, flow, View(3, 7, 16, 16, True), 16)
     np.testing.assert_array_equal(rgb[0, 1], frames[0][3:19, 7:23, 1][:, ::-1])
     np.testing.assert_array_equal(stack[0, 3], flow[0][3][3:19, 7:23][:, ::-1])
     np.testing.assert_array_equal(stack[0, 2].astype(int), 256 - flow[0][2][3:19, 7:23][:, ::-1].astype(int))
 
 
 def test_colours_keep_their_order() -> None:
-    rgb = transforms.view_frames([np.full((8, 8, 3), (10, 20, 30), np.uint8)], View(0, 0, 8, 8, True), 6)
-    assert rgb[0, :, 2, 3].tolist() == [10, 20, 30]
+    rgb = np.empty((3, 6, 6), np.uint8)
+    transforms.view_frame(np.full((8, 8, 3), (10, 20, 30), np.uint8), View(0, 0, 8, 8, True), rgb)
+    assert rgb[:, 2, 3].tolist() == [10, 20, 30]
 
 
 @given(st.integers(0, 2**32))
@@ -75,7 +99,7 @@ def test_frame_and_flow_stay_aligned_to_the_pixel(seed: int) -> None:
     height, width = (int(side) for side in rng.integers(24, 70, 2))
     frames, flow = one_picture_in_both(height, width, seed)
     view = random_view(rng, height, width)
-    rgb, stack, _ = apply_view(frames, flow, view, int(rng.integers(8, 60)))
+    rgb, stack, _ = through(frames, flow, view, int(rng.integers(8, 60)))
     dx = negated(stack[:, 0::2]) if view.flip else stack[:, 0::2]
     for channel in (*rgb.transpose(1, 0, 2, 3), *dx.transpose(1, 0, 2, 3), *stack[:, 1::2].transpose(1, 0, 2, 3)):
         assert np.abs(channel.astype(int) - rgb[:, 0]).max() <= 1
@@ -84,9 +108,10 @@ def test_frame_and_flow_stay_aligned_to_the_pixel(seed: int) -> None:
 def test_resizing_aligns_pixel_centres() -> None:
     """On a ramp, output column j reads stored column left + (j + 1/2) * width / out - 1/2."""
     ramp = np.broadcast_to((4 * np.arange(60, dtype=np.uint8))[:, None], (40, 60, 3))
-    rgb = transforms.view_frames([np.ascontiguousarray(ramp)], View(0, 6, 40, 48, False), 32)
+    rgb = np.empty((3, 32, 32), np.uint8)
+    transforms.view_frame(np.ascontiguousarray(ramp), View(0, 6, 40, 48, False), rgb)
     expected = 4 * (6 + (np.arange(32) + 0.5) * 48 / 32 - 0.5)
-    assert np.abs(rgb[0, 0, 5] - expected).max() <= 0.51
+    assert np.abs(rgb[0, 5] - expected).max() <= 0.51
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -100,7 +125,7 @@ def test_flow_after_a_view_is_the_motion_seen_in_the_frames_after_it(dx: int, dy
         frames[t, *blob] = 200
         motion[t, 0, *blob] = dx, dy
     stacks = [list(quantize(motion[t, 0], bound).transpose(2, 0, 1)) for t in range(2)]
-    rgb, flow, scale = apply_view(list(frames), stacks, View(8, 4, 40, 56, flip), 56)
+    rgb, flow, scale = through(list(frames), stacks, View(8, 4, 40, 56, flip), 56)
     values = normalise_flow(torch.from_numpy(flow), torch.from_numpy(scale)[None].expand(2, 2)).numpy() * bound
     rows, columns = np.mgrid[:56, :56]
     weights = rgb[:, 0] / rgb[:, 0].sum(axis=(1, 2), keepdims=True)

@@ -21,14 +21,13 @@ from shards.errors import InputError
 from shards.reader import StoredSample, open_dataset, read_snippets
 from train.branch import Branch
 from train.cma import CMABlock
-from train.device import choose_device
+from train.device import choose_device, to_device
 from train.evaluate import build_model, read_weights, refuse_other_dataset
-from train.loader import test_crop
+from train.loader import new_batch, test_crop
 from train.model import BranchName, TwoBranch
-from train.normalise import normalise
 from train.run import read_run_settings
 from train.snippets import num_starts
-from train.transforms import Bytes, View, apply_view, test_views
+from train.transforms import Bytes, View, apply_views, test_views
 
 # Queries lie this share of the picture apart, where they are picked
 APART = 1 / 3
@@ -84,21 +83,25 @@ class Observer:
         """What these queries, (x, y) in pixels of the stored frame, attend to; picked by motion when none is given."""
         sample = self.dataset.sample(key)
         view = centre_view(sample)
-        (frame,), stacks = read_snippets(sample, [t], self.settings.model.stack_length)
+        (frame,), (fields,) = read_snippets(sample, [t], self.settings.model.stack_length)
+        stack = list(fields)
         inside = tuple(position_in_view(query, view, sample) for query in queries)
-        blocks = self._maps(*apply_view([frame], stacks, view, self.settings.train.crop_size))
+        blocks = self._maps(frame, stack, view)
         rows, columns = slice(view.top, view.top + view.height), slice(view.left, view.left + view.width)
-        levels = np.stack([field[rows, columns] for field in stacks[0]])
+        levels = np.stack([field[rows, columns] for field in stack])
         flow = self.dataset.flow_pixels(np.stack([levels[::2], levels[1::2]], axis=-1))
         picked = inside or pick_queries(np.linalg.norm(flow, axis=-1).mean(0), blocks[0].weights.shape[:2])
         return Look(t, frame[rows, columns], flow[0], picked, blocks)
 
-    def _maps(self, rgb: Bytes, stack: Bytes, scale: NDArray[np.float32]) -> tuple[BlockMap, ...]:
-        frame, fields, scales = (torch.from_numpy(array).to(self.device) for array in (rgb, stack, scale[None]))
+    def _maps(self, frame: Bytes, stack: list[Bytes], view: View) -> tuple[BlockMap, ...]:
+        batch = new_batch(1, 1, self.settings.model.stack_length, self.settings.train.crop_size)
+        rgb, flow, scale, _ = (part.numpy() for part in batch)
+        scale[0] = apply_views([frame], [stack], [view], rgb, flow)
+        snippet, fields, _ = to_device(batch, self.device)
         maps: dict[str, tuple[NDArray[np.float32], tuple[int, int]]] = {}
         handles = [block.register_forward_pre_hook(_keep_map(maps, name)) for name, (_, block) in self.blocks.items()]
         with torch.inference_mode():
-            self.model(*normalise(frame, fields, scales), outputs=("rgb",), attending=self.attending)
+            self.model(snippet, fields, outputs=("rgb",), attending=self.attending)
         for handle in handles:
             handle.remove()
         return tuple(BlockMap(name, reads, *maps[name]) for name, (reads, _) in self.blocks.items())

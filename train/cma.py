@@ -11,7 +11,6 @@ softmax(..) (W v) for W (softmax(..) v). Same result but for rounding, two fifth
 
 import math
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -51,10 +50,9 @@ class CMABlock(nn.Module):
         offsets = scale * F.conv2d(key, self.query.bias[None, :, None, None]).flatten(2)
         # The unit axis is the head: the fused kernels take four axes only.
         q, k, v = (_rows(f)[:, None] for f in (x, keys, values))
-        z = F.scaled_dot_product_attention(q, k, v, attn_mask=offsets[:, None], scale=scale)[:, 0]
-        # Laid out as x is: with mixed layouts BatchNorm's backward pass makes a block a fifth slower on a CPU.
-        z = z.transpose(1, 2).reshape(x.shape).contiguous(memory_format=_layout(x))
-        update: Tensor = self.bn(z)
+        z = F.scaled_dot_product_attention(q, k, v, attn_mask=offsets[:, None], scale=scale)
+        # Without a copy where x is channels_last, as features are.
+        update: Tensor = self.bn(z.squeeze(1).transpose(1, 2).reshape(x.shape))
         return x + update
 
     def attention_map(self, x: Tensor, y: Tensor) -> Tensor:
@@ -66,10 +64,6 @@ class CMABlock(nn.Module):
     def is_identity(self) -> bool:
         """Whether the block still passes x on unchanged, as it does until it is trained."""
         return not (self.bn.weight.any() or self.bn.bias.any())
-
-
-def _layout(x: Tensor) -> torch.memory_format:
-    return torch.contiguous_format if x.is_contiguous() else torch.channels_last
 
 
 def _rows(features: Tensor) -> Tensor:

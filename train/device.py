@@ -34,8 +34,4 @@ def to_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tenso
     """(B, K, C, S, S) bytes -> normalised (B*K, C, S, S) floats of both modalities, and the (B,) numbers."""
     rgb, flow, scale, numbers = (tensor.to(device, non_blocking=True) for tensor in batch)
     scale = scale.repeat_interleave(rgb.shape[1], dim=0)
-    frames, stacks = normalise(rgb.flatten(0, 1), flow.flatten(0, 1), scale)
-    if device.type == "cuda":
-        frames = frames.contiguous(memory_format=torch.channels_last)
-        stacks = stacks.contiguous(memory_format=torch.channels_last)
-    return frames, stacks, numbers
+    return *normalise(rgb.flatten(0, 1), flow.flatten(0, 1), scale), numbers

@@ -20,6 +20,7 @@ from shards.reader import ShardDataset, open_dataset
 from train.checkpoint import load_checkpoint
 from train.device import choose_device, half_precision, to_device
 from train.loader import TestSnippets, load_test_batches, num_workers
+from train.memory import keep_freed_memory
 from train.metrics import fuse, per_class_accuracy, top_k_accuracy
 from train.model import BRANCHES, BranchName, TwoBranch
 from train.normalise import refuse_other_codec
@@ -67,6 +68,7 @@ def score_run(
 
     The last stage's files are predictions.parquet and metrics.json, another's predictions-STAGE.parquet and so on.
     """
+    keep_freed_memory()
     settings = read_run_settings(run)
     dataset = open_dataset(settings.shards, shards_path)
     stage, state = read_weights(run, settings.train.stages, stage)

@@ -29,6 +29,7 @@ from train.evaluate import build_model, score_videos
 from train.feed import Feed
 from train.journal import Journal, record_start
 from train.loader import Batch, TestSnippets, num_workers
+from train.memory import keep_freed_memory
 from train.metrics import ranked_classes
 from train.normalise import refuse_other_codec
 from train.order import Share
@@ -54,6 +55,7 @@ class Trainer:
     """A network, its data and where its training stands; `run` goes on from there to the end."""
 
     def __init__(self, settings: RunSettings, out: Path, ranks: Ranks | None = None) -> None:
+        keep_freed_memory()
         self.settings, self.out = settings, out
         self.ranks = ranks or Ranks(device=choose_device(settings.train.device))
         self.device = self.ranks.device
@@ -65,8 +67,6 @@ class Trainer:
         self.feed = Feed(self.dataset, settings.train, settings.model.stack_length)
         torch.manual_seed(settings.train.seed)
         self.model = build_model(settings.model, len(self.dataset.manifest.classes)).to(self.device)
-        if self.device.type == "cuda":
-            self.model.to(memory_format=torch.channels_last)
         share_batch_norm(self.model, self.ranks)
         self.at = Position()
         self.has_checkpoint = self.stopping = False

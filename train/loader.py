@@ -1,14 +1,17 @@
 """Snippets from shards: a plain torch Dataset that reads by index, and what carries its items to the trainer.
 
 What a sample shows in an epoch is a function of (seed, epoch, key) alone, so workers, ranks and resuming change
-nothing; the order is train/order.py's. Only the members a snippet needs are read and decoded. A fault of the data
-travels from a worker as a value, because an exception raised there would arrive wrapped in a traceback.
+nothing; the order is train/order.py's. Only the members a snippet needs are read and decoded, and what is cut from
+them goes straight to its place in the batch. A fault of the data travels from a worker as a value, because an exception
+raised there would arrive wrapped in a traceback.
 """
 
 import hashlib
+import math
 import os
 import signal
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
@@ -17,18 +20,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from shards.errors import InputError
 from shards.reader import read_snippets
-from shards.samples import Samples
+from shards.samples import Samples, StoredSample
 from shards.signals import SIGNALS
 from train import snippets, transforms
+from train.memory import keep_freed_memory
 from train.order import EpochSampler
 
-# rgb (K, 3, S, S) uint8, flow (K, 2L, S, S) uint8, flow_scale (2,) float32, number: a label or a video's position
-Item = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32], int]
 NumCrops = Literal[1, 5, 10]
+# rgb (B, K, 3, S, S) uint8, flow (B, K, 2L, S, S) uint8, flow_scale (B, 2) float32, (B,) numbers: labels or positions
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 Place = TypeVar("Place")
 MAX_WORKERS = 8
@@ -54,26 +57,76 @@ class SnippetRecipe:
         return starts, transforms.random_view(rng, height, width, scales=self.scales, flip=self.flip)
 
 
-class TrainSnippets(Dataset[Item]):
+def new_batch(size: int, snippets: int, stack_length: int, crop_size: int) -> Batch:
+    """A batch to be filled. A worker's lies in shared memory, where the trainer finds it without a copy."""
+
+    def empty(dtype: torch.dtype, *shape: int) -> Tensor:
+        if get_worker_info() is None:
+            return torch.empty(shape, dtype=dtype)
+        storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)  # type: ignore[no-untyped-call]
+        return torch.empty(0, dtype=dtype).set_(storage).reshape(shape)
+
+    rgb, flow = (empty(torch.uint8, size, snippets, c, crop_size, crop_size) for c in (3, 2 * stack_length))
+    return rgb, flow, empty(torch.float32, size, 2), empty(torch.int64, size)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a batch shows in one row: each of V views of each of K snippets, and the number that goes with it."""
+
+    sample: StoredSample
+    starts: list[int]
+    views: Sequence[transforms.View]
+    number: int
+
+
+class Snippets(Dataset[Batch], Generic[Place], ABC):
+    """Snippets of videos by place: one is a batch of one, and many are written into one batch's memory."""
+
+    def __init__(self, samples: Samples, views: int, snippets: int, stack_length: int, crop_size: int) -> None:
+        self.samples = usable(samples, stack_length)
+        self.stack_length, self.crop_size = stack_length, crop_size
+        self._views, self._snippets = views, snippets
+
+    def __getitem__(self, place: Place) -> Batch:
+        return self.__getitems__([place])
+
+    def __getitems__(self, places: Sequence[Place]) -> Batch:
+        batch = new_batch(len(places), self._views * self._snippets, self.stack_length, self.crop_size)
+        rgb, flow, scales, numbers = (part.numpy() for part in batch)
+        grid = len(places), self._views, self._snippets
+        rgb, flow = (part.reshape(*grid, *part.shape[2:]) for part in (rgb, flow))
+        for row, choice in enumerate([self.choose(place) for place in places]):
+            frames, stacks = read_snippets(choice.sample, choice.starts, self.stack_length)
+            scales[row] = transforms.apply_views(frames, stacks, choice.views, rgb[row], flow[row])
+            numbers[row] = choice.number
+        return batch
+
+    @abstractmethod
+    def choose(self, place: Place) -> Choice:
+        """What is at a place."""
+
+
+class TrainSnippets(Snippets[tuple[int, int]]):
     """Random snippets of each video through one random view; indexed by (epoch, position)."""
 
     def __init__(self, samples: Samples, recipe: SnippetRecipe) -> None:
-        self.samples = usable(samples, recipe.stack_length)
+        super().__init__(samples, 1, recipe.segments, recipe.stack_length, recipe.crop_size)
         self.recipe = recipe
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, place: tuple[int, int]) -> Item:
+    def choose(self, place: tuple[int, int]) -> Choice:
+        """The number is the label."""
         epoch, position = place
         sample = self.samples[position]
         index = sample.index
         starts, view = self.recipe.draw(epoch, index.key, index.num_frames, index.height, index.width)
-        frames, stacks = read_snippets(sample, starts.tolist(), self.recipe.stack_length)
-        return (*transforms.apply_view(frames, stacks, view, self.recipe.crop_size), index.label)
+        return Choice(sample, starts.tolist(), [view], index.label)
 
 
-class TestSnippets(Dataset[Item]):
+class TestSnippets(Snippets[int]):
     """Every (video, segment) of a test, its crops in place of segments; the number is the video's position."""
 
     __test__ = False
@@ -87,9 +140,8 @@ class TestSnippets(Dataset[Item]):
         crops: NumCrops,
         crop_size: int,
     ) -> None:
-        self.samples = usable(samples, stack_length)
+        super().__init__(samples, crops, 1, stack_length, crop_size)
         self.segments, self.num_crops = segments, crops
-        self._stack_length, self._crop_size = stack_length, crop_size
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -99,16 +151,14 @@ class TestSnippets(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.samples) * self.segments
 
-    def __getitem__(self, place: int) -> Item:
+    def choose(self, place: int) -> Choice:
+        """The number is the video's position."""
         position, segment = divmod(place, self.segments)
         sample = self.samples[position]
-        starts = snippets.test_starts(sample.index.num_frames, self.segments, self._stack_length)
-        frames, stacks = read_snippets(sample, starts[segment : segment + 1].tolist(), self._stack_length)
+        starts = snippets.test_starts(sample.index.num_frames, self.segments, self.stack_length)
         side = test_crop(sample.index.height, sample.index.width)
         views = transforms.test_views(sample.index.height, sample.index.width, side, self.num_crops)
-        cut = [transforms.apply_view(frames, stacks, view, self._crop_size) for view in views]
-        rgb, flow, scales = zip(*cut, strict=True)
-        return np.concatenate(rgb), np.concatenate(flow), scales[0], position
+        return Choice(sample, [int(starts[segment])], views, position)
 
 
 def test_crop(height: int, width: int) -> int:
@@ -153,12 +203,12 @@ def num_workers(setting: int | None) -> int:
 
 
 def loaded(dataset: Dataset[Any], workers: int, **batching: Any) -> Iterator[Any]:
-    """What a DataLoader makes of a dataset of items; InputError for what the items or the workers met."""
+    """The batches of a dataset by way of a DataLoader; InputError for what the dataset or the workers met."""
     loader = DataLoader(
         _Told(dataset),
         num_workers=workers,
         worker_init_fn=_set_up_worker,
-        collate_fn=_batch_or_fault,
+        collate_fn=_as_it_is,
         pin_memory=torch.cuda.is_available(),
         **batching,
     )
@@ -173,8 +223,8 @@ def loaded(dataset: Dataset[Any], workers: int, **batching: Any) -> Iterator[Any
         raise InputError(f"a process that reads and decodes has died ({str(error).splitlines()[0]})") from error
 
 
-class _Told(Dataset[Any], Generic[Place]):
-    """A dataset whose InputErrors are items."""
+class _Told(Dataset[Any]):
+    """A dataset whose InputErrors are batches."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self._dataset = dataset
@@ -182,21 +232,27 @@ class _Told(Dataset[Any], Generic[Place]):
     def __len__(self) -> int:
         return len(self._dataset)  # type: ignore[arg-type]
 
-    def __getitem__(self, place: Place) -> Any:
+    def __getitem__(self, place: Any) -> Any:
+        return self._or_fault(self._dataset.__getitem__, place)
+
+    def __getitems__(self, places: Sequence[Any]) -> Any:
+        return self._or_fault(self._dataset.__getitems__, places)  # type: ignore[attr-defined]
+
+    def _or_fault(self, get: Callable[[Any], Any], wanted: Any) -> Any:
         try:
-            return self._dataset[place]
+            return get(wanted)
         except InputError as error:
             return error
 
 
-def _batch_or_fault(items: Any) -> Any:
-    faults = [item for item in items if isinstance(item, InputError)] if isinstance(items, list) else [items]
-    return faults[0] if faults else default_collate(items)
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def _set_up_worker(worker: int) -> None:
     # OpenCV would otherwise start a thread for every CPU in each process.
     cv2.setNumThreads(1)
+    keep_freed_memory()
     # A signal to the whole process group is the trainer's to answer; its workers end with it.
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -23,8 +23,9 @@ from shards.jpeg import decode_gray, decode_rgb
 from shards.sample import SampleMeta, meta_from_json
 from shards.storage import locate
 from train import transforms
-from train.loader import Batch, Item, SnippetRecipe, loaded
+from train.loader import Batch, SnippetRecipe, loaded, new_batch
 from train.order import EpochSampler, Positions
+from train.transforms import Bytes
 
 # epoch, number of a shard, rows of the samples that are wanted of it, ascending
 Piece = tuple[int, int, tuple[int, ...]]
@@ -33,8 +34,8 @@ Members = dict[str, Any]
 STORES = ("s3://", "gs://")
 
 
-class StreamedShards(Dataset[list[Item]]):
-    """Shard by shard: the random snippets of the wanted samples of a shard, read from its URL."""
+class StreamedShards(Dataset[Batch]):
+    """Shard by shard: the random snippets of the wanted samples of a shard, read from its URL, as one batch."""
 
     def __init__(self, urls: Sequence[str], shard_sizes: Sequence[int], recipe: SnippetRecipe) -> None:
         if not sum(shard_sizes):
@@ -47,26 +48,29 @@ class StreamedShards(Dataset[list[Item]]):
     def __len__(self) -> int:
         return len(self.urls)
 
-    def __getitem__(self, piece: Piece) -> list[Item]:
+    def __getitem__(self, piece: Piece) -> Batch:
         epoch, shard, rows = piece
-        items: list[Item] = []
+        recipe, place = self.recipe, 0
+        batch = new_batch(len(rows), recipe.segments, recipe.stack_length, recipe.crop_size)
+        rgb, flow, scales, numbers = (part.numpy() for part in batch)
         for row, members in enumerate(stream_samples(self.urls[shard])):
-            if row == rows[len(items)]:
-                items.append(self._item(epoch, members))
-            if len(items) == len(rows):
-                return items
+            if row == rows[place]:
+                scales[place], numbers[place] = self._fill(epoch, members, rgb[place], flow[place])
+                place += 1
+            if place == len(rows):
+                return batch
         size = self.ends[shard] - self.starts[shard]
-        raise InputError(f"{self.urls[shard]}: ends before sample {rows[len(items)] + 1} of {size} in dataset.json")
+        raise InputError(f"{self.urls[shard]}: ends before sample {rows[place] + 1} of {size} in dataset.json")
 
-    def _item(self, epoch: int, members: Members) -> Item:
+    def _fill(self, epoch: int, members: Members, rgb: Bytes, flow: Bytes) -> tuple[NDArray[np.float32], int]:
         recipe, meta = self.recipe, _meta(members)
         try:
             starts, view = recipe.draw(epoch, meta.key, meta.num_frames, meta.height, meta.width)
         except InputError as error:
             raise InputError(f"{_where(members)}: {error}") from error
-        frames = [_image(members, f"rgb.{t:05d}.jpg", decode_rgb) for t in starts]
-        stacks = [_stack(members, t, recipe.stack_length) for t in starts.tolist()]
-        return (*transforms.apply_view(frames, stacks, view, recipe.crop_size), meta.label)
+        frames = (_image(members, f"rgb.{t:05d}.jpg", decode_rgb) for t in starts)
+        stacks = (_stack(members, t, recipe.stack_length) for t in starts.tolist())
+        return transforms.apply_views(frames, stacks, [view], rgb[None], flow[None]), meta.label
 
 
 def load_streamed_batches(dataset: StreamedShards, sampler: EpochSampler, workers: int) -> Iterator[Batch]:
@@ -123,13 +127,13 @@ def _meta(members: Members) -> SampleMeta:
         raise InputError(f"{_where(members)}: damaged JSON member") from error
 
 
-def _stack(members: Members, start: int, length: int) -> list[NDArray[np.uint8]]:
+def _stack(members: Members, start: int, length: int) -> Iterator[Bytes]:
     """2L fields (H, W), dx0 dy0 dx1 ..."""
     names = [f"flow_{axis}.{t:05d}.jpg" for t in range(start, start + length) for axis in "xy"]
-    return [_image(members, name, decode_gray) for name in names]
+    return (_image(members, name, decode_gray) for name in names)
 
 
-def _image(members: Members, name: str, decode: Callable[[bytes], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+def _image(members: Members, name: str, decode: Callable[[bytes], Bytes]) -> Bytes:
     try:
         return decode(members[name])
     except KeyError as error:

@@ -7,7 +7,7 @@ noise makes, -> 255. Resizing a crop changes how far things move: we count motio
 side of the network's square input. Each image goes straight to its place: a copy costs as much as resizing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -70,44 +70,43 @@ def test_views(height: int, width: int, crop: int, crops: Literal[1, 5, 10]) -> 
     return [View(top, left, crop, crop, flip) for flip in flips for top, left in places]
 
 
-def apply_view(
-    frames: Sequence[Bytes], stacks: Sequence[Sequence[Bytes]], view: View, out: int
-) -> tuple[Bytes, Bytes, NDArray[np.float32]]:
-    """Both modalities through one view.
+def apply_views(
+    frames: Iterable[Bytes], stacks: Iterable[Iterable[Bytes]], views: Sequence[View], rgb: Bytes, flow: Bytes
+) -> NDArray[np.float32]:
+    """Both modalities through V views, written into rgb (V, K, 3, out, out) and flow (V, K, 2L, out, out).
 
-    K frames (H, W, 3), K stacks of 2L fields (H, W) dx0 dy0 dx1 ... -> rgb (K, 3, out, out), flow (K, 2L, out, out),
-    and flow_scale (2,) float32: out / width for dx, out / height for dy.
+    From K frames (H, W, 3) and K stacks of 2L fields (H, W) dx0 dy0 dx1 ... Images may be decoded while they are asked
+    for: each goes through all views at once, fresh in the cache. Returns flow_scale (2,), the same for all views.
     """
-    return view_frames(frames, view, out), view_flow(stacks, view, out), flow_scale(view, out)
+    for k, frame in enumerate(frames):
+        for v, view in enumerate(views):
+            view_frame(frame, view, rgb[v, k])
+    for k, fields in enumerate(stacks):
+        for channel, field in enumerate(fields):
+            for v, view in enumerate(views):
+                view_field(field, view, flow[v, k, channel], is_dx=channel % 2 == 0)
+    return flow_scale(views[0], rgb.shape[-1])
 
 
-def view_frames(frames: Sequence[Bytes], view: View, out: int) -> Bytes:
-    """K frames (H, W, 3) -> (K, 3, out, out)."""
-    result = np.empty((len(frames), 3, out, out), np.uint8)
-    for target, frame in zip(result, frames, strict=True):
-        cv2.split(_cut(frame, view, np.empty((out, out, 3), np.uint8)), [*target])
-    return result
+def view_frame(frame: Bytes, view: View, target: Bytes) -> None:
+    """(H, W, 3) -> into (3, out, out)."""
+    cv2.split(_cut(frame, view, np.empty((*target.shape[1:], 3), np.uint8)), [*target])
 
 
-def view_flow(stacks: Sequence[Sequence[Bytes]], view: View, out: int) -> Bytes:
-    """K stacks of 2L fields (H, W) -> (K, 2L, out, out); a mirrored view has dx negated."""
-    result = np.empty((len(stacks), len(stacks[0]), out, out), np.uint8)
-    for targets, fields in zip(result, stacks, strict=True):
-        for channel, (target, field) in enumerate(zip(targets, fields, strict=True)):
-            _cut(field, view, target)
-            if view.flip and channel % 2 == 0:
-                negate_levels(target)
-    return result
+def view_field(field: Bytes, view: View, target: Bytes, *, is_dx: bool) -> None:
+    """(H, W) levels of dx or dy -> into (out, out); a mirrored view has dx negated."""
+    _cut(field, view, target)
+    if view.flip and is_dx:
+        negate_levels(target)
 
 
 def negate_levels(levels: Bytes) -> None:
-    """In place: q -> 256 - q, and 0 -> 255."""
-    np.invert(levels, out=levels)
-    levels += levels < 255
+    """In place: q -> 256 - q, and 0 -> 255, where bytes end."""
+    cv2.convertScaleAbs(levels, dst=levels, alpha=-1, beta=256)
 
 
 def flow_scale(view: View, out: int) -> NDArray[np.float32]:
-    """(2,) float32: pixels of the network's input for each stored pixel, along x and y."""
+    """(2,) float32, out / width for dx and out / height for dy: pixels of the network's input for each stored one."""
     return np.array([out / view.width, out / view.height], dtype=np.float32)
 
 
