@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from shards.errors import InputError
 from shards.reader import ShardDataset
@@ -48,7 +49,7 @@ def test_frame_and_flow_of_a_snippet_start_at_the_same_time(dataset: Path) -> No
     # In the drawn samples frame t is 10 t red, and dx of field t is +-t pixels.
     snippets = train_snippets(dataset)
     for position in range(len(snippets)):
-        rgb, flow, _, label = (part.numpy()[0] for part in snippets[0, position])
+        rgb, flow, _, label = (np.asarray(part) for part in snippets[0, position])
         assert rgb.shape == (3, 3, 16, 16)
         assert flow.shape == (3, 10, 16, 16)
         starts = rgb[:, 0, 8, 8] / 10
@@ -63,6 +64,12 @@ def equal(some: list[Batch], others: list[Batch]) -> bool:
     return all(
         torch.equal(a, b) for one, other in zip(some, others, strict=True) for a, b in zip(one, other, strict=True)
     )
+
+
+def test_a_plain_data_loader_stacks_the_items_to_the_same_batches(dataset: Path) -> None:
+    snippets = train_snippets(dataset)
+    sampler = EpochSampler([3], batch_size=2, seed=0, epoch=1)
+    assert equal(list(DataLoader(snippets, batch_sampler=sampler, num_workers=1)), read_epoch(snippets, 0))
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")

@@ -11,9 +11,9 @@ import math
 import os
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -31,7 +31,9 @@ from train.memory import keep_freed_memory
 from train.order import EpochSampler
 
 NumCrops = Literal[1, 5, 10]
-# rgb (B, K, 3, S, S) uint8, flow (B, K, 2L, S, S) uint8, flow_scale (B, 2) float32, (B,) numbers: labels or positions
+# rgb (K, 3, S, S) uint8, flow (K, 2L, S, S) uint8, flow_scale (2,) float32, number: a label or a video's position
+Item = tuple[Tensor, Tensor, Tensor, int]
+# The same with a leading batch dimension, numbers (B,) int64
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 Place = TypeVar("Place")
 MAX_WORKERS = 8
@@ -80,18 +82,20 @@ class Choice:
     number: int
 
 
-class Snippets(Dataset[Batch], Generic[Place], ABC):
-    """Snippets of videos by place: one is a batch of one, and many are written into one batch's memory."""
+class Snippets(Dataset[Item], Generic[Place], ABC):
+    """Snippets of videos by place, one by one or straight into a batch."""
 
     def __init__(self, samples: Samples, views: int, snippets: int, stack_length: int, crop_size: int) -> None:
         self.samples = usable(samples, stack_length)
         self.stack_length, self.crop_size = stack_length, crop_size
         self._views, self._snippets = views, snippets
 
-    def __getitem__(self, place: Place) -> Batch:
-        return self.__getitems__([place])
+    def __getitem__(self, place: Place) -> Item:
+        rgb, flow, scales, numbers = self.batch([place])
+        return rgb[0], flow[0], scales[0], int(numbers[0])
 
-    def __getitems__(self, places: Sequence[Place]) -> Batch:
+    def batch(self, places: Sequence[Place]) -> Batch:
+        """What a DataLoader would stack of these places' items, without the copy."""
         batch = new_batch(len(places), self._views * self._snippets, self.stack_length, self.crop_size)
         rgb, flow, scales, numbers = (part.numpy() for part in batch)
         grid = len(places), self._views, self._snippets
@@ -202,15 +206,24 @@ def num_workers(setting: int | None) -> int:
     return max(1, min(len(os.sched_getaffinity(0)) // shared_by, MAX_WORKERS))
 
 
-def loaded(dataset: Dataset[Any], workers: int, **batching: Any) -> Iterator[Any]:
-    """The batches of a dataset by way of a DataLoader; InputError for what the dataset or the workers met."""
+class Batching(Protocol):
+    """What has batches of what a sampler asks for."""
+
+    def __len__(self) -> int: ...
+    def batch(self, wanted: Any, /) -> Batch:
+        """A batch, in memory from `new_batch`; InputError where the data are at fault."""
+        ...
+
+
+def loaded(source: Batching, workers: int, **sampling: Any) -> Iterator[Batch]:
+    """The source's batches by way of a DataLoader; InputError for what the source or the workers met."""
     loader = DataLoader(
-        _Told(dataset),
+        _Batches(source),
         num_workers=workers,
         worker_init_fn=_set_up_worker,
         collate_fn=_as_it_is,
         pin_memory=torch.cuda.is_available(),
-        **batching,
+        **sampling,
     )
     try:
         for batch in loader:
@@ -223,26 +236,23 @@ def loaded(dataset: Dataset[Any], workers: int, **batching: Any) -> Iterator[Any
         raise InputError(f"a process that reads and decodes has died ({str(error).splitlines()[0]})") from error
 
 
-class _Told(Dataset[Any]):
-    """A dataset whose InputErrors are batches."""
+class _Batches(Dataset[Batch | InputError]):
+    """What a DataLoader takes as they are: batches, and InputErrors in their place."""
 
-    def __init__(self, dataset: Dataset[Any]) -> None:
-        self._dataset = dataset
+    def __init__(self, source: Batching) -> None:
+        self._source = source
 
     def __len__(self) -> int:
-        return len(self._dataset)  # type: ignore[arg-type]
+        return len(self._source)
 
-    def __getitem__(self, place: Any) -> Any:
-        return self._or_fault(self._dataset.__getitem__, place)
-
-    def __getitems__(self, places: Sequence[Any]) -> Any:
-        return self._or_fault(self._dataset.__getitems__, places)  # type: ignore[attr-defined]
-
-    def _or_fault(self, get: Callable[[Any], Any], wanted: Any) -> Any:
+    def __getitem__(self, wanted: Any) -> Batch | InputError:
         try:
-            return get(wanted)
+            return self._source.batch(wanted)
         except InputError as error:
             return error
+
+    # With it a DataLoader asks for a batch's places at once.
+    __getitems__ = __getitem__
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 import webdataset as wds
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from shards.errors import InputError
@@ -34,8 +33,8 @@ Members = dict[str, Any]
 STORES = ("s3://", "gs://")
 
 
-class StreamedShards(Dataset[Batch]):
-    """Shard by shard: the random snippets of the wanted samples of a shard, read from its URL, as one batch."""
+class StreamedShards:
+    """Shard by shard: the random snippets of the wanted samples of a shard, read from its URL."""
 
     def __init__(self, urls: Sequence[str], shard_sizes: Sequence[int], recipe: SnippetRecipe) -> None:
         if not sum(shard_sizes):
@@ -48,7 +47,8 @@ class StreamedShards(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.urls)
 
-    def __getitem__(self, piece: Piece) -> Batch:
+    def batch(self, piece: Piece) -> Batch:
+        """The wanted samples of one shard, in the order in which they stand."""
         epoch, shard, rows = piece
         recipe, place = self.recipe, 0
         batch = new_batch(len(rows), recipe.segments, recipe.stack_length, recipe.crop_size)
