@@ -72,9 +72,9 @@ def test_a_rank_that_is_killed_ends_the_run_in_one_line_and_fewer_ranks_can_go_o
     write_dataset(dataset, {"train": 4, "test": 1})
     tree = {
         "shards": {"path": str(dataset)},
-        "model": {"depth": 18, "rgb_weights": None, "flow_weights": None, "kind": "flow"},
+        "model": {"depth": 18, "rgb_weights": None, "flow_weights": None, "kind": "flow", "dropout": 0},
         "train": {"stages": ["flow"], "epochs": 3, "batch_size": 2, "segments": 1, "crop_size": 40, "workers": 1}
-        | {"checkpoint_steps": 1, "validate_split": "test", "device": "cpu"},
+        | {"checkpoint_steps": 1, "validate_split": "test", "device": "cpu", "learning_rate": 1e-3},
     }
     config.write_text(yaml.safe_dump(tree))
     command = [*TORCHRUN, "-m", "train", "-c", str(config), "--out", str(run)]
@@ -92,6 +92,13 @@ def test_a_rank_that_is_killed_ends_the_run_in_one_line_and_fewer_ranks_can_go_o
         "twinstream: rank 0 of 2: another rank is gone; the same command with --resume goes on from the last checkpoint"
     ], told
     train(read_run_settings(run), run, resume=True)
-    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    train(read_run_settings(run), tmp_path / "whole", resume=False)
+    log, whole = (
+        [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        for folder in (run, tmp_path / "whole")
+    )
     assert [(line["epoch"], line.get("step")) for line in log] == [(e, s) for e in range(3) for s in (0, 1, None)]
+    # One process from beginning to end: the same batches, so the same losses but for how the sum of two ranks rounds.
+    losses, expected = ([line["loss"] for line in lines if "step" in line] for lines in (log, whole))
+    assert losses == pytest.approx(expected, rel=1e-3)
     assert [json.loads(line)["ranks"] for line in (run / "starts.jsonl").read_text().splitlines()] == [2, 1]
