@@ -90,11 +90,11 @@ def table(tallies: dict[str, Tally]) -> str:
 
 
 def where_time_goes(dataset: ShardDataset, repeats: int) -> str:
-    """Shares of the CPU time of decoding, of crop, scale and flip, and of the rest, over whole batches."""
+    """Shares of the CPU time of decoding, of crop, scale and flip, and of the rest, behind an epoch not counted."""
     snippets = TrainSnippets(dataset.samples("train"), RECIPE)
     sizes = [entry.num_samples for entry in dataset.manifest.splits["train"]]
     shares = []
-    for epoch in range(repeats):
+    for epoch in range(repeats + 1):
         sampler = EpochSampler(sizes, batch_size=8, seed=0, epoch=epoch)
         decoders, cutters = timed(reader, "decode_rgb", "decode_gray"), timed(transforms, "view_frame", "view_field")
         with decoders as decoding, cutters as cutting:
@@ -103,7 +103,7 @@ def where_time_goes(dataset: ShardDataset, repeats: int) -> str:
                 pass
             whole = time.process_time() - begun
         shares.append((decoding[0] / whole, cutting[0] / whole, 1e3 * whole / sum(sizes)))
-    decode, augment, ms = (median(column) for column in zip(*shares, strict=True))
+    decode, augment, ms = (median(column) for column in zip(*shares[1:], strict=True))
     return (
         f"of {ms:.2f} ms CPU a sample in batches: JPEG decoding {decode:.1%} · crop, scale and flip {augment:.1%} · "
         f"reading, batching and the rest {1 - decode - augment:.1%}"
