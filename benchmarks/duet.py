@@ -1,10 +1,10 @@
 """The claim on data whose ceilings are known: `python -m benchmarks.duet --out DIR`, some 15 minutes on 2 cores.
 
-duet's best possible accuracies are 25 % from colour, 25 % from motion, 50 % for any sum of independent scores and 100 %
-for whatever relates the two (preprocess/duet.py). Every seed trains the two-stream baseline, non-local blocks in both
-branches, and CMA's iter1 on the baseline's frozen flow branch, its RGB branch from random weights: all as the demo
-does, CMA for more epochs, since what it learns comes later. Each run is an ordinary run folder; the same command goes
-on where it was stopped.
+duet's best possible accuracies are 25 % from colour, 25 % from motion, 50 % expected from the sum of branches trained
+each by itself and 100 % for whatever relates the two (preprocess/duet.py). Every seed trains the two-stream baseline,
+non-local blocks in both branches, and CMA's iter1 on the baseline's frozen flow branch, its RGB branch from random
+weights: all as the demo does, CMA for more epochs, since what it learns comes later. Each run is an ordinary run
+folder; the same command goes on where it was stopped.
 """
 
 import statistics
@@ -116,8 +116,9 @@ def main(out: Path, seeds: int) -> None:
         )
     num_test = 16 * VIDEOS_PER_PAIR["test"]
     click.echo(f"\n{machine()}, top-1 on {num_test} held-out videos, {seeds} seeds\n\n{table(reached)}\n")
-    for place in ("layer2.1", "layer3.1"):
-        click.echo(blob_line(out / "runs" / "seed0" / "cma", place))
+    for seed in range(seeds):
+        for place in ("layer2.1", "layer3.1"):
+            click.echo(f"seed {seed}, {blob_line(out / 'runs' / f'seed{seed}' / 'cma', place)}")
 
 
 if __name__ == "__main__":

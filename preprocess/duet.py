@@ -1,9 +1,12 @@
 """duet: toy videos whose class needs both what is seen and how it moves, with known ceilings.
 
 A blob of random silhouette moves over a gray texture. Its colour a is one of 4, its direction m one of 4, the label is
-TABLE[a][m]. Every colour and every direction leaves 4 classes possible, and no sum of a score of the
-one and a score of the other can tell more than half of the 16 pairs: the best possible accuracy is 25 % from colour,
-25 % from motion, 50 % from the sum of two independent scores, 100 % from both together.
+TABLE[a][m]. Every colour and every direction leaves 4 classes possible, equally likely, so the best possible accuracy
+is 25 % from colour and 25 % from motion; a branch that has learned this scores the 4 alike, and the sum of two such
+branches leaves 2 that are equally likely: 50 %. Only what relates both reaches 100 %.
+The 50 % is an expectation, for branches that were trained each by itself. Which of 2 classes a run prefers is an
+accident of its training, 16 times over: a run can be some points off, either way. Scores made for their sum could tell
+15 of the 16 pairs.
 Two traps are closed: the four colours have the same luma, so gray frames and hence flow do not know them; and the
 picture is a torus, so where the blob is says nothing about where it goes.
 """

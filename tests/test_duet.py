@@ -33,6 +33,17 @@ def test_the_sum_of_the_scores_of_the_best_single_guesses_allows_half() -> None:
     assert right / 16 == CEILINGS["two-stream"]
 
 
+def test_scores_made_for_their_sum_can_tell_all_pairs_but_one() -> None:
+    # Found by integer programming, which also says that no scores tell 16.
+    of_colour = [[0, 2, 3, 2, 0, 0, 0, 0], [0, 0, 6, 3, 4, 0, 0, 0], [0, 0, 0, 0, 6, 9, 4, 8], [0, 1, 0, 0, 0, 0, 3, 1]]
+    of_motion = [[7, 0, 3, 0, 4, 0, 5, 0], [0, 5, 0, 4, 0, 6, 0, 6], [4, 0, 0, 3, 3, 0, 0, 2], [0, 9, 9, 0, 0, 0, 6, 0]]
+    right = 0
+    for a, m in product(range(4), range(4)):
+        scores = np.add(of_colour[a], of_motion[m])
+        right += scores[TABLE[a][m]] > np.delete(scores, TABLE[a][m]).max()
+    assert right == 15
+
+
 @pytest.mark.parametrize("colour", range(4))
 def test_colours_have_the_same_luma(colour: int) -> None:
     assert colour_of(colour) @ LUMA == pytest.approx(100)
