@@ -57,6 +57,14 @@ def test_an_rgb_run_and_a_flow_run_are_a_two_stream(tmp_path: Path) -> None:
     assert evidence.accuracy(("baseline", 0), (1, 5)) == evidence.accuracy(("baseline", 0), FLOW_ALONE)
 
 
+def test_an_rgb_run_and_a_flow_run_on_other_videos_are_not(tmp_path: Path) -> None:
+    rgb = write_tested(tmp_path / "rgb", "rgb", "rgb", {"rgb": [0]}, [0], keys=["a"])
+    flow = write_tested(tmp_path / "flow", "flow", "flow", {"flow": [0]}, [0], keys=["b"])
+    evidence = read_evidence([rgb, flow])
+    assert len(evidence.cases[("baseline", 0)]) == 2
+    assert evidence.accuracy(("baseline", 0), EQUAL) is None
+
+
 def test_what_a_branch_was_not_scored_for_is_not_there(tmp_path: Path) -> None:
     evidence = read_evidence([write_tested(tmp_path / "flow", "flow", "flow", {"flow": [0, 2, 2, 0]}, LABELS)])
     assert evidence.accuracy(("baseline", 0), RGB_ALONE) is None

@@ -2,6 +2,8 @@
 
 import csv
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,8 +12,9 @@ import pytest
 from tests.runs import write_tested
 from tests.test_cli import run
 from train import paper
-from train.evidence import read_evidence
+from train.evidence import Evidence, read_evidence
 from train.report import as_csv, as_markdown, report_parts, write_report
+from train.report_figures import gains_table, sweep_table, write_gains, write_sweep
 from train.report_tables import (
     Table,
     categories_table,
@@ -105,6 +108,60 @@ def test_the_largest_gain_comes_first_with_what_it_was_taken_for(tmp_path: Path)
     assert first == ["left", "up", 0.0, pytest.approx(200 / 3), pytest.approx(200 / 3)]
 
 
+def test_a_gain_is_over_both_branches_and_a_category_has_its_own_bars(tmp_path: Path) -> None:
+    """Of equal scores the lower class counts, so that both together are not what RGB is. Nothing tests category up."""
+    labels = [0, 0, 1, 1]
+    before = write_tested(tmp_path / "a", "two_stream", "rgb", {"rgb": [1, 1, 1, 0], "flow": [0, 0, 0, 0]}, labels)
+    after = write_tested(tmp_path / "b", "cma", "iter1", {"rgb": [0, 1, 1, 1], "flow": [1, 1, 0, 0]}, labels)
+    evidence = read_evidence([before, after])
+    assert [(gain.category, gain.two_stream, gain.cma) for gain in gains(evidence)] == [
+        ("right", 0.0, 1.0),
+        ("left", 1.0, 0.5),
+    ]
+    table = gains_table(evidence)
+    assert table.columns == ("category", "RGB", "two-stream", "CMA iter1-R")
+    assert table.rows == [["right", 50.0, 0.0, 100.0], ["left", 0.0, 100.0, 50.0]]
+
+
+def test_ten_categories_are_told_and_twenty_drawn(tmp_path: Path) -> None:
+    labels, classes = list(range(30)), [f"class {n}" for n in range(30)]
+    runs = [
+        write_tested(tmp_path / kind, kind, stage, {"rgb": labels, "flow": labels}, labels, classes=classes)
+        for kind, stage in (("two_stream", "rgb"), ("cma", "iter1"))
+    ]
+    evidence = read_evidence(runs)
+    assert (len(categories_table(evidence).rows), len(gains_table(evidence).rows)) == (10, 20)
+
+
+def test_the_sweep_has_the_networks_that_are_there(runs: list[Path]) -> None:
+    assert sweep_table(read_evidence(runs[2:])).columns == ("weight of RGB", "CMA iter1", "CMA iter2")
+
+
+@pytest.mark.parametrize(("make", "draw"), [(sweep_table, write_sweep), (gains_table, write_gains)])
+def test_every_column_of_a_figure_is_drawn(
+    make: Callable[[Evidence], Table], draw: Callable[[Table, Path], None], runs: list[Path], tmp_path: Path
+) -> None:
+    table, pictures = make(read_evidence(runs)), set()
+    for column in range(len(table.columns)):
+        # 0 is the axis; each other one in turn is changed.
+        rows = [[7.0 if place == column > 0 else cell for place, cell in enumerate(row)] for row in table.rows]
+        draw(replace(table, rows=rows), tmp_path / "figure.png")
+        pictures.add((tmp_path / "figure.png").read_bytes())
+    assert len(pictures) == len(table.columns) > 3
+
+
+def test_one_branch_alone_leaves_a_gap_and_a_missing_network_all_its_commands(tmp_path: Path) -> None:
+    only = write_tested(tmp_path / "rgb", "rgb", "rgb", {"rgb": RIGHT}, LABELS)
+    assert iterations_table(read_evidence([only])).gaps == [
+        "twinstream train -c pipeline.yaml --set model.kind=two_stream --set train.stages=[flow,rgb] "
+        "--out runs/two_stream",
+        "twinstream test runs/two_stream",
+        "twinstream train -c pipeline.yaml --set model.kind=cma --set train.stages=[iter1,iter2,iter3] "
+        "--set model.flow_weights=runs/two_stream/flow.pt --out runs/cma",
+        *(f"twinstream test runs/cma --stage iter{n}" for n in (1, 2, 3)),
+    ]
+
+
 def test_the_papers_numbers_stand_beside_ours_only_on_its_dataset(tmp_path: Path, runs: list[Path]) -> None:
     assert "paper" not in "".join(as_markdown(table) for table in report_parts(read_evidence(runs)))
     ours = write_tested(
@@ -118,6 +175,8 @@ def test_the_papers_numbers_stand_beside_ours_only_on_its_dataset(tmp_path: Path
         tmp_path / "s", "rgb", "rgb", {"rgb": [0]}, [0], classes=KINETICS, dataset_kind="kinetics", depth=18
     )
     assert len(iterations_table(read_evidence([shallow])).rows) == 4
+    few = write_tested(tmp_path / "f", "rgb", "rgb", {"rgb": [0]}, [0], dataset_kind="kinetics")
+    assert len(iterations_table(read_evidence([few])).rows) == 4
 
 
 def test_the_papers_tables_agree_with_one_another() -> None:
