@@ -202,13 +202,14 @@ def attention_line(channels: int, side: int, size: Size, rounds: int, clock: Clo
     torch.manual_seed(0)
     block = CMABlock(channels).to(size.device).to(memory_format=torch.channels_last)
     nn.init.ones_(block.bn.weight)
-    x, y = (torch.randn(size.batch, side, side, channels, device=size.device).permute(0, 3, 1, 2) for _ in range(2))
+    shape = size.batch, side, side, channels
+    x, y, gradient = (torch.randn(shape, device=size.device).permute(0, 3, 1, 2) for _ in range(3))
     x.requires_grad_()
     ways: tuple[Callable[..., Tensor], ...] = (lambda: block(x, y), lambda: written_out(block, x, y))
 
     def step_of(way: Callable[..., Tensor]) -> Callable[[], None]:
         def step() -> None:
-            torch.autograd.backward(way().square().mean())
+            torch.autograd.backward(way(), gradient)
             _wait(torch.device(size.device))
 
         return step

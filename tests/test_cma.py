@@ -55,6 +55,7 @@ def test_a_block_whose_batch_norm_has_moved_is_no_identity(parameter: str) -> No
     assert not block.is_identity
 
 
+# Keys are few in the last one of each: there the block folds its convolutions.
 @pytest.mark.parametrize("size", [(6, 6), (5, 7), (4, 2)])
 def test_forward_and_map_are_the_softmax_written_out(size: tuple[int, int]) -> None:
     block, x, y = trained_block(), torch.randn(2, 8, *size), torch.randn(2, 8, *size)
@@ -63,11 +64,12 @@ def test_forward_and_map_are_the_softmax_written_out(size: tuple[int, int]) -> N
     torch.testing.assert_close(block.attention_map(x, y), weights, rtol=1e-4, atol=1e-6)
 
 
-def test_gradients_are_those_of_the_softmax_written_out() -> None:
-    """In float64: the block regroups its convolutions, query's bias included, and nothing may be lost on the way."""
+@pytest.mark.parametrize("size", [(5, 6), (2, 4)])
+def test_gradients_are_those_of_the_softmax_written_out(size: tuple[int, int]) -> None:
+    """In float64: a block that folds regroups its convolutions, query's bias included, and nothing may be lost."""
     block = trained_block().double()
-    x, y = torch.randn(2, 8, 5, 6).double().requires_grad_(), torch.randn(2, 8, 5, 6).double().requires_grad_()
-    weights, inputs = torch.randn(2, 8, 5, 6).double(), [x, y, *block.parameters()]
+    x, y = (torch.randn(2, 8, *size).double().requires_grad_() for _ in range(2))
+    weights, inputs = torch.randn(2, 8, *size).double(), [x, y, *block.parameters()]
     found = torch.autograd.grad((block(x, y) * weights).sum(), inputs)
     expected = torch.autograd.grad((written_out(block, x, y)[0] * weights).sum(), inputs)
     for one, other in zip(found, expected, strict=True):
