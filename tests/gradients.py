@@ -31,9 +31,13 @@ def drawn_batch(num_videos: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def one_step(
     num_videos: int, ranks: Ranks, *, learns: bool, micro_batch: int | None = None
 ) -> tuple[float, dict[str, Tensor]]:
-    """The loss of a drawn batch, and gradients and BatchNorm statistics; `learns`: BatchNorm takes the batch's."""
+    """The loss of a drawn batch, and gradients and BatchNorm statistics; `learns`: BatchNorm takes the batch's.
+
+    In float64: what float32 rounds can put a unit on the other side of a ReLU, which moves a gradient by a percent.
+    """
     torch.manual_seed(0)
-    model = TwoBranch("cma", 18, 3, stack_length=2, dropout=0.0)
+    model = TwoBranch("cma", 18, 3, stack_length=2, dropout=0.0).double()
+    model.register_forward_pre_hook(lambda _, inputs: tuple(features.double() for features in inputs))
     for block in (module for module in model.modules() if isinstance(module, CMABlock)):
         torch.nn.init.ones_(block.bn.weight)
     model.train_only(STAGE.trains)
