@@ -10,9 +10,12 @@ import torch
 from shards.errors import InputError
 from tests.runs import write_run
 from tests.test_cli import run
+from train import attention_picture
 from train.attention import (
     BlockMap,
+    Look,
     Observer,
+    attention_blocks,
     cell_centre,
     key_centre,
     over_features,
@@ -20,7 +23,9 @@ from train.attention import (
     position_in_view,
     query_map,
 )
-from train.attention_picture import PANEL, attended, on_panel
+from train.attention_picture import PANEL, attended, on_panel, panels
+from train.cma import CMABlock
+from train.model import BranchName, TwoBranch
 from train.transforms import View
 
 
@@ -152,6 +157,52 @@ def test_a_panel_is_bright_where_the_weights_are() -> None:
     alone = np.array([[1, 0], [0, 0]], np.float32)
     straight = attended(under, block, alone, on_panel((30, 30), (40, 40)), (0, 0, 255))
     assert arrow == pytest.approx((straight[..., 2].astype(int) - straight[..., 0] > 150).sum(), rel=0.1)
+
+
+def test_arrows_go_to_the_strongest_keys_and_to_none_of_even_weight() -> None:
+    under, query = np.full((PANEL, PANEL, 3), 200, np.uint8), (20, 20)
+    block = BlockMap("CMA layer3.1", "flow", np.zeros((4, 4, 4, 4), np.float32), (8, 8))
+    weights = np.full((4, 4), 0.4 / 15, np.float32)
+    weights[3, 3] = 0.6
+    end = np.array(key_centre((3, 3), block, under.shape))
+    column, row = np.rint((query + end) / 2).astype(int)
+    assert attended(under, block, weights, query, (0, 0, 255))[row, column].tolist() == [0, 0, 255]
+    even = attended(under, block, np.full((4, 4), 1 / 16, np.float32), query, (0, 0, 255))
+    assert even[40:].min() >= 199
+
+
+@pytest.mark.parametrize(("reads", "grey"), [("rgb", True), ("flow", False)])
+def test_a_map_lies_over_what_the_block_reads(reads: BranchName, grey: bool) -> None:
+    flow = np.zeros((8, 8, 2), np.float32)
+    flow[..., 0] = 3
+    block = BlockMap("a block", reads, np.full((2, 2, 2, 2), 0.25, np.float32), (4, 4))
+    look = Look(0, np.full((8, 8, 3), 90, np.uint8), flow, ((0, 0),), (block,))
+    corner = panels(look, block)[2][-1, -1]
+    assert (corner.tolist() == [90, 90, 90]) == grey
+
+
+def test_the_place_is_the_last_of_res4_unless_another_is_asked_for() -> None:
+    model = TwoBranch("cma", 34, 2)
+    for block in model.rgb.cma.values():
+        assert isinstance(block, CMABlock)
+        torch.nn.init.ones_(block.bn.weight)
+    assert [*attention_blocks(model, ("rgb",), "run", None)] == ["CMA layer3.5"]
+    assert [*attention_blocks(model, ("rgb",), "run", "layer2.1")] == ["CMA layer2.1"]
+
+
+def test_a_pixel_of_an_oblong_picture_has_its_place_on_the_panel() -> None:
+    assert on_panel((10, 0), (20, 40)) == (75, 7)
+
+
+def test_the_frame_in_the_middle_is_looked_at_where_none_is_named(
+    dataset: Path, tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(tmp_path / "run", dataset)
+    times: list[int] = []
+    monkeypatch.setattr(attention_picture, "write_look", lambda look, title, path: times.append(look.t))
+    attention_picture.show(tmp_path / "run", key, tmp_path / "a.png", ())
+    attention_picture.show(tmp_path / "run", key, tmp_path / "a.png", (), t=0)
+    assert times == [1, 0], "a stack of 5 starts at frame 0 or 1 of 7"
 
 
 def test_the_command_writes_a_picture(
