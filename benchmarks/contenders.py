@@ -104,16 +104,18 @@ def from_videos(
     def read(sample: StoredSample) -> Item:
         size = (sample.index.width, sample.index.height)
         frames = [cv2.resize(frame, size) for frame in frames_at(videos[sample.index.key], starts(sample))]
-        return cut(sample, frames, [])
+        return cut(sample, frames, [], num_stacks=0)
 
     return lambda samples: [read(sample) for sample in samples]
 
 
-def cut(sample: StoredSample, frames: Iterable[Any], stacks: Iterable[Iterable[Any]]) -> Item:
+def cut(
+    sample: StoredSample, frames: Iterable[Any], stacks: Iterable[Iterable[Any]], num_stacks: int = RECIPE.segments
+) -> Item:
     """Through the sample's view, image by image as they are decoded."""
-    view, side, segments = choices(sample)[1], RECIPE.crop_size, RECIPE.segments
-    rgb = np.empty((1, segments, 3, side, side), np.uint8)
-    flow = np.empty((1, segments, 2 * RECIPE.stack_length, side, side), np.uint8)
+    view, side = choices(sample)[1], RECIPE.crop_size
+    rgb = np.empty((1, RECIPE.segments, 3, side, side), np.uint8)
+    flow = np.empty((1, num_stacks, 2 * RECIPE.stack_length, side, side), np.uint8)
     return rgb[0], flow[0], transforms.apply_views(frames, stacks, [view], rgb, flow), sample.index.label
 
 

@@ -70,6 +70,14 @@ def test_each_view_of_each_snippet_has_its_place() -> None:
         np.testing.assert_array_equal(fields[v], stack)
 
 
+@pytest.mark.parametrize(("num_frames", "num_fields"), [(1, 10), (3, 10), (2, 9), (2, 11)])
+def test_images_too_few_or_too_many_for_their_places_are_an_error(num_frames: int, num_fields: int) -> None:
+    frames, flow = [np.zeros((8, 8, 3), np.uint8)] * num_frames, [[np.zeros((8, 8), np.uint8)] * num_fields] * 2
+    rgb, fields = np.empty((1, 2, 3, 6, 6), np.uint8), np.empty((1, 2, 10, 6, 6), np.uint8)
+    with pytest.raises(ValueError, match="zip"):
+        apply_views(frames, flow, [View(0, 0, 8, 8, False)], rgb, fields)
+
+
 def test_a_crop_of_the_output_size_is_cut_without_a_change() -> None:
     frames, flow = one_picture_in_both(20, 30)
     rgb, stack, scale = through(frames, flow, View(3, 7, 16, 16, False), 16)

@@ -6,7 +6,7 @@ x is the branch that is written into, y the one that is read. BatchNorm's scale 
 new block passes x on unchanged to the last bit; with x = y it is the non-local block of Wang et al. (2018).
 Price: every position is compared with a quarter of all positions, so the paper keeps to res3 and res4. Where keys
 are few, as in res4, the convolutions at every position are folded into keys and values: x (Wq^T k) for q k, and
-softmax(..) (W v) for W (softmax(..) v). Same result but for rounding; a block takes three quarters of the time.
+softmax(..) (W v) for W (softmax(..) v). Same result but for rounding; a block of res4 takes up to a quarter less time.
 """
 
 import math

@@ -65,6 +65,7 @@ def new_batch(size: int, snippets: int, stack_length: int, crop_size: int) -> Ba
     def empty(dtype: torch.dtype, *shape: int) -> Tensor:
         if get_worker_info() is None:
             return torch.empty(shape, dtype=dtype)
+        # What torch's own collate function asks for; share_memory_() would copy memory that is yet to be written.
         storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)  # type: ignore[no-untyped-call]
         return torch.empty(0, dtype=dtype).set_(storage).reshape(shape)
 

@@ -18,4 +18,5 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_TRIM_THRESHOLD, LARGEST)
-        _ = mallopt(M_MMAP_THRESHOLD, LARGEST) or mallopt(M_MMAP_THRESHOLD, OLDER)
+        if not mallopt(M_MMAP_THRESHOLD, LARGEST):
+            mallopt(M_MMAP_THRESHOLD, OLDER)

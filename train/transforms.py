@@ -78,13 +78,14 @@ def apply_views(
     From K frames (H, W, 3) and K stacks of 2L fields (H, W) dx0 dy0 dx1 ... Images may be decoded while they are asked
     for: each goes through all views at once, fresh in the cache. Returns flow_scale (2,), the same for all views.
     """
-    for k, frame in enumerate(frames):
-        for v, view in enumerate(views):
-            view_frame(frame, view, rgb[v, k])
-    for k, fields in enumerate(stacks):
-        for channel, field in enumerate(fields):
-            for v, view in enumerate(views):
-                view_field(field, view, flow[v, k, channel], is_dx=channel % 2 == 0)
+    # Strict: what is not written stays whatever the memory held.
+    for targets, frame in zip(rgb.swapaxes(0, 1), frames, strict=True):
+        for target, view in zip(targets, views, strict=True):
+            view_frame(frame, view, target)
+    for channels, fields in zip(flow.transpose(1, 2, 0, 3, 4), stacks, strict=True):
+        for channel, (targets, field) in enumerate(zip(channels, fields, strict=True)):
+            for target, view in zip(targets, views, strict=True):
+                view_field(field, view, target, is_dx=channel % 2 == 0)
     return flow_scale(views[0], rgb.shape[-1])
 
 
