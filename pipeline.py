@@ -1,7 +1,7 @@
 """All sections of pipeline.yaml together, and the demo that takes them the whole road.
 
-preprocess and train never import one another; whoever needs both stands here, above them. What is heavy is imported
-by what runs alone, so that reading settings stays cheap.
+preprocess and train never import one another; whoever needs both stands here, above them. What is
+heavy is imported by what runs alone, so that reading settings stays cheap.
 """
 
 import shutil
@@ -47,24 +47,39 @@ class Settings(Section):
         return RunSettings(shards=self.shards, model=self.model, train=self.train, test=self.test)
 
 
-def train_and_score(tree: Mapping[str, Any], overrides: Sequence[str], run: Path) -> dict[str, float]:
-    """Train into `run` and test it, or go on where that stood; top-1 in [0, 1] by score: rgb, flow, fused 1:1 ..."""
+def train_and_score(
+    tree: Mapping[str, Any], overrides: Sequence[str], run: Path
+) -> dict[str, float]:
+    """Train into `run` and test it, or go on where that stood; top-1 in [0, 1] by score: rgb, flow,
+    fused 1:1 ...
+    """
     from train.evaluate import score_run
     from train.fit import train
 
     settings = build_settings(Settings, deepcopy(dict(tree)), overrides).run_settings()
     train(settings, run, resume=True)
-    return {name: figures["top1"] for name, figures in score_run(run, settings.test)["scores"].items()}
+    return {
+        name: figures["top1"] for name, figures in score_run(run, settings.test)["scores"].items()
+    }
 
 
 def demo_settings(out: Path) -> dict[str, Any]:
-    """pipeline.yaml of the demo: everything small, and no mirroring, because left and right are classes here."""
+    """pipeline.yaml of the demo: everything small, and no mirroring, because left and right are
+    classes here.
+    """
     return {
         "dataset": {"kind": "folders", "root": str(out / "videos")},
-        # The paper's 20 pixels at 256, scaled with the picture: the codec's step stays as fine as its.
+        # The paper's 20 pixels at 256, scaled with the picture: the codec's step stays as fine as
+        # its.
         "preprocess": {"size": 64, "bound": 5},
         "shards": {"path": str(out / "shards")},
-        "model": {"kind": "two_stream", "depth": 18, "dropout": 0.0, "rgb_weights": None, "flow_weights": None},
+        "model": {
+            "kind": "two_stream",
+            "depth": 18,
+            "dropout": 0.0,
+            "rgb_weights": None,
+            "flow_weights": None,
+        },
         "train": {
             "stages": ["flow", "rgb"],
             "epochs": 8,
@@ -79,7 +94,9 @@ def demo_settings(out: Path) -> dict[str, Any]:
 
 
 def cma_overrides(out: Path) -> list[str]:
-    """What the demo's CMA run has otherwise: stage iter1 on the flow branch that the two-stream run trained."""
+    """What the demo's CMA run has otherwise: stage iter1 on the flow branch that the two-stream run
+    trained.
+    """
     weights = out / "two_stream" / "checkpoint.pt"
     return [
         "model.kind=cma",
@@ -90,9 +107,13 @@ def cma_overrides(out: Path) -> list[str]:
 
 
 def run_demo(
-    out: Path, videos_per_pair: Mapping[str, int] = DEMO_VIDEOS_PER_PAIR, overrides: Sequence[str] = ()
+    out: Path,
+    videos_per_pair: Mapping[str, int] = DEMO_VIDEOS_PER_PAIR,
+    overrides: Sequence[str] = (),
 ) -> dict[str, float]:
-    """Draw duet, preprocess it, train and test both kinds of network; returns and shows the accuracies reached."""
+    """Draw duet, preprocess it, train and test both kinds of network; returns and shows the
+    accuracies reached.
+    """
     from preprocess.duet import CEILINGS, write_duet
     from preprocess.run import preprocess
     from shards.preview import write_preview
@@ -105,7 +126,13 @@ def run_demo(
     tree = demo_settings(out)
     size = tree["preprocess"]["size"]
     print(f"drawing {16 * sum(videos_per_pair.values())} videos", flush=True)
-    write_duet(out / "videos", videos_per_pair=videos_per_pair, size=size, num_frames=DEMO_FRAMES, seed=DEMO_SEED)
+    write_duet(
+        out / "videos",
+        videos_per_pair=videos_per_pair,
+        size=size,
+        num_frames=DEMO_FRAMES,
+        seed=DEMO_SEED,
+    )
     (out / "pipeline.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
     settings = build_settings(Settings, deepcopy(tree))
     rows = preprocess(settings.dataset, settings.preprocess, settings.shards)
@@ -114,7 +141,10 @@ def run_demo(
     held_out = dataset.samples("test")
     write_preview(dataset, held_out[:: len(held_out) // 3][:3], out / "flow.png")
     runs: dict[str, list[str]] = {"two_stream": [], "cma": cma_overrides(out)}
-    top1 = {name: train_and_score(tree, [*changes, *overrides], out / name) for name, changes in runs.items()}
+    top1 = {
+        name: train_and_score(tree, [*changes, *overrides], out / name)
+        for name, changes in runs.items()
+    }
     reached = {
         "rgb": top1["two_stream"]["rgb"],
         "flow": top1["two_stream"]["flow"],
@@ -132,7 +162,9 @@ def run_demo(
 def _empty(out: Path) -> None:
     """Make the demo's folder anew; InputError when it holds something that no demo wrote."""
     if out.exists() and not (out / DEMO_MARK).exists():
-        raise InputError(f"--out {out}: is there already and no demo made it; choose another folder")
+        raise InputError(
+            f"--out {out}: is there already and no demo made it; choose another folder"
+        )
     try:
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)

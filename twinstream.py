@@ -1,7 +1,8 @@
-"""The `twinstream` command: a thin shell over the three programs, which it imports only when one is asked for.
+"""The `twinstream` command: a thin shell over the three programs, which it imports only when one is
+asked for.
 
-Exit codes: 0 done; 1 the user's input is at fault (one line, no traceback); 2 usage; 130 and 143 stopped by a signal.
-A traceback means a bug of ours.
+Exit codes: 0 done; 1 the user's input is at fault (one line, no traceback); 2 usage; 130 and 143
+stopped by a signal. A traceback means a bug of ours.
 """
 
 import signal
@@ -25,10 +26,18 @@ F = TypeVar("F", bound=Callable[..., Any])
 def with_settings(command: F) -> F:
     """The two options of every command that reads pipeline.yaml."""
     config = click.option(
-        "-c", "--config", type=click.Path(path_type=Path), default=Path("pipeline.yaml"), show_default=True
+        "-c",
+        "--config",
+        type=click.Path(path_type=Path),
+        default=Path("pipeline.yaml"),
+        show_default=True,
     )
     override = click.option(
-        "--set", "overrides", multiple=True, metavar="a.b=v", help="Change one setting; may be given again."
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="a.b=v",
+        help="Change one setting; may be given again.",
     )
     return config(override(command))
 
@@ -36,7 +45,8 @@ def with_settings(command: F) -> F:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="twinstream")
 def cli() -> None:
-    """Action videos -> aligned RGB/TV-L1-flow shards -> two-branch network with cross-modality attention.
+    """Action videos -> aligned RGB/TV-L1-flow shards -> two-branch network with cross-modality
+    attention.
 
     Example: twinstream demo
     """
@@ -57,10 +67,15 @@ def demo(out: Path) -> None:
 @cli.command()
 @click.option("--hours", default=100.0, show_default=True, help="Hours of video to predict for.")
 @click.option(
-    "--size", default=256, show_default=True, type=click.IntRange(16, 4096), help="Side of the stored square."
+    "--size",
+    default=256,
+    show_default=True,
+    type=click.IntRange(16, 4096),
+    help="Side of the stored square.",
 )
 def doctor(hours: float, size: int) -> None:
-    """What engines and devices are here, how fast they are, and what a dataset of N hours would take.
+    """What engines and devices are here, how fast they are, and what a dataset of N hours would
+    take.
 
     Example: twinstream doctor --hours 600
     """
@@ -72,19 +87,28 @@ def doctor(hours: float, size: int) -> None:
 @cli.command()
 @with_settings
 @click.option(
-    "--address", help="Ray cluster to use, from one of its nodes: `auto` or `HOST:6379`; a local one when not given."
+    "--address",
+    help=(
+        "Ray cluster to use, from one of its nodes: `auto` or `HOST:6379`; a local one when not "
+        "given."
+    ),
 )
 @click.option("--dry-run", is_flag=True, help="Tell what would be done, and do nothing.")
-def preprocess(config: Path, overrides: tuple[str, ...], address: str | None, dry_run: bool) -> None:
+def preprocess(
+    config: Path, overrides: tuple[str, ...], address: str | None, dry_run: bool
+) -> None:
     """Videos to shards of aligned RGB and flow; the same command again resumes.
 
-    Example: twinstream preprocess -c pipeline.yaml --set dataset.root=videos --set shards.path=out/shards
+    Example: twinstream preprocess -c pipeline.yaml --set dataset.root=videos --set
+    shards.path=out/shards
     """
     from preprocess.run import check_skipped, preprocess
     from shards.videos import summary
 
     settings = load_settings(config, overrides)
-    rows = preprocess(settings.dataset, settings.preprocess, settings.shards, address=address, dry_run=dry_run)
+    rows = preprocess(
+        settings.dataset, settings.preprocess, settings.shards, address=address, dry_run=dry_run
+    )
     if not dry_run:
         click.echo(f"{summary(rows)} -> {settings.shards.path}/videos.parquet")
         check_skipped(rows, settings.preprocess.max_skipped, settings.shards.path)
@@ -111,15 +135,29 @@ def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool) -> 
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--split", help="Split to score; the run's test.split when not given.")
 @click.option(
-    "--segments", type=click.IntRange(min=1), help="Snippets a video; the run's test.segments when not given."
+    "--segments",
+    type=click.IntRange(min=1),
+    help="Snippets a video; the run's test.segments when not given.",
 )
 @click.option(
-    "--crops", type=click.Choice(["1", "5", "10"]), help="Crops a snippet; the run's test.crops when not given."
+    "--crops",
+    type=click.Choice(["1", "5", "10"]),
+    help="Crops a snippet; the run's test.crops when not given.",
 )
-@click.option("--shards", "shards_path", help="Shard dataset to score, where it is not the one trained on.")
-@click.option("--stage", help="Score the network as it was behind this stage; as training left it when not given.")
+@click.option(
+    "--shards", "shards_path", help="Shard dataset to score, where it is not the one trained on."
+)
+@click.option(
+    "--stage",
+    help="Score the network as it was behind this stage; as training left it when not given.",
+)
 def test(
-    run: Path, split: str | None, segments: int | None, crops: str | None, shards_path: str | None, stage: str | None
+    run: Path,
+    split: str | None,
+    segments: int | None,
+    crops: str | None,
+    shards_path: str | None,
+    stage: str | None,
 ) -> None:
     """Score a trained run: predictions.parquet and metrics.json in its folder.
 
@@ -129,13 +167,20 @@ def test(
     from train.run import read_run_settings
 
     given = {"split": split, "segments": segments, "crops": int(crops) if crops else None}
-    settings = read_run_settings(run).test.model_copy(update={k: v for k, v in given.items() if v is not None})
+    settings = read_run_settings(run).test.model_copy(
+        update={k: v for k, v in given.items() if v is not None}
+    )
     click.echo(metrics_table(score_run(run, settings, shards_path, stage)))
 
 
 @cli.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for tables, figures and the page.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder for tables, figures and the page.",
+)
 def report(runs: tuple[Path, ...], out: Path) -> None:
     """The paper's tables and figures from tested runs, as markdown, CSV, PNG and one HTML page.
 
@@ -149,7 +194,9 @@ def report(runs: tuple[Path, ...], out: Path) -> None:
     click.echo(str(out / PAGE))
 
 
-def _positions(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> list[tuple[int, int]]:
+def _positions(
+    context: click.Context, option: click.Parameter, values: tuple[str, ...]
+) -> list[tuple[int, int]]:
     """X,Y as two whole numbers; a usage error for anything else."""
     found = []
     for value in values:
@@ -162,15 +209,41 @@ def _positions(context: click.Context, option: click.Parameter, values: tuple[st
 
 @cli.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--key", required=True, help="Sample to look at; `twinstream shards info` tells where keys are listed.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="FILE.png, or FILE.mp4 for all frames.")
 @click.option(
-    "--query", "queries", multiple=True, metavar="X,Y", callback=_positions, help="Pixel of the stored frame."
+    "--key",
+    required=True,
+    help="Sample to look at; `twinstream shards info` tells where keys are listed.",
 )
-@click.option("--frame", "t", type=click.IntRange(min=0), help="Frame to look at; the middle one when not given.")
-@click.option("--at", "place", help="Residual block whose attention to show; the last of res4 when not given.")
-@click.option("--stage", help="Look with the network as it was behind this stage; as training left it when not given.")
-@click.option("--shards", "shards_path", help="Shard dataset of the key, where it is not the one trained on.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="FILE.png, or FILE.mp4 for all frames.",
+)
+@click.option(
+    "--query",
+    "queries",
+    multiple=True,
+    metavar="X,Y",
+    callback=_positions,
+    help="Pixel of the stored frame.",
+)
+@click.option(
+    "--frame",
+    "t",
+    type=click.IntRange(min=0),
+    help="Frame to look at; the middle one when not given.",
+)
+@click.option(
+    "--at", "place", help="Residual block whose attention to show; the last of res4 when not given."
+)
+@click.option(
+    "--stage",
+    help="Look with the network as it was behind this stage; as training left it when not given.",
+)
+@click.option(
+    "--shards", "shards_path", help="Shard dataset of the key, where it is not the one trained on."
+)
 def attention(
     run: Path,
     key: str,
@@ -181,7 +254,8 @@ def attention(
     stage: str | None,
     shards_path: str | None,
 ) -> None:
-    """Where the RGB branch looks: frame, flow, and what each query position attends to. --query may be given again.
+    """Where the RGB branch looks: frame, flow, and what each query position attends to. --query may
+    be given again.
 
     Without it the fastest place, the fastest one far from it and the stillest are taken.
 
@@ -219,7 +293,9 @@ def main() -> None:
         print(f"twinstream: {error}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
-        print(f"twinstream: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
+        print(
+            f"twinstream: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr
+        )
         sys.exit(1)
 
 

@@ -1,7 +1,7 @@
 """The ways of feeding training that `benchmarks.loader` compares.
 
-Everyone gives the items of a list of samples of one shard: the same snippets through the same views, and the same bytes
-where the same JPEGs are read. What decodes videos gives frames only.
+Everyone gives the items of a list of samples of one shard: the same snippets through the same
+views, and the same bytes where the same JPEGs are read. What decodes videos gives frames only.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -25,7 +25,9 @@ from train.loader import SnippetRecipe
 from train.transforms import Bytes
 
 OURS, WEBDATASET, RAWFRAMES = "ours, by index", "webdataset, streamed", "images in folders, cv2"
-RECIPE = SnippetRecipe(segments=3, stack_length=5, crop_size=224, scales=(1.0, 0.875, 0.75, 0.66), flip=True, seed=0)
+RECIPE = SnippetRecipe(
+    segments=3, stack_length=5, crop_size=224, scales=(1.0, 0.875, 0.75, 0.66), flip=True, seed=0
+)
 FramesAt = Callable[[Path, list[int]], list[Any]]
 # rgb (K, 3, S, S), flow (K, 2L, S, S), flow_scale (2,), label
 Item = tuple[Bytes, Bytes, NDArray[np.float32], int]
@@ -40,7 +42,9 @@ class Contender:
     files: Callable[[list[StoredSample]], Iterable[Path]]
 
 
-def all_contenders(dataset: ShardDataset, data: Path, shards: Path, images: Path) -> list[Contender]:
+def all_contenders(
+    dataset: ShardDataset, data: Path, shards: Path, images: Path
+) -> list[Contender]:
     """Ours first."""
     export_rawframes(shards, images)
     samples = dataset.samples("train")
@@ -57,7 +61,11 @@ def all_contenders(dataset: ShardDataset, data: Path, shards: Path, images: Path
             lambda some: [path for sample in some for path in folders[sample.index.key].iterdir()],
         ),
         *(
-            Contender(name, from_videos(videos, read), lambda some: [videos[sample.index.key] for sample in some])
+            Contender(
+                name,
+                from_videos(videos, read),
+                lambda some: [videos[sample.index.key] for sample in some],
+            )
             for name, read in video_readers().items()
         ),
     ]
@@ -65,13 +73,18 @@ def all_contenders(dataset: ShardDataset, data: Path, shards: Path, images: Path
 
 def by_index(samples: list[StoredSample]) -> list[Item]:
     """What training does."""
-    return [cut(sample, *reader.read_snippets(sample, starts(sample), RECIPE.stack_length)) for sample in samples]
+    return [
+        cut(sample, *reader.read_snippets(sample, starts(sample), RECIPE.stack_length))
+        for sample in samples
+    ]
 
 
 def streamed(samples: list[StoredSample]) -> list[Item]:
     """A plain webdataset pipeline over the samples' shard; every sample of it must be asked for."""
     by_key = {sample.index.key: sample for sample in samples}
-    pipeline = wds.DataPipeline(wds.SimpleShardList([str(samples[0].tar)]), wds.tarfile_to_samples())
+    pipeline = wds.DataPipeline(
+        wds.SimpleShardList([str(samples[0].tar)]), wds.tarfile_to_samples()
+    )
     return [cut(by_key[members["__key__"]], *members_wanted(members)) for members in pipeline]
 
 
@@ -80,7 +93,9 @@ def members_wanted(members: dict[str, Any]) -> tuple[Iterator[Any], Iterator[Ite
     meta = meta_from_json(members["json"])
     begins, _ = RECIPE.draw(0, meta.key, meta.num_frames, meta.height, meta.width)
     frames = (decode_rgb(members[f"rgb.{t:05d}.jpg"]) for t in begins)
-    return frames, ((decode_gray(members[f"{name}.jpg"]) for name in field_names(int(t), ".")) for t in begins)
+    return frames, (
+        (decode_gray(members[f"{name}.jpg"]) for name in field_names(int(t), ".")) for t in begins
+    )
 
 
 def from_folders(folders: dict[str, Path]) -> Callable[[list[StoredSample]], list[Item]]:
@@ -88,9 +103,14 @@ def from_folders(folders: dict[str, Path]) -> Callable[[list[StoredSample]], lis
 
     def read(sample: StoredSample) -> Item:
         folder, begins = folders[sample.index.key], starts(sample)
-        frames = (cv2.imread(str(folder / f"img_{t:05d}.jpg"), cv2.IMREAD_COLOR_RGB) for t in begins)
+        frames = (
+            cv2.imread(str(folder / f"img_{t:05d}.jpg"), cv2.IMREAD_COLOR_RGB) for t in begins
+        )
         names = [field_names(t, "_") for t in begins]
-        stacks = ((cv2.imread(str(folder / f"{n}.jpg"), cv2.IMREAD_GRAYSCALE) for n in some) for some in names)
+        stacks = (
+            (cv2.imread(str(folder / f"{n}.jpg"), cv2.IMREAD_GRAYSCALE) for n in some)
+            for some in names
+        )
         return cut(sample, frames, stacks)
 
     return lambda samples: [read(sample) for sample in samples]
@@ -103,20 +123,30 @@ def from_videos(
 
     def read(sample: StoredSample) -> Item:
         size = (sample.index.width, sample.index.height)
-        frames = [cv2.resize(frame, size) for frame in frames_at(videos[sample.index.key], starts(sample))]
+        frames = [
+            cv2.resize(frame, size) for frame in frames_at(videos[sample.index.key], starts(sample))
+        ]
         return cut(sample, frames, [], num_stacks=0)
 
     return lambda samples: [read(sample) for sample in samples]
 
 
 def cut(
-    sample: StoredSample, frames: Iterable[Any], stacks: Iterable[Iterable[Any]], num_stacks: int = RECIPE.segments
+    sample: StoredSample,
+    frames: Iterable[Any],
+    stacks: Iterable[Iterable[Any]],
+    num_stacks: int = RECIPE.segments,
 ) -> Item:
     """Through the sample's view, image by image as they are decoded."""
     view, side = choices(sample)[1], RECIPE.crop_size
     rgb = np.empty((1, RECIPE.segments, 3, side, side), np.uint8)
     flow = np.empty((1, num_stacks, 2 * RECIPE.stack_length, side, side), np.uint8)
-    return rgb[0], flow[0], transforms.apply_views(frames, stacks, [view], rgb, flow), sample.index.label
+    return (
+        rgb[0],
+        flow[0],
+        transforms.apply_views(frames, stacks, [view], rgb, flow),
+        sample.index.label,
+    )
 
 
 def choices(sample: StoredSample) -> Any:
@@ -132,7 +162,11 @@ def starts(sample: StoredSample) -> list[int]:
 
 def field_names(start: int, dot: str) -> list[str]:
     """The stack that starts there: flow_x.00003, flow_y.00003, flow_x.00004 ..."""
-    return [f"flow_{axis}{dot}{t:05d}" for t in range(start, start + RECIPE.stack_length) for axis in "xy"]
+    return [
+        f"flow_{axis}{dot}{t:05d}"
+        for t in range(start, start + RECIPE.stack_length)
+        for axis in "xy"
+    ]
 
 
 def opencv_frames(path: Path, numbers: list[int]) -> list[Any]:
@@ -160,7 +194,9 @@ def video_readers() -> dict[str, FramesAt]:
         from torchcodec.decoders import VideoDecoder
 
         found["videos, torchcodec, no flow"] = lambda path, numbers: [
-            *VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1).get_frames_at(numbers).data.numpy()
+            *VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1)
+            .get_frames_at(numbers)
+            .data.numpy()
         ]
     except (ImportError, RuntimeError):
         pass
@@ -169,7 +205,10 @@ def video_readers() -> dict[str, FramesAt]:
 
 def refuse_differences(contenders: list[Contender], samples: list[StoredSample]) -> None:
     """Everyone must give the same bytes, or their times say nothing."""
-    ours, *others = [sorted(contender.items(samples), key=lambda item: item[0].tobytes()) for contender in contenders]
+    ours, *others = [
+        sorted(contender.items(samples), key=lambda item: item[0].tobytes())
+        for contender in contenders
+    ]
     for theirs in others:
         for mine, other in zip(ours, theirs, strict=True):
             assert np.array_equal(mine[0], other[0])

@@ -1,7 +1,8 @@
 """JPEG decoders side by side on the stored members, for `python -m benchmarks.loader --decoders`.
 
-OpenCV's is what we use. simplejpeg, PyTurboJPEG (which needs the system's libturbojpeg) and torchvision join where they
-are installed. A member goes through all of them in turn; the figure is the median over members of its fastest time.
+OpenCV's is what we use. simplejpeg, PyTurboJPEG (which needs the system's libturbojpeg) and
+torchvision join where they are installed. A member goes through all of them in turn; the figure is
+the median over members of its fastest time.
 """
 
 import time
@@ -27,8 +28,12 @@ def decoders() -> dict[str, tuple[Decoder, Decoder]]:
     found: dict[str, tuple[Decoder, Decoder]] = {
         "OpenCV (ours)": (decode_gray, decode_rgb),
         "torchvision.io": (
-            lambda data: decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.GRAY),
-            lambda data: decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB),
+            lambda data: decode_jpeg(
+                torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.GRAY
+            ),
+            lambda data: decode_jpeg(
+                torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB
+            ),
         ),
     }
     try:
@@ -44,7 +49,10 @@ def decoders() -> dict[str, tuple[Decoder, Decoder]]:
         from turbojpeg import TJPF_GRAY, TJPF_RGB, TurboJPEG
 
         turbo = TurboJPEG()
-        found["PyTurboJPEG"] = (lambda data: turbo.decode(data, TJPF_GRAY), lambda data: turbo.decode(data, TJPF_RGB))
+        found["PyTurboJPEG"] = (
+            lambda data: turbo.decode(data, TJPF_GRAY),
+            lambda data: turbo.decode(data, TJPF_RGB),
+        )
     except (ImportError, RuntimeError):
         pass
     return found
@@ -52,9 +60,15 @@ def decoders() -> dict[str, tuple[Decoder, Decoder]]:
 
 def decoder_table(samples: list[StoredSample]) -> str:
     """Microseconds an image, and the largest difference in levels from OpenCV's."""
-    known, lines = decoders(), ["| JPEG decoder | flow field us | frame us | differs by at most |", "|---|---|---|---|"]
+    known, lines = (
+        decoders(),
+        ["| JPEG decoder | flow field us | frame us | differs by at most |", "|---|---|---|---|"],
+    )
     members = list(zip(*[middle_members(sample) for sample in samples], strict=True))
-    times = [fastest({name: pair[kind] for name, pair in known.items()}, members[kind]) for kind in range(2)]
+    times = [
+        fastest({name: pair[kind] for name, pair in known.items()}, members[kind])
+        for kind in range(2)
+    ]
     ours = next(iter(known.values()))
     for name, pair in known.items():
         apart = max(
@@ -70,7 +84,10 @@ def fastest(functions: dict[str, Decoder], members: tuple[bytes, ...]) -> dict[s
     """The median over the members of each decoder's fastest time, in microseconds."""
     best: dict[str, list[float]] = {name: [] for name in functions}
     for data in members:
-        tries = [{name: seconds(function, data) for name, function in functions.items()} for _ in range(TRIES)]
+        tries = [
+            {name: seconds(function, data) for name, function in functions.items()}
+            for _ in range(TRIES)
+        ]
         for name in functions:
             best[name].append(min(each[name] for each in tries))
     return {name: 1e6 * median(taken) for name, taken in best.items()}
@@ -86,8 +103,13 @@ def seconds(decode: Decoder, data: bytes) -> float:
 def middle_members(sample: StoredSample) -> tuple[bytes, bytes]:
     """A flow_x field and a frame from the middle of a sample, as stored."""
     index = sample.index
-    places = (flow_member(index.num_frames, index.num_frames // 2), frame_member(index.num_frames // 2))
-    field, frame = (sample.read(int(index.offsets[place]), int(index.sizes[place])) for place in places)
+    places = (
+        flow_member(index.num_frames, index.num_frames // 2),
+        frame_member(index.num_frames // 2),
+    )
+    field, frame = (
+        sample.read(int(index.offsets[place]), int(index.sizes[place])) for place in places
+    )
     return field, frame
 
 

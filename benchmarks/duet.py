@@ -1,10 +1,12 @@
-"""The claim on data whose ceilings are known: `python -m benchmarks.duet --out DIR`, some 15 minutes on 2 cores.
+"""The claim on data whose ceilings are known: `python -m benchmarks.duet --out DIR`, some 15
+minutes on 2 cores.
 
-duet's best possible accuracies are 25 % from colour, 25 % from motion, 50 % expected from the sum of branches trained
-each by itself and 100 % for whatever relates the two (preprocess/duet.py). Every seed trains the two-stream baseline,
-non-local blocks in both branches, and CMA's iter1 on the baseline's frozen flow branch, its RGB branch from random
-weights: all as the demo does, CMA for more epochs, since what it learns comes later. Each run is an ordinary run
-folder; the same command goes on where it was stopped.
+duet's best possible accuracies are 25 % from colour, 25 % from motion, 50 % expected from the sum
+of branches trained each by itself and 100 % for whatever relates the two (preprocess/duet.py).
+Every seed trains the two-stream baseline, non-local blocks in both branches, and CMA's iter1 on the
+baseline's frozen flow branch, its RGB branch from random weights: all as the demo does, CMA for
+more epochs, since what it learns comes later. Each run is an ordinary run folder; the same command
+goes on where it was stopped.
 """
 
 import statistics
@@ -41,7 +43,9 @@ ROWS = (
 
 
 def seed_runs(folder: Path, seed: int) -> dict[str, list[str]]:
-    """What each run of a seed has otherwise; CMA begins on the flow branch of the baseline, so it comes last."""
+    """What each run of a seed has otherwise; CMA begins on the flow branch of the baseline, so it
+    comes last.
+    """
     longer = [f"train.epochs={CMA_EPOCHS}"]
     weights = f"model.flow_weights={folder / 'two_stream' / 'flow.pt'}"
     return {
@@ -56,18 +60,28 @@ def make_dataset(out: Path, tree: Mapping[str, Any]) -> str:
     settings = build_settings(Settings, deepcopy(dict(tree)))
     if not (Path(settings.shards.path) / "dataset.json").exists():
         size = settings.preprocess.size[0]
-        write_duet(out / "videos", videos_per_pair=VIDEOS_PER_PAIR, size=size, num_frames=DEMO_FRAMES, seed=0)
+        write_duet(
+            out / "videos",
+            videos_per_pair=VIDEOS_PER_PAIR,
+            size=size,
+            num_frames=DEMO_FRAMES,
+            seed=0,
+        )
     return summary(preprocess(settings.dataset, settings.preprocess, settings.shards))
 
 
 def table(reached: Sequence[Mapping[str, Mapping[str, float]]]) -> str:
-    """Mean, spread (standard deviation) and each seed's top-1 beside the ceiling; [{run: {score: top-1}}] a seed."""
+    """Mean, spread (standard deviation) and each seed's top-1 beside the ceiling; [{run: {score:
+    top-1}}] a seed.
+    """
     lines = ["| | best possible | mean | spread | each seed |", "|---|---|---|---|---|"]
     for name, run, score, ceiling in ROWS:
         values = [seed[run][score] for seed in reached]
         spread = f"{100 * statistics.stdev(values):.1f}" if len(values) > 1 else "-"
         each = ", ".join(f"{100 * value:.1f}" for value in values)
-        lines.append(f"| {name} | {ceiling:.0%} | {statistics.mean(values):.1%} | {spread} | {each} |")
+        lines.append(
+            f"| {name} | {ceiling:.0%} | {statistics.mean(values):.1%} | {spread} | {each} |"
+        )
     return "\n".join(lines)
 
 
@@ -83,14 +97,19 @@ def blob_line(run: Path, place: str) -> str:
         found.append((keys[moving].sum(), moving.mean(), moving.flat[keys.argmax()]))
     weight, area, strongest = np.mean(found, axis=0)
     return (
-        f"{look.blocks[0].name}: a query on the blob has {weight:.0%} of its weight on the keys that move, {area:.0%} "
+        f"{look.blocks[0].name}: a query on the blob has {weight:.0%} of its weight on the keys "
+        f"that move, {area:.0%} "
         f"of all; its strongest key moves in {strongest:.0%} of {len(samples)} videos"
     )
 
 
 def moving_keys(speed: NDArray[np.floating[Any]], block: BlockMap) -> NDArray[np.bool_]:
-    """(H, W) speeds -> (kh, kw): the keys over a feature that moves at more than MOVING of the fastest one's speed."""
-    cells = cv2.resize(speed.astype(np.float32), block.read_size[::-1], interpolation=cv2.INTER_AREA)
+    """(H, W) speeds -> (kh, kw): the keys over a feature that moves at more than MOVING of the
+    fastest one's speed.
+    """
+    cells = cv2.resize(
+        speed.astype(np.float32), block.read_size[::-1], interpolation=cv2.INTER_AREA
+    )
     odd = [(0, size % 2) for size in block.read_size]
     rows, columns = block.weights.shape[2:]
     fastest = np.pad(cells, odd).reshape(rows, 2, columns, 2).max(axis=(1, 3))
@@ -98,9 +117,13 @@ def moving_keys(speed: NDArray[np.floating[Any]], block: BlockMap) -> NDArray[np
     return moving
 
 
-@click.command(help="What each model reaches on duet, for example: python -m benchmarks.duet --out duet")
+@click.command(
+    help="What each model reaches on duet, for example: python -m benchmarks.duet --out duet"
+)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("duet"), show_default=True)
-@click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="Training seeds.")
+@click.option(
+    "--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="Training seeds."
+)
 def main(out: Path, seeds: int) -> None:
     """Train what is not trained yet and print the table."""
     out.mkdir(parents=True, exist_ok=True)
@@ -110,12 +133,17 @@ def main(out: Path, seeds: int) -> None:
     for seed in range(seeds):
         folder = out / "runs" / f"seed{seed}"
         runs = seed_runs(folder, seed)
-        reached.append({name: train_and_score(tree, changes, folder / name) for name, changes in runs.items()})
+        reached.append(
+            {name: train_and_score(tree, changes, folder / name) for name, changes in runs.items()}
+        )
         click.echo(
-            f"seed {seed}: " + ", ".join(f"{name} {reached[-1][run][score]:.1%}" for name, run, score, _ in ROWS)
+            f"seed {seed}: "
+            + ", ".join(f"{name} {reached[-1][run][score]:.1%}" for name, run, score, _ in ROWS)
         )
     num_test = 16 * VIDEOS_PER_PAIR["test"]
-    click.echo(f"\n{machine()}, top-1 on {num_test} held-out videos, {seeds} seeds\n\n{table(reached)}\n")
+    click.echo(
+        f"\n{machine()}, top-1 on {num_test} held-out videos, {seeds} seeds\n\n{table(reached)}\n"
+    )
     for seed in range(seeds):
         for place in ("layer2.1", "layer3.1"):
             click.echo(f"seed {seed}, {blob_line(out / 'runs' / f'seed{seed}' / 'cma', place)}")

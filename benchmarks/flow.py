@@ -1,12 +1,15 @@
-"""Engines against OpenCV's TV-L1 on the same real frames, one thread each: `python -m benchmarks.flow --data DIR`.
+"""Engines against OpenCV's TV-L1 on the same real frames, one thread each: `python -m
+benchmarks.flow --data DIR`.
 
-DIR holds videos, in `ucf101/` and `weizmann/` if it is the developers' data folder, anywhere below it otherwise. Every
-pair goes through all engines in turn, so that a busy machine slows all alike; a video's time is the median over its
-pairs. `cv2.optflow` is OpenCV's CPU default: a median filter of 5 and 30 inner iterations. The difference is the mean
-endpoint distance to the float64 reference, over the first pair of every video.
+DIR holds videos, in `ucf101/` and `weizmann/` if it is the developers' data folder, anywhere below
+it otherwise. Every pair goes through all engines in turn, so that a busy machine slows all alike; a
+video's time is the median over its pairs. `cv2.optflow` is OpenCV's CPU default: a median filter of
+5 and 30 inner iterations. The difference is the mean endpoint distance to the float64 reference,
+over the first pair of every video.
 
-`--engine cuda` measures a GPU instead (`flow_gpu.py`); neither Ray nor OpenCV's contrib modules are needed. Where PyAV
-is missing too, save the frames elsewhere with --save FILE.npz and give them with --frames FILE.npz.
+`--engine cuda` measures a GPU instead (`flow_gpu.py`); neither Ray nor OpenCV's contrib modules are
+needed. Where PyAV is missing too, save the frames elsewhere with --save FILE.npz and give them with
+--frames FILE.npz.
 """
 
 import os
@@ -37,7 +40,9 @@ Compute = Callable[[Gray], npt.NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Row:
-    """One engine on one video: seconds a pair, endpoint distance to the reference, pixel-iterations a pair if known."""
+    """One engine on one video: seconds a pair, endpoint distance to the reference, pixel-iterations
+    a pair if known.
+    """
 
     video: str
     engine: str
@@ -54,7 +59,11 @@ def spread(items: list[Path], num: int) -> list[Path]:
 def choose_videos(data: Path) -> list[Path]:
     """Six UCF-101 and four Weizmann videos of the data folder, or ten of whatever lies below it."""
     kinds = videos_by_kind(data)
-    return [path for name, paths in kinds.items() for path in spread(paths, VIDEOS.get(name, sum(VIDEOS.values())))]
+    return [
+        path
+        for name, paths in kinds.items()
+        for path in spread(paths, VIDEOS.get(name, sum(VIDEOS.values())))
+    ]
 
 
 def videos_by_kind(data: Path) -> dict[str, list[Path]]:
@@ -69,7 +78,9 @@ def videos_below(folder: Path) -> list[Path]:
 
 
 def gray_pairs(path: Path, num_pairs: int, size: tuple[int, int]) -> list[Gray]:
-    """`num_pairs` pairs (2, H, W) of neighbouring frames, FRAMES_APART frames from one pair to the next."""
+    """`num_pairs` pairs (2, H, W) of neighbouring frames, FRAMES_APART frames from one pair to the
+    next.
+    """
     # Needed for videos alone: a machine with a GPU may have nothing but frames.
     import cv2
 
@@ -77,7 +88,10 @@ def gray_pairs(path: Path, num_pairs: int, size: tuple[int, int]) -> list[Gray]:
 
     with open_video(path, size=size, short_side=None, chunk_frames=2) as video:
         chunks = islice(video, 0, num_pairs * FRAMES_APART // 2, FRAMES_APART // 2)
-        pairs = [np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in chunk]) for chunk in chunks]
+        pairs = [
+            np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in chunk])
+            for chunk in chunks
+        ]
     return [pair.astype(np.uint8) for pair in pairs if len(pair) == 2]
 
 
@@ -89,14 +103,18 @@ def open_all(names: tuple[str, ...]) -> dict[str, Compute]:
     engines: dict[str, Compute] = {}
     if hasattr(cv2, "optflow"):
         optflow: Any = cv2.optflow
-        engines[BASELINE] = lambda pair: optflow.DualTVL1OpticalFlow_create().calc(pair[0], pair[1], None)[None]
+        engines[BASELINE] = lambda pair: optflow.DualTVL1OpticalFlow_create().calc(
+            pair[0], pair[1], None
+        )[None]
     else:
         click.echo(f"OpenCV {cv2.__version__} has no optflow: no {BASELINE} and no ratios")
     return engines | {name: open_engine(name, TvL1Params()) for name in names}
 
 
 def measure(path: Path, pairs: list[Gray], engines: dict[str, Compute]) -> list[Row]:
-    """A row for each engine; the first pair is computed once more beforehand, for caches and compilers."""
+    """A row for each engine; the first pair is computed once more beforehand, for caches and
+    compilers.
+    """
     expected = reference_flow(pairs[0][0], pairs[0][1], TvL1Params())
     seconds: dict[str, list[float]] = {name: [] for name in engines}
     difference: dict[str, float] = {}
@@ -109,7 +127,13 @@ def measure(path: Path, pairs: list[Gray], engines: dict[str, Compute]) -> list[
             engine(pair)
             seconds[name].append(time.perf_counter() - start)
     return [
-        Row(path.stem, name, median(seconds[name]), difference[name], work_since(engine, before[name], len(pairs)))
+        Row(
+            path.stem,
+            name,
+            median(seconds[name]),
+            difference[name],
+            work_since(engine, before[name], len(pairs)),
+        )
         for name, engine in engines.items()
     ]
 
@@ -127,15 +151,21 @@ def work_since(engine: Compute, before: int, num_pairs: int) -> float | None:
 def ratios(rows: list[Row], engine: str) -> list[float]:
     """How many times faster than the baseline, for each video; empty where there is no baseline."""
     baseline = {row.video: row.seconds for row in rows if row.engine == BASELINE}
-    return [baseline[row.video] / row.seconds for row in rows if row.engine == engine and row.video in baseline]
+    return [
+        baseline[row.video] / row.seconds
+        for row in rows
+        if row.engine == engine and row.video in baseline
+    ]
 
 
 def video_line(row: Row, rows: list[Row]) -> str:
     """One table line for one engine and video."""
     ratio = ratios([other for other in rows if other.video == row.video], row.engine)
     return (
-        f"| {row.video} | {row.engine} | {1 / row.seconds:.2f} | {f'{ratio[0]:.1f}' if ratio else '-'} "
-        f"| {row.difference:.5f} | {f'{row.pixel_iterations / 1e6:.1f}' if row.pixel_iterations else '-'} |"
+        f"| {row.video} | {row.engine} | {1 / row.seconds:.2f} | "
+        f"{f'{ratio[0]:.1f}' if ratio else '-'} "
+        f"| {row.difference:.5f} | "
+        f"{f'{row.pixel_iterations / 1e6:.1f}' if row.pixel_iterations else '-'} |"
     )
 
 
@@ -147,7 +177,8 @@ def summary_line(rows: list[Row], engine: str) -> str:
     return (
         f"| {engine} | {median(1 / row.seconds for row in own):.2f} "
         f"| {f'{median(ratio):.1f} ({min(ratio):.1f} to {max(ratio):.1f})' if ratio else '-'} "
-        f"| {median(row.difference for row in own):.5f} (at most {max(row.difference for row in own):.5f}) "
+        f"| {median(row.difference for row in own):.5f} (at most "
+        f"{max(row.difference for row in own):.5f}) "
         f"| {f'{median(work) / 1e6:.1f}' if work else '-'} |"
     )
 
@@ -162,21 +193,44 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def print_tables(rows: list[Row]) -> None:
     """A line a video, then a line an engine."""
-    click.echo("| video | engine | frames/s | ratio | difference px | Mpixel-iterations |\n|---|---|---|---|---|---|")
+    click.echo(
+        "| video | engine | frames/s | ratio | difference px | Mpixel-iterations "
+        "|\n|---|---|---|---|---|---|"
+    )
     click.echo("\n".join(video_line(row, rows) for row in rows))
     click.echo(
-        "\n| engine | frames/s | ratio (min to max) | difference px | Mpixel-iterations |\n|---|---|---|---|---|"
+        "\n| engine | frames/s | ratio (min to max) | difference px | Mpixel-iterations "
+        "|\n|---|---|---|---|---|"
     )
-    click.echo("\n".join(summary_line(rows, engine) for engine in dict.fromkeys(row.engine for row in rows)))
+    click.echo(
+        "\n".join(
+            summary_line(rows, engine) for engine in dict.fromkeys(row.engine for row in rows)
+        )
+    )
 
 
-@click.command(help="Compare TV-L1 engines, for example: python -m benchmarks.flow --data ~/videos --pairs 2")
-@click.option("--data", type=click.Path(path_type=Path), envvar="TWINSTREAM_DATA", help="Folder of videos.")
-@click.option("--engine", "engines", multiple=True, default=("numba",), type=click.Choice(ENGINE_NAMES))
+@click.command(
+    help="Compare TV-L1 engines, for example: python -m benchmarks.flow --data ~/videos --pairs 2"
+)
+@click.option(
+    "--data", type=click.Path(path_type=Path), envvar="TWINSTREAM_DATA", help="Folder of videos."
+)
+@click.option(
+    "--engine", "engines", multiple=True, default=("numba",), type=click.Choice(ENGINE_NAMES)
+)
 @click.option("--pairs", default=3, show_default=True, help="Frame pairs a video.")
 @click.option("--size", "sizes", multiple=True, default=("256x256", "340x256"), show_default=True)
-@click.option("--batch", "batches", multiple=True, default=(128, 512), show_default=True, help="cuda: pairs a batch.")
-@click.option("--rounds", default=7, show_default=True, help="cuda: batches a figure is the median of.")
+@click.option(
+    "--batch",
+    "batches",
+    multiple=True,
+    default=(128, 512),
+    show_default=True,
+    help="cuda: pairs a batch.",
+)
+@click.option(
+    "--rounds", default=7, show_default=True, help="cuda: batches a figure is the median of."
+)
 @click.option(
     "--tiling",
     "tilings",
@@ -186,9 +240,22 @@ def print_tables(rows: list[Row]) -> None:
     default=((4, 64, 64),),
     help="cuda: depth, columns and rows.",
 )
-@click.option("--compared", default=8, show_default=True, help="cuda: pairs compared to the reference and numba.")
-@click.option("--save", type=click.Path(path_type=Path), help="cuda: write the frames there and measure nothing.")
-@click.option("--frames", type=click.Path(path_type=Path), help="cuda: frames that --save wrote, instead of videos.")
+@click.option(
+    "--compared",
+    default=8,
+    show_default=True,
+    help="cuda: pairs compared to the reference and numba.",
+)
+@click.option(
+    "--save",
+    type=click.Path(path_type=Path),
+    help="cuda: write the frames there and measure nothing.",
+)
+@click.option(
+    "--frames",
+    type=click.Path(path_type=Path),
+    help="cuda: frames that --save wrote, instead of videos.",
+)
 def main(
     data: Path | None,
     engines: tuple[str, ...],
@@ -204,7 +271,9 @@ def main(
     """Print one table a size."""
     shapes = tuple(parse_size(size) for size in sizes)
     if frames is None and (data is None or not data.is_dir()):
-        raise click.ClickException(f"no folder of videos at {data}; give --data DIR or set TWINSTREAM_DATA")
+        raise click.ClickException(
+            f"no folder of videos at {data}; give --data DIR or set TWINSTREAM_DATA"
+        )
     if "cuda" in engines:
         from benchmarks.flow_gpu import GpuPlan, measure_on_gpu, save_runs
 
@@ -218,7 +287,9 @@ def main(
         run_on_cpu(data, engines, pairs, shapes)
 
 
-def run_on_cpu(data: Path, engines: tuple[str, ...], pairs: int, sizes: tuple[tuple[int, int], ...]) -> None:
+def run_on_cpu(
+    data: Path, engines: tuple[str, ...], pairs: int, sizes: tuple[tuple[int, int], ...]
+) -> None:
     """One core for each engine in turn."""
     computes = open_all(engines)
     videos = choose_videos(data)
@@ -236,7 +307,10 @@ def machine() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    return (
+        f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} "
+        "cores"
+    )
 
 
 if __name__ == "__main__":

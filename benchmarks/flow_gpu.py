@@ -1,9 +1,11 @@
-"""What `python -m benchmarks.flow --engine cuda` measures: batches of real pairs on a GPU, against one core of `numba`.
+"""What `python -m benchmarks.flow --engine cuda` measures: batches of real pairs on a GPU, against
+one core of `numba`.
 
-Every round takes other frames, so that no cache flatters; a figure is the median over the rounds after one that warms
-up, and the first call of all, which compiles, is told apart. `alone` is timed by events on the device, frames and flow
-there; `host to host` by the clock, from gray frames to bytes of flow in the host's memory. The floor is what memory
-traffic allows without any reuse on the chip, 64 bytes a pixel-iteration, at the bandwidth of a copy in the same run.
+Every round takes other frames, so that no cache flatters; a figure is the median over the rounds
+after one that warms up, and the first call of all, which compiles, is told apart. `alone` is timed
+by events on the device, frames and flow there; `host to host` by the clock, from gray frames to
+bytes of flow in the host's memory. The floor is what memory traffic allows without any reuse on the
+chip, 64 bytes a pixel-iteration, at the bandwidth of a copy in the same run.
 """
 
 import time
@@ -38,8 +40,9 @@ Starts = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class GpuPlan:
-    """What to measure: videos, or a file of frames; sizes (width, height), pairs a batch, rounds after the first one,
-    tilings (depth, columns, rows), and how many pairs are compared to the reference and computed by numba.
+    """What to measure: videos, or a file of frames; sizes (width, height), pairs a batch, rounds
+    after the first one, tilings (depth, columns, rows), and how many pairs are compared to the
+    reference and computed by numba.
     """
 
     videos: list[Path]
@@ -80,20 +83,29 @@ def runs_in(num_pairs: int) -> int:
 
 
 def read_runs(videos: list[Path], num: int, size: tuple[int, int]) -> Runs:
-    """(n, RUN, H, W) gray frames, from as many videos as there are, over and over; n is `num` or what there is."""
+    """(n, RUN, H, W) gray frames, from as many videos as there are, over and over; n is `num` or
+    what there is.
+    """
     # Needed only where there is no file of frames.
     import cv2
 
     from preprocess.decode import VideoError, open_video
 
     def runs_of(path: Path) -> Iterator[Gray]:
-        with suppress(VideoError), open_video(path, size=size, short_side=None, chunk_frames=RUN) as video:
+        with (
+            suppress(VideoError),
+            open_video(path, size=size, short_side=None, chunk_frames=RUN) as video,
+        ):
             for chunk in video:
                 if len(chunk) == RUN:
-                    yield np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in chunk]).astype(np.uint8)
+                    yield np.stack(
+                        [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in chunk]
+                    ).astype(np.uint8)
 
     sources = [runs_of(path) for path in videos]
-    turns = chain.from_iterable(iter(lambda: [run for source in sources for run in islice(source, 1)], []))
+    turns = chain.from_iterable(
+        iter(lambda: [run for source in sources for run in islice(source, 1)], [])
+    )
     runs = list(islice(turns, num))
     if not runs:
         raise click.ClickException(f"none of {len(videos)} videos has {RUN} frames")
@@ -101,11 +113,14 @@ def read_runs(videos: list[Path], num: int, size: tuple[int, int]) -> Runs:
 
 
 def batches_of(runs: Runs, num: int, count: int) -> list[Gray]:
-    """`count` batches of `num` runs, one after the other through all of them, and again from the first.
+    """`count` batches of `num` runs, one after the other through all of them, and again from the
+    first.
 
     7 runs, 3 a batch: 0 1 2 · 3 4 5 · 6 0 1
     """
-    return [np.concatenate(runs[np.arange(n * num, (n + 1) * num) % len(runs)]) for n in range(count)]
+    return [
+        np.concatenate(runs[np.arange(n * num, (n + 1) * num) % len(runs)]) for n in range(count)
+    ]
 
 
 def run_starts(num: int) -> Starts:
@@ -147,7 +162,9 @@ def measure(batches: list[Gray], tiling: Tiling) -> Rates:
     first = torch.from_numpy(starts.astype(np.int32)).to(engine.device)
     # All of them are there before the first is timed.
     there = [torch.from_numpy(batch).to(engine.device) for batch in batches]
-    alone = [seconds_on_device(partial(batch_flow, frames, first, params, tiling)) for frames in there]
+    alone = [
+        seconds_on_device(partial(batch_flow, frames, first, params, tiling)) for frames in there
+    ]
     before = engine.pixel_iterations
     host = [seconds(partial(engine.stored_pairs, batch, starts, BOUND)) for batch in batches]
     work = (engine.pixel_iterations - before) / len(starts) / len(batches)
@@ -183,7 +200,9 @@ def measure_on_gpu(plan: GpuPlan) -> None:
 
 
 def print_table(plan: GpuPlan, runs: Runs, bandwidth: float) -> None:
-    """A line for one core of `numba`, then two for each tiling and size of batch; under it what belongs to them."""
+    """A line for one core of `numba`, then two for each tiling and size of batch; under it what
+    belongs to them.
+    """
     height, width = runs.shape[2:]
     pairs = [run[:2] for run in runs[: plan.num_compared]]
     expected = [reference_flow(pair[0], pair[1], TvL1Params()) for pair in pairs]
@@ -192,8 +211,12 @@ def print_table(plan: GpuPlan, runs: Runs, bandwidth: float) -> None:
     one_core = 1 / median(seconds(partial(numba, pair)) for pair in pairs)
     click.echo(f"\n### {width}x{height}, {len(runs)} runs of {RUN} frames\n")
     if len(runs) < plan.num_runs:
-        click.echo(f"{plan.num_runs} runs are needed for fresh frames in every round: some come again\n")
-    click.echo("| engine | pairs/s | to one core of numba | difference px (largest) | share of the floor |")
+        click.echo(
+            f"{plan.num_runs} runs are needed for fresh frames in every round: some come again\n"
+        )
+    click.echo(
+        "| engine | pairs/s | to one core of numba | difference px (largest) | share of the floor |"
+    )
     click.echo("|---|---|---|---|---|")
     click.echo(table_line("numba, one core", one_core, one_core, off, None))
     notes = []
@@ -203,16 +226,25 @@ def print_table(plan: GpuPlan, runs: Runs, bandwidth: float) -> None:
             num = runs_in(num_pairs)
             rates = measure(batches_of(runs, num, plan.rounds + 1), tiling)
             floor = bandwidth / (rates.work * BYTES_WITHOUT_REUSE)
-            name = f"cuda, {num * (RUN - 1)} pairs a batch, tiling {tiling.depth} {tiling.columns} {tiling.rows}"
+            name = (
+                f"cuda, {num * (RUN - 1)} pairs a batch, tiling {tiling.depth} {tiling.columns} "
+                f"{tiling.rows}"
+            )
             click.echo(table_line(f"{name}, alone", rates.alone, one_core, off, floor))
             click.echo(table_line(f"{name}, host to host", rates.host, one_core, off, floor))
             notes.append(
-                f"{name}: {rates.work / 1e6:.1f} Mpixel-iterations a pair, first call {rates.first_call:.1f} s"
+                f"{name}: {rates.work / 1e6:.1f} Mpixel-iterations a pair, first call "
+                f"{rates.first_call:.1f} s"
             )
     click.echo("\n" + "\n".join(notes))
 
 
-def table_line(name: str, rate: float, one_core: float, off: list[float], floor: float | None) -> str:
+def table_line(
+    name: str, rate: float, one_core: float, off: list[float], floor: float | None
+) -> str:
     """One line; `rate`, `one_core` and `floor` in pairs a second."""
     share = f"{rate / floor:.2f}" if floor else "-"
-    return f"| {name} | {rate:.0f} | {rate / one_core:.1f} | {mean(off):.5f} ({max(off):.5f}) | {share} |"
+    return (
+        f"| {name} | {rate:.0f} | {rate / one_core:.1f} | {mean(off):.5f} ({max(off):.5f}) | "
+        f"{share} |"
+    )

@@ -1,10 +1,11 @@
 """How fast training is fed: `python -m benchmarks.loader --data VIDEOS --shards DATASET`.
 
-DATASET is made from the videos where it is not there yet. Everyone cuts the same snippets of the same videos through
-the same views: ours by index; a plain webdataset pipeline that decodes the same members; a folder of images
-read with OpenCV; and the videos decoded on the fly, which give no flow. One process, one thread, shard after shard, all
-contenders on a shard before the next, in turning order, so that a busy machine slows all alike. Bytes are what the
-process read, as the kernel counts them. Cold: the page cache is told to forget the files before each reading.
+DATASET is made from the videos where it is not there yet. Everyone cuts the same snippets of the
+same videos through the same views: ours by index; a plain webdataset pipeline that decodes the same
+members; a folder of images read with OpenCV; and the videos decoded on the fly, which give no flow.
+One process, one thread, shard after shard, all contenders on a shard before the next, in turning
+order, so that a busy machine slows all alike. Bytes are what the process read, as the kernel counts
+them. Cold: the page cache is told to forget the files before each reading.
 """
 
 import os
@@ -46,7 +47,9 @@ class Tally:
     num_samples: int = 0
 
 
-def measured(contenders: list[Contender], shards: list[list[StoredSample]], *, cold: bool) -> dict[str, Tally]:
+def measured(
+    contenders: list[Contender], shards: list[list[StoredSample]], *, cold: bool
+) -> dict[str, Tally]:
     """Every contender on every shard, in turning order."""
     tallies = {contender.name: Tally() for contender in contenders}
     for number, samples in enumerate(shards):
@@ -80,23 +83,36 @@ def forget(paths: Iterable[Path]) -> None:
 
 def table(tallies: dict[str, Tally]) -> str:
     """Samples/s from the median shard; the ratio is ours against it, the median over the shards."""
-    lines = ["| | samples/s | ours is faster by | MB a sample | ours reads less by |", "|---|---|---|---|---|"]
+    lines = [
+        "| | samples/s | ours is faster by | MB a sample | ours reads less by |",
+        "|---|---|---|---|---|",
+    ]
     ours = tallies[OURS]
     for name, tally in tallies.items():
-        ratio = median(theirs / mine for theirs, mine in zip(tally.seconds, ours.seconds, strict=True))
+        ratio = median(
+            theirs / mine for theirs, mine in zip(tally.seconds, ours.seconds, strict=True)
+        )
         size, less = tally.num_bytes / tally.num_samples, tally.num_bytes / ours.num_bytes
-        lines.append(f"| {name} | {1 / median(tally.seconds):.0f} | {ratio:.2f} | {size / 1e6:.2f} | {less:.1f} |")
+        lines.append(
+            f"| {name} | {1 / median(tally.seconds):.0f} | {ratio:.2f} | {size / 1e6:.2f} | "
+            f"{less:.1f} |"
+        )
     return "\n".join(lines)
 
 
 def where_time_goes(dataset: ShardDataset, repeats: int) -> str:
-    """Shares of the CPU time of decoding, of crop, scale and flip, and of the rest, behind an epoch not counted."""
+    """Shares of the CPU time of decoding, of crop, scale and flip, and of the rest, behind an epoch
+    not counted.
+    """
     snippets = TrainSnippets(dataset.samples("train"), RECIPE)
     sizes = [entry.num_samples for entry in dataset.manifest.splits["train"]]
     shares = []
     for epoch in range(repeats + 1):
         sampler = EpochSampler(sizes, batch_size=8, seed=0, epoch=epoch)
-        decoders, cutters = timed(reader, "decode_rgb", "decode_gray"), timed(transforms, "view_frame", "view_field")
+        decoders, cutters = (
+            timed(reader, "decode_rgb", "decode_gray"),
+            timed(transforms, "view_frame", "view_field"),
+        )
         with decoders as decoding, cutters as cutting:
             begun = time.process_time()
             for _ in load_train_batches(snippets, sampler, 0):
@@ -105,7 +121,8 @@ def where_time_goes(dataset: ShardDataset, repeats: int) -> str:
         shares.append((decoding[0] / whole, cutting[0] / whole, 1e3 * whole / sum(sizes)))
     decode, augment, ms = (median(column) for column in zip(*shares[1:], strict=True))
     return (
-        f"of {ms:.2f} ms CPU a sample in batches: JPEG decoding {decode:.1%} · crop, scale and flip {augment:.1%} · "
+        f"of {ms:.2f} ms CPU a sample in batches: JPEG decoding {decode:.1%} · crop, scale and "
+        f"flip {augment:.1%} · "
         f"reading, batching and the rest {1 - decode - augment:.1%}"
     )
 
@@ -141,15 +158,30 @@ def open_or_make(data: Path, shards: Path) -> ShardDataset:
     return ShardDataset(shards)
 
 
-@click.command(help="Feed training, for example: python -m benchmarks.loader --data ucf101/videos --shards /tmp/ucf")
-@click.option("--data", type=click.Path(path_type=Path), envvar="TWINSTREAM_DATA", help="Folder of videos.")
-@click.option("--shards", type=click.Path(path_type=Path), help="Their shard dataset; made, and kept, if not there.")
-@click.option("--repeats", default=3, show_default=True, help="Times that every shard is read by everyone.")
+@click.command(
+    help=(
+        "Feed training, for example: python -m benchmarks.loader --data ucf101/videos --shards "
+        "/tmp/ucf"
+    )
+)
+@click.option(
+    "--data", type=click.Path(path_type=Path), envvar="TWINSTREAM_DATA", help="Folder of videos."
+)
+@click.option(
+    "--shards",
+    type=click.Path(path_type=Path),
+    help="Their shard dataset; made, and kept, if not there.",
+)
+@click.option(
+    "--repeats", default=3, show_default=True, help="Times that every shard is read by everyone."
+)
 @click.option("--decoders", is_flag=True, help="Also compare JPEG decoders.")
 def main(data: Path | None, shards: Path | None, repeats: int, decoders: bool) -> None:
     """Print the tables."""
     if data is None or not data.is_dir():
-        raise click.ClickException(f"no folder of videos at {data}; give --data DIR or set TWINSTREAM_DATA")
+        raise click.ClickException(
+            f"no folder of videos at {data}; give --data DIR or set TWINSTREAM_DATA"
+        )
     data = next(path for path in (data / "ucf101" / "videos", data) if path.is_dir())
     cv2.setNumThreads(1)
     keep_freed_memory()
@@ -164,10 +196,17 @@ def main(data: Path | None, shards: Path | None, repeats: int, decoders: bool) -
         blocks = list(groups.values())
         lengths = [sample.index.num_frames for block in blocks for sample in block]
         refuse_differences(contenders[:3], blocks[0])
-        click.echo(f"{machine()}, {len(lengths)} videos of {np.mean(lengths):.0f} frames, {len(blocks)} shards\n")
+        click.echo(
+            f"{machine()}, {len(lengths)} videos of {np.mean(lengths):.0f} frames, {len(blocks)} "
+            "shards\n"
+        )
         measured(contenders, blocks, cold=False)
-        click.echo("warm page cache\n\n" + table(measured(contenders, blocks * repeats, cold=False)))
-        click.echo("\ncold page cache\n\n" + table(measured(contenders, blocks * repeats, cold=True)))
+        click.echo(
+            "warm page cache\n\n" + table(measured(contenders, blocks * repeats, cold=False))
+        )
+        click.echo(
+            "\ncold page cache\n\n" + table(measured(contenders, blocks * repeats, cold=True))
+        )
         click.echo("\n" + where_time_goes(dataset, repeats))
         if decoders:
             click.echo("\n" + decoder_table(blocks[0] + blocks[-1]))

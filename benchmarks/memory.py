@@ -1,8 +1,9 @@
 """Peak memory of a worker against the length of its video: `python -m benchmarks.memory`.
 
-1080p videos are drawn, one process makes a shard of each alone, and its peak resident memory is read when it ends.
-TV-L1 gets few iterations: what it holds does not depend on them. What may differ by design is the spool, which keeps
-up to 32 MiB of encoded frames and as much of encoded flow in memory before it goes to disk.
+1080p videos are drawn, one process makes a shard of each alone, and its peak resident memory is
+read when it ends. TV-L1 gets few iterations: what it holds does not depend on them. What may differ
+by design is the spool, which keeps up to 32 MiB of encoded frames and as much of encoded flow in
+memory before it goes to disk.
 """
 
 import tempfile
@@ -41,12 +42,20 @@ def drawn(rng: np.random.Generator) -> list[NDArray[np.uint8]]:
 
 def write_long_video(path: Path, num_frames: int) -> None:
     """The drawn frames again and again, as MPEG-4."""
-    pictures = [av.VideoFrame.from_ndarray(frame, format="rgb24") for frame in drawn(np.random.default_rng(0))]
+    pictures = [
+        av.VideoFrame.from_ndarray(frame, format="rgb24")
+        for frame in drawn(np.random.default_rng(0))
+    ]
     pictures = [picture.reformat(format="yuv420p") for picture in pictures]
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=FPS)
         assert isinstance(stream, VideoStream)
-        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = WIDTH, HEIGHT, "yuv420p", BIT_RATE
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = (
+            WIDTH,
+            HEIGHT,
+            "yuv420p",
+            BIT_RATE,
+        )
         for number in range(num_frames):
             picture = pictures[number % NUM_DRAWN]
             picture.pts = None
@@ -55,7 +64,9 @@ def write_long_video(path: Path, num_frames: int) -> None:
 
 
 def peak_mebibytes(folder: Path, name: str, engine: str, size: int) -> tuple[int, int, float]:
-    """Make a shard of one video; frames written, this process's peak resident memory in MiB, and MB of the tar."""
+    """Make a shard of one video; frames written, this process's peak resident memory in MiB, and MB
+    of the tar.
+    """
     preprocess = PreprocessSettings()
     setup = WorkerSetup(
         root=folder,
@@ -78,15 +89,34 @@ def peak_mebibytes(folder: Path, name: str, engine: str, size: int) -> tuple[int
 
 
 def peak_kibibytes() -> int:
-    """Peak resident memory of this program; getrusage would also count what its parent held when it started it."""
+    """Peak resident memory of this program; getrusage would also count what its parent held when it
+    started it.
+    """
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
-@click.command(help="Peak memory against length, for example: python -m benchmarks.memory --seconds 10 --seconds 200")
-@click.option("--seconds", multiple=True, type=int, default=(10, 60, 200), show_default=True, help="Lengths to try.")
+@click.command(
+    help=(
+        "Peak memory against length, for example: python -m benchmarks.memory --seconds 10 "
+        "--seconds 200"
+    )
+)
+@click.option(
+    "--seconds",
+    multiple=True,
+    type=int,
+    default=(10, 60, 200),
+    show_default=True,
+    help="Lengths to try.",
+)
 @click.option("--engine", default="numba", show_default=True)
-@click.option("--size", default=PreprocessSettings().size[0], show_default=True, help="Side of the stored square.")
+@click.option(
+    "--size",
+    default=PreprocessSettings().size[0],
+    show_default=True,
+    help="Side of the stored square.",
+)
 def main(seconds: tuple[int, ...], engine: str, size: int) -> None:
     """Print a table, a process for each line."""
     click.echo(f"{machine()}, {WIDTH}x{HEIGHT} at {FPS} frames/s to {size}x{size}, {engine}\n")
@@ -98,7 +128,9 @@ def main(seconds: tuple[int, ...], engine: str, size: int) -> None:
             write_long_video(folder / video, length * FPS)
             begun = time.perf_counter()
             with get_context("spawn").Pool(1) as pool:
-                num_frames, peak, megabytes = pool.apply(peak_mebibytes, (folder, video, engine, size))
+                num_frames, peak, megabytes = pool.apply(
+                    peak_mebibytes, (folder, video, engine, size)
+                )
             spent = time.perf_counter() - begun
             click.echo(f"| {length} | {num_frames} | {peak} | {megabytes:.0f} | {spent:.0f} |")
 

@@ -1,10 +1,11 @@
-"""What attention costs: `python -m benchmarks.model`, step time and peak memory of each model, and its attention alone.
+"""What attention costs: `python -m benchmarks.model`, step time and peak memory of each model, and
+its attention alone.
 
-The yardstick are two plain torchvision ResNets trained the same way: SGD, cross-entropy, batches of random pictures
-that are in memory already. One run takes all cases in turn, round after round; a ratio is the median over the rounds,
-each within itself, because the machine's speed wanders more with time than between cases. Memory is the peak of a
-process that does one case alone; on a GPU, what torch allocated. All of it is channels_last, and bfloat16 on a GPU, as
-training has it.
+The yardstick are two plain torchvision ResNets trained the same way: SGD, cross-entropy, batches of
+random pictures that are in memory already. One run takes all cases in turn, round after round; a
+ratio is the median over the rounds, each within itself, because the machine's speed wanders more
+with time than between cases. Memory is the peak of a process that does one case alone; on a GPU,
+what torch allocated. All of it is channels_last, and bfloat16 on a GPU, as training has it.
 """
 
 import statistics
@@ -46,7 +47,9 @@ class Size:
 
 @dataclass(frozen=True)
 class Case:
-    """A model, which branch a step trains (None: forward only), whose scores it wants and who attends."""
+    """A model, which branch a step trains (None: forward only), whose scores it wants and who
+    attends.
+    """
 
     name: str
     kind: Kind | None
@@ -74,7 +77,10 @@ CASES = (
     Case("CMA iter1-S, forward", "cma", None, BOTH, ("rgb",)),
 )
 # Named in the last column: the plain cases that a case is measured against
-TRAINING, FORWARD = ("plain rgb, training", "plain flow, training"), ("plain rgb, forward", "plain flow, forward")
+TRAINING, FORWARD = (
+    ("plain rgb, training", "plain flow, training"),
+    ("plain rgb, forward", "plain flow, forward"),
+)
 YARDSTICKS = {
     "two-stream rgb, training": TRAINING[:1],
     "two-stream flow, training": TRAINING[1:],
@@ -117,7 +123,9 @@ def prepare(case: Case, size: Size) -> Callable[[], None]:
     net.train(case.trains is not None)
     if isinstance(net, TwoBranch) and case.trains:
         net.train_only(case.trains)
-    return _training_step(net, forward, labels, device) if case.trains else _test_step(forward, device)
+    return (
+        _training_step(net, forward, labels, device) if case.trains else _test_step(forward, device)
+    )
 
 
 def _plain_forward(net: nn.Module, x: Tensor) -> Callable[[], Tensor]:
@@ -135,7 +143,9 @@ def _forward(net: TwoBranch, rgb: Tensor, flow: Tensor, case: Case) -> Callable[
 def _training_step(
     net: nn.Module, forward: Callable[[], Tensor], labels: Tensor, device: torch.device
 ) -> Callable[[], None]:
-    optimizer = SGD([p for p in net.parameters() if p.requires_grad], lr=0.01, momentum=0.9, weight_decay=5e-4)
+    optimizer = SGD(
+        [p for p in net.parameters() if p.requires_grad], lr=0.01, momentum=0.9, weight_decay=5e-4
+    )
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -162,8 +172,12 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def seconds_by_round(steps: Sequence[Callable[[], None]], rounds: int, clock: Clock) -> list[list[float]]:
-    """For each step, how long it took in each round; all in turn, after a first round that is not counted."""
+def seconds_by_round(
+    steps: Sequence[Callable[[], None]], rounds: int, clock: Clock
+) -> list[list[float]]:
+    """For each step, how long it took in each round; all in turn, after a first round that is not
+    counted.
+    """
     taken: list[list[float]] = [[] for _ in steps]
     for number in range(rounds + 1):
         for step, each in zip(steps, taken, strict=True):
@@ -187,7 +201,9 @@ def peak_mebibytes(case: Case, size: Size, threads: int) -> int:
     step = prepare(case, size)
     step()
     step()
-    return torch.cuda.max_memory_allocated() >> 20 if size.device == "cuda" else peak_kibibytes() >> 10
+    return (
+        torch.cuda.max_memory_allocated() >> 20 if size.device == "cuda" else peak_kibibytes() >> 10
+    )
 
 
 def written_out(block: CMABlock, x: Tensor, y: Tensor) -> Tensor:
@@ -198,14 +214,19 @@ def written_out(block: CMABlock, x: Tensor, y: Tensor) -> Tensor:
 
 
 def attention_line(channels: int, side: int, size: Size, rounds: int, clock: Clock) -> str:
-    """One table line: a block forward and backward through the fused kernel and written out, and how they differ."""
+    """One table line: a block forward and backward through the fused kernel and written out, and
+    how they differ.
+    """
     torch.manual_seed(0)
     block = CMABlock(channels).to(size.device).to(memory_format=torch.channels_last)
     nn.init.ones_(block.bn.weight)
     shape = size.batch, side, side, channels
     x, y, gradient = (torch.randn(shape, device=size.device).permute(0, 3, 1, 2) for _ in range(3))
     x.requires_grad_()
-    ways: tuple[Callable[..., Tensor], ...] = (lambda: block(x, y), lambda: written_out(block, x, y))
+    ways: tuple[Callable[..., Tensor], ...] = (
+        lambda: block(x, y),
+        lambda: written_out(block, x, y),
+    )
 
     def step_of(way: Callable[..., Tensor]) -> Callable[[], None]:
         def step() -> None:
@@ -218,13 +239,22 @@ def attention_line(channels: int, side: int, size: Size, rounds: int, clock: Clo
         difference = (ways[0]() - ways[1]()).abs().max().item()
     fused, plain = seconds_by_round([step_of(way) for way in ways], 3 * rounds, clock)
     medians = f"{1e3 * statistics.median(fused):.1f} | {1e3 * statistics.median(plain):.1f}"
-    return f"| {channels} x {side} x {side} | {medians} | {median_ratio(fused, [plain]):.2f} | {difference:.1e} |"
+    return (
+        f"| {channels} x {side} x {side} | {medians} | {median_ratio(fused, [plain]):.2f} | "
+        f"{difference:.1e} |"
+    )
 
 
-@click.command(help="Cost of each model, for example: python -m benchmarks.model --batch 3 --rounds 5")
-@click.option("--depth", default=50, show_default=True, type=click.Choice(["18", "34", "50", "101", "152"]))
+@click.command(
+    help="Cost of each model, for example: python -m benchmarks.model --batch 3 --rounds 5"
+)
+@click.option(
+    "--depth", default=50, show_default=True, type=click.Choice(["18", "34", "50", "101", "152"])
+)
 @click.option("--side", default=224, show_default=True, help="Side of the network's input.")
-@click.option("--batch", default=6, show_default=True, help="Snippets a step; 6 are two videos of 3 segments.")
+@click.option(
+    "--batch", default=6, show_default=True, help="Snippets a step; 6 are two videos of 3 segments."
+)
 @click.option("--rounds", default=7, show_default=True, help="Steps of each case that are counted.")
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
 @click.option(
@@ -232,14 +262,20 @@ def attention_line(channels: int, side: int, size: Size, rounds: int, clock: Clo
     default="wall",
     show_default=True,
     type=click.Choice(sorted(CLOCKS)),
-    help="What a step is timed by; cpu, with one thread, tells the same on a machine that has other work.",
+    help=(
+        "What a step is timed by; cpu, with one thread, tells the same on a machine that has "
+        "other work."
+    ),
 )
 def main(depth: str, side: int, batch: int, rounds: int, device: str, clock: str) -> None:
     """Print what was measured on, the table of models, and that of the attention alone."""
     keep_freed_memory()
     size, threads = Size(int(depth), side, batch, device), torch.get_num_threads()
     what = torch.cuda.get_device_name() if device == "cuda" else f"{machine()}, {threads} threads"
-    click.echo(f"{what}, torch {torch.__version__}, ResNet-{depth}, {batch} snippets of {side}x{side}, {clock} time\n")
+    click.echo(
+        f"{what}, torch {torch.__version__}, ResNet-{depth}, {batch} snippets of {side}x{side}, "
+        f"{clock} time\n"
+    )
     taken = seconds_by_round([prepare(case, size) for case in CASES], rounds, CLOCKS[clock])
     seconds = {case.name: each for case, each in zip(CASES, taken, strict=True)}
     click.echo("| | ms a step | of plain ResNets | which | peak MiB |\n|---|---|---|---|---|")
@@ -250,8 +286,14 @@ def main(depth: str, side: int, batch: int, rounds: int, device: str, clock: str
         parts = YARDSTICKS.get(case.name, ())
         own = seconds[case.name]
         ratio = f"{median_ratio(own, [seconds[part] for part in parts]):.2f}" if parts else ""
-        click.echo(f"| {case.name} | {1e3 * statistics.median(own):.0f} | {ratio} | {' + '.join(parts)} | {peak} |")
-    click.echo("\n| block | fused ms | written out ms | ratio | largest difference |\n|---|---|---|---|---|")
+        click.echo(
+            f"| {case.name} | {1e3 * statistics.median(own):.0f} | {ratio} | {' + '.join(parts)} | "
+            f"{peak} |"
+        )
+    click.echo(
+        "\n| block | fused ms | written out ms | ratio | largest difference "
+        "|\n|---|---|---|---|---|"
+    )
     for channels, stride in ((512, 8), (1024, 16)):
         click.echo(attention_line(channels, -(-side // stride), size, rounds, CLOCKS[clock]))
 

@@ -1,10 +1,12 @@
-"""The whole stage against the loop people write today: `python -m benchmarks.preprocess --data DIR`.
+"""The whole stage against the loop people write today: `python -m benchmarks.preprocess --data
+DIR`.
 
-The loop is cv2.VideoCapture, cv2.resize, cv2.optflow (defaults, one thread) and cv2.imwrite of img/flow_x/flow_y, one
-process a core over the videos. Both get the same files and cores, one after the other. Throughput of twinstream counts
-from the first worker's start; Ray's own start is told apart, because it does not grow with the videos. What it could
-be is told too: what the parts allow that one worker was measured at, on all cores, or with GPUs the slower of those and
-the cores. `--engine cuda --no-loop` needs nothing of OpenCV's contrib modules.
+The loop is cv2.VideoCapture, cv2.resize, cv2.optflow (defaults, one thread) and cv2.imwrite of
+img/flow_x/flow_y, one process a core over the videos. Both get the same files and cores, one after
+the other. Throughput of twinstream counts from the first worker's start; Ray's own start is told
+apart, because it does not grow with the videos. What it could be is told too: what the parts allow
+that one worker was measured at, on all cores, or with GPUs the slower of those and the cores.
+`--engine cuda --no-loop` needs nothing of OpenCV's contrib modules.
 """
 
 import tempfile
@@ -33,9 +35,11 @@ from shards.settings import ShardSettings
 
 @dataclass(frozen=True)
 class Result:
-    """One way of doing it: frames written, seconds at work, seconds to start, bytes and files written.
+    """One way of doing it: frames written, seconds at work, seconds to start, bytes and files
+    written.
 
-    `part_seconds` are those that all workers together spent on decoding, flow and encoding, where it is known.
+    `part_seconds` are those that all workers together spent on decoding, flow and encoding, where
+    it is known.
     """
 
     name: str
@@ -79,7 +83,10 @@ def _extract(path: Path, folder: Path, size: tuple[int, int]) -> int:
         if before is not None:
             levels = quantize(tvl1.calc(before, gray, None), 20)
             for axis, name in enumerate(("flow_x", "flow_y")):
-                cv2.imwrite(str(folder / f"{name}_{number - 1:05d}.jpg"), np.ascontiguousarray(levels[..., axis]))
+                cv2.imwrite(
+                    str(folder / f"{name}_{number - 1:05d}.jpg"),
+                    np.ascontiguousarray(levels[..., axis]),
+                )
         before, number = gray, number + 1
 
 
@@ -100,13 +107,17 @@ def twinstream_run(
     num_frames = sum(video.num_frames for video in done)
     name = f"twinstream, {engine}, {workers or 'all'} workers"
     part_seconds = sum(sum(video.seconds.values()) for video in done)
-    return replace(_result(name, num_frames, started - begun, ended - started, out), part_seconds=part_seconds)
+    return replace(
+        _result(name, num_frames, started - begun, ended - started, out), part_seconds=part_seconds
+    )
 
 
 def outside_share(
     root: Path, catalog: Catalog, out: Path, size: tuple[int, int], engine: str
 ) -> tuple[float, list[VideoDone]]:
-    """The share of a worker's time that is not decoding, flow or encoding, measured without Ray and on one core."""
+    """The share of a worker's time that is not decoding, flow or encoding, measured without Ray and
+    on one core.
+    """
     setup, jobs, _ = prepared(root, catalog, out, size, engine)
     setup = replace(setup, cores=1)
     recipe = make_recipe(setup)
@@ -164,36 +175,64 @@ def line(result: Result, baseline: Result) -> str:
     rate = result.num_frames / result.seconds
     ratio = rate / (baseline.num_frames / baseline.seconds)
     return (
-        f"| {result.name} | {result.num_frames} | {rate:.2f} | {ratio:.1f} | {result.start_seconds:.1f} "
+        f"| {result.name} | {result.num_frames} | {rate:.2f} | {ratio:.1f} | "
+        f"{result.start_seconds:.1f} "
         f"| {result.num_bytes / 1e6:.1f} | {result.num_files} |"
     )
 
 
-@click.command(help="Compare the stage with a plain loop, for example: python -m benchmarks.preprocess --data ~/videos")
-@click.option("--data", type=click.Path(path_type=Path), envvar="TWINSTREAM_DATA", help="Folder of videos.")
+@click.command(
+    help=(
+        "Compare the stage with a plain loop, for example: python -m benchmarks.preprocess "
+        "--data ~/videos"
+    )
+)
+@click.option(
+    "--data", type=click.Path(path_type=Path), envvar="TWINSTREAM_DATA", help="Folder of videos."
+)
 @click.option("--videos", "num_videos", default=6, show_default=True, help="Videos for both.")
 @click.option("--size", default=256, show_default=True, help="Side of the stored square.")
 @click.option("--engine", default="numba", show_default=True, type=click.Choice(["numba", "cuda"]))
-@click.option("--workers", type=int, help="Processes for both; 2, or with cuda as many as there is room for.")
+@click.option(
+    "--workers", type=int, help="Processes for both; 2, or with cuda as many as there is room for."
+)
 @click.option("--loop/--no-loop", default=True, show_default=True, help="Run the loop as well.")
-@click.option("--scaling", default=24, show_default=True, help="Videos over which many workers are set against one.")
+@click.option(
+    "--scaling",
+    default=24,
+    show_default=True,
+    help="Videos over which many workers are set against one.",
+)
 def main(
-    data: Path | None, num_videos: int, size: int, engine: str, workers: int | None, loop: bool, scaling: int
+    data: Path | None,
+    num_videos: int,
+    size: int,
+    engine: str,
+    workers: int | None,
+    loop: bool,
+    scaling: int,
 ) -> None:
     """Print the table, then how the stage scales and where its time goes."""
     if data is None or not data.is_dir():
-        raise click.ClickException(f"no folder of videos at {data}; give --data DIR or set TWINSTREAM_DATA")
+        raise click.ClickException(
+            f"no folder of videos at {data}; give --data DIR or set TWINSTREAM_DATA"
+        )
     videos = spread(choose_videos(data), num_videos)
     catalog = catalog_of(videos, data)
     # Short videos of one kind, so that no worker is left with a long one at the end.
     alike = catalog_of(
-        spread(videos_below(next(path for path in (data / "weizmann", data) if path.is_dir())), scaling), data
+        spread(
+            videos_below(next(path for path in (data / "weizmann", data) if path.is_dir())), scaling
+        ),
+        data,
     )
     node = this_node()
     if engine != "cuda":
         workers = workers or 2
         node = Node(workers)
-    click.echo(f"{machine()}, {len(videos)} videos, {size}x{size}, {engine}, {workers or 'all'} processes")
+    click.echo(
+        f"{machine()}, {len(videos)} videos, {size}x{size}, {engine}, {workers or 'all'} processes"
+    )
     with tempfile.TemporaryDirectory() as folder:
         out, shape = Path(folder), (size, size)
         share, done = outside_share(data, catalog, out / "plain", shape, engine)
@@ -201,14 +240,25 @@ def main(
         many = twinstream_run(data, catalog, out / "many", shape, workers, engine)
         one = twinstream_run(data, alike, out / "one", shape, 1, engine)
         many_alike = twinstream_run(data, alike, out / "many alike", shape, workers, engine)
-        results = [todays_loop(videos, out / "loop", shape, workers or node.cores), many] if loop else [many]
-    click.echo("| | frames | frames/s | ratio | start s | MB | files |\n|---|---|---|---|---|---|---|")
+        results = (
+            [todays_loop(videos, out / "loop", shape, workers or node.cores), many]
+            if loop
+            else [many]
+        )
+    click.echo(
+        "| | frames | frames/s | ratio | start s | MB | files |\n|---|---|---|---|---|---|---|"
+    )
     click.echo("\n".join(line(result, results[0]) for result in results))
     gain = one.seconds / many_alike.seconds
-    click.echo(f"\n{workers or 'all'} workers against 1, over {len(alike.videos)} short videos: {gain:.2f} times")
     click.echo(
-        f"1 worker, {len(alike.videos)} jobs of one short video: {one.start_seconds:.1f} s to start, "
-        f"{1 - one.part_seconds / one.seconds:.1%} of its time outside of decoding, flow and encoding; "
+        f"\n{workers or 'all'} workers against 1, over {len(alike.videos)} short videos: "
+        f"{gain:.2f} times"
+    )
+    click.echo(
+        f"1 worker, {len(alike.videos)} jobs of one short video: {one.start_seconds:.1f} s to "
+        "start, "
+        f"{1 - one.part_seconds / one.seconds:.1%} of its time outside of decoding, flow and "
+        "encoding; "
         f"a loop without Ray {share_alike:.1%}"
     )
     num_frames = sum(video.num_frames for video in done)
@@ -220,7 +270,8 @@ def main(
     allowed = stage_rate(1 / parts["flow"], parts["decode"] + parts["encode"], node)
     rate = many_alike.num_frames / many_alike.seconds
     click.echo(
-        f"{rate:.0f} frames/s over the short videos, of {allowed:.0f} that the parts allow: {rate / allowed:.0%}"
+        f"{rate:.0f} frames/s over the short videos, of {allowed:.0f} that the parts allow: "
+        f"{rate / allowed:.0%}"
     )
 
 

@@ -1,8 +1,10 @@
-"""How far threads carry one video, with the `numba` engine on real frames: `python -m benchmarks.threads --data DIR`.
+"""How far threads carry one video, with the `numba` engine on real frames: `python -m
+benchmarks.threads --data DIR`.
 
-Each run of frames goes through every number of threads in turn, over and over, so that a busy machine slows all alike;
-a figure is the median of the rounds. Beside the time by the clock stands that of the processor: the cores in use are
-the one over the other, and on cores that others use threads have nothing to gain.
+Each run of frames goes through every number of threads in turn, over and over, so that a busy
+machine slows all alike; a figure is the median of the rounds. Beside the time by the clock stands
+that of the processor: the cores in use are the one over the other, and on cores that others use
+threads have nothing to gain.
 """
 
 import os
@@ -48,26 +50,55 @@ def measure(engines: dict[int, Engine], gray: Gray, rounds: int) -> dict[int, Ti
     """Medians for each number of threads."""
     for engine in engines.values():
         engine(gray)
-    turns = [{threads: timed(engine, gray) for threads, engine in engines.items()} for _ in range(rounds)]
+    turns = [
+        {threads: timed(engine, gray) for threads, engine in engines.items()} for _ in range(rounds)
+    ]
     return {
-        threads: Times(median(turn[threads].wall for turn in turns), median(turn[threads].cpu for turn in turns))
+        threads: Times(
+            median(turn[threads].wall for turn in turns),
+            median(turn[threads].cpu for turn in turns),
+        )
         for threads in engines
     }
 
 
-@click.command(help="Compare numbers of threads, for example: python -m benchmarks.threads --data ~/videos --threads 4")
-@click.option("--data", type=click.Path(path_type=Path), envvar="TWINSTREAM_DATA", help="Folder of videos.")
-@click.option("--threads", "counts", multiple=True, type=int, default=(2,), show_default=True, help="Against one.")
+@click.command(
+    help=(
+        "Compare numbers of threads, for example: python -m benchmarks.threads --data ~/videos "
+        "--threads 4"
+    )
+)
+@click.option(
+    "--data", type=click.Path(path_type=Path), envvar="TWINSTREAM_DATA", help="Folder of videos."
+)
+@click.option(
+    "--threads",
+    "counts",
+    multiple=True,
+    type=int,
+    default=(2,),
+    show_default=True,
+    help="Against one.",
+)
 @click.option("--frames", default=65, show_default=True, help="Frames of each video.")
-@click.option("--size", default=256, show_default=True, help="Side of the square they are resized to.")
+@click.option(
+    "--size", default=256, show_default=True, help="Side of the square they are resized to."
+)
 @click.option("--rounds", default=5, show_default=True)
 def main(data: Path | None, counts: tuple[int, ...], frames: int, size: int, rounds: int) -> None:
     """Print one line a video and number of threads."""
     if data is None or not data.is_dir():
-        raise click.ClickException(f"no folder of videos at {data}; give --data DIR or set TWINSTREAM_DATA")
-    engines = {threads: open_engine("numba", TvL1Params(), threads=threads) for threads in (1, *counts)}
+        raise click.ClickException(
+            f"no folder of videos at {data}; give --data DIR or set TWINSTREAM_DATA"
+        )
+    engines = {
+        threads: open_engine("numba", TvL1Params(), threads=threads) for threads in (1, *counts)
+    }
     click.echo(f"{machine()}, load {os.getloadavg()[0]:.1f}, {size}x{size}, {rounds} rounds")
-    click.echo("\n| video | threads | ms a pair | processor ms a pair | times one thread |\n|---|---|---|---|---|")
+    click.echo(
+        "\n| video | threads | ms a pair | processor ms a pair | times one thread "
+        "|\n|---|---|---|---|---|"
+    )
     gains: dict[int, list[float]] = {}
     for path in choose_videos(data):
         found = measure(engines, gray_run(path, frames, size), rounds)
@@ -77,7 +108,10 @@ def main(data: Path | None, counts: tuple[int, ...], frames: int, size: int, rou
             told = f"{times.wall * 1e3:.1f} | {times.cpu * 1e3:.1f} | {gain:.2f}"
             click.echo(f"| {path.stem} | {threads} | {told} |")
     for threads in counts:
-        told = f"median {median(gains[threads]):.2f} times one ({min(gains[threads]):.2f} to {max(gains[threads]):.2f})"
+        told = (
+            f"median {median(gains[threads]):.2f} times one ({min(gains[threads]):.2f} to "
+            f"{max(gains[threads]):.2f})"
+        )
         click.echo(f"\n{threads} threads: {told}, load {os.getloadavg()[0]:.1f} at the end")
 
 

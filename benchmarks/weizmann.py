@@ -1,9 +1,10 @@
 """Real actions, one actor left out at a time: `python -m benchmarks.weizmann --data DIR --out DIR`.
 
-Weizmann has 10 actions by a few actors; a model is tested on the videos of the actor that it has not seen, and every
-video is tested once over the folds. All models start from random weights and have the same settings and steps, CMA's
-flow branch being the baseline's, frozen. Pictures are small, and the codec's bound is the paper's 20 pixels at 256,
-scaled with them: at 20 a step of the codec would be a third of what an arm moves.
+Weizmann has 10 actions by a few actors; a model is tested on the videos of the actor that it has
+not seen, and every video is tested once over the folds. All models start from random weights and
+have the same settings and steps, CMA's flow branch being the baseline's, frozen. Pictures are
+small, and the codec's bound is the paper's 20 pixels at 256, scaled with them: at 20 a step of the
+codec would be a third of what an arm moves.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,10 +40,21 @@ ROWS: tuple[tuple[str, str, tuple[float, float]], ...] = (
 def fold_settings(data: Path, out: Path, fold: int) -> dict[str, Any]:
     """pipeline.yaml of one fold's two-stream run."""
     return {
-        "dataset": {"kind": "ucf101", "root": str(data / "videos"), "splits": str(data / "splits"), "fold": fold},
+        "dataset": {
+            "kind": "ucf101",
+            "root": str(data / "videos"),
+            "splits": str(data / "splits"),
+            "fold": fold,
+        },
         "preprocess": {"size": SIZE, "bound": BOUND},
         "shards": {"path": str(out / "shards" / f"fold{fold}")},
-        "model": {"kind": "two_stream", "depth": 18, "dropout": 0.2, "rgb_weights": None, "flow_weights": None},
+        "model": {
+            "kind": "two_stream",
+            "depth": 18,
+            "dropout": 0.2,
+            "rgb_weights": None,
+            "flow_weights": None,
+        },
         "train": {
             "stages": ["flow", "rgb"],
             "epochs": 120,
@@ -57,7 +69,9 @@ def fold_settings(data: Path, out: Path, fold: int) -> dict[str, Any]:
 
 
 def fold_runs(folder: Path) -> dict[str, list[str]]:
-    """What each run of a fold has otherwise; CMA begins on the flow branch of the baseline, so it comes last."""
+    """What each run of a fold has otherwise; CMA begins on the flow branch of the baseline, so it
+    comes last.
+    """
     weights = f"model.flow_weights={folder / 'two_stream' / 'flow.pt'}"
     return {
         "two_stream": [],
@@ -67,7 +81,9 @@ def fold_runs(folder: Path) -> dict[str, list[str]]:
 
 
 def hits(folds: Sequence[Predictions], weights: tuple[float, float]) -> list[int]:
-    """Videos of each fold whose best class by the weighted sum of both branches' scores is their own."""
+    """Videos of each fold whose best class by the weighted sum of both branches' scores is their
+    own.
+    """
     found = []
     for fold in folds:
         best = ranked_classes(fuse(fold.scores["rgb"], fold.scores["flow"], weights))[:, 0]
@@ -76,14 +92,18 @@ def hits(folds: Sequence[Predictions], weights: tuple[float, float]) -> list[int
 
 
 def table(folds: Mapping[str, Sequence[Predictions]]) -> str:
-    """Top-1 over the videos of all folds with the 95 % binomial (Wilson) interval, and the hits of each fold."""
+    """Top-1 over the videos of all folds with the 95 % binomial (Wilson) interval, and the hits of
+    each fold.
+    """
     lines = ["| | top-1 | 95 % interval | videos right, fold by fold |", "|---|---|---|---|"]
     for name, run, weights in ROWS:
         each = hits(folds[run], weights)
         total = sum(len(fold.keys) for fold in folds[run])
         low, high = wilson_interval(sum(each), total)
         told = " ".join(str(number) for number in each)
-        lines.append(f"| {name} | {sum(each) / total:.1%} | {low:.0%} to {high:.0%} | {told} of {total} |")
+        lines.append(
+            f"| {name} | {sum(each) / total:.1%} | {low:.0%} to {high:.0%} | {told} of {total} |"
+        )
     return "\n".join(lines)
 
 
@@ -95,19 +115,40 @@ def run_fold(data: Path, out: Path, fold: int) -> dict[str, Predictions]:
     preprocess(settings.dataset, settings.preprocess, settings.shards)
     for name, changes in fold_runs(folder).items():
         top1 = train_and_score(tree, changes, folder / name)
-        click.echo(f"fold {fold} {name}: " + ", ".join(f"{score} {value:.0%}" for score, value in top1.items()))
-    return {name: read_predictions(folder / name / "predictions.parquet") for name in fold_runs(folder)}
+        click.echo(
+            f"fold {fold} {name}: "
+            + ", ".join(f"{score} {value:.0%}" for score, value in top1.items())
+        )
+    return {
+        name: read_predictions(folder / name / "predictions.parquet") for name in fold_runs(folder)
+    }
 
 
-@click.command(help="Weizmann, an actor left out at a time, for example: python -m benchmarks.weizmann --data weizmann")
-@click.option("--data", type=click.Path(path_type=Path), envvar="TWINSTREAM_DATA", help="Has weizmann/ or its folders.")
+@click.command(
+    help=(
+        "Weizmann, an actor left out at a time, for example: python -m benchmarks.weizmann "
+        "--data weizmann"
+    )
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    envvar="TWINSTREAM_DATA",
+    help="Has weizmann/ or its folders.",
+)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("weizmann"), show_default=True)
 @click.option("--fold", "only", type=click.IntRange(min=1), help="One fold alone.")
 def main(data: Path | None, out: Path, only: int | None) -> None:
     """Do every fold that is not done yet and print the pooled table."""
-    folder = next((path for path in (data / "weizmann", data) if (path / "splits").is_dir()), None) if data else None
+    folder = (
+        next((path for path in (data / "weizmann", data) if (path / "splits").is_dir()), None)
+        if data
+        else None
+    )
     if folder is None:
-        raise click.ClickException(f"no videos/ and splits/ of Weizmann at {data}; give --data DIR or TWINSTREAM_DATA")
+        raise click.ClickException(
+            f"no videos/ and splits/ of Weizmann at {data}; give --data DIR or TWINSTREAM_DATA"
+        )
     num_folds = len(list((folder / "splits").glob("testlist*.txt")))
     done = [run_fold(folder, out, fold) for fold in ([only] if only else range(1, num_folds + 1))]
     pooled = {name: [fold[name] for fold in done] for name in done[0]}

@@ -1,9 +1,10 @@
 """Which video is given up, when workers die or hang: a pure count of what happened in each.
 
-A worker that dies takes its job along, and the job starts anew: the machine may be at fault. Only when the same video
-has cost `max_tries` workers in a row is it left out, as `crashed`; one that makes no progress is left out at once, as
-`timed_out`, because another wait would be as long. The counts last as long as the run: after a restart a video has its
-tries again, and ends in the same row.
+A worker that dies takes its job along, and the job starts anew: the machine may be at fault. Only
+when the same video has cost `max_tries` workers in a row is it left out, as `crashed`; one that
+makes no progress is left out at once, as `timed_out`, because another wait would be as long. The
+counts last as long as the run: after a restart a video has its tries again, and ends in the same
+row.
 """
 
 from collections import Counter
@@ -17,7 +18,9 @@ DETAILS = {
 
 
 class Blame:
-    """Deaths in a row by the key of a video (or the name of a job that was in none), and what is given up."""
+    """Deaths in a row by the key of a video (or the name of a job that was in none), and what is
+    given up.
+    """
 
     def __init__(self, max_tries: int) -> None:
         self._max_tries = max_tries

@@ -1,9 +1,11 @@
-"""Which videos a dataset has, with class, label and split: pure functions of listings and of a list of file names.
+"""Which videos a dataset has, with class, label and split: pure functions of listings and of a list
+of file names.
 
-Every video that a list names is in the catalog, on disk or not, and so is every file that could be a video: a file
-that turns out to be none becomes a row with a reason, never a hole. Labels are positions in `classes`. A key is the
-path below the root without its extension, dots replaced by underscores because a WebDataset key ends at the first
-dot; it names files and members, so a path that could leave the output folder is refused.
+Every video that a list names is in the catalog, on disk or not, and so is every file that could be
+a video: a file that turns out to be none becomes a row with a reason, never a hole. Labels are
+positions in `classes`. A key is the path below the root without its extension, dots replaced by
+underscores because a WebDataset key ends at the first dot; it names files and members, so a path
+that could leave the output folder is refused.
 """
 
 from collections import Counter
@@ -65,9 +67,9 @@ def read_catalog(
 ) -> Catalog:
     """The catalog of the videos below `root`.
 
-    `splits` is the folder of the ucf101 lists; None looks in the root and in `splits` beside it. `annotations` is
-    the CSV, or several; without one `rawframes` goes by its folders. InputError for what is absent or malformed, and
-    if no video at all is there.
+    `splits` is the folder of the ucf101 lists; None looks in the root and in `splits` beside it.
+    `annotations` is the CSV, or several; without one `rawframes` goes by its folders. InputError
+    for what is absent or malformed, and if no video at all is there.
     """
     there = locate(root)
     if not there.is_dir():
@@ -97,18 +99,24 @@ def _read_csvs(
     paths = [annotations] if isinstance(annotations, str) else list(annotations or ())
     if not paths:
         raise InputError(f"dataset.annotations: not set; a dataset of kind {kind} needs its CSV")
-    return [one for path in paths for one in parse(read_text(locate(path), "dataset.annotations"), locate(path).name)]
+    return [
+        one
+        for path in paths
+        for one in parse(read_text(locate(path), "dataset.annotations"), locate(path).name)
+    ]
 
 
 def video_key(path: str, *, is_folder: bool = False) -> str:
-    """`Run/v.Run_g01.avi` -> `Run/v_Run_g01`; InputError for a path that no file in the output could carry.
+    """`Run/v.Run_g01.avi` -> `Run/v_Run_g01`; InputError for a path that no file in the output
+    could carry.
 
     The name of a folder of frames has no extension: `Run/v.Run_g01` -> `Run/v_Run_g01`.
     """
     parts = path.split("/")
     if "\\" in path or not is_plain(path) or not {"", ".", ".."}.isdisjoint(parts):
         raise InputError(
-            f"{path!r}: not a usable path; expected one below dataset.root, in UTF-8, without '..', backslashes or "
+            f"{path!r}: not a usable path; expected one below dataset.root, in UTF-8, without "
+            "'..', backslashes or "
             "control characters"
         )
     stem, dot, _ = parts[-1].rpartition(".")
@@ -117,7 +125,9 @@ def video_key(path: str, *, is_folder: bool = False) -> str:
 
 
 def ucf101_catalog(lists: dict[str, str], files: Sequence[str]) -> Catalog:
-    """`lists` holds the texts of classInd.txt, trainlistNN.txt and testlistNN.txt by their names."""
+    """`lists` holds the texts of classInd.txt, trainlistNN.txt and testlistNN.txt by
+    their names.
+    """
     classes = parse_class_index(lists["classInd.txt"], "classInd.txt")
     listed = [
         one
@@ -131,7 +141,8 @@ def ucf101_catalog(lists: dict[str, str], files: Sequence[str]) -> Catalog:
             raise InputError(f"{one.where}: class {one.class_name!r} is not in classInd.txt")
         if one.class_number not in (None, labels[one.class_name] + 1):
             raise InputError(
-                f"{one.where}: {one.class_name} is class {labels[one.class_name] + 1} in classInd.txt, "
+                f"{one.where}: {one.class_name} is class {labels[one.class_name] + 1} in "
+                "classInd.txt, "
                 f"the line says {one.class_number}"
             )
     on_disk = {path.casefold(): path for path in files} | {path: path for path in files}
@@ -145,13 +156,17 @@ def kinetics_catalog(listed: Sequence[Listed], files: Sequence[str]) -> Catalog:
     for path in files:
         name = PurePosixPath(path).stem
         if name in on_disk:
-            raise InputError(f"{name}: two files of one name, {on_disk[name]} and {path}; remove one")
+            raise InputError(
+                f"{name}: two files of one name, {on_disk[name]} and {path}; remove one"
+            )
         on_disk[name] = path
     classes = tuple(sorted({one.class_name for one in listed}))
     return _catalog(classes, listed, {one.name: on_disk.get(one.name) for one in listed}, files)
 
 
-def csv_catalog(listed: Sequence[Listed], files: Sequence[str], *, is_folder: bool = False) -> Catalog:
+def csv_catalog(
+    listed: Sequence[Listed], files: Sequence[str], *, is_folder: bool = False
+) -> Catalog:
     """Paths as the CSV gives them, of files or, with `is_folder`, of folders of frames.
 
     Labels that are all whole numbers are sorted as numbers.
@@ -164,10 +179,11 @@ def csv_catalog(listed: Sequence[Listed], files: Sequence[str], *, is_folder: bo
 
 
 def folders_catalog(files: Sequence[str], root_name: str, *, is_folder: bool = False) -> Catalog:
-    """split/class/file if every top folder is named like a split, else class/file; files alone are one class.
+    """split/class/file if every top folder is named like a split, else class/file; files alone are
+    one class.
 
-    The class of files that lie in no folder is the root's own name; beside folders such files belong nowhere. With
-    `is_folder` each of `files` is a folder of frames.
+    The class of files that lie in no folder is the root's own name; beside folders such files
+    belong nowhere. With `is_folder` each of `files` is a folder of frames.
     """
     in_folders = [path for path in files if "/" in path]
     loose = [path for path in files if "/" not in path] if in_folders else []
@@ -177,7 +193,9 @@ def folders_catalog(files: Sequence[str], root_name: str, *, is_folder: bool = F
         *folders, _ = path.split("/")
         if folders and by_split:
             if len(folders) < 2:
-                raise InputError(f"{path}: in a split's folder but in no class's; expected SPLIT/CLASS/FILE")
+                raise InputError(
+                    f"{path}: in a split's folder but in no class's; expected SPLIT/CLASS/FILE"
+                )
             split = SPLIT_ALIASES.get(folders[0].lower(), folders[0].lower())
             listed.append(Listed(path, folders[1], split, path))
         else:
@@ -185,7 +203,9 @@ def folders_catalog(files: Sequence[str], root_name: str, *, is_folder: bool = F
     classes = tuple(sorted({one.class_name for one in listed}))
     warnings = [f"{_named(loose, _noun(is_folder))} in no class folder, left out"] if loose else []
     used = [one.name for one in listed]
-    return _catalog(classes, listed, {name: name for name in used}, used, warnings, is_folder=is_folder)
+    return _catalog(
+        classes, listed, {name: name for name in used}, used, warnings, is_folder=is_folder
+    )
 
 
 def require_a_video(catalog: Catalog, root: str) -> None:
@@ -193,7 +213,8 @@ def require_a_video(catalog: Catalog, root: str) -> None:
     if catalog.videos and not any(video.present for video in catalog.videos):
         first = catalog.videos[0].path
         raise InputError(
-            f"dataset.root {root}: holds none of the {len(catalog.videos)} videos that the lists name; "
+            f"dataset.root {root}: holds none of the {len(catalog.videos)} videos that the lists "
+            "name; "
             f"first looked for: {first}"
         )
 
@@ -207,13 +228,17 @@ def _catalog(
     *,
     is_folder: bool = False,
 ) -> Catalog:
-    """The videos of a listing, `found` giving the path on disk of each name; InputError where two are one."""
+    """The videos of a listing, `found` giving the path on disk of each name; InputError where two
+    are one.
+    """
     labels = {name: label for label, name in enumerate(classes)}
     videos: dict[str, Video] = {}
     places: dict[str, Listed] = {}
     for one in listed:
         if not is_plain(one.class_name):
-            raise InputError(f"{one.where}: class {one.class_name!r}; expected a name without control characters")
+            raise InputError(
+                f"{one.where}: class {one.class_name!r}; expected a name without control characters"
+            )
         path = found[one.name] or one.name
         key = video_key(path, is_folder=is_folder)
         if key in videos:
@@ -230,17 +255,23 @@ def _catalog(
 def _refuse_twice(key: str, first: Listed, second: Listed) -> None:
     """InputError for two files with one key, or for one file that is listed twice."""
     if first.name == second.name:
-        raise InputError(f"{second.where}: {second.name} is in {first.where} already; expected each video once")
+        raise InputError(
+            f"{second.where}: {second.name} is in {first.where} already; expected each video once"
+        )
     raise InputError(f"two videos with one key {key!r}: {first.name} and {second.name}; rename one")
 
 
 def _absent_classes(listed: Sequence[Listed], files: Sequence[str]) -> list[str]:
-    """A warning if classes of the lists have no file at all: `2 classes ... : Archery (145 videos), ...`."""
+    """A warning if classes of the lists have no file at all: `2 classes ... : Archery (145 videos),
+    ...`.
+    """
     there = {path.split("/")[0].casefold() for path in files}
     absent = Counter(one.class_name for one in listed if one.class_name.casefold() not in there)
     if not absent:
         return []
-    named = ", ".join(f"{name} ({count} videos)" for name, count in sorted(absent.items())[:NUM_NAMED])
+    named = ", ".join(
+        f"{name} ({count} videos)" for name, count in sorted(absent.items())[:NUM_NAMED]
+    )
     return [f"{len(absent)} classes of the lists have no folder: {named}{_more(len(absent))}"]
 
 

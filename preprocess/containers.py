@@ -1,30 +1,52 @@
-"""Is a video file whole? The element chain of Matroska/WebM and of MP4/MOV, walked without decoding.
+"""Is a video file whole? The element chain of Matroska/WebM and of MP4/MOV, walked without
+decoding.
 
-FFmpeg takes a cut for the end of the video and jumps over what it cannot parse, and reports neither; Matroska has no
-count of frames that would give this away, and a live recording not even a duration. Both families are chains of
-(kind, size, content), so the sizes must lead exactly from the first byte to the last. The price is one small read a
-block. Formats that are no such chain are not looked at. Sources: RFC 8794 and RFC 9559 (Matroska), ISO/IEC 14496-12
-(MP4).
+FFmpeg takes a cut for the end of the video and jumps over what it cannot parse, and reports
+neither; Matroska has no count of frames that would give this away, and a live recording not even a
+duration. Both families are chains of (kind, size, content), so the sizes must lead exactly from the
+first byte to the last. The price is one small read a block. Formats that are no such chain are not
+looked at. Sources: RFC 8794 and RFC 9559 (Matroska), ISO/IEC 14496-12 (MP4).
 """
 
 from collections import Counter
 from collections.abc import Iterator
 from typing import BinaryIO
 
-EBML, SEGMENT, CLUSTER, BLOCK_GROUP, SIMPLE_BLOCK, BLOCK = 0x1A45DFA3, 0x18538067, 0x1F43B675, 0xA0, 0xA3, 0xA1
+EBML, SEGMENT, CLUSTER, BLOCK_GROUP, SIMPLE_BLOCK, BLOCK = (
+    0x1A45DFA3,
+    0x18538067,
+    0x1F43B675,
+    0xA0,
+    0xA3,
+    0xA1,
+)
 BLOCK_ADDITIONS, BLOCK_MORE = 0x75A1, 0xA6
 TRACKS, TRACK_ENTRY, TRACK_NUMBER, TRACK_TYPE = 0x1654AE6B, 0xAE, 0xD7, 0x83
 VIDEO_TRACK = 1
 OPENED = {SEGMENT, CLUSTER, BLOCK_GROUP, BLOCK_ADDITIONS, BLOCK_MORE}
-# Timestamp, Position, PrevSize; BlockDuration, ReferencePriority, ReferenceBlock, DiscardPadding, BlockAddID.
+# Timestamp, Position, PrevSize; BlockDuration, ReferencePriority, ReferenceBlock, DiscardPadding,
+# BlockAddID.
 INTEGERS = {0xE7, 0xA7, 0xAB, 0x9B, 0xFA, 0xFB, 0x75A2, 0xEE}
-# SeekHead, Info, Chapters, Cues, Attachments, Tags; SilentTracks, EncryptedBlock, BlockVirtual, CodecState,
-# Slices, BlockAdditional; Void and CRC-32.
+# SeekHead, Info, Chapters, Cues, Attachments, Tags; SilentTracks, EncryptedBlock, BlockVirtual,
+# CodecState, Slices, BlockAdditional; Void and CRC-32.
 SKIPPED = {
     *(EBML, TRACKS, 0x114D9B74, 0x1549A966, 0x1043A770, 0x1C53BB6B, 0x1941A469, 0x1254C367),
     *(0x5854, 0xAF, 0xA2, 0xA4, 0x8E, 0xA5, 0xEC, 0xBF),
 }
-BOXES = {b"ftyp", b"moov", b"mdat", b"moof", b"styp", b"sidx", b"mfra", b"free", b"skip", b"wide", b"udta", b"meta"}
+BOXES = {
+    b"ftyp",
+    b"moov",
+    b"mdat",
+    b"moof",
+    b"styp",
+    b"sidx",
+    b"mfra",
+    b"free",
+    b"skip",
+    b"wide",
+    b"udta",
+    b"meta",
+}
 
 
 class ContainerError(Exception):
@@ -46,7 +68,8 @@ def count_blocks(path: str, format_name: str) -> list[int]:
 
 
 def matroska_blocks(file: BinaryIO, num_bytes: int) -> list[int]:
-    """Blocks of each video track; ContainerError at an element that is unknown or ends outside of what holds it.
+    """Blocks of each video track; ContainerError at an element that is unknown or ends outside of
+    what holds it.
 
     A container of unknown size, as live recordings have, lasts until the file ends.
     """
@@ -81,14 +104,18 @@ def _track_types(file: BinaryIO, start: int, end: int) -> dict[int, int]:
     types = {}
     for element, content, content_end in _elements(file, start, end):
         if element == TRACK_ENTRY:
-            fields = {kind: (first, last) for kind, first, last in _elements(file, content, content_end)}
+            fields = {
+                kind: (first, last) for kind, first, last in _elements(file, content, content_end)
+            }
             if TRACK_NUMBER in fields and TRACK_TYPE in fields:
                 types[_integer(file, *fields[TRACK_NUMBER])] = _integer(file, *fields[TRACK_TYPE])
     return types
 
 
 def _elements(file: BinaryIO, position: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """(identifier, content start, content end) of the elements from `position` to `end`, as far as they are whole."""
+    """(identifier, content start, content end) of the elements from `position` to `end`, as far as
+    they are whole.
+    """
     while position < end:
         element, size, content = _ebml_head(file, position)
         position = end if size is None else content + size
@@ -102,7 +129,9 @@ def _integer(file: BinaryIO, start: int, end: int) -> int:
 
 
 def check_boxes(file: BinaryIO, num_bytes: int) -> None:
-    """ContainerError where a top-level MP4 box ends outside the file; nothing after an unknown box is looked at."""
+    """ContainerError where a top-level MP4 box ends outside the file; nothing after an unknown box
+    is looked at.
+    """
     position = 0
     while position + 8 <= num_bytes:
         file.seek(position)
@@ -119,12 +148,17 @@ def check_boxes(file: BinaryIO, num_bytes: int) -> None:
 
 def _overrun(position: int, end: int, num_bytes: int) -> str:
     if end > num_bytes:
-        return f"cut off or damaged: the element at byte {position} ends {end - num_bytes} bytes after the file"
+        return (
+            f"cut off or damaged: the element at byte {position} ends {end - num_bytes} bytes "
+            "after the file"
+        )
     return f"damaged: the element at byte {position} is longer than what holds it"
 
 
 def _ebml_head(file: BinaryIO, position: int) -> tuple[int, int | None, int]:
-    """(identifier, content size or None for unknown, where the content starts) of the element at `position`."""
+    """(identifier, content size or None for unknown, where the content starts) of the element at
+    `position`.
+    """
     file.seek(position)
     head = file.read(12)
     id_length = _vint_length(head[0])
@@ -144,5 +178,7 @@ def _vint(file: BinaryIO, position: int) -> int:
 
 
 def _vint_length(first_byte: int) -> int:
-    """Bytes of a variable-length integer: one more than its leading zero bits; 9 for a zero byte, which is none."""
+    """Bytes of a variable-length integer: one more than its leading zero bits; 9 for a zero byte,
+    which is none.
+    """
     return 9 - first_byte.bit_length()

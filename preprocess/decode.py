@@ -1,9 +1,11 @@
-"""Video file -> all of its frames, upright, resized, uint8 RGB, in chunks whose memory does not grow with length.
+"""Video file -> all of its frames, upright, resized, uint8 RGB, in chunks whose memory does not
+grow with length.
 
-The trap is an end that is none: at a cut or damaged place FFmpeg often just stops, drops pictures or paints over the
-hole. So the container's chain of elements is checked first, a picture that the decoder itself calls damaged is an
-error, and at the end every picture is accounted for. The price: a video with one damaged picture is refused. Formats
-that hold no count (MPEG-TS and -PS, FLV, WMV, Ogg, GIF) can be cut where no one sees it.
+The trap is an end that is none: at a cut or damaged place FFmpeg often just stops, drops pictures
+or paints over the hole. So the container's chain of elements is checked first, a picture that the
+decoder itself calls damaged is an error, and at the end every picture is accounted for. The price:
+a video with one damaged picture is refused. Formats that hold no count (MPEG-TS and -PS, FLV, WMV,
+Ogg, GIF) can be cut where no one sees it.
 """
 
 from collections.abc import Iterator
@@ -23,7 +25,13 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from preprocess.containers import ContainerError, count_blocks
-from preprocess.picture import Orientation, picture_orientation, scaled, short_side_size, turned_size
+from preprocess.picture import (
+    Orientation,
+    picture_orientation,
+    scaled,
+    short_side_size,
+    turned_size,
+)
 from preprocess.tally import Tally, is_silent, promised_packets
 from shards.storage import Location, local_copy
 
@@ -46,7 +54,9 @@ class Reason(StrEnum):
 
 
 class VideoError(Exception):
-    """A video that cannot be used; `detail` is one line without paths, the same on every machine."""
+    """A video that cannot be used; `detail` is one line without paths, the same on
+    every machine.
+    """
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(reason, detail)
@@ -59,7 +69,9 @@ class VideoError(Exception):
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """Upright size of the source in pixels, frames/s (None when unknown), number of frames its header claims."""
+    """Upright size of the source in pixels, frames/s (None when unknown), number of frames its
+    header claims.
+    """
 
     width: int
     height: int
@@ -88,19 +100,25 @@ def open_video(
     max_pixels: int | None = None,
     num_threads: int = 1,
 ) -> Iterator[OpenedVideo]:
-    """All frames of `path` in chunks of at most `chunk_frames`, every one of `size` (width, height).
+    """All frames of `path` in chunks of at most `chunk_frames`, every one of `size` (width,
+    height).
 
-    With `short_side` instead, the shorter side becomes that and the aspect is kept; exactly one of the two is given.
-    A video stream without pictures gives no chunk. Raises VideoError, also in mid-iteration: then the frames given
-    before it are not a whole video.
+    With `short_side` instead, the shorter side becomes that and the aspect is kept; exactly one of
+    the two is given. A video stream without pictures gives no chunk. Raises VideoError, also in
+    mid-iteration: then the frames given before it are not a whole video.
     """
-    assert (size is None) != (short_side is None), f"size {size} and short_side {short_side}: give exactly one"
+    assert (size is None) != (short_side is None), (
+        f"size {size} and short_side {short_side}: give exactly one"
+    )
     with _on_disk(path) as local, _open_container(local) as container:
         stream = _video_stream(container)
         coded_size = stream.codec_context.width, stream.codec_context.height
         check_pixels(*coded_size, max_pixels)
         num_blocks = _num_blocks(local, container, stream)
-        stream.thread_type, stream.thread_count = "SLICE", num_threads  # FRAME would blur which packet gave what
+        stream.thread_type, stream.thread_count = (
+            "SLICE",
+            num_threads,
+        )  # FRAME would blur which packet gave what
         pictures = _pictures(container, stream, num_blocks, max_pixels)
         first = next(pictures, None)
         turn = picture_orientation(first) if first else Orientation()
@@ -108,12 +126,16 @@ def open_video(
         target = size or short_side_size(source_size, short_side or 0)
         check_pixels(*target, max_pixels)
         everything = chain([first] if first else [], pictures)
-        yield OpenedVideo(_info(stream, source_size), in_chunks(everything, target, turn, chunk_frames))
+        yield OpenedVideo(
+            _info(stream, source_size), in_chunks(everything, target, turn, chunk_frames)
+        )
 
 
 @contextmanager
 def _on_disk(path: Location) -> Iterator[Path]:
-    """A video of an object store is copied first: checks and FFmpeg seek about, and must find what is on a disk."""
+    """A video of an object store is copied first: checks and FFmpeg seek about, and must find what
+    is on a disk.
+    """
     try:
         copy = ExitStack()
         local = copy.enter_context(local_copy(path))
@@ -124,7 +146,9 @@ def _on_disk(path: Location) -> Iterator[Path]:
 
 
 def _open_container(path: Path) -> InputContainer:
-    """FFmpeg's view of the file; `file:` keeps it from reading a name such as `a:b.mp4` as a protocol."""
+    """FFmpeg's view of the file; `file:` keeps it from reading a name such as `a:b.mp4` as a
+    protocol.
+    """
     try:
         return _av_open(f"file:{path}")
     except av.error.FileNotFoundError as error:
@@ -134,7 +158,9 @@ def _open_container(path: Path) -> InputContainer:
 
 
 def _av_open(name: str) -> InputContainer:
-    """Tags in Latin-1 are no reason to refuse a video; PyAV before 19 takes them for UTF-8 unless told."""
+    """Tags in Latin-1 are no reason to refuse a video; PyAV before 19 takes them for UTF-8 unless
+    told.
+    """
     if PYAV_MAJOR < 19:
         return av.open(name, "r", metadata_errors="replace")
     return av.open(name, "r")
@@ -151,7 +177,9 @@ def _video_stream(container: InputContainer) -> VideoStream:
 
 
 def _num_blocks(path: Path, container: InputContainer, stream: VideoStream) -> int:
-    """Blocks that a Matroska file has for the stream, 0 for other formats; VideoError if its chain is broken."""
+    """Blocks that a Matroska file has for the stream, 0 for other formats; VideoError if its chain
+    is broken.
+    """
     try:
         blocks = count_blocks(str(path), container.format.name)
     except ContainerError as error:
@@ -163,7 +191,9 @@ def _num_blocks(path: Path, container: InputContainer, stream: VideoStream) -> i
 def _pictures(
     container: InputContainer, stream: VideoStream, num_blocks: int, max_pixels: int | None
 ) -> Iterator[VideoFrame]:
-    """Every picture in order of showing; VideoError where one is damaged, or at the end if some are missing."""
+    """Every picture in order of showing; VideoError where one is damaged, or at the end if some are
+    missing.
+    """
     tally = Tally()
     index_at_open = [entry.timestamp for entry in stream.index_entries]
     codec = stream.codec_context.codec.canonical_name
@@ -183,8 +213,12 @@ def _pictures(
                 tally.num_interlaced += picture.interlaced_frame
                 yield picture
     except av.error.FFmpegError as error:
-        raise VideoError(Reason.DECODE_ERROR, f"frame {tally.num_frames}: {_text(error)}") from error
-    num_promised = promised_packets(container.format.name, stream.frames, index_at_open, len(stream.index_entries))
+        raise VideoError(
+            Reason.DECODE_ERROR, f"frame {tally.num_frames}: {_text(error)}"
+        ) from error
+    num_promised = promised_packets(
+        container.format.name, stream.frames, index_at_open, len(stream.index_entries)
+    )
     shortfall = tally.shortfall(max(num_promised, num_blocks))
     if shortfall is not None:
         raise VideoError(Reason.DECODE_ERROR, shortfall)
@@ -212,7 +246,9 @@ def in_chunks(
 
 
 def _info(stream: VideoStream, size: tuple[int, int]) -> VideoInfo:
-    """FFmpeg's guess is the clock of the container, such as 90000, when it knows nothing: that is no rate."""
+    """FFmpeg's guess is the clock of the container, such as 90000, when it knows nothing: that is
+    no rate.
+    """
     rate = float(stream.average_rate or stream.guessed_rate or 0)
     return VideoInfo(*size, rate if 0 < rate <= MAX_FPS else None, stream.frames or None)
 
@@ -225,7 +261,10 @@ def check_pixels(width: int, height: int, max_pixels: int | None) -> None:
 
 def _streams_text(container: InputContainer) -> str:
     """`only audio, attached picture`."""
-    kinds = ["attached picture" if stream.type == "video" else stream.type for stream in container.streams]
+    kinds = [
+        "attached picture" if stream.type == "video" else stream.type
+        for stream in container.streams
+    ]
     return f"only {', '.join(kinds)}" if kinds else "no streams at all"
 
 

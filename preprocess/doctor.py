@@ -1,8 +1,10 @@
-"""What this machine can do: engines, devices, measured speed, and what a dataset of N hours would take.
+"""What this machine can do: engines, devices, measured speed, and what a dataset of N hours would
+take.
 
-The frames are drawn, a textured picture that pans with a blob that moves across it, so that every machine measures the
-same. Real videos differ: still ones need less, fast and noisy ones more. The prediction takes a frame's whole road,
-decoding and encoding included: on every core, or with GPUs at the pace of whichever is slower, they or the cores.
+The frames are drawn, a textured picture that pans with a blob that moves across it, so that every
+machine measures the same. Real videos differ: still ones need less, fast and noisy ones more. The
+prediction takes a frame's whole road, decoding and encoding included: on every core, or with GPUs
+at the pace of whichever is slower, they or the cores.
 """
 
 import importlib.metadata
@@ -47,20 +49,28 @@ class Prediction:
 
 @dataclass(frozen=True)
 class FrameCost:
-    """What a frame costs but for its flow: seconds of a core to decode and encode it, and bytes in a shard."""
+    """What a frame costs but for its flow: seconds of a core to decode and encode it, and bytes in
+    a shard.
+    """
 
     seconds: float
     num_bytes: float
 
 
 def drawn_frames(size: int, num_frames: int = NUM_FRAMES) -> NDArray[np.uint8]:
-    """(T, size, size, 3): a texture that pans 2 pixels a frame to the right and 1 down, and a blob across it."""
-    frames = draw_video(np.random.default_rng(0), colour=0, motion=2, size=size, num_frames=num_frames)
+    """(T, size, size, 3): a texture that pans 2 pixels a frame to the right and 1 down, and a blob
+    across it.
+    """
+    frames = draw_video(
+        np.random.default_rng(0), colour=0, motion=2, size=size, num_frames=num_frames
+    )
     return np.stack([np.roll(frame, (t, 2 * t), (0, 1)) for t, frame in enumerate(frames)])
 
 
 def flow_rate(name: str, size: int) -> float:
-    """Pairs an engine computes a second on one core or one GPU, from gray frames to bytes; warmed up before."""
+    """Pairs an engine computes a second on one core or one GPU, from gray frames to bytes; warmed
+    up before.
+    """
     if name != "cuda":
         return _median_rate(name, gray_frames(drawn_frames(size)), num_warm=2, rounds=1)
     gray = gray_frames(drawn_frames(size, default_chunk_frames(name, size, size)))
@@ -79,10 +89,11 @@ def _median_rate(name: str, gray: NDArray[np.uint8], *, num_warm: int, rounds: i
 
 
 def stage_rate(flow: float, cost_seconds: float, node: Node) -> float:
-    """Frames a second of a whole machine; `flow` is that of one of its GPUs, or of a core where it has none.
+    """Frames a second of a whole machine; `flow` is that of one of its GPUs, or of a core where it
+    has none.
 
-    2 GPUs of 3,000 frames/s each and 10 cores that need 2 ms for all else: the cores' 5,000, not the GPUs' 6,000.
-    10 cores, 125 frames/s each, 2 ms for all else -> 10 / (8 ms + 2 ms) = 1,000.
+    2 GPUs of 3,000 frames/s each and 10 cores that need 2 ms for all else: the cores' 5,000, not
+    the GPUs' 6,000. 10 cores, 125 frames/s each, 2 ms for all else -> 10 / (8 ms + 2 ms) = 1,000.
     """
     if node.gpus:
         return min(node.gpus * flow, node.cores / cost_seconds)
@@ -97,7 +108,9 @@ def predict(hours_of_video: float, frames_a_second: float, bytes_per_frame: floa
 
 def measured_cost(size: int) -> FrameCost:
     """On one core, from the video file to members of a shard."""
-    planes = stored_flow(open_engine("numba", TvL1Params()), gray_frames(drawn_frames(size)), BOUND).planes
+    planes = stored_flow(
+        open_engine("numba", TvL1Params()), gray_frames(drawn_frames(size)), BOUND
+    ).planes
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "drawn.mp4")
         write_mp4(path, drawn_frames(size))
@@ -105,7 +118,9 @@ def measured_cost(size: int) -> FrameCost:
         with open_video(path, size=(size, size), short_side=None, chunk_frames=NUM_FRAMES) as video:
             (frames,) = video
         images = [*frames, *planes.reshape(-1, size, size)]
-        num_bytes = sum(len(encode_jpeg(image, ShardSettings().jpeg_quality)) + TAR_OVERHEAD for image in images)
+        num_bytes = sum(
+            len(encode_jpeg(image, ShardSettings().jpeg_quality)) + TAR_OVERHEAD for image in images
+        )
     return FrameCost((time.perf_counter() - begun) / NUM_FRAMES, num_bytes / NUM_FRAMES)
 
 
@@ -119,9 +134,13 @@ def report(hours_of_video: float, size: int) -> str:
     node, best = this_node(), resolve_engine("auto")
     rates = {name: _rate_or_reason(name, size) for name in ENGINE_NAMES if name not in SLOW_ENGINES}
     lines = [
-        f"{platform.machine()}, {node.cores} cores, {_gpus_text(node)}, Python {platform.python_version()}",
+        f"{platform.machine()}, {node.cores} cores, {_gpus_text(node)}, Python "
+        f"{platform.python_version()}",
         " · ".join(f"{name} {_version(name)}" for name in LIBRARIES),
-        *(f"  {name:<8} {_told(name, rate, size)}{' (auto)' if name == best else ''}" for name, rate in rates.items()),
+        *(
+            f"  {name:<8} {_told(name, rate, size)}{' (auto)' if name == best else ''}"
+            for name, rate in rates.items()
+        ),
     ]
     flow, cost = rates[best], measured_cost(size)
     assert isinstance(flow, float), f"auto took {best}: {flow}"
@@ -129,8 +148,10 @@ def report(hours_of_video: float, size: int) -> str:
     workers = node if best == "cuda" else Node(node.cores)
     expected = predict(hours_of_video, stage_rate(flow, cost.seconds, workers), cost.num_bytes)
     lines.append(
-        f"{hours_of_video:g} hours of video at {FRAMES_PER_SECOND} frames/s are {expected.num_frames:,} frames: "
-        f"{expected.hours:.3g} hours on {_workers_text(workers)}, {expected.num_bytes / 1e9:.3g} GB of shards"
+        f"{hours_of_video:g} hours of video at {FRAMES_PER_SECOND} frames/s are "
+        f"{expected.num_frames:,} frames: "
+        f"{expected.hours:.3g} hours on {_workers_text(workers)}, {expected.num_bytes / 1e9:.3g} "
+        "GB of shards"
     )
     return "\n".join(lines)
 

@@ -1,14 +1,14 @@
 """duet: toy videos whose class needs both what is seen and how it moves, with known ceilings.
 
-A blob of random silhouette moves over a gray texture. Its colour a is one of 4, its direction m one of 4, the label is
-TABLE[a][m]. Every colour and every direction leaves 4 classes possible, equally likely, so the best possible accuracy
-is 25 % from colour and 25 % from motion; a branch that has learned this scores the 4 alike, and the sum of two such
-branches leaves 2 that are equally likely: 50 %. Only what relates both reaches 100 %.
-The 50 % is an expectation, for branches that were trained each by itself. Which of 2 classes a run prefers is an
-accident of its training, 16 times over: a run can be some points off, either way. Scores made for their sum could tell
-15 of the 16 pairs.
-Two traps are closed: the four colours have the same luma, so gray frames and hence flow do not know them; and the
-picture is a torus, so where the blob is says nothing about where it goes.
+A blob of random silhouette moves over a gray texture. Its colour a is one of 4, its direction m one
+of 4, the label is TABLE[a][m]. Every colour and every direction leaves 4 classes possible, equally
+likely, so the best possible accuracy is 25 % from colour and 25 % from motion; a branch that has
+learned this scores the 4 alike, and the sum of two such branches leaves 2 that are equally likely:
+50 %. Only what relates both reaches 100 %. The 50 % is an expectation, for branches that were
+trained each by itself. Which of 2 classes a run prefers is an accident of its training, 16 times
+over: a run can be some points off, either way. Scores made for their sum could tell 15 of the 16
+pairs. Two traps are closed: the four colours have the same luma, so gray frames and hence flow do
+not know them; and the picture is a torus, so where the blob is says nothing about where it goes.
 """
 
 from collections.abc import Callable, Mapping
@@ -43,7 +43,9 @@ class Blob:
     radius: float
 
 
-def draw_video(rng: np.random.Generator, colour: int, motion: int, size: int, num_frames: int) -> NDArray[np.uint8]:
+def draw_video(
+    rng: np.random.Generator, colour: int, motion: int, size: int, num_frames: int
+) -> NDArray[np.uint8]:
     """(T, size, size, 3) RGB; everything but colour and direction is drawn from `rng`."""
     blob = Blob(
         colour,
@@ -59,8 +61,12 @@ def draw_video(rng: np.random.Generator, colour: int, motion: int, size: int, nu
     return np.stack(frames)
 
 
-def write_duet(root: Path, *, videos_per_pair: Mapping[str, int], size: int, num_frames: int, seed: int) -> None:
-    """Draw root/SPLIT/CLASS/aA_mM_NNN.mp4, as many for each pair of colour and motion as the split's number says."""
+def write_duet(
+    root: Path, *, videos_per_pair: Mapping[str, int], size: int, num_frames: int, seed: int
+) -> None:
+    """Draw root/SPLIT/CLASS/aA_mM_NNN.mp4, as many for each pair of colour and motion as the
+    split's number says.
+    """
     for place, (split, count) in enumerate(videos_per_pair.items()):
         for colour, motion, number in np.ndindex(4, 4, count):
             rng = np.random.default_rng([seed, place, colour, motion, number])
@@ -115,7 +121,9 @@ def _ripple(rng: np.random.Generator) -> Callable[[Array], Array]:
 
 
 def _texture(rng: np.random.Generator, size: int) -> Callable[[Array], Array]:
-    """Smooth noise that wraps around: sum of waves with whole numbers of periods, within about [-1, 1]."""
+    """Smooth noise that wraps around: sum of waves with whole numbers of periods, within about [-1,
+    1].
+    """
     waves = rng.integers(-9, 10, (12, 2)) * 2 * np.pi / size
     phase = rng.uniform(0, 2 * np.pi, 12)
     return lambda places: np.sin(places @ waves.T + phase).sum(-1) / 4

@@ -1,7 +1,7 @@
 """Mean speed and saturation of a video's flow, for its row.
 
-Sums of integers, speeds in whole micropixels: neither chunks, nor workers, nor the order in which a GPU adds can change
-the last bit of what is stored.
+Sums of integers, speeds in whole micropixels: neither chunks, nor workers, nor the order in which a
+GPU adds can change the last bit of what is stored.
 """
 
 from dataclasses import dataclass
@@ -42,7 +42,9 @@ class FlowStatistics:
 
 
 def flow_statistics(flow: NDArray[np.float32], bound: float) -> FlowStatistics:
-    """(N, H, W, 2) pixels -> their statistics; `cuda_engine.flow_sums` does the same on a device."""
+    """(N, H, W, 2) pixels -> their statistics; `cuda_engine.flow_sums` does the same on
+    a device.
+    """
     return sum((_statistics_of_field(field, bound) for field in flow), FlowStatistics())
 
 

@@ -1,7 +1,8 @@
 """Which folders hold a video as numbered images, without listing the images of every one.
 
-A folder is a video where one of its files is named like a frame, and there the search ends; so is a folder with nothing
-below it, because a video that has lost all its images must become a row. Linked folders are followed.
+A folder is a video where one of its files is named like a frame, and there the search ends; so is a
+folder with nothing below it, because a video that has lost all its images must become a row. Linked
+folders are followed.
 """
 
 import os
@@ -16,7 +17,9 @@ FLOW_PREFIXES = {"flow_x_", "flow_y_", "x_", "y_"}
 
 
 def frame_number(name: str) -> tuple[str, int] | None:
-    """`img_00001.jpg` -> ("img_", 1), `7.png` -> ("", 7); None for hidden files, images of flow and all else."""
+    """`img_00001.jpg` -> ("img_", 1), `7.png` -> ("", 7); None for hidden files, images of flow and
+    all else.
+    """
     match = FRAME.fullmatch(name)
     if match is None or name.startswith(".") or match["prefix"].lower() in FLOW_PREFIXES:
         return None
@@ -24,7 +27,9 @@ def frame_number(name: str) -> tuple[str, int] | None:
 
 
 def list_frame_folders(root: str) -> list[str]:
-    """Paths below `root`, with `/`, sorted, of every folder that is a video; InputError if the root itself is one."""
+    """Paths below `root`, with `/`, sorted, of every folder that is a video; InputError if the root
+    itself is one.
+    """
     found = []
     left = [Path(root)]
     while left:
@@ -33,7 +38,10 @@ def list_frame_folders(root: str) -> list[str]:
         if not below and folder != Path(root):
             found.append(folder.relative_to(root).as_posix())
         elif below is None:
-            raise InputError(f"dataset.root {root}: holds images itself; expected CLASS/VIDEO/img_00001.jpg below it")
+            raise InputError(
+                f"dataset.root {root}: holds images itself; expected CLASS/VIDEO/img_00001.jpg "
+                "below it"
+            )
         else:
             left += below
     return sorted(found)

@@ -1,8 +1,10 @@
-"""A folder of numbered images, `img_00001.jpg` and so on -> the frames of a video, as if it were one.
+"""A folder of numbered images, `img_00001.jpg` and so on -> the frames of a video, as if it were
+one.
 
-For those who have lost the videos. Images go the way that decoded pictures go, so size and colours come out alike. The
-trap is what is absent: a gap in the numbers, a first image that is neither 0 nor 1, a file that was cut short. Each
-makes the video unusable, with a reason. The price: nobody can see that a folder has lost its last images.
+For those who have lost the videos. Images go the way that decoded pictures go, so size and colours
+come out alike. The trap is what is absent: a gap in the numbers, a first image that is neither 0
+nor 1, a file that was cut short. Each makes the video unusable, with a reason. The price: nobody
+can see that a folder has lost its last images.
 """
 
 import io
@@ -24,7 +26,8 @@ TAIL_BYTES = 1024
 
 
 def frame_names(names: Iterable[str]) -> list[str]:
-    """The images of one video in the order of their numbers, which begin at 0 or 1; VideoError if any is absent.
+    """The images of one video in the order of their numbers, which begin at 0 or 1; VideoError if
+    any is absent.
 
     img_00001.jpg, img_00002.jpg, flow_x_00001.jpg -> img_00001.jpg, img_00002.jpg
     """
@@ -54,8 +57,12 @@ def open_frames(
     chunk_frames: int,
     max_pixels: int | None = None,
 ) -> Iterator[OpenedVideo]:
-    """All images of the folder `path` in chunks, as `preprocess.decode.open_video` gives those of a video."""
-    assert (size is None) != (short_side is None), f"size {size} and short_side {short_side}: give exactly one"
+    """All images of the folder `path` in chunks, as `preprocess.decode.open_video` gives those of a
+    video.
+    """
+    assert (size is None) != (short_side is None), (
+        f"size {size} and short_side {short_side}: give exactly one"
+    )
     names = frame_names(_listed(path))
     first = _picture(path, names[0], max_pixels)
     source_size = first.width, first.height
@@ -75,26 +82,36 @@ def _listed(path: Path) -> list[str]:
         raise VideoError(Reason.UNREADABLE, error.strerror or "cannot be read") from error
 
 
-def _pictures(path: Path, names: Sequence[str], size: tuple[int, int], max_pixels: int | None) -> Iterator[VideoFrame]:
+def _pictures(
+    path: Path, names: Sequence[str], size: tuple[int, int], max_pixels: int | None
+) -> Iterator[VideoFrame]:
     for name in names:
         picture = _picture(path, name, max_pixels)
         if (picture.width, picture.height) != size:
             found = f"{picture.width}x{picture.height}"
-            raise VideoError(Reason.DECODE_ERROR, f"{name}: {found}, the first image is {size[0]}x{size[1]}")
+            raise VideoError(
+                Reason.DECODE_ERROR, f"{name}: {found}, the first image is {size[0]}x{size[1]}"
+            )
         yield picture
 
 
 def _picture(folder: Path, name: str, max_pixels: int | None) -> VideoFrame:
-    """One image; libjpeg and FFmpeg paint over what a cut JPEG lacks, so its end is looked for first."""
+    """One image; libjpeg and FFmpeg paint over what a cut JPEG lacks, so its end is looked for
+    first.
+    """
     try:
         data = (folder / name).read_bytes()
         if name.lower().endswith((".jpg", ".jpeg")) and END_OF_JPEG not in data[-TAIL_BYTES:]:
-            raise VideoError(Reason.DECODE_ERROR, f"{name}: {len(data)} bytes without the end of a JPEG")
+            raise VideoError(
+                Reason.DECODE_ERROR, f"{name}: {len(data)} bytes without the end of a JPEG"
+            )
         with av.open(io.BytesIO(data), "r") as container:
             for stream in container.streams.video[:1]:
                 check_pixels(stream.codec_context.width, stream.codec_context.height, max_pixels)
                 for picture in container.decode(stream):
                     return picture
     except (OSError, av.error.FFmpegError) as error:
-        raise VideoError(Reason.DECODE_ERROR, f"{name}: {error.strerror or type(error).__name__}") from error
+        raise VideoError(
+            Reason.DECODE_ERROR, f"{name}: {error.strerror or type(error).__name__}"
+        ) from error
     raise VideoError(Reason.DECODE_ERROR, f"{name}: no image")

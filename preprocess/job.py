@@ -1,9 +1,10 @@
 """One job: the videos of one shard, decoded, turned into flow, encoded and written.
 
-The unit of work, of retry and of resume. A job streams: chunks of frames pass through, encoded members wait in a
-spool on disk, so memory does not grow with a video's length. A video that cannot be used becomes a row with a reason;
-any other exception ends the job and leaves nothing behind. A job tells where it is at every step, because a process
-that dies or hangs can tell nothing afterwards. How to decode and how to compute flow are passed in.
+The unit of work, of retry and of resume. A job streams: chunks of frames pass through, encoded
+members wait in a spool on disk, so memory does not grow with a video's length. A video that cannot
+be used becomes a row with a reason; any other exception ends the job and leaves nothing behind. A
+job tells where it is at every step, because a process that dies or hangs can tell nothing
+afterwards. How to decode and how to compute flow are passed in.
 """
 
 import time
@@ -35,7 +36,9 @@ PARTS = ("decode", "flow", "encode")
 
 
 class VideoStream(Protocol):
-    """An open video: what its header says, and an iterator of (t, H, W, 3) uint8 RGB chunks of the stored size."""
+    """An open video: what its header says, and an iterator of (t, H, W, 3) uint8 RGB chunks of the
+    stored size.
+    """
 
     @property
     def info(self) -> VideoInfo:
@@ -73,7 +76,9 @@ class VideoAt:
 
 @dataclass(frozen=True)
 class VideoDone:
-    """What a job tells of each video as it goes: its row, its frames and the seconds of each part."""
+    """What a job tells of each video as it goes: its row, its frames and the seconds of
+    each part.
+    """
 
     row: VideoRow
     num_frames: int
@@ -82,10 +87,12 @@ class VideoDone:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How frames and flow are made and stored: bound in pixels, JPEG quality, fewest and most frames of a video.
+    """How frames and flow are made and stored: bound in pixels, JPEG quality, fewest and most
+    frames of a video.
 
-    settings are all that change bytes, for the record that goes beside the shard. Videos with more than `max_frames`
-    are cut there with `cut_long`, else skipped. Images are encoded in the threads of `pool`, where there is one.
+    settings are all that change bytes, for the record that goes beside the shard. Videos with more
+    than `max_frames` are cut there with `cut_long`, else skipped. Images are encoded in the threads
+    of `pool`, where there is one.
     """
 
     open_video: OpenVideo
@@ -101,7 +108,9 @@ class Recipe:
 
 @dataclass
 class Filled:
-    """What came of a video's frames: stored size in pixels, statistics of its flow, whether it was too long."""
+    """What came of a video's frames: stored size in pixels, statistics of its flow, whether it was
+    too long.
+    """
 
     height: int = 0
     width: int = 0
@@ -110,7 +119,9 @@ class Filled:
 
 
 def run_job(job: Job, *, root: Location, out: Location, recipe: Recipe) -> Iterator[VideoDone]:
-    """Make the shard of `job` below `out`; yields after each video; the shard is there when the iterator ends."""
+    """Make the shard of `job` below `out`; yields after each video; the shard is there when the
+    iterator ends.
+    """
     for step in job_steps(job, root=root, out=out, recipe=recipe, given_up={}):
         if isinstance(step, VideoDone):
             yield step
@@ -119,7 +130,9 @@ def run_job(job: Job, *, root: Location, out: Location, recipe: Recipe) -> Itera
 def job_steps(
     job: Job, *, root: Location, out: Location, recipe: Recipe, given_up: Mapping[str, VideoError]
 ) -> Iterator[VideoAt | VideoDone]:
-    """The same with a sign of life before each video and at each step in it; `given_up` videos, by key, stay closed."""
+    """The same with a sign of life before each video and at each step in it; `given_up` videos, by
+    key, stay closed.
+    """
     rows: list[VideoRow] = []
     folder = out / job.split
     with write_shard(folder, job.name, recipe.settings, rows) as writer:
@@ -130,20 +143,31 @@ def job_steps(
                 try:
                     if video.key in given_up:
                         raise given_up[video.key]
-                    row = yield from _add_video(writer, video, root / video.path, recipe, spool, watch)
+                    row = yield from _add_video(
+                        writer, video, root / video.path, recipe, spool, watch
+                    )
                 except VideoError as error:
-                    row = video_row(video, Status.SKIPPED, reason=error.reason.value, detail=error.detail)
+                    row = video_row(
+                        video, Status.SKIPPED, reason=error.reason.value, detail=error.detail
+                    )
                 rows.append(row)
                 yield VideoDone(row, spool.num_frames, watch.seconds)
 
 
 def video_row(video: Video, status: Status, **known: Any) -> VideoRow:
     """The row of a catalog's video, with whatever else is known of it."""
-    return VideoRow(video.key, video.path, video.class_name, video.label, video.split, status.value, **known)
+    return VideoRow(
+        video.key, video.path, video.class_name, video.label, video.split, status.value, **known
+    )
 
 
 def _add_video(
-    writer: ShardWriter, video: Video, path: Location, recipe: Recipe, spool: SampleSpool, watch: Stopwatch
+    writer: ShardWriter,
+    video: Video,
+    path: Location,
+    recipe: Recipe,
+    spool: SampleSpool,
+    watch: Stopwatch,
 ) -> Generator[VideoAt, None, VideoRow]:
     """Add the video to the shard and return its row; VideoError if it cannot be used."""
     with recipe.open_video(path) as stream:
@@ -157,7 +181,9 @@ def _add_video(
     source = {"num_frames": num_frames, "fps": info.fps, "width": info.width, "height": info.height}
     if num_frames < recipe.min_frames:
         detail = f"{num_frames} of at least {recipe.min_frames} frames"
-        return video_row(video, Status.SKIPPED, reason=Reason.TOO_SHORT.value, detail=detail, **source)
+        return video_row(
+            video, Status.SKIPPED, reason=Reason.TOO_SHORT.value, detail=detail, **source
+        )
     meta = SampleMeta(
         *(video.key, video.class_name, video.label, num_frames, filled.width, filled.height),
         *(info.fps or 0.0, info.width, info.height),
@@ -181,9 +207,15 @@ def _cut_text(num_frames: int, frames_in_header: int | None) -> str:
 
 
 def _fill(
-    filled: Filled, spool: SampleSpool, stream: Iterable[NDArray[np.uint8]], recipe: Recipe, watch: Stopwatch
+    filled: Filled,
+    spool: SampleSpool,
+    stream: Iterable[NDArray[np.uint8]],
+    recipe: Recipe,
+    watch: Stopwatch,
 ) -> Iterator[None]:
-    """Encode every frame and flow field into the spool; yields when a chunk is decoded and when it is encoded."""
+    """Encode every frame and flow field into the spool; yields when a chunk is decoded and when it
+    is encoded.
+    """
     previous: NDArray[np.uint8] | None = None
     for chunk in _timed(stream, watch):
         yield
@@ -206,15 +238,21 @@ def _fill(
             return
 
 
-def shortened(chunk: NDArray[np.uint8], num_before: int, max_frames: int | None) -> tuple[NDArray[np.uint8], bool]:
-    """What of a chunk is within `max_frames`, and whether anything is not: 4 frames after 6 of 8 -> 2, True."""
+def shortened(
+    chunk: NDArray[np.uint8], num_before: int, max_frames: int | None
+) -> tuple[NDArray[np.uint8], bool]:
+    """What of a chunk is within `max_frames`, and whether anything is not: 4 frames after 6 of 8 ->
+    2, True.
+    """
     if max_frames is None:
         return chunk, False
     room = max_frames - num_before
     return chunk[:room], len(chunk) > room
 
 
-def _encode(spool: SampleSpool, frames: NDArray[np.uint8], planes: NDArray[np.uint8], recipe: Recipe) -> None:
+def _encode(
+    spool: SampleSpool, frames: NDArray[np.uint8], planes: NDArray[np.uint8], recipe: Recipe
+) -> None:
     """Add (T, H, W, 3) frames and (N, 2, H, W) planes of dx and dy."""
     images = [*frames, *planes.reshape(-1, *planes.shape[2:])]
     encode = partial(encode_jpeg, quality=recipe.jpeg_quality)

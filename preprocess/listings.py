@@ -1,7 +1,9 @@
-"""The text files that say which videos a dataset has: UCF-101 split lists, Kinetics CSVs and plain CSVs, as records.
+"""The text files that say which videos a dataset has: UCF-101 split lists, Kinetics CSVs and plain
+CSVs, as records.
 
-Nothing here looks at a disk: text comes in, records go out, and a line that is not understood is an InputError with
-the file's name and the line number. A listing says what ought to be there; `preprocess.catalog` finds out what is.
+Nothing here looks at a disk: text comes in, records go out, and a line that is not understood is an
+InputError with the file's name and the line number. A listing says what ought to be there;
+`preprocess.catalog` finds out what is.
 """
 
 import csv
@@ -19,7 +21,9 @@ SPLIT_ALIASES = {"valid": "val", "validate": "val", "validation": "val"}
 
 @dataclass(frozen=True)
 class Listed:
-    """A video that a list names: its path below the root, or for Kinetics its file name without extension."""
+    """A video that a list names: its path below the root, or for Kinetics its file name without
+    extension.
+    """
 
     name: str
     class_name: str
@@ -29,12 +33,16 @@ class Listed:
 
 
 def is_plain(text: str) -> bool:
-    """Whether a name or path fits on one line of a list: no control characters, line ends or halves of letters."""
+    """Whether a name or path fits on one line of a list: no control characters, line ends or halves
+    of letters.
+    """
     return not any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in text)
 
 
 def split_name(text: str, where: str) -> str:
-    """The split in one spelling, `validate` -> `val`; it names a folder of the output, so it must be a plain word."""
+    """The split in one spelling, `validate` -> `val`; it names a folder of the output, so it must
+    be a plain word.
+    """
     name = text.strip().lower()
     if not re.fullmatch(r"[a-z0-9_-]+", name):
         raise InputError(f"{where}: split {text!r}; expected a word such as train, val or test")
@@ -42,7 +50,9 @@ def split_name(text: str, where: str) -> str:
 
 
 def parse_class_index(text: str, file_name: str) -> tuple[str, ...]:
-    """classInd.txt, `NUMBER CLASS` with numbers 1..C in any order -> classes by label; label = number - 1."""
+    """classInd.txt, `NUMBER CLASS` with numbers 1..C in any order -> classes by label; label =
+    number - 1.
+    """
     numbers: dict[int, str] = {}
     for where, line in _lines(text, file_name):
         match = re.fullmatch(r"(\d+)\s+(\S.*)", line)
@@ -54,12 +64,16 @@ def parse_class_index(text: str, file_name: str) -> tuple[str, ...]:
         numbers[number] = class_name
     for number in range(1, len(numbers) + 1):
         if number not in numbers:
-            raise InputError(f"{file_name}: class number {number} is not there; expected 1 to {len(numbers)}")
+            raise InputError(
+                f"{file_name}: class number {number} is not there; expected 1 to {len(numbers)}"
+            )
     return tuple(numbers[number] for number in sorted(numbers))
 
 
 def parse_split_list(text: str, file_name: str, split: str) -> list[Listed]:
-    """trainlistNN.txt or testlistNN.txt: `CLASS/FILE.avi`, in training lists followed by the class number."""
+    """trainlistNN.txt or testlistNN.txt: `CLASS/FILE.avi`, in training lists followed by the class
+    number.
+    """
     listed = []
     for where, line in _lines(text, file_name):
         match = re.fullmatch(r"(([^/]+)/[^/]+?)(?:\s+(\d+))?", line)
@@ -70,16 +84,24 @@ def parse_split_list(text: str, file_name: str, split: str) -> list[Listed]:
 
 
 def parse_kinetics(text: str, file_name: str) -> list[Listed]:
-    """`label,youtube_id,time_start,time_end,split`, more columns allowed; names are ID_SSSSSS_EEEEEE in seconds."""
+    """`label,youtube_id,time_start,time_end,split`, more columns allowed; names are
+    ID_SSSSSS_EEEEEE in seconds.
+    """
     listed = []
-    for where, row in _rows(text, file_name, ("label", "youtube_id", "time_start", "time_end", "split")):
+    for where, row in _rows(
+        text, file_name, ("label", "youtube_id", "time_start", "time_end", "split")
+    ):
         try:
             start, end = (int(float(row[column])) for column in ("time_start", "time_end"))
         except ValueError as error:
             times = f"{row['time_start']!r} to {row['time_end']!r}"
-            raise InputError(f"{where}: {times}; expected time_start and time_end in seconds") from error
+            raise InputError(
+                f"{where}: {times}; expected time_start and time_end in seconds"
+            ) from error
         name = f"{row['youtube_id']}_{start:06d}_{end:06d}"
-        listed.append(Listed(name, _label(row["label"], where), split_name(row["split"], where), where))
+        listed.append(
+            Listed(name, _label(row["label"], where), split_name(row["split"], where), where)
+        )
     return listed
 
 
@@ -98,7 +120,9 @@ def parse_csv(text: str, file_name: str) -> list[Listed]:
 
 def _label(text: str, where: str) -> str:
     if not text:
-        raise InputError(f"{where}: no label; lists without labels, such as test sets, cannot be used")
+        raise InputError(
+            f"{where}: no label; lists without labels, such as test sets, cannot be used"
+        )
     return text
 
 
@@ -109,12 +133,18 @@ def _lines(text: str, file_name: str) -> Iterator[tuple[str, str]]:
             yield f"{file_name} line {number}", line.strip()
 
 
-def _rows(text: str, file_name: str, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
-    """(`val.csv line 17`, cells by column name) of every row; InputError where a column or a cell is absent."""
+def _rows(
+    text: str, file_name: str, columns: tuple[str, ...]
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """(`val.csv line 17`, cells by column name) of every row; InputError where a column or a cell
+    is absent.
+    """
     reader = csv.DictReader(StringIO(text, newline=""), skipinitialspace=True)
     absent = [column for column in columns if column not in (reader.fieldnames or ())]
     if absent:
-        raise InputError(f"{file_name}: no column {', '.join(absent)}; expected {','.join(columns)}")
+        raise InputError(
+            f"{file_name}: no column {', '.join(absent)}; expected {','.join(columns)}"
+        )
     for row in reader:
         where = f"{file_name} line {reader.line_num}"
         if any(row[column] is None for column in columns):
@@ -122,4 +152,11 @@ def _rows(text: str, file_name: str, columns: tuple[str, ...]) -> Iterator[tuple
                 f"{where}: {len([cell for cell in row.values() if cell is not None])} cells; "
                 f"expected {','.join(columns)}"
             )
-        yield where, {str(column): (cell or "").strip() for column, cell in row.items() if column is not None}
+        yield (
+            where,
+            {
+                str(column): (cell or "").strip()
+                for column, cell in row.items()
+                if column is not None
+            },
+        )

@@ -1,8 +1,9 @@
-"""What the nodes of a cluster must have alike, found before their first job instead of in the bytes.
+"""What the nodes of a cluster must have alike, found before their first job instead of in the
+bytes.
 
-Bytes depend on our own source, on the libraries that decode, compute and encode, and on the CPU's architecture; and a
-node that does not see the disk would tell of missing videos, and write where nobody looks. The price of asking each
-node is a second or two at its start.
+Bytes depend on our own source, on the libraries that decode, compute and encode, and on the CPU's
+architecture; and a node that does not see the disk would tell of missing videos, and write where
+nobody looks. The price of asking each node is a second or two at its start.
 """
 
 import hashlib
@@ -30,7 +31,9 @@ NUM_DIGITS = 12
 
 @dataclass(frozen=True)
 class NodeReport:
-    """What a node says of itself: its host, versions by name, and whether it sees the videos and the output."""
+    """What a node says of itself: its host, versions by name, and whether it sees the videos and
+    the output.
+    """
 
     host: str
     versions: dict[str, str]
@@ -53,22 +56,30 @@ def versions_here() -> dict[str, str]:
 
 
 def source_digest(folder: Path) -> str:
-    """Of the two packages below `folder` that make datasets: the same for a checkout and for what pip installed."""
+    """Of the two packages below `folder` that make datasets: the same for a checkout and for what
+    pip installed.
+    """
     digest = hashlib.sha256()
     for package in SOURCES:
         for path in sorted((folder / package).rglob("*.py")):
-            digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+            digest.update(
+                path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0"
+            )
     return digest.hexdigest()[:NUM_DIGITS]
 
 
 def look_around(root: str | None, sign: str | None) -> NodeReport:
-    """Of this node; `root` and `sign`, a file of the output folder, are local paths it must see, None where remote."""
+    """Of this node; `root` and `sign`, a file of the output folder, are local paths it must see,
+    None where remote.
+    """
     sees_root, sees_out = (path is None or Path(path).exists() for path in (root, sign))
     return NodeReport(socket.gethostname(), versions_here(), sees_root, sees_out)
 
 
 def node_task() -> Callable[[str | None, str | None], NodeReport | tuple[str, str]]:
-    """`look_around` as a function that can be sent to where twinstream is not: a nested one is pickled by value."""
+    """`look_around` as a function that can be sent to where twinstream is not: a nested one is
+    pickled by value.
+    """
 
     def look(root: Any, sign: Any) -> Any:
         import socket
@@ -84,7 +95,8 @@ def node_task() -> Callable[[str | None, str | None], NodeReport | tuple[str, st
 
 @dataclass(frozen=True)
 class CommonGround:
-    """What this node has and every other must have too: versions, folder of the videos, a file in the output folder.
+    """What this node has and every other must have too: versions, folder of the videos, a file in
+    the output folder.
 
     Paths are None where every node sees them by nature.
     """
@@ -97,14 +109,19 @@ class CommonGround:
         """InputError, naming the node, when it cannot take part."""
         if not isinstance(report, NodeReport):
             host, text = report
-            raise InputError(f"node {host}: has no twinstream, or another one ({text}); install the same on every node")
+            raise InputError(
+                f"node {host}: has no twinstream, or another one ({text}); install the same on "
+                "every node"
+            )
         told = [
             f"{name} is {report.versions.get(name)} there and {self.versions.get(name)} here"
             for name in sorted(report.versions.keys() | self.versions.keys())
             if report.versions.get(name) != self.versions.get(name)
         ]
         if told:
-            raise InputError(f"node {report.host}: {', '.join(told)}; every node needs the same versions")
+            raise InputError(
+                f"node {report.host}: {', '.join(told)}; every node needs the same versions"
+            )
         folders = (
             ("dataset.root", self.root, report.sees_root),
             ("shards.path", self.sign and Path(self.sign).parent, report.sees_out),
@@ -112,13 +129,15 @@ class CommonGround:
         for name, folder, seen in folders:
             if not seen:
                 raise InputError(
-                    f"node {report.host}: does not see {name} {folder}; expected a disk that all nodes share, or a URI"
+                    f"node {report.host}: does not see {name} {folder}; expected a disk that all "
+                    "nodes share, or a URI"
                 )
 
 
 @contextmanager
 def common_ground(root: object, out: object, *, on: bool = True) -> Iterator[CommonGround | None]:
-    """What to compare other nodes with, None unless `on`; within the block the output folder holds a sign to look for.
+    """What to compare other nodes with, None unless `on`; within the block the output folder holds
+    a sign to look for.
 
     Only paths of this machine's disks are looked for: `root` and `out` may be something else.
     """
@@ -131,16 +150,26 @@ def common_ground(root: object, out: object, *, on: bool = True) -> Iterator[Com
         sign = out / f".nodes.{secrets.token_hex(4)}.tmp"
         sign.touch()
     try:
-        yield CommonGround(versions_here(), str(root) if isinstance(root, Path) else None, str(sign) if sign else None)
+        yield CommonGround(
+            versions_here(),
+            str(root) if isinstance(root, Path) else None,
+            str(sign) if sign else None,
+        )
     finally:
         if sign:
             sign.unlink(missing_ok=True)
 
 
 def num_places(resources: dict[str, float], gpu_share: float, cores: int = 1) -> int:
-    """Workers of so many cores there is room for: 16 CPUs and 1 GPU at a share of 0.25 -> 4, at a share of 0 -> 16."""
+    """Workers of so many cores there is room for: 16 CPUs and 1 GPU at a share of 0.25 -> 4, at a
+    share of 0 -> 16.
+    """
     by_cores = int(resources.get("CPU", 1)) // cores
-    return by_cores if gpu_share == 0 else min(by_cores, int(round(resources.get("GPU", 0) / gpu_share, 6)))
+    return (
+        by_cores
+        if gpu_share == 0
+        else min(by_cores, int(round(resources.get("GPU", 0) / gpu_share, 6)))
+    )
 
 
 def _version(name: str) -> str:

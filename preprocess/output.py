@@ -1,7 +1,8 @@
 """What an output folder holds already, and what makes it a finished dataset.
 
-An index means its shard is done. Everything found is compared with what this run would write: shards of other settings
-or of another catalog are refused with the difference named, never mixed and never overwritten.
+An index means its shard is done. Everything found is compared with what this run would write:
+shards of other settings or of another catalog are refused with the difference named, never mixed
+and never overwritten.
 """
 
 import errno
@@ -36,19 +37,24 @@ NUM_READERS = 16
 
 @contextmanager
 def disk_faults_told(out: Location) -> Iterator[None]:
-    """A disk that fills up in the block is an InputError: what is whole stays, and the same command resumes."""
+    """A disk that fills up in the block is an InputError: what is whole stays, and the same command
+    resumes.
+    """
     try:
         yield
     except OSError as error:
         if error.errno not in DISK_FAULTS:
             raise
         raise InputError(
-            f"shards.path {out}: {error.strerror}; finished shards are kept, make room and run the same command again"
+            f"shards.path {out}: {error.strerror}; finished shards are kept, make room and run the "
+            "same command again"
         ) from error
 
 
 def prepare_output(out: Location) -> None:
-    """Make the folder, clear what a killed run left, and see that it can be written to; a store has nothing to make."""
+    """Make the folder, clear what a killed run left, and see that it can be written to; a store has
+    nothing to make.
+    """
     if not isinstance(out, Path):
         return
     try:
@@ -61,40 +67,63 @@ def prepare_output(out: Location) -> None:
         raise InputError(f"shards.path {out}: cannot be written to ({error.strerror})") from error
 
 
-def finished_rows(out: Location, catalog: Catalog, settings: dict[str, Any]) -> list[VideoRow] | None:
-    """The rows of a dataset that is complete, None when there is none; InputError when it is another one."""
+def finished_rows(
+    out: Location, catalog: Catalog, settings: dict[str, Any]
+) -> list[VideoRow] | None:
+    """The rows of a dataset that is complete, None when there is none; InputError when it is
+    another one.
+    """
     if not (out / FILE_NAME).exists():
         return None
     manifest = read_manifest(out)
     _refuse_other_settings(out, manifest.settings, settings)
     rows = read_videos(out / VIDEOS_NAME)
-    _refuse_other_videos(out, [_identity(row) for row in rows], [_identity(row) for row in _plain_rows(catalog)])
+    _refuse_other_videos(
+        out, [_identity(row) for row in rows], [_identity(row) for row in _plain_rows(catalog)]
+    )
     return rows
 
 
 def done_jobs(out: Location, jobs: Iterable[Job], settings: dict[str, Any]) -> dict[str, IndexFile]:
-    """The index of every job whose shard is there, by the job's name; InputError when it is of another dataset."""
+    """The index of every job whose shard is there, by the job's name; InputError when it is of
+    another dataset.
+    """
     planned = {f"{job.split}/{job.name}": job for job in jobs}
     there = file_sizes(out)
     for name in there:
-        if name.endswith(".parquet") and "/" in name and name.removesuffix(".parquet") not in planned:
+        if (
+            name.endswith(".parquet")
+            and "/" in name
+            and name.removesuffix(".parquet") not in planned
+        ):
             raise InputError(
-                f"{out / name}: a shard that this catalog and these settings would not make; choose another shards.path"
+                f"{out / name}: a shard that this catalog and these settings would not make; "
+                "choose another shards.path"
             )
     found = {shard: job for shard, job in planned.items() if f"{shard}.parquet" in there}
     with ThreadPoolExecutor(NUM_READERS) as pool:
-        files = [*pool.map(read_index_file, [index_path(out / job.split, job.name) for job in found.values()])]
+        files = [
+            *pool.map(
+                read_index_file, [index_path(out / job.split, job.name) for job in found.values()]
+            )
+        ]
     done = {}
     for (shard, job), file in zip(found.items(), files, strict=True):
         _refuse_other_settings(out, file.record.settings, settings)
-        _refuse_other_videos(out, [row.path for row in file.record.videos], [video.path for video in job.videos])
+        _refuse_other_videos(
+            out, [row.path for row in file.record.videos], [video.path for video in job.videos]
+        )
         if is_whole(there, shard, file.record):
             done[job.name] = file
     return done
 
 
-def finish(out: Location, catalog: Catalog, jobs: list[Job], settings: dict[str, Any]) -> list[VideoRow]:
-    """Write videos.parquet and then dataset.json, when every job is done; returns every video's row."""
+def finish(
+    out: Location, catalog: Catalog, jobs: list[Job], settings: dict[str, Any]
+) -> list[VideoRow]:
+    """Write videos.parquet and then dataset.json, when every job is done; returns every video's
+    row.
+    """
     files = done_jobs(out, jobs, settings)
     rows = [row for job in jobs for row in files[job.name].record.videos]
     rows += [row for row in _plain_rows(catalog) if row.status == Status.MISSING]
@@ -113,7 +142,9 @@ def finish(out: Location, catalog: Catalog, jobs: list[Job], settings: dict[str,
 def _plain_rows(catalog: Catalog) -> list[VideoRow]:
     """A row for each video that says no more than the catalog does."""
     return [
-        video_row(video, Status.WRITTEN if video.present else Status.MISSING, **_missing(video.present))
+        video_row(
+            video, Status.WRITTEN if video.present else Status.MISSING, **_missing(video.present)
+        )
         for video in sorted(catalog.videos, key=lambda video: video.key)
     ]
 
@@ -130,7 +161,8 @@ def _refuse_other_settings(out: Location, found: dict[str, Any], wanted: dict[st
     for name in sorted(found.keys() | wanted.keys()):
         if found.get(name) != wanted.get(name):
             raise InputError(
-                f"shards.path {out}: holds shards made with {name} = {found.get(name)}, not {wanted.get(name)}; "
+                f"shards.path {out}: holds shards made with {name} = {found.get(name)}, not "
+                f"{wanted.get(name)}; "
                 "choose another shards.path or the same settings"
             )
 

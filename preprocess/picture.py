@@ -1,9 +1,9 @@
 """A decoded picture -> upright uint8 RGB of the wanted size.
 
-Scaling and colour conversion are one pass of libswscale, from the stream's own colour matrix and range, with flags
-whose result does not depend on the CPU; its bilinear filter widens when it shrinks, so it does not alias. The picture
-is scaled to the target's size as stored and turned after that, which is a view of an array and costs nothing. The
-sample aspect ratio is ignored.
+Scaling and colour conversion are one pass of libswscale, from the stream's own colour matrix and
+range, with flags whose result does not depend on the CPU; its bilinear filter widens when it
+shrinks, so it does not alias. The picture is scaled to the target's size as stored and turned after
+that, which is a view of an array and costs nothing. The sample aspect ratio is ignored.
 """
 
 import struct
@@ -16,7 +16,8 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-# SWS_BILINEAR, SWS_ACCURATE_RND, SWS_BITEXACT of libswscale; PyAV before 18 has no names for the last two.
+# SWS_BILINEAR, SWS_ACCURATE_RND, SWS_BITEXACT of libswscale; PyAV before 18 has no names for the
+# last two.
 SCALER_FLAGS = 0x2 | 0x40000 | 0x80000
 
 
@@ -29,9 +30,11 @@ class Orientation(NamedTuple):
 
 
 def orientation(matrix: bytes) -> Orientation:
-    """The eight right-angled cases of a display matrix: nine int32, x' = m0 x + m3 y, y' = m1 x + m4 y.
+    """The eight right-angled cases of a display matrix: nine int32, x' = m0 x + m3 y, y' = m1 x +
+    m4 y.
 
-    Quarter turn clockwise: x' = -y, y' = x -> transposed, then flipped in x. No matrix (b"") -> as it is.
+    Quarter turn clockwise: x' = -y, y' = x -> transposed, then flipped in x. No matrix (b"") -> as
+    it is.
     """
     if len(matrix) < 36:
         return Orientation()
@@ -54,7 +57,9 @@ def turned_size(size: tuple[int, int], turn: Orientation) -> tuple[int, int]:
 
 
 def short_side_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
-    """(width, height) with the shorter side `short_side` and the aspect kept: 320x240 to 256 -> 341x256."""
+    """(width, height) with the shorter side `short_side` and the aspect kept: 320x240 to 256 ->
+    341x256.
+    """
     shorter = max(1, min(size))
     width, height = ((2 * side * short_side + shorter) // (2 * shorter) for side in size)
     return width, height
@@ -63,11 +68,17 @@ def short_side_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
 def scaled(
     scaler: VideoReformatter, picture: VideoFrame, size: tuple[int, int], turn: Orientation
 ) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB, upright, size = (W, H), of a picture of any size and pixel format; a view, to be copied."""
+    """(H, W, 3) uint8 RGB, upright, size = (W, H), of a picture of any size and pixel format; a
+    view, to be copied.
+    """
     width, height = turned_size(size, turn)
-    stored = scaler.reformat(picture, width=width, height=height, format="rgb24", interpolation=SCALER_FLAGS, threads=1)
+    stored = scaler.reformat(
+        picture, width=width, height=height, format="rgb24", interpolation=SCALER_FLAGS, threads=1
+    )
     plane = stored.planes[0]
-    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[:height, : 3 * width]
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[
+        :height, : 3 * width
+    ]
     return upright(rows.reshape(height, width, 3), turn)
 
 

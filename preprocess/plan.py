@@ -1,8 +1,9 @@
 """Which video goes into which shard: a pure function of the catalog and the settings.
 
-Neither workers nor crashes can change it, so shards are the same bytes on every run. Training videos are ordered by
-a hash of seed and key, which mixes classes within a shard and does not depend on a library's random numbers; other
-splits keep the order of their keys. Absent videos are in no shard.
+Neither workers nor crashes can change it, so shards are the same bytes on every run. Training
+videos are ordered by a hash of seed and key, which mixes classes within a shard and does not depend
+on a library's random numbers; other splits keep the order of their keys. Absent videos are in no
+shard.
 """
 
 import hashlib
@@ -23,7 +24,9 @@ class Job:
 
 def plan_jobs(videos: tuple[Video, ...], videos_per_shard: int, seed: int) -> list[Job]:
     """5 training videos, 2 a shard -> train-000000 (2), train-000001 (2), train-000002 (1)."""
-    present = sorted((video for video in videos if video.present), key=lambda video: (video.split, video.key))
+    present = sorted(
+        (video for video in videos if video.present), key=lambda video: (video.split, video.key)
+    )
     jobs = []
     for split, group in groupby(present, key=lambda video: video.split):
         ordered = list(group)

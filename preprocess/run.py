@@ -31,7 +31,9 @@ def preprocess(
     address: str | None = None,
     dry_run: bool = False,
 ) -> list[VideoRow]:
-    """Make or finish the dataset at `shards.path`; returns every video's row (none on a dry run)."""
+    """Make or finish the dataset at `shards.path`; returns every video's row (none on a
+    dry run).
+    """
     engine, share = _engine_and_share(settings, address)
     catalog = _catalog(dataset)
     jobs = plan_jobs(catalog.videos, shards.videos_per_shard, settings.seed)
@@ -59,17 +61,23 @@ def preprocess(
 
 
 def check_skipped(rows: list[VideoRow], max_skipped: int | None, shards_path: str) -> None:
-    """InputError when nothing was written, or more videos were skipped than `preprocess.max_skipped` allows."""
+    """InputError when nothing was written, or more videos were skipped than
+    `preprocess.max_skipped` allows.
+    """
     skipped = sum(row.status == Status.SKIPPED for row in rows)
     table = f"{shards_path}/{VIDEOS_NAME} tells why"
     if rows and all(row.status != Status.WRITTEN for row in rows):
         raise InputError(f"no video could be used ({summary(rows)}); {table}")
     if max_skipped is not None and skipped > max_skipped:
-        raise InputError(f"{skipped} videos skipped, preprocess.max_skipped is {max_skipped}; {table}")
+        raise InputError(
+            f"{skipped} videos skipped, preprocess.max_skipped is {max_skipped}; {table}"
+        )
 
 
 def _engine_and_share(settings: PreprocessSettings, address: str | None) -> tuple[str, Share]:
-    """The engine for the whole run, by what the machines that work have, and what a worker takes of them."""
+    """The engine for the whole run, by what the machines that work have, and what a worker takes of
+    them.
+    """
     if address is None:
         engine = resolve_engine(settings.engine)
         open_engine(engine, settings.tvl1)
@@ -107,15 +115,21 @@ def _catalog(dataset: DatasetSettings) -> Catalog:
     for warning in catalog.warnings:
         print(warning, file=sys.stderr)
     if not catalog.videos:
-        raise InputError(f"dataset.root {dataset.root}: no videos there for dataset.kind {dataset.kind}")
+        raise InputError(
+            f"dataset.root {dataset.root}: no videos there for dataset.kind {dataset.kind}"
+        )
     return catalog
 
 
-def _tell_plan(catalog: Catalog, jobs: list[Job], left: list[Job], engine: str, out: Location) -> None:
+def _tell_plan(
+    catalog: Catalog, jobs: list[Job], left: list[Job], engine: str, out: Location
+) -> None:
     missing = sum(not video.present for video in catalog.videos)
     present = Counter(video.split for video in catalog.videos if video.present)
     told = ", ".join(f"{count} {split}" for split, count in sorted(present.items()))
-    print(f"{len(catalog.videos)} videos of {len(catalog.classes)} classes: {told}; {missing} missing")
+    print(
+        f"{len(catalog.videos)} videos of {len(catalog.classes)} classes: {told}; {missing} missing"
+    )
     print(f"{len(jobs)} shards to {out}, {len(jobs) - len(left)} of them done · engine {engine}")
 
 
@@ -139,7 +153,8 @@ def _run(
         size=None if settings.short_side else settings.size,
         short_side=settings.short_side,
         max_pixels=settings.max_pixels,
-        chunk_frames=settings.chunk_frames or default_chunk_frames(engine, *_largest_size(settings)),
+        chunk_frames=settings.chunk_frames
+        or default_chunk_frames(engine, *_largest_size(settings)),
         engine=engine,
         tvl1=settings.tvl1,
         bound=settings.bound,
@@ -162,6 +177,9 @@ def _run(
         timeout_seconds=settings.timeout_seconds,
         tell=log.tell,
     )
-    with Progress("preprocess", sum(len(job.videos) for job in jobs), "video") as progress, closing(done):
+    with (
+        Progress("preprocess", sum(len(job.videos) for job in jobs), "video") as progress,
+        closing(done),
+    ):
         for _ in done:
             progress.advance(note=log.note())

@@ -1,7 +1,8 @@
 """What a run tells of itself: one line an event in run.jsonl as it goes, run.json at the end.
 
-Both lie beside dataset.json and are no part of the dataset: they hold clocks and hosts, and nothing hashes them. The
-log grows over resumed runs; run.json speaks of the last run alone, and of every video in its totals.
+Both lie beside dataset.json and are no part of the dataset: they hold clocks and hosts, and nothing
+hashes them. The log grows over resumed runs; run.json speaks of the last run alone, and of every
+video in its totals.
 """
 
 import json
@@ -84,8 +85,12 @@ class RunTally:
         self.slowest = sorted([*self.slowest, one], reverse=True)[:NUM_SLOWEST]
 
     def note(self, now: float) -> str:
-        """`48 frames/s · decode 1.2 · flow 31 · encode 2.0 ms/frame · 3 skipped: too_short 3 · 2 workers`."""
-        parts = [f"{part} {1e3 * self.seconds[part] / max(self.num_frames, 1):.3g}" for part in PARTS]
+        """`48 frames/s · decode 1.2 · flow 31 · encode 2.0 ms/frame · 3 skipped: too_short 3 · 2
+        workers`.
+        """
+        parts = [
+            f"{part} {1e3 * self.seconds[part] / max(self.num_frames, 1):.3g}" for part in PARTS
+        ]
         told = ", ".join(f"{reason} {count}" for reason, count in sorted(self.skipped.items()))
         skipped = f"{self.skipped.total()} skipped" + (f": {told}" if told else "")
         rate = self.num_frames / max(now - self.started, 1e-9)
@@ -95,7 +100,9 @@ class RunTally:
 
 def trouble(event: Event) -> str:
     """`worker lost: host/4711, train-000003, Run/v_Run_g01_c01`, as far as each is known."""
-    return f"{event.happening}: " + ", ".join(part for part in (event.worker, event.job, event.key) if part)
+    return f"{event.happening}: " + ", ".join(
+        part for part in (event.worker, event.job, event.key) if part
+    )
 
 
 class RunLog:
@@ -106,17 +113,29 @@ class RunLog:
         self.tally = RunTally(time.monotonic())
 
     def tell(self, event: Event) -> None:
-        """One line: when, what, who, where, and of a video what became of it and how long it took."""
+        """One line: when, what, who, where, and of a video what became of it and how
+        long it took.
+        """
         if event.happening is Happening.STARTED and not self.tally.num_frames:
             # The rate is that of work; Ray's own start does not grow with the videos.
             self.tally.started = time.monotonic()
         self.tally.add(event)
-        line: dict[str, Any] = {"time": round(time.time(), 3), "event": event.happening, "worker": event.worker}
+        line: dict[str, Any] = {
+            "time": round(time.time(), 3),
+            "event": event.happening,
+            "worker": event.worker,
+        }
         line |= {"job": event.job, "key": event.key}
         if event.done is not None:
             row = event.done.row
-            line |= {"status": row.status, "reason": row.reason, "num_frames": event.done.num_frames}
-            line["seconds"] = {part: round(seconds, 3) for part, seconds in event.done.seconds.items()}
+            line |= {
+                "status": row.status,
+                "reason": row.reason,
+                "num_frames": event.done.num_frames,
+            }
+            line["seconds"] = {
+                part: round(seconds, 3) for part, seconds in event.done.seconds.items()
+            }
         self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
         self._file.flush()
         if event.happening in TOLD_AT_ONCE:
@@ -128,7 +147,9 @@ class RunLog:
 
 
 def report(tally: RunTally, rows: list[VideoRow], seconds: float) -> dict[str, Any]:
-    """run.json: throughput, hosts and slowest videos of this run of `seconds`, versions, totals of the dataset."""
+    """run.json: throughput, hosts and slowest videos of this run of `seconds`, versions, totals of
+    the dataset.
+    """
     frames = max(tally.num_frames, 1)
     return {
         "seconds": round(seconds, 1),
@@ -140,7 +161,8 @@ def report(tally: RunTally, rows: list[VideoRow], seconds: float) -> dict[str, A
         "versions": dict(sorted((versions_here() | {"ray": version("ray")}).items())),
         "videos": dict(sorted(Counter(row.reason or row.status for row in rows).items())),
         "slowest": [
-            {"key": key, "seconds": round(spent, 2), "num_frames": count} for spent, key, count in tally.slowest
+            {"key": key, "seconds": round(spent, 2), "num_frames": count}
+            for spent, key, count in tally.slowest
         ],
     }
 

@@ -25,8 +25,10 @@ class DatasetSettings(Section):
     """Section `dataset`: which videos there are, and what class and split each has."""
 
     kind: Literal["ucf101", "kinetics", "folders", "csv", "rawframes"] = "kinetics"
-    """ucf101: root/Class/v_*.avi with split lists; kinetics: official CSVs; folders: root/[split/]class/file;
-    csv: path,label,split; rawframes: root/[split/]class/VIDEO/img_00001.jpg, or such folders as a CSV names them."""
+    """ucf101: root/Class/v_*.avi with split lists; kinetics: official CSVs; folders:
+    root/[split/]class/file; csv: path,label,split; rawframes:
+    root/[split/]class/VIDEO/img_00001.jpg, or such folders as a CSV names them.
+    """
     root: str = "videos"
     """Folder of the videos."""
     splits: str | None = None
@@ -41,7 +43,9 @@ class PreprocessSettings(Section):
     """Section `preprocess`: how frames and flow are made of a video."""
 
     size: Size = (256, 256)
-    """Stored width and height: 256, 340x256 or [340, 256]; the picture is stretched to it, as in the paper."""
+    """Stored width and height: 256, 340x256 or [340, 256]; the picture is stretched to it, as in
+    the paper.
+    """
     short_side: Side | None = None
     """Keep the aspect instead, with this shorter side; replaces size."""
     engine: Literal["auto", "numba", "cuda", "opencv", "reference"] = "auto"
@@ -57,36 +61,57 @@ class PreprocessSettings(Section):
     max_frames: int | None = Field(None, ge=2)
     """Longer videos are skipped as too_long or cut at this many frames; off when not set."""
     too_long: Literal["skip", "cut"] = "skip"
-    """What becomes of videos with more than max_frames; the rest of one that is cut is not looked at."""
+    """What becomes of videos with more than max_frames; the rest of one that is cut is not looked
+    at.
+    """
     timeout_seconds: float | None = Field(600.0, gt=0)
-    """A video that makes no progress, a chunk of frames read or computed, for so long is skipped as timed_out."""
+    """A video that makes no progress, a chunk of frames read or computed, for so long is skipped as
+    timed_out.
+    """
     max_tries: int = Field(3, ge=1)
     """A video in which this many workers in a row have died is skipped as crashed."""
     chunk_frames: int | None = Field(None, ge=2)
-    """Frames of a video that are decoded, computed and encoded together, and held in memory; when not set 32, with
-    engine cuda 256, or fewer where they are large."""
+    """Frames of a video that are decoded, computed and encoded together, and held in memory; when
+    not set 32, with engine cuda 256, or fewer where they are large.
+    """
     seed: int = 0
     """Fixes which training videos share a shard."""
     threads: int = Field(1, ge=1)
-    """CPU cores of a worker with a CPU engine: one video's flow and encoding are spread over them."""
+    """CPU cores of a worker with a CPU engine: one video's flow and encoding are spread over them.
+    """
     workers_per_gpu: int = Field(4, ge=1)
-    """Workers that share a GPU with engine cuda: while one decodes and encodes another one's flow is computed."""
+    """Workers that share a GPU with engine cuda: while one decodes and encodes another one's flow
+    is computed.
+    """
     cores_per_gpu: int | None = Field(None, ge=1)
-    """CPU cores that decode and encode for each GPU, divided among its workers; when not set all that a node has, in
-    equal parts for its GPUs."""
+    """CPU cores that decode and encode for each GPU, divided among its workers; when not set all
+    that a node has, in equal parts for its GPUs.
+    """
     gpu_memory_bytes: int = Field(DEFAULT_GPU_BYTES, ge=1)
-    """Memory that each worker may use of its GPU, for the arrays of one batch; a chunk that needs more is split."""
+    """Memory that each worker may use of its GPU, for the arrays of one batch; a chunk that needs
+    more is split.
+    """
     workers: int | None = Field(None, ge=1)
-    """Shards made at the same time; when not set as many as the CPUs, or with engine cuda the GPUs, have room for."""
+    """Shards made at the same time; when not set as many as the CPUs, or with engine cuda the GPUs,
+    have room for.
+    """
     max_skipped: int | None = Field(None, ge=0)
-    """More skipped videos than this end the run with exit code 1, after all else is written; off when not set."""
+    """More skipped videos than this end the run with exit code 1, after all else is written; off
+    when not set.
+    """
 
 
 def byte_settings(
     dataset: DatasetSettings, preprocess: PreprocessSettings, shards: ShardSettings, engine: str
 ) -> dict[str, Any]:
-    """Every setting that changes the bytes of a dataset, and none that does not, by its path; `engine` resolved."""
-    size = {"short_side": preprocess.short_side} if preprocess.short_side else {"size": list(preprocess.size)}
+    """Every setting that changes the bytes of a dataset, and none that does not, by its path;
+    `engine` resolved.
+    """
+    size = (
+        {"short_side": preprocess.short_side}
+        if preprocess.short_side
+        else {"size": list(preprocess.size)}
+    )
     fields = {
         **size,
         "engine": engine,
@@ -98,7 +123,9 @@ def byte_settings(
         "too_long": preprocess.too_long if preprocess.max_frames else None,
     }
     settings: dict[str, Any] = {f"preprocess.{name}": value for name, value in fields.items()}
-    settings |= {f"preprocess.tvl1.{name}": value for name, value in preprocess.tvl1.as_dict().items()}
+    settings |= {
+        f"preprocess.tvl1.{name}": value for name, value in preprocess.tvl1.as_dict().items()
+    }
     settings["dataset.kind"] = dataset.kind
     settings["dataset.fold"] = dataset.fold if dataset.kind == "ucf101" else None
     settings["shards.videos_per_shard"] = shards.videos_per_shard

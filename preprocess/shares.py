@@ -1,8 +1,10 @@
-"""What one worker takes of a machine: CPU cores, a share of a GPU, and how many frames it holds at a time.
+"""What one worker takes of a machine: CPU cores, a share of a GPU, and how many frames it holds at
+a time.
 
-With a CPU engine a worker takes `threads` cores. With `cuda` a few workers share each GPU, and the cores that stand
-beside it: to decode and encode a frame costs a core many times what its flow costs a GPU, and while one worker does
-that another one's flow is computed. The price: each worker has its own GPU context.
+With a CPU engine a worker takes `threads` cores. With `cuda` a few workers share each GPU, and the
+cores that stand beside it: to decode and encode a frame costs a core many times what its flow costs
+a GPU, and while one worker does that another one's flow is computed. The price: each worker has its
+own GPU context.
 """
 
 import os
@@ -39,26 +41,38 @@ def this_node() -> Node:
 
 
 def cluster_engine(name: str, nodes: Sequence[Node]) -> str:
-    """What `name` means for a cluster: `auto` is cuda if any node has a GPU; InputError for a cuda without one."""
+    """What `name` means for a cluster: `auto` is cuda if any node has a GPU; InputError for a cuda
+    without one.
+    """
     has_gpu = any(node.gpus for node in nodes)
     if name == "cuda" and not has_gpu:
-        raise InputError("engine: cuda needs a GPU, and no node of the cluster has one; use `engine: numba`")
+        raise InputError(
+            "engine: cuda needs a GPU, and no node of the cluster has one; use `engine: numba`"
+        )
     if name == "auto":
         return "cuda" if has_gpu else "numba"
     return name
 
 
 def worker_share(
-    engine: str, nodes: Sequence[Node], *, threads: int, workers_per_gpu: int, cores_per_gpu: int | None
+    engine: str,
+    nodes: Sequence[Node],
+    *,
+    threads: int,
+    workers_per_gpu: int,
+    cores_per_gpu: int | None,
 ) -> Share:
     """Such that it fits every node it could be on; with `cuda` those that have a GPU.
 
-    cuda on 16 cores and 1 GPU, 4 workers a GPU -> 4 cores and 1/4; on 3 cores -> 3 workers of 1 core and 1/3.
+    cuda on 16 cores and 1 GPU, 4 workers a GPU -> 4 cores and 1/4; on 3 cores -> 3 workers of 1
+    core and 1/3.
     """
     if engine != "cuda":
         most = max(node.cores for node in nodes)
         if threads > most:
-            raise InputError(f"preprocess.threads is {threads}; no node has more than {most} CPU cores")
+            raise InputError(
+                f"preprocess.threads is {threads}; no node has more than {most} CPU cores"
+            )
         return Share(threads)
     with_gpu = [node for node in nodes if node.gpus]
     if not with_gpu:
@@ -70,7 +84,9 @@ def worker_share(
 
 
 def default_chunk_frames(engine: str, width: int, height: int) -> int:
-    """Frames of that size a worker holds: a GPU needs many at once, 256 at 256x256, 128 at 512x340."""
+    """Frames of that size a worker holds: a GPU needs many at once, 256 at 256x256, 128
+    at 512x340.
+    """
     if engine != "cuda":
         return CPU_CHUNK_FRAMES
     fitting = GPU_CHUNK_BYTES // (3 * width * height)

@@ -1,10 +1,11 @@
 """Jobs over a pool of Ray actors: the only module that imports ray.
 
-An actor takes one job at a time and streams back where it is; frames never enter Ray's object store. A plain actor
-pool starts in a second where a Ray Data pipeline takes seven, and its unit of retry is our shard. The stream lets the
-actor go on only when the last word has been heard, so the driver knows which video a dead or hanging actor was in.
-Exceptions of the job itself end the run. Nodes may come and go: the pool follows the CPUs of the cluster, and asks
-every node first whether it has the versions and sees the disks that this one does.
+An actor takes one job at a time and streams back where it is; frames never enter Ray's object
+store. A plain actor pool starts in a second where a Ray Data pipeline takes seven, and its unit of
+retry is our shard. The stream lets the actor go on only when the last word has been heard, so the
+driver knows which video a dead or hanging actor was in. Exceptions of the job itself end the run.
+Nodes may come and go: the pool follows the CPUs of the cluster, and asks every node first whether
+it has the versions and sees the disks that this one does.
 """
 
 import logging
@@ -51,7 +52,9 @@ class Worker:
         self._setup, self._open_recipe = setup, open_recipe
 
     def open(self) -> tuple[str, str]:
-        """Its name, host and process, and the id of its Ray node; answers as soon as it can work."""
+        """Its name, host and process, and the id of its Ray node; answers as soon as it
+        can work.
+        """
         import ray
 
         host = socket.gethostname()
@@ -65,7 +68,9 @@ class Worker:
         """Make one shard, telling of each video, and now and then that one goes on."""
         setup = self._setup
         key, told = "", 0.0
-        for step in job_steps(job, root=setup.root, out=setup.out, recipe=self._recipe, given_up=given_up):
+        for step in job_steps(
+            job, root=setup.root, out=setup.out, recipe=self._recipe, given_up=given_up
+        ):
             now = time.monotonic()
             if isinstance(step, VideoDone) or step.key != key or now - told > SIGN_SECONDS:
                 key, told = "" if isinstance(step, VideoDone) else step.key, now
@@ -83,21 +88,27 @@ def run_jobs(
     tell: Callable[[Event], None] = lambda event: None,
     open_recipe: OpenRecipe = make_recipe,
 ) -> Generator[VideoDone, None, None]:
-    """Run every job on `workers` actors (one a CPU when None); yields each video's record once, as it comes.
+    """Run every job on `workers` actors (one a CPU when None); yields each video's record once, as
+    it comes.
 
-    A video in which workers died `max_tries` times, or that made no progress for `timeout_seconds`, is left out.
-    InputError when no cluster is at `address`, or one of its nodes has other versions or does not see the disks.
+    A video in which workers died `max_tries` times, or that made no progress for `timeout_seconds`,
+    is left out. InputError when no cluster is at `address`, or one of its nodes has other versions
+    or does not see the disks.
     """
     _set_environment(address)
     import ray
 
     pool = Pool(jobs, setup, open_recipe, workers, Blame(max_tries), timeout_seconds, tell)
-    with noted_signals() as stop, common_ground(setup.root, setup.out, on=address is not None) as ground:
+    with (
+        noted_signals() as stop,
+        common_ground(setup.root, setup.out, on=address is not None) as ground,
+    ):
         if ground is not None:
             pool.node_seconds, pool.nodes = NODE_SECONDS, Nodes(ground)
         try:
             _start_ray(workers, address, setup.cores)
-            # ray.init puts a handler of its own in place, which would end us with another exit code.
+            # ray.init puts a handler of its own in place, which would end us with another exit
+            # code.
             stop.listen()
             yield from pool.run(stop.check)
         finally:
@@ -107,7 +118,9 @@ def run_jobs(
 
 
 def cluster_nodes(address: str) -> list[Node]:
-    """What each node of the cluster has that is there now, connected from now on; InputError where none answers."""
+    """What each node of the cluster has that is there now, connected from now on; InputError where
+    none answers.
+    """
     _set_environment(address)
     import ray
 
@@ -119,15 +132,21 @@ def cluster_nodes(address: str) -> list[Node]:
 
 
 def _set_environment(address: str | None) -> None:
-    """What ray reads when it is imported, which is why no import of it stands at the head of this module."""
+    """What ray reads when it is imported, which is why no import of it stands at the head of this
+    module.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # A worker's or a node's death is told by us, in one line.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "died|killed|dead|terminated")
     if address is None:
-        # Without this ray replaces 127.0.0.1 by the machine's address and then listens on every interface.
+        # Without this ray replaces 127.0.0.1 by the machine's address and then listens on every
+        # interface.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-        if not os.path.exists(os.path.expanduser("~/.ray/auth_token")) and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        if (
+            not os.path.exists(os.path.expanduser("~/.ray/auth_token"))
+            and "RAY_AUTH_TOKEN_PATH" not in os.environ
+        ):
             # Ray would write one into a home that a container may lack.
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
@@ -150,7 +169,8 @@ def _start_ray(workers: int | None, address: str | None, cores: int) -> None:
         return
     if address.startswith("ray://"):
         raise InputError(
-            f"--address {address}: Ray Client cannot stream what workers tell; start twinstream on a node of the "
+            f"--address {address}: Ray Client cannot stream what workers tell; start twinstream on "
+            "a node of the "
             "cluster with --address auto, by hand or with `ray job submit`"
         )
     try:
@@ -158,7 +178,8 @@ def _start_ray(workers: int | None, address: str | None, cores: int) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError, AuthenticationError) as error:
         raise InputError(
-            f"--address {address}: no Ray cluster answers there, or not to this token ({_first_line(error)})"
+            f"--address {address}: no Ray cluster answers there, or not to this token "
+            f"({_first_line(error)})"
         ) from error
 
 
@@ -171,7 +192,9 @@ def _knock(address: str) -> None:
 
 @dataclass
 class Member:
-    """An actor of the pool: where it is, which job it has, which video it is in and when it was last heard."""
+    """An actor of the pool: where it is, which job it has, which video it is in and when it was
+    last heard.
+    """
 
     actor: Any
     name: str = ""
@@ -183,7 +206,9 @@ class Member:
 
 @dataclass
 class Nodes:
-    """The nodes of a cluster: which were found fit to work, and which were asked and have not answered yet."""
+    """The nodes of a cluster: which were found fit to work, and which were asked and have not
+    answered yet.
+    """
 
     ground: CommonGround
     known: set[str] = field(default_factory=set)
@@ -197,7 +222,11 @@ class Nodes:
         remote: Any = ray.remote
         for node in ray.nodes():
             name = node["NodeID"]
-            if node["Alive"] and node["Resources"].get("CPU") and name not in self.known | {*self.asked.values()}:
+            if (
+                node["Alive"]
+                and node["Resources"].get("CPU")
+                and name not in self.known | {*self.asked.values()}
+            ):
                 there = NodeAffinitySchedulingStrategy(name, soft=False)
                 task = remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(node_task())
                 self.asked[task.remote(self.ground.root, self.ground.sign)] = name
@@ -207,7 +236,11 @@ class Nodes:
         import ray
         from ray.exceptions import RayError, RayTaskError
 
-        ready, _ = ray.wait(list(self.asked), num_returns=len(self.asked), timeout=0) if self.asked else ([], [])
+        ready, _ = (
+            ray.wait(list(self.asked), num_returns=len(self.asked), timeout=0)
+            if self.asked
+            else ([], [])
+        )
         for ref in ready:
             name = self.asked.pop(ref)
             try:
@@ -235,7 +268,12 @@ class Pool:
         self.node_seconds = 0.0
         self.nodes: Nodes | None = None
         self._waiting = list(reversed(jobs))
-        self._setup, self._open_recipe, self._workers, self._blame = setup, open_recipe, workers, blame
+        self._setup, self._open_recipe, self._workers, self._blame = (
+            setup,
+            open_recipe,
+            workers,
+            blame,
+        )
         self._timeout_seconds, self._tell = timeout_seconds, tell
         # By what is awaited of it: the answer of one that starts, the stream of one that works.
         self._members: dict[Any, Member] = {}
@@ -246,7 +284,9 @@ class Pool:
         self._worked_at: float | None = None
 
     def run(self, check: Callable[[], None]) -> Iterator[VideoDone]:
-        """Every job; yields each video once, however often its job was tried; `check` raises when it is to stop."""
+        """Every job; yields each video once, however often its job was tried; `check` raises when
+        it is to stop.
+        """
         import ray
 
         while self._waiting or self._lost or self._at_work():
@@ -262,14 +302,18 @@ class Pool:
             ray.wait(awaited, timeout=POLL_SECONDS, fetch_local=False)
             if not members:
                 continue
-            ready, silent = ray.wait(members, num_returns=len(members), timeout=0, fetch_local=False)
+            ready, silent = ray.wait(
+                members, num_returns=len(members), timeout=0, fetch_local=False
+            )
             for ref in ready:
                 yield from self._hear(ref)
             for ref in silent:
                 self._check_progress(ref)
 
     def close(self) -> None:
-        """Kill what still works, and wait until it is gone: it could write for a while otherwise."""
+        """Kill what still works, and wait until it is gone: it could write for a while
+        otherwise.
+        """
         import ray
 
         for member in self._members.values():
@@ -282,7 +326,9 @@ class Pool:
         return sum(member.job is not None for member in self._members.values())
 
     def _grow(self) -> None:
-        """Start actors while there are CPUs and jobs for more, and no node that has yet to say whether it is fit."""
+        """Start actors while there are CPUs and jobs for more, and no node that has yet to say
+        whether it is fit.
+        """
         import ray
 
         now = time.monotonic()
@@ -295,8 +341,13 @@ class Pool:
             self.nodes.hear()
             if self.nodes.asked:
                 return
-        for _ in range(len(self._members), min(self._num_wanted, self._at_work() + len(self._waiting))):
-            needs: dict[str, Any] = {"num_cpus": self._setup.cores, "num_gpus": self._setup.gpu_share}
+        for _ in range(
+            len(self._members), min(self._num_wanted, self._at_work() + len(self._waiting))
+        ):
+            needs: dict[str, Any] = {
+                "num_cpus": self._setup.cores,
+                "num_gpus": self._setup.gpu_share,
+            }
             actor_class: Any = ray.remote(**needs, max_restarts=0)(Worker)
             actor = actor_class.remote(self._setup, self._open_recipe)
             self._members[actor.open.remote()] = Member(actor)
@@ -314,11 +365,16 @@ class Pool:
         elif now - self._worked_at > WAITING_SECONDS:
             self._worked_at = float("inf")
             resources = ray.cluster_resources()
-            has = f"the cluster has {resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
+            has = (
+                f"the cluster has {resources.get('CPU', 0):g} CPUs and "
+                f"{resources.get('GPU', 0):g} GPUs"
+            )
             self._tell(Event(Happening.WAITING, has))
 
     def _hear(self, ref: Any) -> Iterator[VideoDone]:
-        """What the actor behind `ref` has to say: that it is ready, where it is, that its job is done, or its death."""
+        """What the actor behind `ref` has to say: that it is ready, where it is, that its job is
+        done, or its death.
+        """
         import ray
         from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
 
@@ -376,7 +432,9 @@ class Pool:
         member.key = None
 
     def _check_progress(self, ref: Any) -> None:
-        """Kill the actor behind `ref`, and give its video up, when nothing was heard of it for too long."""
+        """Kill the actor behind `ref`, and give its video up, when nothing was heard of it for too
+        long.
+        """
         import ray
 
         member = self._members[ref]
@@ -389,7 +447,9 @@ class Pool:
             del self._members[ref]
 
     def _bury(self, ref: Any, error: Exception) -> None:
-        """Take note that the actor behind `ref` died; what that means for its job is judged later."""
+        """Take note that the actor behind `ref` died; what that means for its job is
+        judged later.
+        """
         member = self._members.pop(ref)
         self._say(Happening.LOST, member)
         if member.job is not None:
@@ -400,10 +460,14 @@ class Pool:
             raise RuntimeError(f"workers die as they start: {error}") from error
 
     def _judge(self) -> None:
-        """Put the jobs of actors that died back: unblamed if a node went away, else when that has become clear."""
+        """Put the jobs of actors that died back: unblamed if a node went away, else when that has
+        become clear.
+        """
         import ray
 
-        gone = {node["NodeID"] for node in ray.nodes() if not node["Alive"]} if self._lost else set()
+        gone = (
+            {node["NodeID"] for node in ray.nodes() if not node["Alive"]} if self._lost else set()
+        )
         now = time.monotonic()
         known = [entry for entry in self._lost if entry[1].node in gone or entry[0] <= now]
         self._lost = [entry for entry in self._lost if entry not in known]
@@ -412,7 +476,9 @@ class Pool:
             self._waiting.append(member.job)
             if member.node not in gone and self._blame.died(member.key or member.job.name):
                 if member.key is None:
-                    raise InputError(f"{member.job.name}: its worker died each time that it wrote the shard")
+                    raise InputError(
+                        f"{member.job.name}: its worker died each time that it wrote the shard"
+                    )
                 self._give_up(member, member.key, Reason.CRASHED)
 
     def _give_up(self, member: Member, key: str, reason: Reason) -> None:
@@ -420,7 +486,9 @@ class Pool:
         self._say(Happening.CRASHED if reason is Reason.CRASHED else Happening.TIMED_OUT, member)
 
     def _say(self, happening: Happening, member: Member, done: VideoDone | None = None) -> None:
-        self._tell(Event(happening, member.name, member.job.name if member.job else None, member.key, done))
+        self._tell(
+            Event(happening, member.name, member.job.name if member.job else None, member.key, done)
+        )
 
 
 def _first_line(error: BaseException) -> str:

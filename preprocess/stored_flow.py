@@ -1,7 +1,8 @@
-"""Gray frames -> flow as a shard stores it, bytes of dx and dy, with the statistics of what the bytes were made of.
+"""Gray frames -> flow as a shard stores it, bytes of dx and dy, with the statistics of what the
+bytes were made of.
 
-An engine on a device does that there, so that an eighth of the bytes come back; for any other it is done here. Both
-give the same bits.
+An engine on a device does that there, so that an eighth of the bytes come back; for any other it is
+done here. Both give the same bits.
 """
 
 from dataclasses import dataclass

@@ -1,9 +1,10 @@
 """The books of a decoder: did every picture that the file promised come out?
 
-FFmpeg's demuxers end without an error at a cut, and its decoders drop what they cannot use, so the only witness is
-the count. It is exact, not approximate: a picture may be absent only for a reason that is known by name. In AVI an
-empty chunk repeats the picture before it; MPEG-4 has "not coded" pictures; VP8 has pictures that are not shown; an
-edit list discards; an interlaced picture may come as two packets, which is the one case where the count is loose.
+FFmpeg's demuxers end without an error at a cut, and its decoders drop what they cannot use, so the
+only witness is the count. It is exact, not approximate: a picture may be absent only for a reason
+that is known by name. In AVI an empty chunk repeats the picture before it; MPEG-4 has "not coded"
+pictures; VP8 has pictures that are not shown; an edit list discards; an interlaced picture may come
+as two packets, which is the one case where the count is loose.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,9 @@ class Tally:
     def shortfall(self, num_promised: int) -> str | None:
         """What is missing, in one line, or None."""
         if self.num_packets < num_promised:
-            return f"cut off or damaged: {self.num_packets} of {num_promised} coded pictures are there"
+            return (
+                f"cut off or damaged: {self.num_packets} of {num_promised} coded pictures are there"
+            )
         num_expected = self.num_packets - self.num_silent
         if self.num_frames + self.num_interlaced < num_expected:
             return f"damaged: {self.num_frames} frames from {num_expected} coded pictures"
@@ -42,12 +45,15 @@ def is_silent(codec: str, content: bytes, *, discarded: bool, num_frames: int) -
     return codec == "mpeg4" and num_frames == 0 and len(content) <= NOT_CODED_MAX_BYTES
 
 
-def promised_packets(format_name: str, num_in_header: int, index_at_open: Sequence[int], num_indexed: int) -> int:
+def promised_packets(
+    format_name: str, num_in_header: int, index_at_open: Sequence[int], num_indexed: int
+) -> int:
     """How many packets a whole file has; 0 when it does not say.
 
-    `index_at_open` holds the timestamps of the index, `num_indexed` counts it at the end, when fragments are in it.
-    An AVI's index leaves out empty chunks, so it is the better count, but only if it was read whole: its timestamps
-    are frame numbers. 41 in the header, index 0, 2, 3 .. 40 -> 40. 180 in the header, index 0 (no index) -> 180.
+    `index_at_open` holds the timestamps of the index, `num_indexed` counts it at the end, when
+    fragments are in it. An AVI's index leaves out empty chunks, so it is the better count, but only
+    if it was read whole: its timestamps are frame numbers. 41 in the header, index 0, 2, 3 .. 40 ->
+    40. 180 in the header, index 0 (no index) -> 180.
     """
     if format_name == "avi":
         index_is_whole = bool(index_at_open) and index_at_open[-1] + 2 >= num_in_header

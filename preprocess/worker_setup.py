@@ -1,7 +1,7 @@
 """What a worker is made of.
 
-Plain values travel to the worker's machine, and the decoder and the engine are opened from them there: neither of the
-two could be sent.
+Plain values travel to the worker's machine, and the decoder and the engine are opened from them
+there: neither of the two could be sent.
 """
 
 from concurrent.futures import ThreadPoolExecutor

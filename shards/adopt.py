@@ -1,7 +1,8 @@
-"""Someone else's tars of this layout: an index for each, and the manifest that makes the folder a dataset.
+"""Someone else's tars of this layout: an index for each, and the manifest that makes the folder a
+dataset.
 
-Nothing of the tars is changed. Members must stand in the order of the format, since the index is what readers go by;
-images are not decoded here, `verify` does that.
+Nothing of the tars is changed. Members must stand in the order of the format, since the index is
+what readers go by; images are not decoded here, `verify` does that.
 """
 
 import os
@@ -30,15 +31,21 @@ def index_dataset(
 ) -> list[VideoRow]:
     """An index beside every tar below `folder`, videos.parquet and dataset.json; returns every row.
 
-    InputError when a dataset is there already, a tar is not of this layout, or a label has two names or none.
+    InputError when a dataset is there already, a tar is not of this layout, or a label has two
+    names or none.
     """
     there = file_sizes(folder)
     if FILE_NAME in there:
-        raise InputError(f"{folder}: has a {FILE_NAME}, so it is indexed already; `twinstream shards verify` checks it")
+        raise InputError(
+            f"{folder}: has a {FILE_NAME}, so it is indexed already; `twinstream shards verify` "
+            "checks it"
+        )
     tars = [name for name in there if name.endswith(".tar")]
     if not tars:
         raise InputError(f"{folder}: no tar in it")
-    settings: dict[str, Any] = {f"index.{name}": value for name, value in codec.model_dump().items()}
+    settings: dict[str, Any] = {
+        f"index.{name}": value for name, value in codec.model_dump().items()
+    }
     splits: dict[str, tuple[ShardEntry, ...]] = {}
     rows: list[VideoRow] = []
     for name in tars:
@@ -62,11 +69,16 @@ def index_shard(folder: Location, name: str, split: str, settings: dict[str, Any
     if index.exists():
         record = read_index_file(index).record
         if record.sha256 != digest or record.settings != settings or not record.videos:
-            raise InputError(f"{index}: an index of another tar or with another codec; remove it to build a new one")
+            raise InputError(
+                f"{index}: an index of another tar or with another codec; remove it to build a new "
+                "one"
+            )
         return read_index_file(index)
     rows, videos = [], []
     for meta, members in tar_samples(tar):
-        rows.append(sample_row(meta, [offset for _, offset, _ in members], [size for _, _, size in members]))
+        rows.append(
+            sample_row(meta, [offset for _, offset, _ in members], [size for _, _, size in members])
+        )
         videos.append(_video_row(meta, split, shard_name(name)))
     record = JobRecord(FORMAT, digest, _num_bytes(tar), settings, tuple(videos))
     write_atomically(index, index_bytes(rows, record))
@@ -74,7 +86,9 @@ def index_shard(folder: Location, name: str, split: str, settings: dict[str, Any
 
 
 def tar_samples(path: Location) -> Iterator[tuple[SampleMeta, list[Member]]]:
-    """Each sample's JSON and its members (name, offset, size); InputError at the first that is out of place."""
+    """Each sample's JSON and its members (name, offset, size); InputError at the first that is out
+    of place.
+    """
     _refuse_cut(path)
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
@@ -94,23 +108,29 @@ def tar_samples(path: Location) -> Iterator[tuple[SampleMeta, list[Member]]]:
 
 
 def split_of_shard(name: str) -> str:
-    """The folder of the dataset a shard lies in, or its name up to the last dash: train-000000.tar -> train."""
+    """The folder of the dataset a shard lies in, or its name up to the last dash: train-000000.tar
+    -> train.
+    """
     path = PurePosixPath(name)
     return path.parts[0] if len(path.parts) > 1 else path.stem.rpartition("-")[0] or path.stem
 
 
 def class_names(rows: list[VideoRow]) -> tuple[str, ...]:
-    """The name of each label from 0 on; InputError when a label has two names, or none in any sample."""
+    """The name of each label from 0 on; InputError when a label has two names, or none in any
+    sample.
+    """
     names: dict[int, str] = {}
     for row in rows:
         if names.setdefault(row.label, row.class_name) != row.class_name:
             raise InputError(
-                f"{row.key}: label {row.label} is {row.class_name!r} here and {names[row.label]!r} elsewhere"
+                f"{row.key}: label {row.label} is {row.class_name!r} here and {names[row.label]!r} "
+                "elsewhere"
             )
     absent = next((label for label in range(max(names) + 1) if label not in names), None)
     if absent is not None:
         raise InputError(
-            f"label {absent} of 0 to {max(names)} is in no sample, so its name is unknown; get more shards"
+            f"label {absent} of 0 to {max(names)} is in no sample, so its name is unknown; get "
+            "more shards"
         )
     return tuple(names[label] for label in range(len(names)))
 
@@ -137,7 +157,8 @@ def _meta(path: Location, name: str, data: bytes) -> SampleMeta:
         raise InputError(f"{path.name}: {name}: damaged JSON member ({error})") from error
     if meta.num_frames < 2 or meta.label < 0:
         raise InputError(
-            f"{path.name}: {name}: {meta.num_frames} frames, label {meta.label}; expected 2 and 0 at least"
+            f"{path.name}: {name}: {meta.num_frames} frames, label {meta.label}; expected 2 and 0 "
+            "at least"
         )
     return meta
 

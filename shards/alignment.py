@@ -1,11 +1,14 @@
-"""Which frame goes with which flow field in a folder of images that another tool wrote; pure, over file names.
+"""Which frame goes with which flow field in a folder of images that another tool wrote; pure, over
+file names.
 
-    denseflow    img 0 1 2 3   flow 0 1 2     flow t leads from image t to image t + 1, as here
-    dense_flow   img 1 2 3     flow 1 2 3     the video's first frame was dropped, so flow t leads from image t - 1
-                                              to image t: flow 1 starts at a frame that is gone and is left out
+    denseflow    img 0 1 2 3   flow 0 1 2
+        flow t leads from image t to image t + 1, as here
+    dense_flow   img 1 2 3     flow 1 2 3
+        the video's first frame was dropped, so flow t leads from image t - 1 to image t: flow 1
+        starts at a frame that is gone and is left out
 
-Equal counts alone do not tell which end is missing, so dense_flow is never guessed. Gaps are never closed: a hole
-would shift every later pair.
+Equal counts alone do not tell which end is missing, so dense_flow is never guessed. Gaps are never
+closed: a hole would shift every later pair.
 """
 
 from collections.abc import Iterable
@@ -17,7 +20,9 @@ from shards.rawframes import parse_image_name
 
 
 class Layout(StrEnum):
-    """Tool that wrote a folder; `auto` takes what can be told from the names, which is denseflow's pairing."""
+    """Tool that wrote a folder; `auto` takes what can be told from the names, which is denseflow's
+    pairing.
+    """
 
     AUTO = "auto"
     DENSEFLOW = "denseflow"
@@ -35,7 +40,9 @@ class BadVideoError(InputError):
 
 @dataclass(frozen=True)
 class Aligned:
-    """File names in time: N frames, and N - 1 of each component, flow t leading from frame t to t + 1."""
+    """File names in time: N frames, and N - 1 of each component, flow t leading from frame t to t +
+    1.
+    """
 
     index_base: int
     frames: tuple[str, ...]
@@ -45,11 +52,16 @@ class Aligned:
     @property
     def names(self) -> list[str]:
         """Every file in the order of a sample's images."""
-        return [*self.frames, *(name for pair in zip(self.flow_x, self.flow_y, strict=True) for name in pair)]
+        return [
+            *self.frames,
+            *(name for pair in zip(self.flow_x, self.flow_y, strict=True) for name in pair),
+        ]
 
 
 def align(names: Iterable[str], layout: Layout, index_base: int | None) -> Aligned:
-    """A folder's file names, lined up; BadVideoError `misaligned` when they do not fit. None finds the base: 0 or 1."""
+    """A folder's file names, lined up; BadVideoError `misaligned` when they do not fit. None finds
+    the base: 0 or 1.
+    """
     numbered = _numbered(names)
     frames, flow_x, flow_y = numbered["rgb"], numbered["x"], numbered["y"]
     if flow_x.keys() != flow_y.keys():
@@ -59,10 +71,13 @@ def align(names: Iterable[str], layout: Layout, index_base: int | None) -> Align
     base = _base(frames, index_base, "img")
     if _base(flow_x, index_base, "flow") != base:
         raise BadVideoError(
-            "misaligned", f"images are numbered from {base}, flow from {min(flow_x)}; expected one base"
+            "misaligned",
+            f"images are numbered from {base}, flow from {min(flow_x)}; expected one base",
         )
     skipped = _leading_flow(len(frames), len(flow_x), layout)
-    ordered = [tuple(files[number] for number in sorted(files)) for files in (frames, flow_x, flow_y)]
+    ordered = [
+        tuple(files[number] for number in sorted(files)) for files in (frames, flow_x, flow_y)
+    ]
     return Aligned(base, ordered[0], ordered[1][skipped:], ordered[2][skipped:])
 
 
@@ -73,7 +88,8 @@ def _numbered(names: Iterable[str]) -> dict[str, dict[int, str]]:
         if parsed is None:
             if name.lower().endswith((".jpg", ".jpeg", ".png")):
                 raise BadVideoError(
-                    "misaligned", f"{name}: not a name of this layout, such as img_00000.jpg, flow_x_00000.jpg"
+                    "misaligned",
+                    f"{name}: not a name of this layout, such as img_00000.jpg, flow_x_00000.jpg",
                 )
             continue
         kind, number = parsed
@@ -93,7 +109,9 @@ def _base(files: dict[int, str], index_base: int | None, what: str) -> int:
         raise BadVideoError("misaligned", f"{what} numbers begin at {first}, expected {expected}")
     gap = next((number for number in range(first, first + len(files)) if number not in files), None)
     if gap is not None:
-        raise BadVideoError("misaligned", f"{what} {gap} is missing, the numbers go on to {max(files)}")
+        raise BadVideoError(
+            "misaligned", f"{what} {gap} is missing, the numbers go on to {max(files)}"
+        )
     return first
 
 
@@ -106,5 +124,11 @@ def _leading_flow(num_frames: int, num_flow: int, layout: Layout) -> int:
     if layout != Layout.DENSE_FLOW and num_flow == num_frames - 1:
         return 0
     expected = num_frames if layout == Layout.DENSE_FLOW else num_frames - 1
-    hint = "; are they dense_flow's (--layout dense_flow)?" if layout == Layout.AUTO and num_flow == num_frames else ""
-    raise BadVideoError("misaligned", f"{num_flow} flow fields for {num_frames} frames, expected {expected}{hint}")
+    hint = (
+        "; are they dense_flow's (--layout dense_flow)?"
+        if layout == Layout.AUTO and num_flow == num_frames
+        else ""
+    )
+    raise BadVideoError(
+        "misaligned", f"{num_flow} flow fields for {num_frames} frames, expected {expected}{hint}"
+    )

@@ -1,7 +1,9 @@
-"""Datasets out of what is encoded already: the plan of shards, resuming, and the files that make it whole.
+"""Datasets out of what is encoded already: the plan of shards, resuming, and the files that make it
+whole.
 
-Import, merge and subset share it. As in preprocessing an index means that its shard is done, what is there is
-compared with what this run would write, and nothing of another dataset is mixed in or overwritten.
+Import, merge and subset share it. As in preprocessing an index means that its shard is done, what
+is there is compared with what this run would write, and nothing of another dataset is mixed in or
+overwritten.
 """
 
 import hashlib
@@ -59,7 +61,9 @@ class ShardPlan(Generic[T]):
 
 @dataclass(frozen=True)
 class Contents:
-    """What dataset.json says beside its files, and the rows of videos that are in no shard's plan."""
+    """What dataset.json says beside its files, and the rows of videos that are in no
+    shard's plan.
+    """
 
     classes: tuple[str, ...]
     codec: FlowCodec
@@ -68,14 +72,22 @@ class Contents:
 
 
 def plan_shards(items: Iterable[T], videos_per_shard: int) -> list[ShardPlan[T]]:
-    """Fixed by the keys alone: training samples ordered by their key's hash, which mixes classes, others by key."""
+    """Fixed by the keys alone: training samples ordered by their key's hash, which mixes classes,
+    others by key.
+    """
     plans = []
-    for split, group in groupby(sorted(items, key=lambda item: (item.split, item.key)), key=lambda item: item.split):
+    for split, group in groupby(
+        sorted(items, key=lambda item: (item.split, item.key)), key=lambda item: item.split
+    ):
         ordered = list(group)
         if split == "train":
             ordered.sort(key=lambda item: hashlib.sha256(item.key.encode()).digest())
         for number, start in enumerate(range(0, len(ordered), videos_per_shard)):
-            plans.append(ShardPlan(split, f"{split}-{number:06d}", tuple(ordered[start : start + videos_per_shard])))
+            plans.append(
+                ShardPlan(
+                    split, f"{split}-{number:06d}", tuple(ordered[start : start + videos_per_shard])
+                )
+            )
     return plans
 
 
@@ -91,7 +103,9 @@ def write_dataset(
     InputError when `out` holds another dataset, or anything that these plans would not make.
     """
     out.mkdir(parents=True, exist_ok=True)
-    planned = {item.key for plan in plans for item in plan.items} | {row.key for row in contents.other_rows}
+    planned = {item.key for plan in plans for item in plan.items} | {
+        row.key for row in contents.other_rows
+    }
     if (out / FILE_NAME).exists():
         return _finished_rows(out, contents.settings, planned)
     remove_temporaries(out)
@@ -119,7 +133,9 @@ def _write_shard(
     return read_index_file(index_path(out / plan.split, plan.name))
 
 
-def _done(out: Location, there: dict[str, int], plan: ShardPlan[T], settings: dict[str, Any]) -> IndexFile | None:
+def _done(
+    out: Location, there: dict[str, int], plan: ShardPlan[T], settings: dict[str, Any]
+) -> IndexFile | None:
     if f"{plan.path}.parquet" not in there:
         return None
     file = read_index_file(index_path(out / plan.split, plan.name))
@@ -129,7 +145,9 @@ def _done(out: Location, there: dict[str, int], plan: ShardPlan[T], settings: di
 
 
 def is_whole(there: dict[str, int], shard: str, record: JobRecord) -> bool:
-    """Whether the tar beside an index is as long as the record says; a job without a sample has none."""
+    """Whether the tar beside an index is as long as the record says; a job without a sample has
+    none.
+    """
     return there.get(f"{shard}.tar", 0) == record.num_bytes
 
 
@@ -140,26 +158,38 @@ def _finished_rows(out: Location, settings: dict[str, Any], keys: set[str]) -> l
 
 
 def _refuse_strangers(out: Location, there: Iterable[str], plans: Sequence[ShardPlan[T]]) -> None:
-    planned = {f"{plan.path}{end}" for plan in plans for end in (".tar", ".parquet")} | {VIDEOS_NAME}
+    planned = {f"{plan.path}{end}" for plan in plans for end in (".tar", ".parquet")} | {
+        VIDEOS_NAME
+    }
     for name in there:
         if name not in planned:
             raise InputError(f"{out / name}: in the way of a new dataset; choose another --out")
 
 
 def _refuse_other(
-    out: Location, found: dict[str, Any], wanted: dict[str, Any], found_keys: set[str], wanted_keys: set[str]
+    out: Location,
+    found: dict[str, Any],
+    wanted: dict[str, Any],
+    found_keys: set[str],
+    wanted_keys: set[str],
 ) -> None:
     for name in sorted(found.keys() | wanted.keys()):
         if found.get(name) != wanted.get(name):
             raise InputError(
-                f"{out}: holds a dataset with {name} = {found.get(name)}, not {wanted.get(name)}; choose another --out"
+                f"{out}: holds a dataset with {name} = {found.get(name)}, not {wanted.get(name)}; "
+                "choose another --out"
             )
     for key in sorted(found_keys ^ wanted_keys):
         whose = "what it holds" if key in found_keys else "what is asked for"
-        raise InputError(f"{out}: holds a dataset of other videos: {key} is only in {whose}; choose another --out")
+        raise InputError(
+            f"{out}: holds a dataset of other videos: {key} is only in {whose}; choose another "
+            "--out"
+        )
 
 
-def _finish(out: Location, plans: Sequence[ShardPlan[T]], files: list[IndexFile], contents: Contents) -> list[VideoRow]:
+def _finish(
+    out: Location, plans: Sequence[ShardPlan[T]], files: list[IndexFile], contents: Contents
+) -> list[VideoRow]:
     rows = [row for file in files for row in file.record.videos] + [*contents.other_rows]
     splits: dict[str, tuple[ShardEntry, ...]] = {}
     for plan, file in zip(plans, files, strict=True):
@@ -172,7 +202,10 @@ def _finish(out: Location, plans: Sequence[ShardPlan[T]], files: list[IndexFile]
 
 
 def finish_dataset(
-    out: Location, splits: dict[str, tuple[ShardEntry, ...]], rows: Iterable[VideoRow], contents: Contents
+    out: Location,
+    splits: dict[str, tuple[ShardEntry, ...]],
+    rows: Iterable[VideoRow],
+    contents: Contents,
 ) -> None:
     """Write videos.parquet and then dataset.json, which makes the dataset complete."""
     table = videos_bytes(rows)
@@ -183,7 +216,9 @@ def finish_dataset(
         flow_codec=contents.codec,
         settings=contents.settings,
         splits=splits,
-        videos=FileEntry(path=VIDEOS_NAME, num_bytes=len(table), sha256=hashlib.sha256(table).hexdigest()),
+        videos=FileEntry(
+            path=VIDEOS_NAME, num_bytes=len(table), sha256=hashlib.sha256(table).hexdigest()
+        ),
     )
     write_atomically(out / FILE_NAME, manifest_bytes(manifest))
 
@@ -191,7 +226,9 @@ def finish_dataset(
 def shard_entry(shard: str, file: IndexFile) -> ShardEntry:
     """The manifest's entry of the shard `train/train-000000`, as its index tells it."""
     return ShardEntry(
-        tar=FileEntry(path=f"{shard}.tar", num_bytes=file.record.num_bytes, sha256=file.record.sha256),
+        tar=FileEntry(
+            path=f"{shard}.tar", num_bytes=file.record.num_bytes, sha256=file.record.sha256
+        ),
         index=FileEntry(path=f"{shard}.parquet", num_bytes=file.num_bytes, sha256=file.sha256),
         num_samples=file.num_samples,
     )

@@ -1,8 +1,9 @@
 """Files that exist whole or not at all: a temporary name, fsync, rename, fsync of the folder.
 
-The price is two flushes a file; a crash, a kill or a full disk then leaves at most a `.NAME.*.tmp`, which
-`remove_temporaries` clears at the next start. What goes to an object store is written to a temporary file first and
-sent when it is whole: an upload that is cut leaves nothing that can be seen.
+The price is two flushes a file; a crash, a kill or a full disk then leaves at most a `.NAME.*.tmp`,
+which `remove_temporaries` clears at the next start. What goes to an object store is written to a
+temporary file first and sent when it is whole: an upload that is cut leaves nothing that can be
+seen.
 """
 
 import os
@@ -18,7 +19,8 @@ from shards.remote import RemotePath
 
 @contextmanager
 def atomic_file(path: Path | RemotePath) -> Iterator[BinaryIO]:
-    """A binary file that takes the name `path` when the block ends well and vanishes when it does not.
+    """A binary file that takes the name `path` when the block ends well and vanishes when it does
+    not.
 
     Closing the file inside the block gives it up: nothing appears, and what was at `path` stays.
     """
@@ -49,7 +51,9 @@ def write_atomically(path: Path | RemotePath, data: bytes) -> None:
 
 
 def remove_temporaries(folder: Path | RemotePath) -> None:
-    """Clear what a killed run left below `folder`; no other run may be writing there. A store shows none."""
+    """Clear what a killed run left below `folder`; no other run may be writing there. A store shows
+    none.
+    """
     if isinstance(folder, Path):
         for leftover in folder.rglob(".*.tmp"):
             leftover.unlink(missing_ok=True)

@@ -1,10 +1,11 @@
 """Blocks of remote shards on a local disk, shared by the processes of a machine.
 
-An epoch reads 0.3 of a video's 9 MB, each time at another place, in random order: a cache of whole shards would fetch
-30 times what is asked for, and with a disk smaller than the dataset it would never stop. So a shard's file here is
-sparse and fills block by block. A block counts when its checksum, written after it, fits: a torn or damaged one is
-fetched again. Files are named by the shard's SHA-256: another shard is another file. Room is made by removing whole
-files, least recently used first; a process that has one open goes on reading it.
+An epoch reads 0.3 of a video's 9 MB, each time at another place, in random order: a cache of whole
+shards would fetch 30 times what is asked for, and with a disk smaller than the dataset it would
+never stop. So a shard's file here is sparse and fills block by block. A block counts when its
+checksum, written after it, fits: a torn or damaged one is fetched again. Files are named by the
+shard's SHA-256: another shard is another file. Room is made by removing whole files, least recently
+used first; a process that has one open goes on reading it.
 """
 
 import fcntl
@@ -26,8 +27,8 @@ SUM_BYTES = 4
 # The unit of st_blocks.
 DISK_BLOCK_BYTES = 512
 HEAD_ALIGNMENT = 4096
-# Room is looked for whenever a process has written STEP of the whole, and made down to KEPT of it: 32 processes that
-# write at the same time stay within it.
+# Room is looked for whenever a process has written STEP of the whole, and made down to KEPT of it:
+# 32 processes that write at the same time stay within it.
 STEP, KEPT = 1 / 256, 7 / 8
 TOUCH_SECONDS = 60.0
 SUFFIX, LOCK_NAME = ".blocks", "lock"
@@ -43,7 +44,9 @@ class BlockCache:
     _unaccounted: int = field(default=0, init=False)
 
     def read(self, tar: Location, entry: FileEntry, begin: int, num_bytes: int) -> bytes:
-        """`num_bytes` of `tar` from `begin` on, fetching those blocks that are not here; fewer where it ends."""
+        """`num_bytes` of `tar` from `begin` on, fetching those blocks that are not here; fewer
+        where it ends.
+        """
         end = min(begin + num_bytes, entry.num_bytes)
         if self.is_off or begin >= end:
             return read_range(tar, begin, num_bytes)
@@ -65,7 +68,10 @@ class BlockCache:
                 os.utime(path)
             sums = os.pread(file, SUM_BYTES * len(wanted), SUM_BYTES * wanted.start)
             data = os.pread(file, BLOCK_BYTES * len(wanted), _place(entry, wanted.start))
-            pieces = {number: data[place * BLOCK_BYTES :][:BLOCK_BYTES] for place, number in enumerate(wanted)}
+            pieces = {
+                number: data[place * BLOCK_BYTES :][:BLOCK_BYTES]
+                for place, number in enumerate(wanted)
+            }
             return {
                 number: piece
                 for place, (number, piece) in enumerate(pieces.items())
@@ -93,11 +99,16 @@ class BlockCache:
             yield
         except OSError as error:
             self.is_off = True
-            print(f"shards.cache_dir {self.folder}: {error.strerror}; reading without the cache", file=sys.stderr)
+            print(
+                f"shards.cache_dir {self.folder}: {error.strerror}; reading without the cache",
+                file=sys.stderr,
+            )
 
 
 def open_cache(folder: str | None, max_bytes: int) -> BlockCache | None:
-    """The cache in this folder, which is made; None without one. InputError when it cannot be written to."""
+    """The cache in this folder, which is made; None without one. InputError when it cannot be
+    written to.
+    """
     if folder is None:
         return None
     try:
@@ -105,7 +116,9 @@ def open_cache(folder: str | None, max_bytes: int) -> BlockCache | None:
         with _opened(Path(folder) / LOCK_NAME, os.O_RDWR | os.O_CREAT):
             return BlockCache(Path(folder).absolute(), max_bytes)
     except OSError as error:
-        raise InputError(f"shards.cache_dir {folder}: cannot be written to ({error.strerror})") from error
+        raise InputError(
+            f"shards.cache_dir {folder}: cannot be written to ({error.strerror})"
+        ) from error
 
 
 def _runs(wanted: range, there: Container[int]) -> list[range]:
@@ -143,7 +156,11 @@ def _make_room(folder: Path, max_bytes: int) -> None:
     """Remove the files used longest ago until the others fit; one process at a time."""
     with _opened(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        files = [(entry.stat(), entry.path) for entry in os.scandir(folder) if entry.name.endswith(SUFFIX)]
+        files = [
+            (entry.stat(), entry.path)
+            for entry in os.scandir(folder)
+            if entry.name.endswith(SUFFIX)
+        ]
         total = sum(stat.st_blocks * DISK_BLOCK_BYTES for stat, _ in files)
         for stat, path in sorted(files, key=lambda file: file[0].st_mtime):
             if total <= max_bytes:

@@ -1,7 +1,8 @@
 """Datasets out of datasets without encoding anything again: merge several, or take a part of one.
 
-Samples keep their bytes but for the label in their JSON. Every row of videos.parquet goes along, so that what was
-skipped stays told. The settings of the result name the digests of what it was made from, and with them its bytes.
+Samples keep their bytes but for the label in their JSON. Every row of videos.parquet goes along, so
+that what was skipped stays told. The settings of the result name the digests of what it was made
+from, and with them its bytes.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -35,7 +36,9 @@ MAY_DIFFER = (
 
 @dataclass(frozen=True)
 class Part:
-    """A stored sample on its way into a new dataset, with the row it will have (class and label are new)."""
+    """A stored sample on its way into a new dataset, with the row it will have (class and label are
+    new).
+    """
 
     stored: StoredBytes
     row: VideoRow
@@ -62,7 +65,8 @@ class _Source:
 def merge(
     sources: Sequence[Location], out: Location, progress: Callable[[str], None] = lambda key: None
 ) -> list[VideoRow]:
-    """One dataset of all samples of the sources; classes by name, in order of appearance. Returns every row.
+    """One dataset of all samples of the sources; classes by name, in order of appearance. Returns
+    every row.
 
     InputError when codecs or settings cannot be mixed, or when two sources name one video.
     """
@@ -96,9 +100,11 @@ def subset(
     max_per_class: int | None = None,
     progress: Callable[[str], None] = lambda key: None,
 ) -> list[VideoRow]:
-    """A dataset of the samples that every given choice keeps; returns every row. InputError for an unknown name.
+    """A dataset of the samples that every given choice keeps; returns every row. InputError for an
+    unknown name.
 
-    Classes that are not named leave the list of classes; `max_per_class` takes the first keys of each class and split.
+    Classes that are not named leave the list of classes; `max_per_class` takes the first keys of
+    each class and split.
     """
     read = _read(source)
     known = read.manifest.classes
@@ -109,17 +115,27 @@ def subset(
 
     def is_kept(row: VideoRow) -> bool:
         in_class = classes is None or row.class_name in classes
-        return in_class and (keys is None or row.key in keys) and (split is None or row.split == split)
+        return (
+            in_class and (keys is None or row.key in keys) and (split is None or row.split == split)
+        )
 
     parts = _first_of_each_class([part for part in read.parts if is_kept(part.row)], max_per_class)
     if not parts:
-        raise InputError(f"{source}: no sample is left by this choice; `twinstream shards info` tells what there is")
+        raise InputError(
+            f"{source}: no sample is left by this choice; `twinstream shards info` tells what "
+            "there is"
+        )
     choice = {"classes": classes, "keys": keys, "split": split, "max_per_class": max_per_class}
     settings = read.manifest.settings | {
-        f"subset.{name}": sorted(value) if isinstance(value, Collection) and not isinstance(value, str) else value
+        f"subset.{name}": sorted(value)
+        if isinstance(value, Collection) and not isinstance(value, str)
+        else value
         for name, value in choice.items()
     }
-    settings |= {"subset.of": file_sha256(source / FILE_NAME), VIDEOS_PER_SHARD: _per_shard(read.manifest)}
+    settings |= {
+        "subset.of": file_sha256(source / FILE_NAME),
+        VIDEOS_PER_SHARD: _per_shard(read.manifest),
+    }
     kept = tuple(name for name in known if classes is None or name in classes)
     others = [row for row in read.other_rows if is_kept(row)]
     return _write(out, parts, others, kept, read.manifest, settings, progress)
@@ -132,9 +148,13 @@ def _read(path: Location) -> _Source:
     for stored in stored_samples(path, manifest):
         row = rows.get(stored.index.key)
         if row is None or row.status != Status.WRITTEN:
-            raise InputError(f"{path}: {stored.index.key}: no row in {VIDEOS_NAME} says it is written")
+            raise InputError(
+                f"{path}: {stored.index.key}: no row in {VIDEOS_NAME} says it is written"
+            )
         parts.append(Part(stored, row))
-    return _Source(path, manifest, parts, [row for row in rows.values() if row.status != Status.WRITTEN])
+    return _Source(
+        path, manifest, parts, [row for row in rows.values() if row.status != Status.WRITTEN]
+    )
 
 
 def _write(
@@ -159,7 +179,10 @@ def _write(
         return replace(part.row, label=label, shard=writer.name)
 
     contents = Contents(
-        classes, like.flow_codec, settings, tuple(replace(row, label=labels[row.class_name]) for row in others)
+        classes,
+        like.flow_codec,
+        settings,
+        tuple(replace(row, label=labels[row.class_name]) for row in others),
     )
     return write_dataset(out, plan_shards(parts, _per_shard(like)), write, contents, progress)
 
@@ -167,7 +190,9 @@ def _write(
 def _per_shard(manifest: Manifest) -> int:
     """As many samples a shard as the source was made with, or as its fullest shard holds."""
     stated = manifest.settings.get(VIDEOS_PER_SHARD)
-    fullest = max((shard.num_samples for shards in manifest.splits.values() for shard in shards), default=1)
+    fullest = max(
+        (shard.num_samples for shards in manifest.splits.values() for shard in shards), default=1
+    )
     return stated if isinstance(stated, int) else fullest
 
 
@@ -183,17 +208,21 @@ def _first_of_each_class(parts: list[Part], max_per_class: int | None) -> list[P
 
 
 def _refuse_unlike(first: _Source, other: _Source) -> None:
-    """InputError when codecs, or settings that both have and that change images, are not the same."""
+    """InputError when codecs, or settings that both have and that change images, are
+    not the same.
+    """
     if first.manifest.flow_codec != other.manifest.flow_codec:
         raise InputError(
-            f"{other.path}: flow codec {other.manifest.flow_codec}, {first.path} has {first.manifest.flow_codec}; "
+            f"{other.path}: flow codec {other.manifest.flow_codec}, {first.path} has "
+            f"{first.manifest.flow_codec}; "
             "flow of two codecs cannot be mixed"
         )
     for name in sorted(first.manifest.settings.keys() & other.manifest.settings.keys()):
         found, wanted = other.manifest.settings[name], first.manifest.settings[name]
         if found != wanted and not name.startswith(MAY_DIFFER):
             raise InputError(
-                f"{other.path}: made with {name} = {found}, {first.path} with {wanted}; they cannot be mixed"
+                f"{other.path}: made with {name} = {found}, {first.path} with {wanted}; they "
+                "cannot be mixed"
             )
 
 
@@ -203,12 +232,15 @@ def _refuse_twice(sources: list[_Source]) -> None:
         for row in [*(part.row for part in source.parts), *source.other_rows]:
             if row.key in owners:
                 raise InputError(
-                    f"{row.key}: in {owners[row.key]} and in {source.path}; take a subset of one without it"
+                    f"{row.key}: in {owners[row.key]} and in {source.path}; take a subset of one "
+                    "without it"
                 )
             owners[row.key] = source.path
 
 
-def _refuse_unknown(source: Location, what: str, asked: Collection[str] | None, known: Collection[str]) -> None:
+def _refuse_unknown(
+    source: Location, what: str, asked: Collection[str] | None, known: Collection[str]
+) -> None:
     for name in asked or ():
         if name not in known:
             raise InputError(f"{source}: no {what} {name!r} among {len(known)}")

@@ -15,13 +15,19 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def with_codec(levels: float) -> Callable[[F], F]:
-    """The options that say how someone else's bytes stand for motion, with this default for --levels."""
+    """The options that say how someone else's bytes stand for motion, with this default for
+    --levels.
+    """
     positive = click.FloatRange(min=0, min_open=True)
     told = "Bytes from no motion to the bound; 127 for what twinstream wrote."
     options = (
         click.option("--bound", required=True, type=positive, help="Pixels of the codec's bound."),
         click.option(
-            "--zero", type=click.FloatRange(0, 255), default=128, show_default=True, help="Byte of no motion."
+            "--zero",
+            type=click.FloatRange(0, 255),
+            default=128,
+            show_default=True,
+            help="Byte of no motion.",
         ),
         click.option("--levels", type=positive, default=levels, show_default=True, help=told),
     )
@@ -68,9 +74,13 @@ def verify(path: str, fast: bool) -> None:
     from shards.verify import fast_faults, faults, num_bytes, num_steps
 
     found, dataset = 0, locate(path)
-    with Progress("verify", num_bytes(dataset) if fast else num_steps(dataset), "B" if fast else "shard") as progress:
+    with Progress(
+        "verify", num_bytes(dataset) if fast else num_steps(dataset), "B" if fast else "shard"
+    ) as progress:
         told = (
-            fast_faults(dataset, progress=lambda file: progress.advance(file.num_bytes, note=file.path))
+            fast_faults(
+                dataset, progress=lambda file: progress.advance(file.num_bytes, note=file.path)
+            )
             if fast
             else faults(dataset, progress=lambda shard: progress.advance(note=shard))
         )
@@ -84,10 +94,18 @@ def verify(path: str, fast: bool) -> None:
 
 @shards.command()
 @click.argument("path")
-@click.option("--key", "keys", multiple=True, help="Sample to show; may be given again. The first ones when not given.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("preview.png"), show_default=True)
+@click.option(
+    "--key",
+    "keys",
+    multiple=True,
+    help="Sample to show; may be given again. The first ones when not given.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("preview.png"), show_default=True
+)
 def preview(path: str, keys: tuple[str, ...], out: Path) -> None:
-    """A contact sheet as PNG, or with an --out that ends in .mp4 a video: RGB frames and colour-coded flow.
+    """A contact sheet as PNG, or with an --out that ends in .mp4 a video: RGB frames and
+    colour-coded flow.
 
     Example: twinstream shards preview out/shards --key Walk/v_Walk_g01_c01 --out walk.mp4
     """
@@ -108,11 +126,15 @@ def preview(path: str, keys: tuple[str, ...], out: Path) -> None:
 @shards.command()
 @click.argument("path")
 @click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="Folder to fill; what is whole in it stays."
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder to fill; what is whole in it stays.",
 )
 @click.option("--layout", type=click.Choice(["rawframes"]), default="rawframes", show_default=True)
 def export(path: str, out: Path, layout: str) -> None:
-    """Copy a dataset's JPEGs out, one file an image, with the annotation lists that mmaction2 reads.
+    """Copy a dataset's JPEGs out, one file an image, with the annotation lists that mmaction2
+    reads.
 
     Example: twinstream shards export out/shards --out out/rawframes
     """
@@ -125,7 +147,9 @@ def export(path: str, out: Path, layout: str) -> None:
     manifest = read_manifest(dataset)
     total = sum(shard.num_samples for entries in manifest.splits.values() for shard in entries)
     with Progress("export", total, "video") as progress:
-        copied = export_rawframes(dataset, out, progress=lambda folder: progress.advance(note=folder))
+        copied = export_rawframes(
+            dataset, out, progress=lambda folder: progress.advance(note=folder)
+        )
     codec = manifest.flow_codec
     click.echo(f"{copied} of {total} videos copied, the others were there -> {out}")
     click.echo(f"flow: pixels = (byte - {codec.zero}) * {codec.bound:g} / {codec.levels}")
@@ -135,13 +159,23 @@ def export(path: str, out: Path, layout: str) -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--out", required=True, help="Folder of the new dataset.")
 @with_codec(levels=127.5)
-@click.option("--layout", type=click.Choice(["auto", "denseflow", "dense_flow"]), default="auto", show_default=True)
-@click.option("--index-base", type=click.Choice(["auto", "0", "1"]), default="auto", show_default=True)
+@click.option(
+    "--layout",
+    type=click.Choice(["auto", "denseflow", "dense_flow"]),
+    default="auto",
+    show_default=True,
+)
+@click.option(
+    "--index-base", type=click.Choice(["auto", "0", "1"]), default="auto", show_default=True
+)
 @click.option(
     "--splits",
     multiple=True,
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Annotation list `CLASS/VIDEO num_frames label`; may be given again. Without any, the folders tell.",
+    help=(
+        "Annotation list `CLASS/VIDEO num_frames label`; may be given again. Without any, the "
+        "folders tell."
+    ),
 )
 @click.option(
     "--classes",
@@ -149,7 +183,9 @@ def export(path: str, out: Path, layout: str) -> None:
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Class names, one a line in the order of the labels.",
 )
-@click.option("--skip-bad", is_flag=True, help="Leave videos out that do not line up, as skipped rows.")
+@click.option(
+    "--skip-bad", is_flag=True, help="Leave videos out that do not line up, as skipped rows."
+)
 @click.option("--videos-per-shard", type=click.IntRange(min=1), default=16, show_default=True)
 def import_(
     folder: Path,
@@ -164,9 +200,11 @@ def import_(
     skip_bad: bool,
     videos_per_shard: int,
 ) -> None:
-    """Folders of frames and flow (denseflow, dense_flow) to a shard dataset, the JPEGs byte for byte.
+    """Folders of frames and flow (denseflow, dense_flow) to a shard dataset, the JPEGs byte for
+    byte.
 
-    Example: twinstream shards import rawframes --out out/shards --bound 20 --splits train_rawframes.txt
+    Example: twinstream shards import rawframes --out out/shards --bound 20 --splits
+    train_rawframes.txt
     """
     from shards.alignment import Layout
     from shards.folders import found_videos, listed_videos
@@ -177,7 +215,9 @@ def import_(
 
     target = locate(out)
     classes = tuple(classes_file.read_text().splitlines()) if classes_file else None
-    videos, names = listed_videos(folder, splits, classes) if splits else found_videos(folder, classes)
+    videos, names = (
+        listed_videos(folder, splits, classes) if splits else found_videos(folder, classes)
+    )
     with Progress("import", len(videos), "video") as progress:
         rows = import_rawframes(
             folder,
@@ -209,7 +249,12 @@ def merge(paths: tuple[str, ...], out: str) -> None:
     from shards.videos import summary
 
     sources, target = [locate(path) for path in paths], locate(out)
-    entries = (shard for source in sources for shards in read_manifest(source).splits.values() for shard in shards)
+    entries = (
+        shard
+        for source in sources
+        for shards in read_manifest(source).splits.values()
+        for shard in shards
+    )
     with Progress("merge", sum(shard.num_samples for shard in entries), "video") as progress:
         rows = merge(sources, target, progress=lambda key: progress.advance(note=key))
     click.echo(f"{summary(rows)} -> {target}")
@@ -226,11 +271,21 @@ def merge(paths: tuple[str, ...], out: str) -> None:
     help="File of keys to keep, one a line.",
 )
 @click.option("--split", help="Split to keep.")
-@click.option("--max-per-class", type=click.IntRange(min=1), help="At most so many samples of a class in each split.")
+@click.option(
+    "--max-per-class",
+    type=click.IntRange(min=1),
+    help="At most so many samples of a class in each split.",
+)
 def subset(
-    path: str, out: str, classes: str | None, keys_file: Path | None, split: str | None, max_per_class: int | None
+    path: str,
+    out: str,
+    classes: str | None,
+    keys_file: Path | None,
+    split: str | None,
+    max_per_class: int | None,
 ) -> None:
-    """A part of a dataset as a dataset, nothing encoded again; every option given must hold for a sample.
+    """A part of a dataset as a dataset, nothing encoded again; every option given must hold for a
+    sample.
 
     Example: twinstream shards subset out/shards --out out/few --split train --max-per-class 10
     """
@@ -243,7 +298,9 @@ def subset(
         locate(path),
         target,
         classes=None if classes is None else [name.strip() for name in classes.split(",")],
-        keys=None if keys_file is None else [line for line in keys_file.read_text().splitlines() if line],
+        keys=None
+        if keys_file is None
+        else [line for line in keys_file.read_text().splitlines() if line],
         split=split,
         max_per_class=max_per_class,
     )
@@ -254,7 +311,8 @@ def subset(
 @click.argument("path")
 @with_codec(levels=127)
 def index(path: str, bound: float, zero: float, levels: float) -> None:
-    """Make a dataset of plain tars of this layout: an index for each and dataset.json; the tars stay as they are.
+    """Make a dataset of plain tars of this layout: an index for each and dataset.json; the tars
+    stay as they are.
 
     Example: twinstream shards index downloads/shards --bound 20
     """
@@ -265,6 +323,8 @@ def index(path: str, bound: float, zero: float, levels: float) -> None:
     from shards.videos import summary
 
     folder, codec = locate(path), foreign_codec(bound, zero, levels)
-    with Progress("index", sum(name.endswith(".tar") for name in file_sizes(folder)), "shard") as progress:
+    with Progress(
+        "index", sum(name.endswith(".tar") for name in file_sizes(folder)), "shard"
+    ) as progress:
         rows = index_dataset(folder, codec, progress=lambda tar: progress.advance(note=tar))
     click.echo(f"{summary(rows)} -> {folder}")

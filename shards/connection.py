@@ -1,7 +1,7 @@
 """Connections to object stores through pyarrow.fs, and their faults in one line each.
 
-Credentials come from where the vendor's tools take them (the environment, a profile, the machine's role). pyarrow is
-imported when a store is first asked for: who reads local files does without it.
+Credentials come from where the vendor's tools take them (the environment, a profile, the machine's
+role). pyarrow is imported when a store is first asked for: who reads local files does without it.
 """
 
 import atexit
@@ -23,7 +23,13 @@ MAX_OPEN_FILES = 4096
 # Google's client would try for 15 minutes before it says that nobody answers.
 GCS_RETRY_SECONDS = 60
 DENIED = (
-    *("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "INVALID_SIGNATURE", "EXPIRED_TOKEN"),
+    *(
+        "ACCESS_DENIED",
+        "INVALID_ACCESS_KEY_ID",
+        "SIGNATURE_DOES_NOT_MATCH",
+        "INVALID_SIGNATURE",
+        "EXPIRED_TOKEN",
+    ),
     *("Status(PERMISSION_DENIED", "Status(UNAUTHENTICATED"),
 )
 DENIED_TEXT = "access denied; credentials come from the environment or a profile"
@@ -31,7 +37,9 @@ DENIED_TEXT = "access denied; credentials come from the environment or a profile
 
 @lru_cache(maxsize=64)
 def connect(scheme: str, bucket: str, options: tuple[tuple[str, str], ...], process: int) -> Any:
-    """pyarrow's file system for a bucket; one for each process, since a fork would share its sockets."""
+    """pyarrow's file system for a bucket; one for each process, since a fork would share its
+    sockets.
+    """
     assert process == os.getpid(), "a connection belongs to the process that opened it"
     from pyarrow import fs
 
@@ -61,13 +69,17 @@ def connect(scheme: str, bucket: str, options: tuple[tuple[str, str], ...], proc
 
 @lru_cache(maxsize=MAX_OPEN_FILES)
 def open_file(scheme: str, key: str, options: tuple[tuple[str, str], ...], process: int) -> Any:
-    """pyarrow's random access file, kept open: a name and a size, for which a request has been made."""
+    """pyarrow's random access file, kept open: a name and a size, for which a request has been
+    made.
+    """
     return connect(scheme, key.partition("/")[0], options, process).open_input_file(key)
 
 
 @lru_cache(maxsize=1)
 def _let_go_at_exit() -> None:
-    """pyarrow aborts or waits for ever where a connection is left when it ends S3; this comes before it does."""
+    """pyarrow aborts or waits for ever where a connection is left when it ends S3; this comes
+    before it does.
+    """
     atexit.register(connect.cache_clear)
     atexit.register(open_file.cache_clear)
 
@@ -92,7 +104,9 @@ def faults_told(place: str) -> Iterator[None]:
 
 
 def fault(message: str) -> tuple[int, str]:
-    """Error number and line for what pyarrow says of a store: `... AWS Error ACCESS_DENIED during ...` -> denied."""
+    """Error number and line for what pyarrow says of a store: `... AWS Error ACCESS_DENIED during
+    ...` -> denied.
+    """
     line = message.splitlines()[0] if message else "no reason given"
     if "Path does not exist" in line:
         return errno.ENOENT, os.strerror(errno.ENOENT)

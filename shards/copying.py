@@ -1,7 +1,8 @@
 """Samples as bytes, from a finished dataset to somewhere else, without decoding an image.
 
-A shard's hash is compared before its first sample is copied, so that damage is not handed on under a new and
-valid hash. The price is that each shard is read twice, the second time mostly from memory.
+A shard's hash is compared before its first sample is copied, so that damage is not handed on under
+a new and valid hash. The price is that each shard is read twice, the second time mostly from
+memory.
 """
 
 from collections.abc import Iterable, Iterator
@@ -27,12 +28,17 @@ class StoredBytes:
 
 
 def stored_samples(dataset: Location, manifest: Manifest) -> list[StoredBytes]:
-    """Every sample of a dataset in the order of splits, shards and rows; InputError for a damaged index."""
+    """Every sample of a dataset in the order of splits, shards and rows; InputError for a damaged
+    index.
+    """
     found = []
     for split, shards in manifest.splits.items():
         for shard in shards:
             _refuse(file_faults(dataset, shard.index), dataset)
-            found += [StoredBytes(dataset, split, shard, row) for row in read_index(dataset / shard.index.path)]
+            found += [
+                StoredBytes(dataset, split, shard, row)
+                for row in read_index(dataset / shard.index.path)
+            ]
     return found
 
 
@@ -43,7 +49,9 @@ class Copier:
         self._sound: set[Location] = set()
 
     def members(self, sample: StoredBytes) -> Iterator[bytes]:
-        """Every member's bytes in the order of the format; InputError when the shard is not as it was written."""
+        """Every member's bytes in the order of the format; InputError when the shard is not as it
+        was written.
+        """
         path = sample.dataset / sample.shard.tar.path
         if path not in self._sound:
             _refuse(file_faults(sample.dataset, sample.shard.tar), sample.dataset)

@@ -1,4 +1,6 @@
-"""Which videos a rawframes folder holds, with class, label and split: from the folders or from annotation lists."""
+"""Which videos a rawframes folder holds, with class, label and split: from the folders or from
+annotation lists.
+"""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -11,7 +13,9 @@ from shards.rawframes import folder_name, parse_image_name, read_list, split_of_
 
 @dataclass(frozen=True)
 class VideoFolder:
-    """One video to import: folder below the root, and how many files a list promises (None without a list)."""
+    """One video to import: folder below the root, and how many files a list promises (None without
+    a list).
+    """
 
     folder: str
     class_name: str
@@ -29,12 +33,15 @@ Catalog = tuple[list[VideoFolder], tuple[str, ...]]
 
 
 def found_videos(root: Path, classes: tuple[str, ...] | None) -> Catalog:
-    """Every CLASS/VIDEO (split train) or SPLIT/CLASS/VIDEO below `root`, and the classes: given, or sorted by name."""
+    """Every CLASS/VIDEO (split train) or SPLIT/CLASS/VIDEO below `root`, and the classes: given, or
+    sorted by name.
+    """
     folders = [path.relative_to(root).parts for path in sorted(_image_folders(root))]
     for parts in folders:
         if len(parts) not in (2, 3):
             raise InputError(
-                f"{root.joinpath(*parts)}: holds images; expected CLASS/VIDEO or SPLIT/CLASS/VIDEO in {root}"
+                f"{root.joinpath(*parts)}: holds images; expected CLASS/VIDEO or SPLIT/CLASS/VIDEO "
+                f"in {root}"
             )
     known = classes or tuple(sorted({parts[-2] for parts in folders}))
     labels = {folder_name(name): label for label, name in enumerate(known)}
@@ -42,13 +49,22 @@ def found_videos(root: Path, classes: tuple[str, ...] | None) -> Catalog:
     for parts in folders:
         label = labels.get(folder_name(parts[-2]))
         if label is None:
-            raise InputError(f"{root.joinpath(*parts)}: class {parts[-2]!r} is not among the {len(known)} of --classes")
-        videos.append(VideoFolder("/".join(parts), known[label], label, parts[0] if len(parts) == 3 else "train"))
+            raise InputError(
+                f"{root.joinpath(*parts)}: class {parts[-2]!r} is not among the {len(known)} of "
+                "--classes"
+            )
+        videos.append(
+            VideoFolder(
+                "/".join(parts), known[label], label, parts[0] if len(parts) == 3 else "train"
+            )
+        )
     return _once(root, videos), known
 
 
 def listed_videos(root: Path, lists: Sequence[Path], classes: tuple[str, ...] | None) -> Catalog:
-    """The videos that annotation lists name; without `classes` a label's name is the folder its videos are in."""
+    """The videos that annotation lists name; without `classes` a label's name is the folder its
+    videos are in.
+    """
     lines = [(split_of_list(path), line) for path in lists for line in read_list(path)]
     named: dict[int, str] = {}
     for _, line in lines:
@@ -57,13 +73,19 @@ def listed_videos(root: Path, lists: Sequence[Path], classes: tuple[str, ...] | 
             raise InputError(f"{line.folder!r}: not a folder CLASS/VIDEO below {root}")
         if named.setdefault(line.label, parts[-2]) != parts[-2] and classes is None:
             raise InputError(
-                f"{line.folder}: label {line.label} is {named[line.label]} before; name labels by --classes"
+                f"{line.folder}: label {line.label} is {named[line.label]} before; name labels by "
+                "--classes"
             )
     known = classes or tuple(named.get(label, "") for label in range(max(named, default=-1) + 1))
     for label in sorted(named.keys() | set(range(len(known)))):
         if label >= len(known) or not known[label]:
-            raise InputError(f"label {label} has no name among {len(known)} classes; name labels by --classes")
-    videos = [VideoFolder(line.folder, known[line.label], line.label, split, line.count) for split, line in lines]
+            raise InputError(
+                f"label {label} has no name among {len(known)} classes; name labels by --classes"
+            )
+    videos = [
+        VideoFolder(line.folder, known[line.label], line.label, split, line.count)
+        for split, line in lines
+    ]
     return _once(root, videos), known
 
 
@@ -77,10 +99,15 @@ def _image_folders(root: Path) -> Iterator[Path]:
 
 def _once(root: Path, videos: list[VideoFolder]) -> list[VideoFolder]:
     if not videos:
-        raise InputError(f"{root}: no video folders, expected CLASS/VIDEO/img_00000.jpg, flow_x_00000.jpg and so on")
+        raise InputError(
+            f"{root}: no video folders, expected CLASS/VIDEO/img_00000.jpg, flow_x_00000.jpg and "
+            "so on"
+        )
     owners: dict[str, VideoFolder] = {}
     for video in videos:
         other = owners.setdefault(video.key, video)
         if other is not video:
-            raise InputError(f"two videos with one key {video.key!r}: {other.folder} and {video.folder}")
+            raise InputError(
+                f"two videos with one key {video.key!r}: {other.folder} and {video.folder}"
+            )
     return videos

@@ -1,8 +1,9 @@
 """Folders of frames and flow that another tool wrote -> a shard dataset, the JPEGs byte for byte.
 
-Every image is decoded once, to see that it is whole and of one size and to tell the mean motion; what is stored is the
-file. What the folders do not tell stays unknown: fps is 0, and the share of flow beyond the bound is empty. A video
-that does not line up is refused by name, or becomes a skipped row; it is never mended.
+Every image is decoded once, to see that it is whole and of one size and to tell the mean motion;
+what is stored is the file. What the folders do not tell stays unknown: fps is 0, and the share of
+flow beyond the bound is empty. A video that does not line up is refused by name, or becomes a
+skipped row; it is never mended.
 """
 
 import os
@@ -43,7 +44,9 @@ def import_rawframes(
     skip_bad: bool = False,
     progress: Callable[[str], None] = lambda key: None,
 ) -> list[VideoRow]:
-    """Write the dataset and return every video's row; InputError names a video that cannot be used."""
+    """Write the dataset and return every video's row; InputError names a video that
+    cannot be used.
+    """
     present = [video for video in videos if (root / video.folder).is_dir()]
     absent = [video for video in videos if not (root / video.folder).is_dir()]
     base = common_base(root, present, layout) if index_base is None else index_base
@@ -53,30 +56,43 @@ def import_rawframes(
             return _write_video(writer, root, out, video, _files(root, video, layout, base), codec)
         except BadVideoError as error:
             if not skip_bad:
-                raise InputError(f"{root / video.folder}: {error}; --skip-bad leaves such videos out") from error
+                raise InputError(
+                    f"{root / video.folder}: {error}; --skip-bad leaves such videos out"
+                ) from error
             return _row(video, Status.SKIPPED, reason=error.reason, detail=str(error))
 
     settings = {f"import.{name}": value for name, value in codec.model_dump().items()}
-    settings |= {"import.layout": str(layout), "import.index_base": base, "shards.videos_per_shard": videos_per_shard}
-    missing = tuple(_row(video, Status.MISSING, reason="missing", detail="no such folder") for video in absent)
+    settings |= {
+        "import.layout": str(layout),
+        "import.index_base": base,
+        "shards.videos_per_shard": videos_per_shard,
+    }
+    missing = tuple(
+        _row(video, Status.MISSING, reason="missing", detail="no such folder") for video in absent
+    )
     contents = Contents(classes, codec, settings, missing)
     return write_dataset(out, plan_shards(present, videos_per_shard), write, contents, progress)
 
 
 def foreign_codec(bound: float, zero: float, levels: float) -> FlowCodec:
-    """The codec v = (q - zero) * bound / levels; with zero 128 in our own terms, where 127 levels reach the bound.
+    """The codec v = (q - zero) * bound / levels; with zero 128 in our own terms, where 127 levels
+    reach the bound.
 
     denseflow's 20 px over 127.5 levels from 128 is the same line as 19.92 px over 127 levels.
     """
     if zero == ZERO_LEVEL:
-        return FlowCodec(bound=bound * (LEVELS_PER_SIDE / levels), zero=ZERO_LEVEL, levels=LEVELS_PER_SIDE)
+        return FlowCodec(
+            bound=bound * (LEVELS_PER_SIDE / levels), zero=ZERO_LEVEL, levels=LEVELS_PER_SIDE
+        )
     return FlowCodec(bound=bound, zero=zero, levels=levels)
 
 
 def common_base(root: Path, videos: Sequence[VideoFolder], layout: Layout) -> int:
-    """The number of the first image, 0 or 1, in most of the folders; the others will not line up with it.
+    """The number of the first image, 0 or 1, in most of the folders; the others will not line up
+    with it.
 
-    A folder that begins one later than its neighbours has lost its first frame, which no look at it alone can tell.
+    A folder that begins one later than its neighbours has lost its first frame, which no look at it
+    alone can tell.
     """
     bases: Counter[int] = Counter()
     for video in videos:
@@ -85,26 +101,43 @@ def common_base(root: Path, videos: Sequence[VideoFolder], layout: Layout) -> in
         except BadVideoError:
             continue
     if bases[0] == bases[1] > 0:
-        raise InputError(f"{root}: as many folders are numbered from 0 as from 1; give --index-base")
+        raise InputError(
+            f"{root}: as many folders are numbered from 0 as from 1; give --index-base"
+        )
     return 1 if bases[1] > bases[0] else 0
 
 
 def _files(root: Path, video: VideoFolder, layout: Layout, base: int) -> Aligned:
     files = align(os.listdir(root / video.folder), layout, base)
     if video.listed is not None and video.listed not in (len(files.frames), len(files.flow_x)):
-        raise BadVideoError("misaligned", f"{len(files.frames)} frames, its list says {video.listed}")
+        raise BadVideoError(
+            "misaligned", f"{len(files.frames)} frames, its list says {video.listed}"
+        )
     return files
 
 
 def _write_video(
-    writer: ShardWriter, root: Path, out: Location, video: VideoFolder, files: Aligned, codec: FlowCodec
+    writer: ShardWriter,
+    root: Path,
+    out: Location,
+    video: VideoFolder,
+    files: Aligned,
+    codec: FlowCodec,
 ) -> VideoRow:
     num_frames = len(files.frames)
     with sample_spool(out) as spool:
         height, width, speed = _copy_images(spool, root / video.folder, files, codec)
         known = (video.key, video.class_name, video.label, num_frames)
         writer.add(
-            SampleMeta(*known, width=width, height=height, fps=0.0, source_width=width, source_height=height), spool
+            SampleMeta(
+                *known,
+                width=width,
+                height=height,
+                fps=0.0,
+                source_width=width,
+                source_height=height,
+            ),
+            spool,
         )
     return _row(
         video,
@@ -118,7 +151,9 @@ def _write_video(
     )
 
 
-def _copy_images(spool: SampleSpool, folder: Path, files: Aligned, codec: FlowCodec) -> tuple[int, int, float]:
+def _copy_images(
+    spool: SampleSpool, folder: Path, files: Aligned, codec: FlowCodec
+) -> tuple[int, int, float]:
     """Checked files into the spool; returns height, width and the mean of |flow| in pixels."""
     height, width = _image(folder, files.frames[0], None)[1].shape[:2]
     speed = 0.0
@@ -133,8 +168,12 @@ def _copy_images(spool: SampleSpool, folder: Path, files: Aligned, codec: FlowCo
     return height, width, speed / len(files.flow_x)
 
 
-def _image(folder: Path, name: str, shape: tuple[int, ...] | None) -> tuple[bytes, NDArray[np.uint8]]:
-    """A file's bytes and its image; BadVideoError when it is cut short, no JPEG, or not of this shape."""
+def _image(
+    folder: Path, name: str, shape: tuple[int, ...] | None
+) -> tuple[bytes, NDArray[np.uint8]]:
+    """A file's bytes and its image; BadVideoError when it is cut short, no JPEG, or not of this
+    shape.
+    """
     jpeg = (folder / name).read_bytes()
     if END_OF_IMAGE not in jpeg[-TAIL_BYTES:]:
         raise BadVideoError("decode_error", f"{name}: {len(jpeg)} bytes without the end of a JPEG")
@@ -148,4 +187,6 @@ def _image(folder: Path, name: str, shape: tuple[int, ...] | None) -> tuple[byte
 
 
 def _row(video: VideoFolder, status: Status, **known: Any) -> VideoRow:
-    return VideoRow(video.key, video.folder, video.class_name, video.label, video.split, status.value, **known)
+    return VideoRow(
+        video.key, video.folder, video.class_name, video.label, video.split, status.value, **known
+    )

@@ -1,7 +1,8 @@
 """The index beside a shard: one row a sample with every member's offset and size, as Parquet.
 
-It is written after its shard and holds, in the file's metadata, all that a resumed run must know of it (hash,
-settings, what became of every video of the job), so that its presence alone means the job is done.
+It is written after its shard and holds, in the file's metadata, all that a resumed run must know of
+it (hash, settings, what became of every video of the job), so that its presence alone means the job
+is done.
 """
 
 import hashlib
@@ -86,14 +87,18 @@ def index_bytes(rows: list[dict[str, object]], record: JobRecord) -> bytes:
 def read_index(path: Location) -> list[SampleIndex]:
     """Every row of an index; InputError when the file is not one."""
     table = parse_table(path, _bytes(path)).combine_chunks()
-    plain = [table.column(name).to_pylist() for name in ("key", "label", "num_frames", "width", "height")]
+    plain = [
+        table.column(name).to_pylist() for name in ("key", "label", "num_frames", "width", "height")
+    ]
     arrays = [_split_list(table.column(name)) for name in ("offsets", "sizes")]
     return [SampleIndex(*row) for row in zip(*plain, *arrays, strict=True)]
 
 
 @dataclass(frozen=True)
 class IndexFile:
-    """An index as a file: its own length and hash, how many samples it lists, and the record of its job."""
+    """An index as a file: its own length and hash, how many samples it lists, and the record of its
+    job.
+    """
 
     num_bytes: int
     sha256: str
@@ -102,7 +107,9 @@ class IndexFile:
 
 
 def read_index_file(path: Location) -> IndexFile:
-    """All that a run which is resumed or finished wants of an index, in one read; InputError when it is not ours."""
+    """All that a run which is resumed or finished wants of an index, in one read; InputError when
+    it is not ours.
+    """
     data = _bytes(path)
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
@@ -110,7 +117,9 @@ def read_index_file(path: Location) -> IndexFile:
         fields["videos"] = tuple(VideoRow(**row) for row in fields["videos"])
         record = JobRecord(**fields)
     except (pa.ArrowException, KeyError, OSError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: not a shard index of twinstream ({_first_line(error)})") from error
+        raise InputError(
+            f"{path}: not a shard index of twinstream ({_first_line(error)})"
+        ) from error
     return IndexFile(len(data), hashlib.sha256(data).hexdigest(), file.metadata.num_rows, record)
 
 
@@ -129,7 +138,9 @@ def _bytes(path: Location) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise InputError(f"{path}: this index is gone; `twinstream shards verify` lists what is") from error
+        raise InputError(
+            f"{path}: this index is gone; `twinstream shards verify` lists what is"
+        ) from error
 
 
 def parse_table(path: Location, data: bytes) -> pa.Table:

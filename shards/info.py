@@ -15,7 +15,9 @@ def describe(dataset: Location) -> str:
     manifest = read_manifest(dataset)
     rows = read_videos(dataset / VIDEOS_NAME)
     written = [row for row in rows if row.status == Status.WRITTEN]
-    lines = [f"{dataset}: format {manifest.format}, {len(manifest.classes)} classes, {summary(rows)}"]
+    lines = [
+        f"{dataset}: format {manifest.format}, {len(manifest.classes)} classes, {summary(rows)}"
+    ]
     lines += [
         _split_line(split, shards, [row for row in written if row.split == split])
         for split, shards in manifest.splits.items()
@@ -35,7 +37,10 @@ def _left_out(rows: list[VideoRow]) -> list[str]:
         if row.status != Status.WRITTEN:
             reason = f"{row.status}, {row.reason}" if row.status == Status.SKIPPED else row.status
             reasons.setdefault(reason, []).append(row.key)
-    return [f"  {reason}: {len(keys)}, such as {_names(keys)}" for reason, keys in sorted(reasons.items())]
+    return [
+        f"  {reason}: {len(keys)}, such as {_names(keys)}"
+        for reason, keys in sorted(reasons.items())
+    ]
 
 
 def _names(names: Sequence[str]) -> str:
@@ -48,7 +53,8 @@ def _split_line(split: str, shards: tuple[ShardEntry, ...], rows: list[VideoRow]
     megabytes = sum(entry.tar.num_bytes for entry in shards) / 1e6
     counts = Counter(row.label for row in rows).values()
     return (
-        f"  {split}: {len(rows)} samples of {len(counts)} classes in {len(shards)} shards, {frames} frames, "
+        f"  {split}: {len(rows)} samples of {len(counts)} classes in {len(shards)} shards, "
+        f"{frames} frames, "
         f"{_hours(rows)}, {megabytes:.1f} MB, {_motion(rows)}, "
         f"{min(counts, default=0)} to {max(counts, default=0)} samples a class"
     )
@@ -65,7 +71,11 @@ def _motion(rows: list[VideoRow]) -> str:
     speed = _mean([(row.mean_flow, row.num_frames) for row in rows])
     saturated = _mean([(row.saturated, row.num_frames) for row in rows])
     told = "mean |flow| " + ("unknown" if speed is None else f"{speed:.2f} px")
-    return told + (", share beyond the bound unknown" if saturated is None else f", {saturated:.2%} beyond the bound")
+    return told + (
+        ", share beyond the bound unknown"
+        if saturated is None
+        else f", {saturated:.2%} beyond the bound"
+    )
 
 
 def _mean(values: list[tuple[float | None, int | None]]) -> float | None:

@@ -1,6 +1,7 @@
 """JPEG in and out of memory, with RGB channel order outside of this file (OpenCV's is BGR).
 
-libjpeg-turbo, which every OpenCV wheel carries, gives the same bytes for the same pixels and quality.
+libjpeg-turbo, which every OpenCV wheel carries, gives the same bytes for the same pixels and
+quality.
 """
 
 import cv2

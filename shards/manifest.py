@@ -1,8 +1,8 @@
 """dataset.json: what a shard dataset is, and the SHA-256 of every other file of it.
 
-Written last: its presence means the dataset is complete. It carries its own digest and has exactly one
-spelling (sorted keys, two spaces, one newline), so that any changed byte of it is found too. No clock, host or
-path is in it: the same videos and settings give the same file.
+Written last: its presence means the dataset is complete. It carries its own digest and has exactly
+one spelling (sorted keys, two spaces, one newline), so that any changed byte of it is found too. No
+clock, host or path is in it: the same videos and settings give the same file.
 """
 
 import hashlib
@@ -43,7 +43,8 @@ class ShardEntry(Record):
 class FlowCodec(Record):
     """How bytes stand for pixels of motion: v = (q - zero) * bound / levels, no further than bound.
 
-    Ours are zero 128 and levels 127; imported flow may have halves. Whole numbers stay whole in the file.
+    Ours are zero 128 and levels 127; imported flow may have halves. Whole numbers stay whole in the
+    file.
     """
 
     bound: float
@@ -76,7 +77,9 @@ def manifest_bytes(manifest: Manifest) -> bytes:
 
 
 def read_manifest(dataset: Location) -> Manifest:
-    """The manifest of the dataset in this folder; InputError when there is none, or not one of this format."""
+    """The manifest of the dataset in this folder; InputError when there is none, or not one of this
+    format.
+    """
     path = dataset / FILE_NAME
     try:
         data = path.read_bytes()
@@ -100,7 +103,9 @@ def parse_manifest(data: bytes, path: Location) -> Manifest:
     except InputError:
         raise
     except (KeyError, TypeError, ValidationError, ValueError) as error:
-        raise InputError(f"{path}: not a manifest of twinstream ({str(error).splitlines()[0]})") from error
+        raise InputError(
+            f"{path}: not a manifest of twinstream ({str(error).splitlines()[0]})"
+        ) from error
     if manifest_bytes(manifest) != data:
         raise InputError(f"{path}: changed since it was written (its own digest does not fit)")
     return manifest

@@ -1,7 +1,9 @@
-"""A picture or a video of samples: RGB frames with their colour-coded flow, so that a person sees whether both fit.
+"""A picture or a video of samples: RGB frames with their colour-coded flow, so that a person sees
+whether both fit.
 
-Colour is the direction of motion (the wheel at the right: red to the right, green below, cyan left, violet above),
-paleness its smallness; each sample is scaled to its own fastest motion, which is told beside it.
+Colour is the direction of motion (the wheel at the right: red to the right, green below, cyan left,
+violet above), paleness its smallness; each sample is scaled to its own fastest motion, which is
+told beside it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +23,9 @@ DEFAULT_FPS = 25.0
 
 
 def flow_to_rgb(flow: NDArray[np.floating[Any]], fastest: float) -> NDArray[np.uint8]:
-    """(..., 2) pixels -> (..., 3) uint8: hue is direction, saturation is speed / `fastest`, no motion is white."""
+    """(..., 2) pixels -> (..., 3) uint8: hue is direction, saturation is speed / `fastest`, no
+    motion is white.
+    """
     angle = np.arctan2(flow[..., 1], flow[..., 0]) / (2 * np.pi) % 1.0
     speed = np.clip(np.linalg.norm(flow, axis=-1) / max(fastest, 1e-6), 0, 1)
     colours = hsv_to_rgb(np.stack([angle, speed, np.ones_like(speed)], -1))
@@ -30,7 +34,9 @@ def flow_to_rgb(flow: NDArray[np.floating[Any]], fastest: float) -> NDArray[np.u
 
 
 def colour_wheel(size: int) -> NDArray[np.uint8]:
-    """(size, size, 3): the colour of the motion from the centre to each pixel; white outside the circle."""
+    """(size, size, 3): the colour of the motion from the centre to each pixel; white outside the
+    circle.
+    """
     axis = np.linspace(-1, 1, size)
     motion = np.stack(np.meshgrid(axis, axis), -1)
     wheel = flow_to_rgb(motion, 1.0)
@@ -39,12 +45,16 @@ def colour_wheel(size: int) -> NDArray[np.uint8]:
 
 
 def preview_times(num_frames: int, columns: int) -> list[int]:
-    """Frames to show, evenly spread over those that have a flow: 25 frames in 4 columns -> 0, 8, 15, 23."""
+    """Frames to show, evenly spread over those that have a flow: 25 frames in 4 columns -> 0, 8,
+    15, 23.
+    """
     last = num_frames - 2
     return sorted({round(t) for t in np.linspace(0, last, min(columns, last + 1))})
 
 
-def write_preview(dataset: ShardDataset, samples: Sequence[StoredSample], path: Path, columns: int = 6) -> None:
+def write_preview(
+    dataset: ShardDataset, samples: Sequence[StoredSample], path: Path, columns: int = 6
+) -> None:
     """Contact sheet of the samples as PNG: two rows a sample."""
     figure = Figure(figsize=(2.0 * columns + 1.2, 4.3 * len(samples)), layout="constrained")
     axes = figure.subplots(2 * len(samples), columns + 1, squeeze=False)
@@ -56,17 +66,21 @@ def write_preview(dataset: ShardDataset, samples: Sequence[StoredSample], path: 
 
 
 def write_preview_video(dataset: ShardDataset, samples: Sequence[StoredSample], path: Path) -> None:
-    """The samples one after another as H.264: each frame beside its flow. One size, the first sample's, and its rate.
+    """The samples one after another as H.264: each frame beside its flow. One size, the first
+    sample's, and its rate.
 
     A sample of unknown frame rate plays at DEFAULT_FPS.
     """
     height, width = samples[0].index.height, samples[0].index.width
-    pictures = (picture for sample in samples for picture in side_by_side(dataset, sample, height, width))
+    pictures = (
+        picture for sample in samples for picture in side_by_side(dataset, sample, height, width)
+    )
     write_video(pictures, read_meta(samples[0]).fps, path)
 
 
 def write_video(pictures: Iterator[NDArray[np.uint8]], fps: float, path: Path) -> None:
-    """(H, W, 3) RGB pictures of one even size as H.264; fps 0 means unknown and becomes DEFAULT_FPS.
+    """(H, W, 3) RGB pictures of one even size as H.264; fps 0 means unknown and becomes
+    DEFAULT_FPS.
 
     PyAV is imported here alone, since readers do without it.
     """
@@ -82,13 +96,18 @@ def write_video(pictures: Iterator[NDArray[np.uint8]], fps: float, path: Path) -
         container.mux(stream.encode())
 
 
-def side_by_side(dataset: ShardDataset, sample: StoredSample, height: int, width: int) -> Iterator[NDArray[np.uint8]]:
-    """Every frame that has a flow beside it, (height, 2 width, 3) uint8 with an even height, white where there is none.
+def side_by_side(
+    dataset: ShardDataset, sample: StoredSample, height: int, width: int
+) -> Iterator[NDArray[np.uint8]]:
+    """Every frame that has a flow beside it, (height, 2 width, 3) uint8 with an even height, white
+    where there is none.
 
     A sample is read twice: colours are scaled to its fastest motion, which only the end tells.
     """
     times = range(sample.index.num_frames - 1)
-    speeds = (np.linalg.norm(dataset.flow_pixels(read_flow(sample, t, 1)), axis=-1).max() for t in times)
+    speeds = (
+        np.linalg.norm(dataset.flow_pixels(read_flow(sample, t, 1)), axis=-1).max() for t in times
+    )
     fastest = float(max(speeds))
     rows, columns = min(height, sample.index.height), min(width, sample.index.width)
     for t in times:

@@ -12,25 +12,35 @@ PLAIN_LINE_SECONDS = 10.0
 
 
 class Progress:
-    """Counts units of work on stderr; `note` is shown behind the count (`flow 31 ms/frame · 12 skipped`)."""
+    """Counts units of work on stderr; `note` is shown behind the count (`flow 31 ms/frame · 12
+    skipped`).
+    """
 
-    def __init__(self, name: str, total: int, unit: str, done: int = 0, *, shown: bool = True) -> None:
+    def __init__(
+        self, name: str, total: int, unit: str, done: int = 0, *, shown: bool = True
+    ) -> None:
         self._name = name
         self._unit = unit
         self._shown = shown
         self._on_terminal = sys.stderr.isatty()
         hidden = not (shown and self._on_terminal)
-        self._bar = tqdm(desc=name, total=total, initial=done, unit=unit, leave=False, disable=hidden)
+        self._bar = tqdm(
+            desc=name, total=total, initial=done, unit=unit, leave=False, disable=hidden
+        )
         self._done, self._total = done, total
         self._last_line = time.monotonic()
-        # When the first unit was done, and how many there were then: what comes before is no rate of work.
+        # When the first unit was done, and how many there were then: what comes before is no rate
+        # of work.
         self._first: tuple[float, int] | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._bar.close()
 
@@ -50,7 +60,9 @@ class Progress:
 
 
 def time_left(num_done: int, num_left: int, seconds: float) -> str:
-    """`2:05:00 left` for as many units as are left at the rate so far; nothing when none is done yet."""
+    """`2:05:00 left` for as many units as are left at the rate so far; nothing when none is done
+    yet.
+    """
     if not num_done:
         return ""
     return f"{timedelta(seconds=round(seconds / num_done * num_left))} left"

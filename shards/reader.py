@@ -1,9 +1,9 @@
 """Reads chosen frames and flow fields of chosen samples, by seeking; never a whole shard.
 
-The index says where each member lies. Members that are neighbours are one read; from an object store the reads of a
-sample are under way at the same time. Files are opened per read, so a reader can be shared by forked workers and
-pickled. Anything that does not fit what the index promises is an InputError that names shard and key: nothing is
-passed over in silence.
+The index says where each member lies. Members that are neighbours are one read; from an object
+store the reads of a sample are under way at the same time. Files are opened per read, so a reader
+can be shared by forked workers and pickled. Anything that does not fit what the index promises is
+an InputError that names shard and key: nothing is passed over in silence.
 """
 
 import os
@@ -27,7 +27,15 @@ from shards.shard_index import IndexCache
 from shards.storage import Location, locate
 from shards.videos import VIDEOS_NAME
 
-__all__ = ["ShardDataset", "StoredSample", "open_dataset", "read_flow", "read_frames", "read_meta", "read_snippets"]
+__all__ = [
+    "ShardDataset",
+    "StoredSample",
+    "open_dataset",
+    "read_flow",
+    "read_frames",
+    "read_meta",
+    "read_snippets",
+]
 
 NUM_REQUESTS = 16
 Members = list[memoryview]
@@ -49,7 +57,10 @@ class ShardDataset:
     def splits(self) -> dict[str, Samples]:
         """Every sample, by split."""
         indexes, splits = IndexCache(), self.manifest.splits
-        return {name: Samples(self.path, name, splits[name], self._cache, indexes=indexes) for name in splits}
+        return {
+            name: Samples(self.path, name, splits[name], self._cache, indexes=indexes)
+            for name in splits
+        }
 
     @cached_property
     def written(self) -> WrittenVideos:
@@ -57,7 +68,9 @@ class ShardDataset:
         return read_written_videos(self.path)
 
     def samples(self, split: str) -> Samples:
-        """Every sample of a split, in the order of its shards; InputError when there is no such split."""
+        """Every sample of a split, in the order of its shards; InputError when there is no such
+        split.
+        """
         if split not in self.splits:
             known = ", ".join(sorted(self.splits)) or "none"
             raise InputError(f"{self.path}: no split {split!r}; it has {known}")
@@ -68,7 +81,9 @@ class ShardDataset:
         place = self.written.place(key)
         if place is None:
             total = sum(map(len, self.splits.values()))
-            raise InputError(f"{self.path}: no sample {key!r} among {total}; {VIDEOS_NAME} lists all")
+            raise InputError(
+                f"{self.path}: no sample {key!r} among {total}; {VIDEOS_NAME} lists all"
+            )
         split, shard = place
         return self.samples(split).of_key(shard, key)
 
@@ -99,7 +114,9 @@ def read_frames(sample: StoredSample, indices: Sequence[int]) -> NDArray[np.uint
 
 
 def read_flow(sample: StoredSample, start: int, length: int) -> NDArray[np.uint8]:
-    """Flow fields [start, start + length) -> (length, H, W, 2) uint8 levels of the codec, (dx, dy)."""
+    """Flow fields [start, start + length) -> (length, H, W, 2) uint8 levels of the
+    codec, (dx, dy).
+    """
     (members,) = _read_spans(sample, [_flow_span(sample, start, length)])
     return _flow(sample, start, members)
 
@@ -107,19 +124,29 @@ def read_flow(sample: StoredSample, start: int, length: int) -> NDArray[np.uint8
 def read_snippets(
     sample: StoredSample, starts: Sequence[int], stack_length: int
 ) -> tuple[Iterator[Image], Iterator[Iterator[Image]]]:
-    """K starts -> K frames (H, W, 3) and the K stacks that start at them, each its 2L fields (H, W) dx0 dy0 dx1 ...
+    """K starts -> K frames (H, W, 3) and the K stacks that start at them, each its 2L fields (H, W)
+    dx0 dy0 dx1 ...
 
-    All uint8, read at once, decoded one by one as they are asked for: what is then done with an image finds it in the
-    processor's cache, and to stack them would cost a third of what decoding does.
+    All uint8, read at once, decoded one by one as they are asked for: what is then done with an
+    image finds it in the processor's cache, and to stack them would cost a third of what decoding
+    does.
     """
-    spans = [_frame_span(sample, t) for t in starts] + [_flow_span(sample, t, stack_length) for t in starts]
+    spans = [_frame_span(sample, t) for t in starts] + [
+        _flow_span(sample, t, stack_length) for t in starts
+    ]
     members = _read_spans(sample, spans)
-    frames = (_frame(sample, t, data) for t, (data,) in zip(starts, members[: len(starts)], strict=True))
-    stacks = (_fields(sample, t, stack) for t, stack in zip(starts, members[len(starts) :], strict=True))
+    frames = (
+        _frame(sample, t, data) for t, (data,) in zip(starts, members[: len(starts)], strict=True)
+    )
+    stacks = (
+        _fields(sample, t, stack) for t, stack in zip(starts, members[len(starts) :], strict=True)
+    )
     return frames, stacks
 
 
-def _frames(sample: StoredSample, indices: Sequence[int], members: list[Members]) -> NDArray[np.uint8]:
+def _frames(
+    sample: StoredSample, indices: Sequence[int], members: list[Members]
+) -> NDArray[np.uint8]:
     frames = np.empty((len(indices), sample.index.height, sample.index.width, 3), np.uint8)
     for place, (t, (data,)) in enumerate(zip(indices, members, strict=True)):
         frames[place] = _frame(sample, t, data)
@@ -127,7 +154,9 @@ def _frames(sample: StoredSample, indices: Sequence[int], members: list[Members]
 
 
 def _frame(sample: StoredSample, t: int, data: memoryview) -> Image:
-    return _decoded(sample, f"frame {t}", decode_rgb, data, (sample.index.height, sample.index.width, 3))
+    return _decoded(
+        sample, f"frame {t}", decode_rgb, data, (sample.index.height, sample.index.width, 3)
+    )
 
 
 def _flow(sample: StoredSample, start: int, members: Members) -> NDArray[np.uint8]:
@@ -140,7 +169,9 @@ def _flow(sample: StoredSample, start: int, members: Members) -> NDArray[np.uint
 def _fields(sample: StoredSample, start: int, members: Members) -> Iterator[Image]:
     shape = (sample.index.height, sample.index.width)
     for place, data in enumerate(members):
-        yield _decoded(sample, f"flow_{'xy'[place % 2]} {start + place // 2}", decode_gray, data, shape)
+        yield _decoded(
+            sample, f"flow_{'xy'[place % 2]} {start + place // 2}", decode_gray, data, shape
+        )
 
 
 def _frame_span(sample: StoredSample, t: int) -> tuple[int, int]:
@@ -157,7 +188,8 @@ def _flow_span(sample: StoredSample, start: int, length: int) -> tuple[int, int]
 def _check_range(sample: StoredSample, start: int, length: int, end: int, what: str) -> None:
     if not 0 <= start <= start + length <= end:
         raise InputError(
-            f"{sample.tar.name}: {sample.index.key}: {what} {start} to {start + length - 1} asked for, "
+            f"{sample.tar.name}: {sample.index.key}: {what} {start} to {start + length - 1} asked "
+            "for, "
             f"it has 0 to {end - 1}"
         )
 
@@ -182,13 +214,21 @@ def _read_members(sample: StoredSample, span: tuple[int, int]) -> Members:
     try:
         data = sample.read(begin, end - begin)
     except FileNotFoundError as error:
-        raise InputError(f"{sample.tar}: this shard is gone; `twinstream shards verify` lists what is") from error
+        raise InputError(
+            f"{sample.tar}: this shard is gone; `twinstream shards verify` lists what is"
+        ) from error
     except OSError as error:
         raise InputError(f"{sample.tar}: {sample.index.key}: {error.strerror}") from error
     if len(data) != end - begin:
-        raise InputError(f"{sample.tar.name}: {sample.index.key}: the shard ends at byte {begin + len(data)} of {end}")
+        raise InputError(
+            f"{sample.tar.name}: {sample.index.key}: the shard ends at byte {begin + len(data)} of "
+            f"{end}"
+        )
     view = memoryview(data)
-    return [view[offset - begin : offset - begin + size] for offset, size in zip(offsets, sizes, strict=True)]
+    return [
+        view[offset - begin : offset - begin + size]
+        for offset, size in zip(offsets, sizes, strict=True)
+    ]
 
 
 def _decoded(
@@ -203,5 +243,8 @@ def _decoded(
     except InputError as error:
         raise InputError(f"{sample.tar.name}: {sample.index.key}: {what}: {error}") from error
     if image.shape != shape:
-        raise InputError(f"{sample.tar.name}: {sample.index.key}: {what} is {image.shape}, the index says {shape}")
+        raise InputError(
+            f"{sample.tar.name}: {sample.index.key}: {what} is {image.shape}, the index says "
+            f"{shape}"
+        )
     return image

@@ -1,8 +1,9 @@
-"""Files of an object store (`s3://`, `gs://`) behind the part of pathlib's interface that shards need.
+"""Files of an object store (`s3://`, `gs://`) behind the part of pathlib's interface that shards
+need.
 
-A `RemotePath` is plain text: it travels to other processes, and each of them opens its own connections. Faults are
-OSErrors, as a disk's are. An object is made whole from a local file: pyarrow has no way to give up an upload that it
-has begun.
+A `RemotePath` is plain text: it travels to other processes, and each of them opens its own
+connections. Faults are OSErrors, as a disk's are. An object is made whole from a local file:
+pyarrow has no way to give up an upload that it has begun.
 """
 
 import errno
@@ -104,7 +105,9 @@ class RemotePath:
             return cast(bytes, file.read_at(min(num_bytes, left), begin)) if left else b""
 
     def upload(self, source: BinaryIO) -> None:
-        """Make the object of all that `source` holds, in a thread of its own, which no signal can break off."""
+        """Make the object of all that `source` holds, in a thread of its own, which no signal can
+        break off.
+        """
         source.seek(0)
         with ThreadPoolExecutor(1) as thread:
             thread.submit(self._send, source).result()
@@ -129,7 +132,9 @@ class RemotePath:
         from pyarrow import fs
 
         with faults_told(str(self)):
-            found = self._filesystem().get_file_info(fs.FileSelector(self.key, recursive=True, allow_not_found=True))
+            found = self._filesystem().get_file_info(
+                fs.FileSelector(self.key, recursive=True, allow_not_found=True)
+            )
         return {info.path.removeprefix(f"{self.key}/"): info.size for info in found if info.is_file}
 
     def glob(self, pattern: str) -> list["RemotePath"]:
@@ -138,7 +143,9 @@ class RemotePath:
         return [self / name for name in names if PurePosixPath(name).match(pattern)]
 
     def missing(self) -> OSError:
-        """What to raise where the object is not there: FileNotFoundError, or that there is no such bucket."""
+        """What to raise where the object is not there: FileNotFoundError, or that there is no such
+        bucket.
+        """
         bucket = replace(self, key=self.key.partition("/")[0])
         if bucket.exists():
             return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
@@ -153,10 +160,11 @@ class RemotePath:
             return self._filesystem().get_file_info(self.key)
 
     def _send(self, source: BinaryIO) -> None:
-        """A stream that is given up is completed all the same, torn, unless a part of it has failed to arrive.
+        """A stream that is given up is completed all the same, torn, unless a part of it has failed
+        to arrive.
 
-        So nothing but the store may fail between opening it and closing it. A flush waits for what is under way, which
-        keeps memory at one chunk.
+        So nothing but the store may fail between opening it and closing it. A flush waits for what
+        is under way, which keeps memory at one chunk.
         """
         with faults_told(str(self)):
             target = self._filesystem().open_output_stream(self.key)

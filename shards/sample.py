@@ -1,10 +1,12 @@
 """One video's record in a shard: its members, their names and their order.
 
-    KEY.json · KEY.rgb.00000.jpg ... · KEY.flow_x.00000.jpg KEY.flow_y.00000.jpg KEY.flow_x.00001.jpg ...
+    KEY.json · KEY.rgb.00000.jpg ... · KEY.flow_x.00000.jpg KEY.flow_y.00000.jpg
+    KEY.flow_x.00001.jpg ...
 
-N frames have N - 1 flow fields; flow t is the motion from frame t to frame t + 1. With this order the stack of
-L fields that starts at t is one contiguous read of 2L members. Members are numbered by position everywhere:
-0 is the JSON, 1 + t is frame t, 1 + N + 2t is flow_x t, 2 + N + 2t is flow_y t.
+N frames have N - 1 flow fields; flow t is the motion from frame t to frame t + 1. With this order
+the stack of L fields that starts at t is one contiguous read of 2L members. Members are numbered by
+position everywhere: 0 is the JSON, 1 + t is frame t, 1 + N + 2t is flow_x t, 2 + N + 2t is flow_y
+t.
 """
 
 import json
@@ -13,7 +15,9 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class SampleMeta:
-    """What KEY.json says; width and height are those stored, source_* those of the video, fps in frames/s."""
+    """What KEY.json says; width and height are those stored, source_* those of the video, fps in
+    frames/s.
+    """
 
     key: str
     class_name: str
@@ -28,7 +32,9 @@ class SampleMeta:
 
 def meta_to_json(meta: SampleMeta) -> bytes:
     """The JSON member's bytes: sorted keys, no spaces, so that equal metas are equal bytes."""
-    return json.dumps(asdict(meta), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return json.dumps(
+        asdict(meta), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+    ).encode()
 
 
 def meta_from_json(data: bytes) -> SampleMeta:

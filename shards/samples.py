@@ -1,7 +1,9 @@
-"""The samples of a split as a sequence that costs nothing a sample: a place is a shard and a row in it.
+"""The samples of a split as a sequence that costs nothing a sample: a place is a shard and a row in
+it.
 
-dataset.json says how many samples each shard has. Where a sample's members lie is read from its shard's index when it
-is asked for; what concerns all samples (a key's shard, the shortest of a split) comes from videos.parquet, one file.
+dataset.json says how many samples each shard has. Where a sample's members lie is read from its
+shard's index when it is asked for; what concerns all samples (a key's shard, the shortest of a
+split) comes from videos.parquet, one file.
 """
 
 from collections.abc import Sequence
@@ -30,7 +32,9 @@ NUM_READERS = 16
 
 @dataclass(frozen=True)
 class StoredSample:
-    """One sample, the tar that holds it, and the cache that reads of it go through, where there is one."""
+    """One sample, the tar that holds it, and the cache that reads of it go through, where there is
+    one.
+    """
 
     tar: Location
     index: SampleIndex
@@ -46,7 +50,9 @@ class StoredSample:
 
 @dataclass(frozen=True, eq=False)
 class Samples(Sequence[StoredSample]):
-    """Samples in the order of their shards and of the rows in them, or with `places` some of these, in that order."""
+    """Samples in the order of their shards and of the rows in them, or with `places` some of these,
+    in that order.
+    """
 
     dataset: Location
     split: str
@@ -56,7 +62,11 @@ class Samples(Sequence[StoredSample]):
     indexes: IndexCache = field(default_factory=IndexCache)
 
     def __len__(self) -> int:
-        return sum(entry.num_samples for entry in self.entries) if self.places is None else len(self.places)
+        return (
+            sum(entry.num_samples for entry in self.entries)
+            if self.places is None
+            else len(self.places)
+        )
 
     @overload
     def __getitem__(self, place: int) -> StoredSample: ...
@@ -76,7 +86,8 @@ class Samples(Sequence[StoredSample]):
             if shard_name(entry.tar.path) == shard and key in (keys := self._index(number).keys):
                 return self._stored(number, self._index(number).sample(keys.index(key)))
         raise InputError(
-            f"{self.dataset}: {key}: not in {shard}, as {VIDEOS_NAME} says; `twinstream shards verify` tells more"
+            f"{self.dataset}: {key}: not in {shard}, as {VIDEOS_NAME} says; `twinstream shards "
+            "verify` tells more"
         )
 
     def shortest(self) -> StoredSample:
@@ -100,7 +111,9 @@ class Samples(Sequence[StoredSample]):
         found = [self._find(place) for place in range(len(self))]
         shards = sorted({shard for shard, _ in found})
         with ThreadPoolExecutor(NUM_READERS) as pool:
-            named = dict(zip(shards, pool.map(lambda shard: self._read(shard).named(), shards), strict=True))
+            named = dict(
+                zip(shards, pool.map(lambda shard: self._read(shard).named(), shards), strict=True)
+            )
         return [named[shard][row] for shard, row in found]
 
     @cached_property
@@ -122,7 +135,8 @@ class Samples(Sequence[StoredSample]):
         index = parse_shard_index(path, read_through(self.cache, path, entry.index))
         if len(index.keys) != entry.num_samples:
             raise InputError(
-                f"{self.dataset}: {entry.index.path}: {len(index.keys)} samples, dataset.json says {entry.num_samples}"
+                f"{self.dataset}: {entry.index.path}: {len(index.keys)} samples, dataset.json says "
+                f"{entry.num_samples}"
             )
         return index
 
@@ -132,15 +146,21 @@ class Samples(Sequence[StoredSample]):
 
 
 def read_through(cache: BlockCache | None, path: Location, entry: FileEntry) -> bytes:
-    """The whole of a small file, by way of the cache where there is one; InputError when it cannot be read."""
+    """The whole of a small file, by way of the cache where there is one; InputError when it cannot
+    be read.
+    """
     try:
         return path.read_bytes() if cache is None else cache.read(path, entry, 0, entry.num_bytes)
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; `twinstream shards verify` tells more") from error
+        raise InputError(
+            f"{path}: {error.strerror}; `twinstream shards verify` tells more"
+        ) from error
 
 
 def shard_name(tar: str) -> str:
-    """What videos.parquet calls the shard at this path: `train/train-000000.tar` -> train-000000."""
+    """What videos.parquet calls the shard at this path: `train/train-000000.tar` ->
+    train-000000.
+    """
     path = tar.removesuffix(".tar")
     return path.partition("/")[2] or path
 
@@ -154,7 +174,11 @@ class WrittenVideos:
     def place(self, key: str) -> tuple[str, str] | None:
         """Split and shard of a video, None for one that is in none."""
         row = pc.index(self.table["key"], key).as_py()
-        return None if row < 0 else (self.table["split"][row].as_py(), self.table["shard"][row].as_py())
+        return (
+            None
+            if row < 0
+            else (self.table["split"][row].as_py(), self.table["shard"][row].as_py())
+        )
 
     def shortest(self, split: str) -> tuple[str, str]:
         """Shard and key of the video with the fewest frames of a split that holds one."""

@@ -1,7 +1,8 @@
 """pipeline.yaml -> frozen settings, with one line for every mistake.
 
-Each program declares its own sections beside itself as `Section`s; a default is written once, there. This file
-holds what they share: reading the YAML, `--set a.b=v`, and naming a wrong key together with the nearest right one.
+Each program declares its own sections beside itself as `Section`s; a default is written once,
+there. This file holds what they share: reading the YAML, `--set a.b=v`, and naming a wrong key
+together with the nearest right one.
 """
 
 import difflib
@@ -26,13 +27,19 @@ class ShardSettings(Section):
     """Section `shards`: the dataset that preprocess writes and train reads."""
 
     path: str = "out/shards"
-    """Folder of the shard dataset: a local path, or a URI such as s3://bucket/shards, which holds no credentials."""
+    """Folder of the shard dataset: a local path, or a URI such as s3://bucket/shards, which holds
+    no credentials.
+    """
     videos_per_shard: int = Field(16, ge=1)
-    """Videos that share a tar, and the unit of parallel work; 16 ten-second videos at 256x256 are about 150 MB."""
+    """Videos that share a tar, and the unit of parallel work; 16 ten-second videos at 256x256 are
+    about 150 MB.
+    """
     jpeg_quality: int = Field(95, ge=1, le=100)
     """JPEG quality of frames and flow."""
     cache_dir: str | None = None
-    """Local folder that keeps what training reads of a dataset in an object store; off when not set."""
+    """Local folder that keeps what training reads of a dataset in an object store; off when not
+    set.
+    """
     cache_bytes: int = Field(100 * 10**9, ge=2**20)
     """The cache never grows beyond this."""
 
@@ -41,7 +48,9 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def read_settings(model: type[M], path: Path, overrides: Sequence[str] = ()) -> M:
-    """The file's settings with `a.b=v` overrides applied, checked against `model`; InputError in one line."""
+    """The file's settings with `a.b=v` overrides applied, checked against `model`; InputError in
+    one line.
+    """
     try:
         tree = yaml.safe_load(path.read_text())
     except (FileNotFoundError, IsADirectoryError) as error:
@@ -49,11 +58,15 @@ def read_settings(model: type[M], path: Path, overrides: Sequence[str] = ()) -> 
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if tree is not None and not isinstance(tree, dict):
-        raise InputError(f"{path}: holds a {type(tree).__name__}, expected sections such as `dataset:`")
+        raise InputError(
+            f"{path}: holds a {type(tree).__name__}, expected sections such as `dataset:`"
+        )
     return build_settings(model, tree or {}, overrides, source=str(path))
 
 
-def build_settings(model: type[M], tree: dict[str, Any], overrides: Sequence[str] = (), source: str = "settings") -> M:
+def build_settings(
+    model: type[M], tree: dict[str, Any], overrides: Sequence[str] = (), source: str = "settings"
+) -> M:
     """The same from a tree that is in memory already."""
     for override in overrides:
         refuse_credentials(override, "--set")
@@ -84,7 +97,9 @@ def _set(tree: dict[str, Any], override: str) -> None:
 
 
 def _refuse_credentials(value: object, path: str) -> None:
-    """No setting may be a URI that tells a secret: settings are saved beside outputs and shown in messages."""
+    """No setting may be a URI that tells a secret: settings are saved beside outputs and shown in
+    messages.
+    """
     if isinstance(value, str):
         refuse_credentials(value, path)
     elif isinstance(value, dict):
@@ -97,7 +112,11 @@ def _refuse_credentials(value: object, path: str) -> None:
 
 def _one_line(error: ValidationError, model: type[BaseModel]) -> str:
     first, *others = error.errors()
-    path = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("function-", "constrained-")))
+    path = ".".join(
+        str(part)
+        for part in first["loc"]
+        if not str(part).startswith(("function-", "constrained-"))
+    )
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         text = f"{path}: no such key{_nearest(path, model)}"
     else:
@@ -106,12 +125,16 @@ def _one_line(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def _nearest(path: str, model: type[BaseModel]) -> str:
-    """The key that was probably meant; the last part alone decides when the section was the mistake."""
+    """The key that was probably meant; the last part alone decides when the section was the
+    mistake.
+    """
     keys = _all_keys(model)
     leaf = path.rpartition(".")[2]
     near = difflib.get_close_matches(path, keys, n=1, cutoff=0.6)
     near = near or [key for key in keys if key.rpartition(".")[2] == leaf]
-    return f"; did you mean {near[0]}?" if near else f"; keys here: {', '.join(_siblings(path, keys))}"
+    return (
+        f"; did you mean {near[0]}?" if near else f"; keys here: {', '.join(_siblings(path, keys))}"
+    )
 
 
 def _siblings(path: str, keys: list[str]) -> list[str]:

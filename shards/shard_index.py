@@ -1,7 +1,9 @@
-"""Indexes of shards as a reader wants them: loaded when a shard is first used, the last used ones kept in memory.
+"""Indexes of shards as a reader wants them: loaded when a shard is first used, the last used ones
+kept in memory.
 
-All offsets of 240,000 ten-second videos are 2.6 GB. Kept are at most CACHE_BYTES in each process; the price is one
-small read (some 150 kB, half a millisecond) where a shard's index is not among them.
+All offsets of 240,000 ten-second videos are 2.6 GB. Kept are at most CACHE_BYTES in each process;
+the price is one small read (some 150 kB, half a millisecond) where a shard's index is not among
+them.
 """
 
 from collections import OrderedDict
@@ -20,7 +22,9 @@ CACHE_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """The rows of one index as columns; row n has the members from `begins`[n] to `begins`[n + 1]."""
+    """The rows of one index as columns; row n has the members from `begins`[n] to
+    `begins`[n + 1].
+    """
 
     keys: list[str]
     columns: dict[str, NDArray[np.int32]]
@@ -37,7 +41,9 @@ class ShardIndex:
         """One row."""
         members = slice(self.begins[row], self.begins[row + 1])
         plain = {name: int(column[row]) for name, column in self.columns.items()}
-        return SampleIndex(key=self.keys[row], offsets=self.offsets[members], sizes=self.sizes[members], **plain)
+        return SampleIndex(
+            key=self.keys[row], offsets=self.offsets[members], sizes=self.sizes[members], **plain
+        )
 
     def named(self) -> list[tuple[str, int]]:
         """Key and label of every row."""
@@ -50,7 +56,9 @@ def parse_shard_index(path: Location, data: bytes) -> ShardIndex:
     offsets, sizes = (table.column(name).combine_chunks() for name in ("offsets", "sizes"))
     if not offsets.offsets.equals(sizes.offsets):
         raise InputError(f"{path}: offsets and sizes of other members; expected one of each")
-    columns = {name: table.column(name).to_numpy() for name in ("label", "num_frames", "width", "height")}
+    columns = {
+        name: table.column(name).to_numpy() for name in ("label", "num_frames", "width", "height")
+    }
     members = (offsets.offsets.to_numpy(), offsets.values.to_numpy(), sizes.values.to_numpy())
     return ShardIndex(table.column("key").to_pylist(), columns, *members)
 

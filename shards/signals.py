@@ -1,8 +1,8 @@
 """SIGINT and SIGTERM, noticed between two steps of the work instead of in the middle of one.
 
-An exception that a handler raises can strike inside a destructor, where Python drops it: the signal is then lost. Here
-the handler only takes note, and the work asks. The price: it stops at its next step, not at once; a second signal does
-what it did before.
+An exception that a handler raises can strike inside a destructor, where Python drops it: the signal
+is then lost. Here the handler only takes note, and the work asks. The price: it stops at its next
+step, not at once; a second signal does what it did before.
 """
 
 import signal

@@ -1,7 +1,7 @@
 """Where files are: a local path, or a URI of an object store; reading and listing both in one way.
 
-A local path stays a plain pathlib.Path, as fast as it always was; a store's is a `RemotePath` with the same methods.
-`shards.atomic` writes to both.
+A local path stays a plain pathlib.Path, as fast as it always was; a store's is a `RemotePath` with
+the same methods. `shards.atomic` writes to both.
 """
 
 import os
@@ -22,9 +22,11 @@ SECRET_OPTIONS = ("access_key=", "secret_key=", "token=")
 
 
 def locate(where: str | Location) -> Location:
-    """`out/shards`, `file:///data/shards`, `s3://bucket/shards?region=eu-west-1`; InputError for any other URI.
+    """`out/shards`, `file:///data/shards`, `s3://bucket/shards?region=eu-west-1`; InputError for
+    any other URI.
 
-    A URI that holds credentials is refused without being repeated: settings and messages carry URIs about.
+    A URI that holds credentials is refused without being repeated: settings and messages carry URIs
+    about.
     """
     if not isinstance(where, str):
         return where
@@ -34,7 +36,9 @@ def locate(where: str | Location) -> Location:
     if scheme == "file":
         return _local(where, unquote(rest))
     if scheme not in OPTIONS:
-        raise InputError(f"{scheme}://: not a store that is known; expected a path, s3://, gs:// or file://")
+        raise InputError(
+            f"{scheme}://: not a store that is known; expected a path, s3://, gs:// or file://"
+        )
     key, _, query = rest.partition("?")
     refuse_credentials(where, f"{scheme}://")
     key = key.strip("/")
@@ -43,16 +47,23 @@ def locate(where: str | Location) -> Location:
     options = tuple(sorted(parse_qsl(query)))
     for name, _ in options:
         if name not in OPTIONS[scheme]:
-            raise InputError(f"{scheme}://{key}: no option {name!r}; expected {', '.join(OPTIONS[scheme])}")
+            raise InputError(
+                f"{scheme}://{key}: no option {name!r}; expected {', '.join(OPTIONS[scheme])}"
+            )
     return RemotePath(scheme, key, options)
 
 
 def refuse_credentials(text: str, what: str) -> None:
-    """InputError, naming `what` and not the text, where a URI has a user, a password or a key in it."""
+    """InputError, naming `what` and not the text, where a URI has a user, a password or a key in
+    it.
+    """
     scheme, separator, rest = text.partition("://")
     authority = rest.split("/")[0]
-    # An AWS secret may hold a slash, and what is before it then looks like HOST:PORT, which no bucket is.
-    has_user = "@" in authority + rest.partition("?")[2] or (":" in authority and scheme.endswith(tuple(OPTIONS)))
+    # An AWS secret may hold a slash, and what is before it then looks like HOST:PORT, which no
+    # bucket is.
+    has_user = "@" in authority + rest.partition("?")[2] or (
+        ":" in authority and scheme.endswith(tuple(OPTIONS))
+    )
     if separator and (has_user or any(word in rest for word in SECRET_OPTIONS)):
         raise InputError(
             f"{what}: a URI must not hold credentials; put them into the environment "
@@ -61,7 +72,9 @@ def refuse_credentials(text: str, what: str) -> None:
 
 
 def file_sizes(folder: Location) -> dict[str, int]:
-    """Bytes of every file below a folder, by its path from there with `/`, sorted; one listing of an object store."""
+    """Bytes of every file below a folder, by its path from there with `/`, sorted; one listing of
+    an object store.
+    """
     if isinstance(folder, RemotePath):
         return dict(sorted(folder.file_sizes().items()))
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -78,7 +91,9 @@ def read_range(location: Location, begin: int, num_bytes: int) -> bytes:
 
 @contextmanager
 def local_copy(location: Location) -> Iterator[Path]:
-    """The file as one on a local disk: itself, or a temporary copy (in $TMPDIR) for as long as the block lasts."""
+    """The file as one on a local disk: itself, or a temporary copy (in $TMPDIR) for as long as the
+    block lasts.
+    """
     if isinstance(location, Path):
         yield location
         return
@@ -90,7 +105,9 @@ def local_copy(location: Location) -> Iterator[Path]:
 
 @contextmanager
 def appended_text(location: Location) -> Iterator[IO[str]]:
-    """A text file to write to behind what it holds; that of an object store is sent now and when the block ends."""
+    """A text file to write to behind what it holds; that of an object store is sent now and when
+    the block ends.
+    """
     if isinstance(location, Path):
         with open(location, "a", encoding="utf-8") as file:
             yield file
@@ -113,5 +130,7 @@ def _local(where: str, path: str) -> Path:
 
 
 def spool_folder(location: Location) -> str | None:
-    """Where temporary files that belong to an output go: beside it, or None for $TMPDIR where it is no disk."""
+    """Where temporary files that belong to an output go: beside it, or None for $TMPDIR where it is
+    no disk.
+    """
     return str(location) if isinstance(location, Path) else None

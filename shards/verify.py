@@ -1,8 +1,9 @@
 """Re-reads a whole dataset and names every fault in it.
 
-Bytes first (each file against the manifest's SHA-256, so any changed byte is found), then meaning: the tar's own
-headers against the index, N frames and N - 1 flow fields, every JPEG of the right size and channels, and one row in
-videos.parquet for each video, written ones in the shard they name. `fast_faults` stops after the bytes.
+Bytes first (each file against the manifest's SHA-256, so any changed byte is found), then meaning:
+the tar's own headers against the index, N frames and N - 1 flow fields, every JPEG of the right
+size and channels, and one row in videos.parquet for each video, written ones in the shard they
+name. `fast_faults` stops after the bytes.
 """
 
 import hashlib
@@ -23,7 +24,9 @@ from shards.videos import VIDEOS_NAME, Status, read_videos
 
 
 def faults(dataset: Location, progress: Callable[[str], None] = lambda path: None) -> Iterator[str]:
-    """One line a fault, none for a sound dataset; `progress` is told each file that has been read."""
+    """One line a fault, none for a sound dataset; `progress` is told each file that has
+    been read.
+    """
     try:
         manifest = read_manifest(dataset)
     except InputError as error:
@@ -40,8 +43,12 @@ def faults(dataset: Location, progress: Callable[[str], None] = lambda path: Non
     yield from _row_faults(dataset, keys)
 
 
-def fast_faults(dataset: Location, progress: Callable[[FileEntry], None] = lambda entry: None) -> Iterator[str]:
-    """Faults of sizes and hashes alone, at the disk's speed; what is inside a file whose bytes fit is not looked at."""
+def fast_faults(
+    dataset: Location, progress: Callable[[FileEntry], None] = lambda entry: None
+) -> Iterator[str]:
+    """Faults of sizes and hashes alone, at the disk's speed; what is inside a file whose bytes fit
+    is not looked at.
+    """
     try:
         manifest = read_manifest(dataset)
     except InputError as error:
@@ -97,7 +104,9 @@ def _faults_of(path: Location, entry: FileEntry) -> Iterator[str]:
 
 
 def _entry_faults(dataset: Location, entry: ShardEntry, keys: dict[str, str]) -> Iterator[str]:
-    """What is wrong with a shard or its index; a shard in an object store is read from there once."""
+    """What is wrong with a shard or its index; a shard in an object store is read from
+    there once.
+    """
     try:
         with local_copy(dataset / entry.tar.path) as tar:
             damaged = [*_faults_of(tar, entry.tar), *file_faults(dataset, entry.index)]
@@ -106,7 +115,9 @@ def _entry_faults(dataset: Location, entry: ShardEntry, keys: dict[str, str]) ->
         yield f"{entry.tar.path}: {error.strerror}"
 
 
-def _shard_faults(tar_path: Path, dataset: Location, entry: ShardEntry, keys: dict[str, str]) -> Iterator[str]:
+def _shard_faults(
+    tar_path: Path, dataset: Location, entry: ShardEntry, keys: dict[str, str]
+) -> Iterator[str]:
     """What is wrong inside a shard whose bytes are as written; notes the keys it finds."""
     name = tar_path.name
     try:
@@ -121,7 +132,9 @@ def _shard_faults(tar_path: Path, dataset: Location, entry: ShardEntry, keys: di
     promised = [
         place
         for sample in samples
-        for place in zip(member_names(sample.key, sample.num_frames), sample.offsets, sample.sizes, strict=False)
+        for place in zip(
+            member_names(sample.key, sample.num_frames), sample.offsets, sample.sizes, strict=False
+        )
     ]
     if promised != members:
         yield f"{name}: {len(members)} members that do not fit the {len(promised)} of its index"
@@ -138,16 +151,24 @@ def _sample_faults(sample: SampleIndex, tar: mmap.mmap) -> Iterator[str]:
     members = [tar[at : at + size] for at, size in zip(sample.offsets, sample.sizes, strict=True)]
     num_flow = (len(members) - 1 - sample.num_frames) / 2
     if num_flow != sample.num_frames - 1:
-        yield f"{num_flow:g} flow fields for {sample.num_frames} frames, expected {sample.num_frames - 1}"
+        yield (
+            f"{num_flow:g} flow fields for {sample.num_frames} frames, expected "
+            f"{sample.num_frames - 1}"
+        )
         return
     try:
         meta = meta_from_json(members[0])
         if (meta.key, meta.label, meta.num_frames) != (sample.key, sample.label, sample.num_frames):
-            yield f"its JSON names {meta.key}, label {meta.label}, {meta.num_frames} frames; the index differs"
+            yield (
+                f"its JSON names {meta.key}, label {meta.label}, {meta.num_frames} frames; the "
+                "index differs"
+            )
     except (TypeError, ValueError):
         yield "damaged JSON member"
     size = (sample.height, sample.width)
-    for position, (name, data) in enumerate(zip(member_names("", sample.num_frames), members, strict=True)):
+    for position, (name, data) in enumerate(
+        zip(member_names("", sample.num_frames), members, strict=True)
+    ):
         if position > 0:
             shape = (*size, 3) if position <= sample.num_frames else size
             yield from (f"{name[1:]}: {fault}" for fault in _image_faults(data, shape))

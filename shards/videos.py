@@ -1,7 +1,7 @@
 """videos.parquet: one row for every video the catalog names, whatever became of it.
 
-Nothing is lost silently: a video that is in no shard has a status, a reason and a detail. Rows are ordered by
-key, and hold no path of the machine, clock or host, because the file is hashed.
+Nothing is lost silently: a video that is in no shard has a status, a reason and a detail. Rows are
+ordered by key, and hold no path of the machine, clock or host, because the file is hashed.
 """
 
 import io
@@ -31,7 +31,8 @@ class Status(StrEnum):
 class VideoRow:
     """One video: path below the root; frames, fps, width, height of the source; None where unknown.
 
-    mean_flow is the mean of |(dx, dy)| in pixels; saturated the fraction of pixels beyond the codec's bound.
+    mean_flow is the mean of |(dx, dy)| in pixels; saturated the fraction of pixels beyond the
+    codec's bound.
     """
 
     key: str
@@ -92,13 +93,19 @@ def read_columns(path: Location, names: list[str] | None = None) -> pa.Table:
     """A videos.parquet as columns, all or some; InputError when the file is not one."""
     try:
         # Without the threads of pyarrow's datasets, which now and then abort a process that ends.
-        return pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(columns=names, use_threads=False)
+        return pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(
+            columns=names, use_threads=False
+        )
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: unreadable table of videos ({str(error).splitlines()[0]})") from error
+        raise InputError(
+            f"{path}: unreadable table of videos ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def summary(rows: Iterable[VideoRow]) -> str:
-    """`58 written · 2 skipped: too_short 1, unreadable 1 · 3 missing`; parts that are zero are left out."""
+    """`58 written · 2 skipped: too_short 1, unreadable 1 · 3 missing`; parts that are zero are left
+    out.
+    """
     rows = list(rows)
     statuses = Counter(row.status for row in rows)
     reasons = Counter(row.reason for row in rows if row.status == Status.SKIPPED)

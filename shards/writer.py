@@ -1,9 +1,9 @@
 """Writes one shard: a plain WebDataset tar, whole or absent, then its index.
 
-Uses tarfile and not webdataset's TarWriter, which imports torch (0.5 GB and seconds in every worker) and does
-not tell where a member lies. Headers carry no clock, owner or host, so the same members give the same bytes.
-The JSON comes first and names the number of frames, which is known last: a sample waits in a spool on disk,
-and memory does not grow with a video's length.
+Uses tarfile and not webdataset's TarWriter, which imports torch (0.5 GB and seconds in every
+worker) and does not tell where a member lies. Headers carry no clock, owner or host, so the same
+members give the same bytes. The JSON comes first and names the number of frames, which is known
+last: a sample waits in a spool on disk, and memory does not grow with a video's length.
 """
 
 import hashlib
@@ -24,12 +24,16 @@ SPOOL_BYTES = 32 * 2**20
 
 
 def index_path(folder: Location, name: str) -> Location:
-    """Where the index of the shard `name` (`train-000000`) lies; it is there when the shard is done."""
+    """Where the index of the shard `name` (`train-000000`) lies; it is there when the shard is
+    done.
+    """
     return folder / f"{name}.parquet"
 
 
 class SampleSpool:
-    """Encoded members of a sample in the making, as JPEG bytes in two files; made by `sample_spool`."""
+    """Encoded members of a sample in the making, as JPEG bytes in two files; made by
+    `sample_spool`.
+    """
 
     def __init__(self, frames: IO[bytes], flow: IO[bytes]) -> None:
         self._frames, self._flow = frames, flow
@@ -51,7 +55,9 @@ class SampleSpool:
 
     def members(self) -> Iterator[bytes]:
         """Every frame, then every flow image, in the order of the format."""
-        assert len(self._flow_sizes) == 2 * (len(self._frame_sizes) - 1), "N frames need N - 1 flow fields"
+        assert len(self._flow_sizes) == 2 * (len(self._frame_sizes) - 1), (
+            "N frames need N - 1 flow fields"
+        )
         for file, sizes in ((self._frames, self._frame_sizes), (self._flow, self._flow_sizes)):
             file.seek(0)
             yield from (file.read(size) for size in sizes)
@@ -59,7 +65,8 @@ class SampleSpool:
 
 @contextmanager
 def sample_spool(folder: Location) -> Iterator[SampleSpool]:
-    """An empty spool; up to SPOOL_BYTES in memory, the rest in nameless files that die with the process.
+    """An empty spool; up to SPOOL_BYTES in memory, the rest in nameless files that die with the
+    process.
 
     They lie in `folder`, or in $TMPDIR where that is in an object store.
     """
@@ -72,7 +79,9 @@ def sample_spool(folder: Location) -> Iterator[SampleSpool]:
 
 
 class TarStream:
-    """A tar written front to back that knows its SHA-256, its length and where each member's data begins."""
+    """A tar written front to back that knows its SHA-256, its length and where each member's data
+    begins.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -110,7 +119,9 @@ class ShardWriter:
 
     def add(self, meta: SampleMeta, spool: SampleSpool) -> None:
         """Append a whole sample: its JSON, then what the spool holds."""
-        assert meta.num_frames == spool.num_frames, f"{meta.key}: {spool.num_frames} frames for {meta.num_frames}"
+        assert meta.num_frames == spool.num_frames, (
+            f"{meta.key}: {spool.num_frames} frames for {meta.num_frames}"
+        )
         names = iter(member_names(meta.key, meta.num_frames))
         json_member = meta_to_json(meta)
         offsets, sizes = [self._tar.add(next(names), json_member)], [len(json_member)]
@@ -121,11 +132,13 @@ class ShardWriter:
 
 
 @contextmanager
-def write_shard(folder: Location, name: str, settings: dict[str, Any], videos: list[VideoRow]) -> Iterator[ShardWriter]:
+def write_shard(
+    folder: Location, name: str, settings: dict[str, Any], videos: list[VideoRow]
+) -> Iterator[ShardWriter]:
     """`folder`/`name`.tar and then its index, when the block ends well; nothing when it does not.
 
-    `videos` is filled inside the block with one row for every video of the job. Without any sample there is an
-    index and no tar, since WebDataset readers stop at an empty one.
+    `videos` is filled inside the block with one row for every video of the job. Without any sample
+    there is an index and no tar, since WebDataset readers stop at an empty one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_file(folder / f"{name}.tar") as file:

@@ -1,8 +1,9 @@
-"""`make chaos`: a run that is killed again and again, and goes on to the same bytes as one that was left in peace.
+"""`make chaos`: a run that is killed again and again, and goes on to the same bytes as one that was
+left in peace.
 
-Each round starts the same command, waits a while drawn from the seed, and kills a worker (-9), or the driver (-9,
-SIGINT or SIGTERM) and starts it again. After the last kill the run is left to end; then every file is compared and
-verified.
+Each round starts the same command, waits a while drawn from the seed, and kills a worker (-9), or
+the driver (-9, SIGINT or SIGTERM) and starts it again. After the last kill the run is left to end;
+then every file is compared and verified.
 """
 
 import random
@@ -34,8 +35,12 @@ def command(config: Path, out: Path, root: Path, workers: int) -> list[str]:
     return [sys.executable, "-m", "twinstream", *arguments]
 
 
-def run_with_kills(arguments: list[str], out: Path, num_kills: int, rng: random.Random) -> Counter[str]:
-    """Kill and resume until `num_kills` have hit, then let it end; how often each kind of kill hit, and the resumes."""
+def run_with_kills(
+    arguments: list[str], out: Path, num_kills: int, rng: random.Random
+) -> Counter[str]:
+    """Kill and resume until `num_kills` have hit, then let it end; how often each kind of kill hit,
+    and the resumes.
+    """
     counts: Counter[str] = Counter()
     while True:
         process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL)
@@ -72,9 +77,21 @@ def _kill(pid: int) -> None:
     subprocess.run(["kill", "-9", str(pid)], check=False, stderr=subprocess.DEVNULL)
 
 
-@click.command(help="Kill a run and resume it, for example: python -m tests.chaos --kills 12 --seed 0")
-@click.option("--kills", default=12, show_default=True, help="Kills that must hit before the run is left to end.")
-@click.option("--videos", default=400, show_default=True, help="Videos to draw; too few end before the kills do.")
+@click.command(
+    help="Kill a run and resume it, for example: python -m tests.chaos --kills 12 --seed 0"
+)
+@click.option(
+    "--kills",
+    default=12,
+    show_default=True,
+    help="Kills that must hit before the run is left to end.",
+)
+@click.option(
+    "--videos",
+    default=400,
+    show_default=True,
+    help="Videos to draw; too few end before the kills do.",
+)
 @click.option("--seed", default=0, show_default=True, help="Draws what is killed, and when.")
 @click.option("--workers", default=2, show_default=True)
 def main(kills: int, videos: int, seed: int, workers: int) -> None:
@@ -85,12 +102,17 @@ def main(kills: int, videos: int, seed: int, workers: int) -> None:
         root, peace, war = folder / "videos", folder / "peace", folder / "war"
         write_videos(root, videos)
         subprocess.run(command(folder / "peace.yaml", peace, root, 1), cwd=ROOT, check=True)
-        counts = run_with_kills(command(folder / "war.yaml", war, root, workers), war, kills, random.Random(seed))
+        counts = run_with_kills(
+            command(folder / "war.yaml", war, root, workers), war, kills, random.Random(seed)
+        )
         expected, found = digests(peace), digests(war)
         same = sum(found.get(path) == digest for path, digest in expected.items())
         told = list(faults(war))
     hits = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS)
-    click.echo(f"{counts['kills']} kills ({hits}), {counts['resumes']} resumes, {videos} videos, seed {seed}")
+    click.echo(
+        f"{counts['kills']} kills ({hits}), {counts['resumes']} resumes, {videos} videos, seed "
+        f"{seed}"
+    )
     click.echo(f"{same} of {len(expected)} files the same, {len(found)} there, {len(told)} faults")
     click.echo(f"{time.monotonic() - begun:.0f} s")
     if found != expected or told or counts["kills"] < kills:

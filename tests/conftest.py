@@ -8,14 +8,17 @@ import pytest
 
 from tests.stores import Store, serve
 
-# One thread a process, set before torch is imported: thread pools that share busy cores wait for one another.
+# One thread a process, set before torch is imported: thread pools that share busy cores wait for
+# one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 DEFAULT_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With `-m gpu` only files that have such tests are read: a machine with a GPU may lack what the others import."""
+    """With `-m gpu` only files that have such tests are read: a machine with a GPU may lack what
+    the others import.
+    """
     is_test = collection_path.suffix == ".py" and config.getoption("markexpr") == "gpu"
     return True if is_test and "pytest.mark.gpu" not in collection_path.read_text() else None
 
@@ -29,7 +32,9 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 
 @pytest.fixture
 def store(s3_server: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """The same, with credentials for it in the environment; tests share its bucket, each with a folder of its own."""
+    """The same, with credentials for it in the environment; tests share its bucket, each with a
+    folder of its own.
+    """
     for name, value in s3_server.environment().items():
         monkeypatch.setenv(name, value)
     return s3_server

@@ -1,4 +1,6 @@
-"""Small shard datasets for tests, written through the real writer but without decoding a video or computing flow."""
+"""Small shard datasets for tests, written through the real writer but without decoding a video or
+computing flow.
+"""
 
 from pathlib import Path
 
@@ -22,7 +24,14 @@ HEIGHT, WIDTH = 24, 32
 def make_catalog(counts: dict[str, int]) -> Catalog:
     """So many present videos in each split, labels in turn."""
     videos = [
-        Video(f"{CLASSES[n % 2]}/{split}{n}", f"{CLASSES[n % 2]}/{split}{n}.avi", CLASSES[n % 2], n % 2, split, True)
+        Video(
+            f"{CLASSES[n % 2]}/{split}{n}",
+            f"{CLASSES[n % 2]}/{split}{n}.avi",
+            CLASSES[n % 2],
+            n % 2,
+            split,
+            True,
+        )
         for split, count in counts.items()
         for n in range(count)
     ]
@@ -52,18 +61,45 @@ def write_job(folder: Location, job: Job) -> None:
             num_frames = num_frames_of(video)
             with sample_spool(folder) as spool:
                 fill_spool(spool, num_frames, video.label)
-                meta = SampleMeta(video.key, video.class_name, video.label, num_frames, WIDTH, HEIGHT, 25.0, 64, 48)
+                meta = SampleMeta(
+                    video.key,
+                    video.class_name,
+                    video.label,
+                    num_frames,
+                    WIDTH,
+                    HEIGHT,
+                    25.0,
+                    64,
+                    48,
+                )
                 writer.add(meta, spool)
-            known = {"num_frames": num_frames, "fps": 25.0, "shard": job.name, "mean_flow": 1.0, "saturated": 0.0}
-            plain = (video.key, video.path, video.class_name, video.label, video.split, Status.WRITTEN.value)
+            known = {
+                "num_frames": num_frames,
+                "fps": 25.0,
+                "shard": job.name,
+                "mean_flow": 1.0,
+                "saturated": 0.0,
+            }
+            plain = (
+                video.key,
+                video.path,
+                video.class_name,
+                video.label,
+                video.split,
+                Status.WRITTEN.value,
+            )
             rows.append(VideoRow(*plain, **known))
 
 
 def fill_spool(spool: SampleSpool, num_frames: int, label: int) -> None:
-    """Flat frames whose red is 10 t, and flow whose dx is +-t pixels and dy 0: frame and field tell their number."""
+    """Flat frames whose red is 10 t, and flow whose dx is +-t pixels and dy 0: frame and field tell
+    their number.
+    """
     sign = 1 if label else -1
     for t in range(num_frames):
         spool.add_frame(encode_jpeg(np.full((HEIGHT, WIDTH, 3), (10 * t, 0, 0), np.uint8), 95))
     for t in range(num_frames - 1):
         dx = quantize(np.full((HEIGHT, WIDTH), sign * t, np.float32), 20)
-        spool.add_flow(encode_jpeg(dx, 95), encode_jpeg(np.full((HEIGHT, WIDTH), 128, np.uint8), 95))
+        spool.add_flow(
+            encode_jpeg(dx, 95), encode_jpeg(np.full((HEIGHT, WIDTH), 128, np.uint8), 95)
+        )

@@ -1,6 +1,8 @@
-"""A step's gradient, for tests: alone, or as one of the ranks that torchrun starts with `-m tests.gradients FILE`.
+"""A step's gradient, for tests: alone, or as one of the ranks that torchrun starts with `-m
+tests.gradients FILE`.
 
-The batch is drawn, so that ranks need no dataset. Attention's output is let in, so that it has a gradient too.
+The batch is drawn, so that ranks need no dataset. Attention's output is let in, so that it has a
+gradient too.
 """
 
 import sys
@@ -31,20 +33,26 @@ def drawn_batch(num_videos: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def one_step(
     num_videos: int, ranks: Ranks, *, learns: bool, micro_batch: int | None = None
 ) -> tuple[float, dict[str, Tensor]]:
-    """The loss of a drawn batch, and gradients and BatchNorm statistics; `learns`: BatchNorm takes the batch's.
+    """The loss of a drawn batch, and gradients and BatchNorm statistics; `learns`: BatchNorm takes
+    the batch's.
 
-    In float64: what float32 rounds can put a unit on the other side of a ReLU, which moves a gradient by a percent.
+    In float64: what float32 rounds can put a unit on the other side of a ReLU, which moves a
+    gradient by a percent.
     """
     torch.manual_seed(0)
     model = TwoBranch("cma", 18, 3, stack_length=2, dropout=0.0).double()
-    model.register_forward_pre_hook(lambda _, inputs: tuple(features.double() for features in inputs))
+    model.register_forward_pre_hook(
+        lambda _, inputs: tuple(features.double() for features in inputs)
+    )
     for block in (module for module in model.modules() if isinstance(module, CMABlock)):
         torch.nn.init.ones_(block.bn.weight)
     model.train_only(STAGE.trains)
     share_batch_norm(model, ranks)
     model.train(learns)
     share = rank_share(torch.arange(num_videos).numpy(), ranks.rank, ranks.size)
-    rgb, flow, scale, labels = (part[torch.from_numpy(share.positions)] for part in drawn_batch(num_videos))
+    rgb, flow, scale, labels = (
+        part[torch.from_numpy(share.positions)] for part in drawn_batch(num_videos)
+    )
     loss, _ = add_gradients(
         model,
         (rgb, flow, scale, labels),
@@ -56,7 +64,11 @@ def one_step(
     )
     ranks.sum_gradients(model.parameters())
     found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    found |= {name: value for name, value in model.named_buffers() if name.startswith("rgb") and "running" in name}
+    found |= {
+        name: value
+        for name, value in model.named_buffers()
+        if name.startswith("rgb") and "running" in name
+    }
     return ranks.sums(loss)[0], found
 
 

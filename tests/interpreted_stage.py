@@ -1,4 +1,5 @@
-"""What is built on the `cuda` engine, in Triton's interpreter: flow as it is stored, copies, the GPU's benchmark.
+"""What is built on the `cuda` engine, in Triton's interpreter: flow as it is stored, copies, the
+GPU's benchmark.
 
 Started by `test_tvl1_cuda.py` like `interpreted_tvl1.py`, in a process of their own.
 """
@@ -41,7 +42,9 @@ def test_what_the_device_stores_is_what_the_host_would_to_the_bit(max_bytes: int
     assert 0 < stored.statistics.saturated < 1
 
 
-def test_flow_that_is_not_finite_is_a_bug_of_ours_and_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flow_that_is_not_finite_is_a_bug_of_ours_and_stops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def broken(frames: Tensor, first: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
         flow = torch.zeros((len(first), 2, *frames.shape[1:]))
         flow[0, 0, 3, 3] = torch.nan
@@ -90,16 +93,23 @@ def shard_bytes(folder: Path, engine: Engine, chunks: list[Array]) -> list[bytes
     return [path.read_bytes() for path in sorted(folder.rglob("*.*"))]
 
 
-def test_a_shard_has_the_same_bytes_wherever_its_flow_is_quantized_and_however_it_is_cut(tmp_path: Path) -> None:
+def test_a_shard_has_the_same_bytes_wherever_its_flow_is_quantized_and_however_it_is_cut(
+    tmp_path: Path,
+) -> None:
     frames = moving(0, 3.0, 0.5, 1.5, height=16, width=16)
     engine = open_cuda(SHORT)
     on_device = shard_bytes(tmp_path / "device", engine, [frames])
     assert len(on_device) == 2
-    assert shard_bytes(tmp_path / "cut", open_cuda(SHORT, max_bytes=1), [frames[:3], frames[3:]]) == on_device
+    assert (
+        shard_bytes(tmp_path / "cut", open_cuda(SHORT, max_bytes=1), [frames[:3], frames[3:]])
+        == on_device
+    )
     assert shard_bytes(tmp_path / "host", lambda gray: engine(gray), [frames]) == on_device
 
 
-def test_the_next_batch_is_loaded_before_the_present_one_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_batch_is_loaded_before_the_present_one_is_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     frames = moving(0, 0.5, 1.5, 1.0, height=16, width=16)
     whole = open_cuda(SHORT)(frames)
     acts: list[str] = []
@@ -107,7 +117,12 @@ def test_the_next_batch_is_loaded_before_the_present_one_is_computed(monkeypatch
         monkeypatch.setattr(owner, name, told(getattr(owner, name), name, acts))
     assert np.array_equal(open_cuda(SHORT, max_bytes=1)(frames), whole)
     frames_and_pairs = ["upload", "upload"]
-    assert acts == [*frames_and_pairs, *2 * [*frames_and_pairs, "batch_flow", "download"], "batch_flow", "download"]
+    assert acts == [
+        *frames_and_pairs,
+        *2 * [*frames_and_pairs, "batch_flow", "download"],
+        "batch_flow",
+        "download",
+    ]
 
 
 def told(act: Callable[..., Any], name: str, acts: list[str]) -> Callable[..., Any]:
@@ -120,11 +135,16 @@ def told(act: Callable[..., Any], name: str, acts: list[str]) -> Callable[..., A
     return acting
 
 
-def test_the_benchmark_of_a_gpu_prints_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_benchmark_of_a_gpu_prints_its_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All of it but what only a device can do: its clock and its bandwidth."""
     frames = tmp_path / "frames.npz"
     np.savez(
-        frames, runs=np.stack([moving(0, 1.0, 2.0, height=16, width=16), moving(0, 0.5, 1.0, height=16, width=16)])
+        frames,
+        runs=np.stack(
+            [moving(0, 1.0, 2.0, height=16, width=16), moving(0, 0.5, 1.0, height=16, width=16)]
+        ),
     )
     monkeypatch.setattr(flow_gpu, "RUN", 3)
     monkeypatch.setattr(flow_gpu, "TvL1Params", lambda: SHORT)
@@ -132,7 +152,18 @@ def test_the_benchmark_of_a_gpu_prints_its_table(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(flow_gpu, "copy_bandwidth", lambda: 3e12)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
-    arguments = ["--engine", "cuda", "--frames", str(frames), "--batch", "2", "--rounds", "1", "--compared", "2"]
+    arguments = [
+        "--engine",
+        "cuda",
+        "--frames",
+        str(frames),
+        "--batch",
+        "2",
+        "--rounds",
+        "1",
+        "--compared",
+        "2",
+    ]
     done = CliRunner().invoke(flow.main, arguments)
     assert done.exit_code == 0, done.output
     assert "16x16, 2 runs of 3 frames" in done.output

@@ -1,8 +1,10 @@
-"""The `cuda` engine's kernels in Triton's interpreter, on the CPU, against NumPy and the float64 definition.
+"""The `cuda` engine's kernels in Triton's interpreter, on the CPU, against NumPy and the float64
+definition.
 
-Triton decides when it is imported whether it interprets, so these tests have a process of their own, which
-`test_tvl1_cuda.py` starts: `TRITON_INTERPRET=1 python -m pytest tests/interpreted_tvl1.py`. The interpreter takes
-milliseconds for each row of each iteration: sizes are small and odd.
+Triton decides when it is imported whether it interprets, so these tests have a process of their
+own, which `test_tvl1_cuda.py` starts: `TRITON_INTERPRET=1 python -m pytest
+tests/interpreted_tvl1.py`. The interpreter takes milliseconds for each row of each iteration: sizes
+are small and odd.
 """
 
 import os
@@ -44,7 +46,9 @@ def tensor(array: Array) -> Tensor:
 
 def level_of(images: Array, flow: Array, params: TvL1Params, tiling: Tiling = SMALL_TILES) -> Level:
     """Pairs of neighbouring images, (T, H, W) and (T - 1, 2, H, W)."""
-    return Level(tensor(images), torch.arange(len(flow), dtype=torch.int32), tensor(flow), params, tiling)
+    return Level(
+        tensor(images), torch.arange(len(flow), dtype=torch.int32), tensor(flow), params, tiling
+    )
 
 
 def moving(*shifts: float, height: int = 17, width: int = 23) -> Array:
@@ -82,7 +86,9 @@ def test_the_median_filter_is_the_definitions(side: int) -> None:
     flow = np.round(random_planes(1, 2, 17, 16, high=9))  # with many equal values
     level = level_of(random_planes(2, 17, 16), flow, SHORT)
     for n in range(2):
-        np.testing.assert_array_equal(level.filtered(side)[0, n], reference.median(flow[0, n], side))
+        np.testing.assert_array_equal(
+            level.filtered(side)[0, n], reference.median(flow[0, n], side)
+        )
 
 
 def test_warp_linearises_around_the_flow_wherever_it_leads() -> None:
@@ -94,18 +100,30 @@ def test_warp_linearises_around_the_flow_wherever_it_leads() -> None:
     for pair in range(2):
         u = (flow[pair, 0].astype(np.float64), flow[pair, 1].astype(np.float64))
         second = images[pair + 1].astype(np.float64)
-        warped, gx, gy = (reference.bicubic_warp(i, u) for i in (second, *reference.central_differences(second)))
+        warped, gx, gy = (
+            reference.bicubic_warp(i, u) for i in (second, *reference.central_differences(second))
+        )
         squared = gx**2 + gy**2
-        inverse = np.where(squared > np.finfo(np.float32).eps, 1 / np.where(squared > 0, squared, 1), 0)
+        inverse = np.where(
+            squared > np.finfo(np.float32).eps, 1 / np.where(squared > 0, squared, 1), 0
+        )
         constant = warped - gx * u[0] - gy * u[1] - images[pair]
-        near = np.abs(flow[pair]).max(axis=0) < 1e5  # float32 has no room for the fraction of the others
-        for result, expected in zip(level.constants[pair].numpy(), (constant, gx, gy, inverse), strict=True):
+        near = (
+            np.abs(flow[pair]).max(axis=0) < 1e5
+        )  # float32 has no room for the fraction of the others
+        for result, expected in zip(
+            level.constants[pair].numpy(), (constant, gx, gy, inverse), strict=True
+        ):
             np.testing.assert_allclose(result[near], expected[near], rtol=2e-3, atol=2e-2)
 
 
 def random_level(num_pairs: int, tiling: Tiling) -> tuple[Level, Array]:
-    """A level in the middle of its work, on side 1 for odd pairs, and its (pairs, 6, H, W) fields."""
-    level = level_of(random_planes(num_pairs + 1, 17, 23), np.zeros((num_pairs, 2, 17, 23)), TvL1Params(), tiling)
+    """A level in the middle of its work, on side 1 for odd pairs, and its (pairs, 6, H,
+    W) fields.
+    """
+    level = level_of(
+        random_planes(num_pairs + 1, 17, 23), np.zeros((num_pairs, 2, 17, 23)), TvL1Params(), tiling
+    )
     level.warp()
     fields = random_planes(num_pairs, 6, 17, 23, seed=5, high=2) - 1
     # Where the forward difference is zero, so is the dual.
@@ -127,7 +145,9 @@ def iterated(level: Level, pair: int, fields: Array, count: int) -> tuple[list[A
         old = flow
         flow = reference.primal_step(flow, duals, constant, (gx, gy), level.params)
         step = level.params.tau / level.params.theta
-        duals = [reference.dual_step(field, dual, step) for field, dual in zip(flow, duals, strict=True)]
+        duals = [
+            reference.dual_step(field, dual, step) for field, dual in zip(flow, duals, strict=True)
+        ]
         changes.append(float(((flow[0] - old[0]) ** 2 + (flow[1] - old[1]) ** 2).sum()))
     return [*flow, *duals[0], *duals[1]], changes
 
@@ -151,18 +171,24 @@ def test_a_wave_does_as_many_iterations_as_each_pair_asks_for(tiling: Tiling) ->
 
 
 def test_a_wave_that_went_too_far_is_done_again_from_the_same_state() -> None:
-    """The rule is met at the first look, after 2 of the wave's 4 iterations; pair 1 starts on the other side."""
+    """The rule is met at the first look, after 2 of the wave's 4 iterations; pair 1 starts on the
+    other side.
+    """
     level, fields = random_level(2, Tiling())
     level.params = TvL1Params(epsilon=100.0)
     level.iterate()
     for pair in range(2):
         expected, _ = iterated(level, pair, fields, 2)
-        np.testing.assert_allclose(level.state[level.side[pair], pair], np.stack(expected), atol=1e-5)
+        np.testing.assert_allclose(
+            level.state[level.side[pair], pair], np.stack(expected), atol=1e-5
+        )
     assert level.work().item() == 2 * 2 * 17 * 23
 
 
 def rule(changes: Array, tolerance: float) -> int:
-    """How many iterations the definition does with these squared changes, as `reference.flow_at_level` counts."""
+    """How many iterations the definition does with these squared changes, as
+    `reference.flow_at_level` counts.
+    """
     expected = 0.0
     for n, change in enumerate(changes):
         if n % 2 == 1 and expected < tolerance:
@@ -175,16 +201,22 @@ def rule(changes: Array, tolerance: float) -> int:
 
 
 @pytest.mark.parametrize(("depth", "iterations"), [(4, 30), (8, 31), (4, 1), (2, 9)])
-def test_the_stopping_rule_is_the_definitions_whatever_the_changes(depth: int, iterations: int) -> None:
+def test_the_stopping_rule_is_the_definitions_whatever_the_changes(
+    depth: int, iterations: int
+) -> None:
     """Two warps, the second with a guess from the first; only iterations that are kept count."""
     num = 12
-    level = level_of(np.zeros((num + 1, 16, 16)), np.zeros((num, 2, 16, 16)), TvL1Params(), Tiling(depth=depth))
+    level = level_of(
+        np.zeros((num + 1, 16, 16)), np.zeros((num, 2, 16, 16)), TvL1Params(), Tiling(depth=depth)
+    )
     level.params = TvL1Params(iterations=iterations, epsilon=1 / 16)  # a tolerance of 1
     rng = np.random.default_rng(depth)
     total = np.zeros(num)
     for _ in range(2):
         decline = np.linspace(0.0, 1.5, num)[:, None] * np.arange(iterations)
-        changes = np.exp(rng.uniform(0, 5, (num, 1)) - decline + rng.normal(0, 0.3, (num, iterations)))
+        changes = np.exp(
+            rng.uniform(0, 5, (num, 1)) - decline + rng.normal(0, 0.3, (num, iterations))
+        )
         kept, _ = replay(level, changes)
         assert kept.tolist() == [rule(row, 1.0) for row in changes]
         total += kept
@@ -225,7 +257,10 @@ def endpoint_distance(engine: CudaEngine, frames: Array) -> float:
     pairs = zip(flow, frames, frames[1:], strict=False)
     return float(
         np.mean(
-            [np.linalg.norm(f - reference.reference_flow(a, b, engine.params), axis=-1).mean() for f, a, b in pairs]
+            [
+                np.linalg.norm(f - reference.reference_flow(a, b, engine.params), axis=-1).mean()
+                for f, a, b in pairs
+            ]
         )
     )
 
@@ -238,7 +273,9 @@ def test_two_levels_and_two_warps_give_the_references_flow(median: int | None) -
 
 def test_every_parameter_reaches_the_kernels() -> None:
     frames = moving(0, 0.7, height=24, width=27)
-    params = TvL1Params(tau=0.2, lambda_=0.1, theta=0.4, scales=2, warps=2, iterations=2, epsilon=0, scale_step=0.7)
+    params = TvL1Params(
+        tau=0.2, lambda_=0.1, theta=0.4, scales=2, warps=2, iterations=2, epsilon=0, scale_step=0.7
+    )
     assert endpoint_distance(open_cuda(params), frames) < 1e-4
 
 
@@ -248,7 +285,12 @@ def test_pairs_stop_one_by_one_and_a_batch_changes_no_bit() -> None:
     engine = open_cuda(params)
     together = engine(frames)
     assert not together[0].any()
-    assert np.linalg.norm(together[1] - reference.reference_flow(frames[1], frames[2], params), axis=-1).mean() < 0.02
+    assert (
+        np.linalg.norm(
+            together[1] - reference.reference_flow(frames[1], frames[2], params), axis=-1
+        ).mean()
+        < 0.02
+    )
     work_together = engine.pixel_iterations
     alone = open_cuda(params)
     assert np.array_equal(alone(frames[1:])[0], together[1])
@@ -256,7 +298,9 @@ def test_pairs_stop_one_by_one_and_a_batch_changes_no_bit() -> None:
 
 
 def counting_batches(monkeypatch: pytest.MonkeyPatch, limit: int) -> list[int]:
-    """Sizes of the batches that are computed from now on; more pairs than `limit` do not fit the device."""
+    """Sizes of the batches that are computed from now on; more pairs than `limit` do not fit the
+    device.
+    """
     sizes = []
     compute: Callable[..., tuple[Tensor, Tensor]] = cuda_engine.batch_flow
 
@@ -270,7 +314,9 @@ def counting_batches(monkeypatch: pytest.MonkeyPatch, limit: int) -> list[int]:
     return sizes
 
 
-def test_a_chunk_that_does_not_fit_is_cut_and_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chunk_that_does_not_fit_is_cut_and_changes_no_bit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     frames = moving(0, 0.5, 1.5, 1.0, height=16, width=16)
     whole = open_cuda(SHORT)(frames)
     sizes = counting_batches(monkeypatch, limit=99)
@@ -312,7 +358,9 @@ class Launches:
         return lambda *arguments, **options: None
 
 
-def test_how_much_is_launched_does_not_depend_on_the_number_of_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_much_is_launched_does_not_depend_on_the_number_of_pairs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     names = [(triton_kernels, name) for name in ("resize", "differences", "warp", "median")]
     names += [(triton_waves, name) for name in ("begin", "advance", "decide")]
     counts = []

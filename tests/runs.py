@@ -21,14 +21,27 @@ BOUND = 20.0
 
 
 def write_run(
-    run: Path, dataset: Path, kind: str = "cma", stages: Sequence[str] = ("flow", "iter1"), *, trained: bool = True
+    run: Path,
+    dataset: Path,
+    kind: str = "cma",
+    stages: Sequence[str] = ("flow", "iter1"),
+    *,
+    trained: bool = True,
 ) -> TwoBranch:
-    """A run of depth 18 that stands behind its last stage, with each STAGE.pt; blocks off identity if trained."""
+    """A run of depth 18 that stands behind its last stage, with each STAGE.pt; blocks off identity
+    if trained.
+    """
     torch.manual_seed(5)
     tree: dict[str, Any] = {
         "shards": {"path": str(dataset)},
         "model": {"kind": kind, "depth": 18, "rgb_weights": None, "flow_weights": None},
-        "train": {"stages": list(stages), "segments": 1, "crop_size": 40, "workers": 0, "device": "cpu"},
+        "train": {
+            "stages": list(stages),
+            "segments": 1,
+            "crop_size": 40,
+            "workers": 0,
+            "device": "cpu",
+        },
         "test": {"segments": 2, "crops": 1},
     }
     settings = build_settings(RunSettings, tree)
@@ -57,12 +70,17 @@ def write_tested(
     suffix: str = "",
     **about: Any,
 ) -> Path:
-    """A run whose only content are predictions: each branch's score is 1 for its answer to a video and 0 otherwise."""
+    """A run whose only content are predictions: each branch's score is 1 for its answer to a video
+    and 0 otherwise.
+    """
     if not run.exists():
         begin_run(run, build_settings(RunSettings, {"model": {"kind": kind}}))
     told = {"depth": 50, "attention_at": "every_other", "split": "val", "segments": 25, "crops": 10}
     more = {"kind": kind, "stage": stage, "classes": list(classes), "dataset_kind": "folders"}
-    scores = {branch: np.eye(len(classes), dtype=np.float32)[list(given)] for branch, given in answers.items()}
+    scores = {
+        branch: np.eye(len(classes), dtype=np.float32)[list(given)]
+        for branch, given in answers.items()
+    }
     names = tuple(keys or [f"video{n}" for n in range(len(labels))])
     predictions = Predictions(names, np.array(labels), scores, told | more | about)
     write_predictions(run / f"predictions{suffix}.parquet", predictions)

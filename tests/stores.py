@@ -1,7 +1,8 @@
 """A real S3 server on loopback, and a wire to it that counts what passes and can be cut.
 
-rclone serves a folder, so a test can look at what is stored without S3. Through `Wire` a client is slowed to a halt or
-cut off in the middle of an upload, which no polite fault of the server would show.
+rclone serves a folder, so a test can look at what is stored without S3. Through `Wire` a client is
+slowed to a halt or cut off in the middle of an upload, which no polite fault of the server would
+show.
 """
 
 import os
@@ -66,9 +67,13 @@ def serve(folder: Path) -> Iterator[Store]:
 
 
 class Wire:
-    """A relay to a server: counts requests and bytes, goes silent after `most_sent` bytes and drops what is refused."""
+    """A relay to a server: counts requests and bytes, goes silent after `most_sent` bytes and drops
+    what is refused.
+    """
 
-    def __init__(self, endpoint: str, most_sent: int | None = None, refuses: str | None = None) -> None:
+    def __init__(
+        self, endpoint: str, most_sent: int | None = None, refuses: str | None = None
+    ) -> None:
         host, port = endpoint.removeprefix("http://").split(":")
         self._server, self._most_sent, self._refuses = (host, int(port)), most_sent, refuses
         self._listener = socket.create_server(("127.0.0.1", 0))

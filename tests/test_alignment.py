@@ -1,4 +1,6 @@
-"""Which frame goes with which flow field, from file names: the known pairings, and all that is refused."""
+"""Which frame goes with which flow field, from file names: the known pairings, and all that is
+refused.
+"""
 
 import pytest
 
@@ -30,7 +32,9 @@ def test_dense_flows_first_field_leads_from_a_frame_that_is_gone() -> None:
 
 
 def test_numbers_order_the_files_beyond_five_digits_and_other_files_are_left_alone() -> None:
-    found = [f"image_{t}.jpeg" for t in range(12)] + [f"{axis}_{t}.jpg" for t in range(11) for axis in "xy"]
+    found = [f"image_{t}.jpeg" for t in range(12)] + [
+        f"{axis}_{t}.jpg" for t in range(11) for axis in "xy"
+    ]
     assert align([*found, "n_frames", ".DS_Store"], Layout.AUTO, 0).frames[9:] == (
         "image_9.jpeg",
         "image_10.jpeg",
@@ -41,18 +45,43 @@ def test_numbers_order_the_files_beyond_five_digits_and_other_files_are_left_alo
 @pytest.mark.parametrize(
     ("files", "layout", "base", "message"),
     [
-        (names(range(3), range(3)), "auto", None, r"3 flow fields for 3 frames, expected 2; .*--layout dense_flow"),
+        (
+            names(range(3), range(3)),
+            "auto",
+            None,
+            r"3 flow fields for 3 frames, expected 2; .*--layout dense_flow",
+        ),
         (names(range(3), range(3)), "denseflow", None, "3 flow fields for 3 frames, expected 2$"),
-        (names(range(1, 4), range(1, 3)), "dense_flow", None, "2 flow fields for 3 frames, expected 3"),
+        (
+            names(range(1, 4), range(1, 3)),
+            "dense_flow",
+            None,
+            "2 flow fields for 3 frames, expected 3",
+        ),
         (names(range(5), range(2)), "auto", None, "2 flow fields for 5 frames, expected 4"),
         (names(range(3), range(2), range(1)), "auto", None, "flow_x 1 without flow_y 1"),
         (names(range(3), range(1), range(2)), "auto", None, "flow_y 1 without flow_x 1"),
-        (names(range(1, 4), range(2)), "auto", None, "images are numbered from 1, flow from 0; expected one base"),
+        (
+            names(range(1, 4), range(2)),
+            "auto",
+            None,
+            "images are numbered from 1, flow from 0; expected one base",
+        ),
         (names(range(2, 5), range(2)), "auto", None, "img numbers begin at 2, expected 0 or 1"),
         (names(range(3), range(2)), "auto", 1, "img numbers begin at 0, expected 1"),
         (names(range(0, 6, 2), range(2)), "auto", None, "img 1 is missing, the numbers go on to 4"),
-        ([*names(range(3), range(2)), "img_1.jpg"], "auto", None, "img_00001.jpg and img_1.jpg have one number"),
-        ([*names(range(3), range(2)), "flow_x_p2_00000.jpg"], "auto", None, "not a name of this layout"),
+        (
+            [*names(range(3), range(2)), "img_1.jpg"],
+            "auto",
+            None,
+            "img_00001.jpg and img_1.jpg have one number",
+        ),
+        (
+            [*names(range(3), range(2)), "flow_x_p2_00000.jpg"],
+            "auto",
+            None,
+            "not a name of this layout",
+        ),
         (names(range(0), range(2)), "auto", None, "no img_NNNNN.jpg"),
         (names(range(3), range(0)), "auto", None, "no flow_NNNNN.jpg"),
     ],

@@ -1,4 +1,6 @@
-"""Attention maps: they are the block's own weights, queries land where they point, and bad input is one line."""
+"""Attention maps: they are the block's own weights, queries land where they point, and bad input is
+one line.
+"""
 
 from pathlib import Path
 
@@ -53,10 +55,17 @@ def test_a_look_has_the_weights_of_the_last_blocks_of_res4(
         # Input 40: 3 x 3 features in res4, 2 x 2 of them pooled.
         assert block.weights.shape == (3, 3, 2, 2)
         np.testing.assert_allclose(block.weights.sum(axis=(2, 3)), 1, rtol=1e-5)
-    assert (look.t, look.frame.shape, look.flow.shape, len(look.queries)) == (1, (21, 21, 3), (21, 21, 2), 3)
+    assert (look.t, look.frame.shape, look.flow.shape, len(look.queries)) == (
+        1,
+        (21, 21, 3),
+        (21, 21, 2),
+        3,
+    )
 
 
-def test_the_map_is_what_the_block_computes_for_the_networks_own_input(dataset: Path, tmp_path: Path, key: str) -> None:
+def test_the_map_is_what_the_block_computes_for_the_networks_own_input(
+    dataset: Path, tmp_path: Path, key: str
+) -> None:
     write_run(tmp_path / "run", dataset)
     observer = Observer(tmp_path / "run", place="layer2.1")
     given: list[torch.Tensor] = []
@@ -73,14 +82,18 @@ def test_the_map_is_what_the_block_computes_for_the_networks_own_input(dataset: 
 
 def test_a_stage_is_looked_at_as_it_was(dataset: Path, tmp_path: Path, key: str) -> None:
     write_run(tmp_path / "run", dataset, stages=["flow", "iter1", "iter2"])
-    last, first = (Observer(tmp_path / "run", stage=stage).look(key, 0).blocks[0] for stage in (None, "iter1"))
+    last, first = (
+        Observer(tmp_path / "run", stage=stage).look(key, 0).blocks[0] for stage in (None, "iter1")
+    )
     # Behind iter2 the flow branch, which is read, has read RGB itself.
     assert not np.array_equal(last.weights, first.weights)
     with pytest.raises(InputError, match="no stage has trained the RGB branch's attention yet"):
         Observer(tmp_path / "run", stage="flow")
 
 
-def test_the_flow_that_is_shown_is_the_first_field_of_the_stack(dataset: Path, tmp_path: Path, key: str) -> None:
+def test_the_flow_that_is_shown_is_the_first_field_of_the_stack(
+    dataset: Path, tmp_path: Path, key: str
+) -> None:
     write_run(tmp_path / "run", dataset)
     look = Observer(tmp_path / "run").look(key, 1)
     assert abs(look.frame[..., 0].mean() - 10) < 3
@@ -94,14 +107,18 @@ def test_queries_are_pixels_of_the_stored_frame(dataset: Path, tmp_path: Path, k
 
 
 @pytest.mark.parametrize("query", [(9, 20), (31, 20), (10, 4), (10, 26)])
-def test_a_query_outside_of_the_crop_is_refused(query: tuple[int, int], dataset: Path, tmp_path: Path) -> None:
+def test_a_query_outside_of_the_crop_is_refused(
+    query: tuple[int, int], dataset: Path, tmp_path: Path
+) -> None:
     from shards.reader import ShardDataset
 
     sample = ShardDataset(dataset).sample("left/test0")
     view = View(top=5, left=10, height=21, width=21, flip=False)
     assert position_in_view((10, 5), view, sample) == (0, 0)
     assert position_in_view((30, 25), view, sample) == (20, 20)
-    with pytest.raises(InputError, match=f"--query {query[0]},{query[1]}: outside .* x 10 to 30, y 5 to 25"):
+    with pytest.raises(
+        InputError, match=f"--query {query[0]},{query[1]}: outside .* x 10 to 30, y 5 to 25"
+    ):
         position_in_view(query, view, sample)
 
 
@@ -156,7 +173,9 @@ def test_a_panel_is_bright_where_the_weights_are() -> None:
     # One arrow alone, to the one cell of more than an even share.
     alone = np.array([[1, 0], [0, 0]], np.float32)
     straight = attended(under, block, alone, on_panel((30, 30), (40, 40)), (0, 0, 255))
-    assert arrow == pytest.approx((straight[..., 2].astype(int) - straight[..., 0] > 150).sum(), rel=0.1)
+    assert arrow == pytest.approx(
+        (straight[..., 2].astype(int) - straight[..., 0] > 150).sum(), rel=0.1
+    )
 
 
 def test_arrows_go_to_the_strongest_keys_and_to_none_of_even_weight() -> None:
@@ -199,19 +218,30 @@ def test_the_frame_in_the_middle_is_looked_at_where_none_is_named(
 ) -> None:
     write_run(tmp_path / "run", dataset)
     times: list[int] = []
-    monkeypatch.setattr(attention_picture, "write_look", lambda look, title, path: times.append(look.t))
+    monkeypatch.setattr(
+        attention_picture, "write_look", lambda look, title, path: times.append(look.t)
+    )
     attention_picture.show(tmp_path / "run", key, tmp_path / "a.png", ())
     attention_picture.show(tmp_path / "run", key, tmp_path / "a.png", (), t=0)
     assert times == [1, 0], "a stack of 5 starts at frame 0 or 1 of 7"
 
 
 def test_the_command_writes_a_picture(
-    dataset: Path, tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    dataset: Path,
+    tmp_path: Path,
+    key: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_run(tmp_path / "run", dataset, "cma_nonlocal", ["iter1"])
     out = tmp_path / "look.png"
     query = ("--query", "10,10", "--query", "20,5")
-    assert run(monkeypatch, "attention", str(tmp_path / "run"), "--key", key, "--out", str(out), *query) == 0
+    assert (
+        run(
+            monkeypatch, "attention", str(tmp_path / "run"), "--key", key, "--out", str(out), *query
+        )
+        == 0
+    )
     assert capsys.readouterr().out == f"{out}\n"
     assert out.read_bytes().startswith(b"\x89PNG")
 
@@ -220,7 +250,18 @@ def test_the_command_writes_a_video_of_every_frame_with_a_stack(
     dataset: Path, tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_run(tmp_path / "run", dataset)
-    assert run(monkeypatch, "attention", str(tmp_path / "run"), "--key", key, "--out", str(tmp_path / "look.mp4")) == 0
+    assert (
+        run(
+            monkeypatch,
+            "attention",
+            str(tmp_path / "run"),
+            "--key",
+            key,
+            "--out",
+            str(tmp_path / "look.mp4"),
+        )
+        == 0
+    )
     with av.open(str(tmp_path / "look.mp4")) as video:
         frames = list(video.decode(video=0))
     assert [(frame.width, frame.height) for frame in frames] == [(5 * PANEL, PANEL)] * 2
@@ -230,10 +271,22 @@ def test_the_command_writes_a_video_of_every_frame_with_a_stack(
     ("arguments", "message"),
     [
         (("--key", "nobody"), "no sample 'nobody' among 5"),
-        (("--key", "left/test0", "--query", "1,1"), "--query 1,1: outside of what the network sees of left/test0"),
-        (("--key", "left/test0", "--frame", "2"), "--frame 2: a snippet of left/test0 starts at 0 to 1"),
-        (("--key", "left/test0", "--at", "layer9.1"), "--at layer9.1: attention stands at layer2.1, layer3.1"),
-        (("--key", "left/test0", "--out", "look.jpg"), "--out look.jpg: expected a name that ends in .png or .mp4"),
+        (
+            ("--key", "left/test0", "--query", "1,1"),
+            "--query 1,1: outside of what the network sees of left/test0",
+        ),
+        (
+            ("--key", "left/test0", "--frame", "2"),
+            "--frame 2: a snippet of left/test0 starts at 0 to 1",
+        ),
+        (
+            ("--key", "left/test0", "--at", "layer9.1"),
+            "--at layer9.1: attention stands at layer2.1, layer3.1",
+        ),
+        (
+            ("--key", "left/test0", "--out", "look.jpg"),
+            "--out look.jpg: expected a name that ends in .png or .mp4",
+        ),
     ],
     ids=["key", "query", "frame", "place", "name"],
 )
@@ -256,14 +309,24 @@ def test_bad_input_is_one_line(
 
 
 @pytest.mark.parametrize("value", ["1", "1,", "a,b", "1,2,3", "-1,2"])
-def test_a_query_that_is_no_position_is_a_usage_error(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run(monkeypatch, "attention", "run", "--key", "k", "--out", "a.png", f"--query={value}") == 2
+def test_a_query_that_is_no_position_is_a_usage_error(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (
+        run(monkeypatch, "attention", "run", "--key", "k", "--out", "a.png", f"--query={value}")
+        == 2
+    )
 
 
 @pytest.mark.parametrize(
     ("kind", "stages", "trained", "message"),
     [
-        ("two_stream", ["flow", "rgb"], True, "model.kind two_stream has no attention in an RGB branch"),
+        (
+            "two_stream",
+            ["flow", "rgb"],
+            True,
+            "model.kind two_stream has no attention in an RGB branch",
+        ),
         ("flow", ["flow"], True, "model.kind flow has no attention in an RGB branch"),
         ("cma", ["flow"], True, "no stage has trained the RGB branch's attention yet"),
         ("nonlocal", ["flow"], False, "no stage has trained the RGB branch's attention yet"),

@@ -6,7 +6,12 @@ from preprocess.decode import Reason
 
 def test_a_video_is_blamed_for_the_third_death_in_a_row_and_not_before() -> None:
     blame = Blame(max_tries=3)
-    assert [blame.died("a"), blame.died("b"), blame.died("a"), blame.died("a")] == [False, False, False, True]
+    assert [blame.died("a"), blame.died("b"), blame.died("a"), blame.died("a")] == [
+        False,
+        False,
+        False,
+        True,
+    ]
 
 
 def test_a_video_that_goes_through_has_all_its_tries_again() -> None:

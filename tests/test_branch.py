@@ -25,14 +25,21 @@ def test_blocks_stand_in_res3_and_res4_after_every_other_residual_block(depth: i
 
 def test_blocks_stand_where_they_are_asked_for_in_the_order_of_computation() -> None:
     with torch.device("meta"):
-        branch = Branch(18, 3, 7, 0.7, has_cma=True, attention_at=("layer4.1", "layer1.0", "layer1.0"))
+        branch = Branch(
+            18, 3, 7, 0.7, has_cma=True, attention_at=("layer4.1", "layer1.0", "layer1.0")
+        )
     assert list(branch.cma) == ["layer1_0", "layer4_1"]
-    assert branch.stretches == [["layer1.0"], [f"layer{n}" for n in (1.1, 2.0, 2.1, 3.0, 3.1, 4.0, 4.1)], []]
+    assert branch.stretches == [
+        ["layer1.0"],
+        [f"layer{n}" for n in (1.1, 2.0, 2.1, 3.0, 3.1, 4.0, 4.1)],
+        [],
+    ]
 
 
 def test_a_place_that_this_depth_has_not_is_told() -> None:
     with pytest.raises(
-        InputError, match=r"model\.attention_at: layer3\.5 is no residual block .* layer3\.1, layer4\.0"
+        InputError,
+        match=r"model\.attention_at: layer3\.5 is no residual block .* layer3\.1, layer4\.0",
     ):
         Branch(18, 3, 7, 0.7, has_cma=True, attention_at=("layer2.1", "layer3.5"))
 
@@ -41,7 +48,13 @@ def test_resnet50_has_five_blocks_of_512_and_1024_channels() -> None:
     with torch.device("meta"):
         branch = Branch(50, 3, 7, 0.7, has_cma=True)
     widths = {name: block.bn.num_features for name, block in branch.cma.items()}
-    assert widths == {"layer2_1": 512, "layer2_3": 512, "layer3_1": 1024, "layer3_3": 1024, "layer3_5": 1024}
+    assert widths == {
+        "layer2_1": 512,
+        "layer2_3": 512,
+        "layer3_1": 1024,
+        "layer3_3": 1024,
+        "layer3_5": 1024,
+    }
 
 
 @pytest.mark.parametrize(
@@ -52,13 +65,19 @@ def test_resnet50_has_five_blocks_of_512_and_1024_channels() -> None:
         (("a", "e"), [["a"], ["b", "c", "d", "e"], []]),
     ],
 )
-def test_stretches_end_with_a_place_and_lose_nothing(places: tuple[str, ...], stretches: list[list[str]]) -> None:
+def test_stretches_end_with_a_place_and_lose_nothing(
+    places: tuple[str, ...], stretches: list[list[str]]
+) -> None:
     assert cut_at(["a", "b", "c", "d", "e"], places) == stretches
 
 
 def test_the_names_are_torchvisions() -> None:
     net, branch = models.resnet18(weights=None, num_classes=5), Branch(18, 3, 5, 0.7, has_cma=True)
-    own = {name: value.shape for name, value in branch.state_dict().items() if not name.startswith("cma.")}
+    own = {
+        name: value.shape
+        for name, value in branch.state_dict().items()
+        if not name.startswith("cma.")
+    }
     assert own == {name: value.shape for name, value in net.state_dict().items()}
     assert residual_blocks(branch)[:3] == ["layer1.0", "layer1.1", "layer2.0"]
 

@@ -40,7 +40,9 @@ def shard(folder: Path, seed: int = 0) -> tuple[Path, FileEntry]:
     data = random.Random(seed).randbytes(NUM_BYTES)
     path = folder / f"{seed}.tar"
     path.write_bytes(data)
-    return path, FileEntry(path=path.name, num_bytes=NUM_BYTES, sha256=hashlib.sha256(data).hexdigest())
+    return path, FileEntry(
+        path=path.name, num_bytes=NUM_BYTES, sha256=hashlib.sha256(data).hexdigest()
+    )
 
 
 def made(folder: Path, max_bytes: int = 2**30) -> BlockCache:
@@ -68,7 +70,11 @@ def test_nothing_is_cached_without_a_folder() -> None:
     ],
 )
 def test_whole_blocks_are_fetched_once(
-    tmp_path: Path, fetched: list[tuple[int, int]], begin: int, num_bytes: int, blocks: tuple[int, int]
+    tmp_path: Path,
+    fetched: list[tuple[int, int]],
+    begin: int,
+    num_bytes: int,
+    blocks: tuple[int, int],
 ) -> None:
     tar, entry = shard(tmp_path)
     expected = tar.read_bytes()[begin : begin + num_bytes]
@@ -106,7 +112,9 @@ def test_a_shard_that_has_become_shorter_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["flipped", "zeroed", "cut", "empty"])
-def test_a_damaged_entry_is_fetched_again(tmp_path: Path, fetched: list[tuple[int, int]], damage: str) -> None:
+def test_a_damaged_entry_is_fetched_again(
+    tmp_path: Path, fetched: list[tuple[int, int]], damage: str
+) -> None:
     tar, entry = shard(tmp_path)
     made(tmp_path).read(tar, entry, 0, 3 * BLOCK_BYTES)
     (path,) = (tmp_path / "cache").glob("*.blocks")
@@ -119,11 +127,16 @@ def test_a_damaged_entry_is_fetched_again(tmp_path: Path, fetched: list[tuple[in
     path.write_bytes(data[:middle] if damage == "cut" else b"" if damage == "empty" else data)
     fetched.clear()
     for _ in range(2):
-        assert made(tmp_path).read(tar, entry, 0, 3 * BLOCK_BYTES) == tar.read_bytes()[: 3 * BLOCK_BYTES]
+        assert (
+            made(tmp_path).read(tar, entry, 0, 3 * BLOCK_BYTES)
+            == tar.read_bytes()[: 3 * BLOCK_BYTES]
+        )
     assert len(fetched) == 1
 
 
-def test_the_least_recently_used_shards_make_room(tmp_path: Path, fetched: list[tuple[int, int]]) -> None:
+def test_the_least_recently_used_shards_make_room(
+    tmp_path: Path, fetched: list[tuple[int, int]]
+) -> None:
     blocks = made(tmp_path, 4 * NUM_BYTES)
     shards = [shard(tmp_path, seed) for seed in range(6)]
     for age, (tar, entry) in enumerate(shards):
@@ -143,7 +156,10 @@ def test_the_least_recently_used_shards_make_room(tmp_path: Path, fetched: list[
 def hammer(folder: Path, seed: int, max_bytes: int, faults: "multiprocessing.Queue[str]") -> None:
     blocks, rng = made(folder, max_bytes), random.Random(seed)
     shards = [(folder / f"{number}.tar", number) for number in range(6)]
-    entries = {number: FileEntry.model_validate_json((folder / f"{number}.json").read_text()) for _, number in shards}
+    entries = {
+        number: FileEntry.model_validate_json((folder / f"{number}.json").read_text())
+        for _, number in shards
+    }
     for _ in range(300):
         tar, number = rng.choice(shards)
         begin, num_bytes = rng.randrange(NUM_BYTES), rng.randrange(1, 4 * BLOCK_BYTES)
@@ -155,7 +171,9 @@ def hammer(folder: Path, seed: int, max_bytes: int, faults: "multiprocessing.Que
 
 
 def used_now(folder: Path) -> int:
-    """While no other process makes room, so that no file is counted that was gone before another grew."""
+    """While no other process makes room, so that no file is counted that was gone before another
+    grew.
+    """
     with open(folder / "cache" / "lock", "rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         return used(folder)
@@ -201,10 +219,14 @@ def test_a_process_killed_while_it_writes_does_no_harm(tmp_path: Path, milliseco
         process.send_signal(signal.SIGKILL)
     tar, entry = shard(tmp_path)
     for begin in range(0, NUM_BYTES, 3 * BLOCK_BYTES):
-        assert made(tmp_path).read(tar, entry, begin, 3 * BLOCK_BYTES) == read_range(tar, begin, 3 * BLOCK_BYTES)
+        assert made(tmp_path).read(tar, entry, begin, 3 * BLOCK_BYTES) == read_range(
+            tar, begin, 3 * BLOCK_BYTES
+        )
 
 
-def test_a_disk_that_fails_is_told_once_and_reading_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_disk_that_fails_is_told_once_and_reading_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     tar, entry = shard(tmp_path)
     blocks = made(tmp_path)
     (tmp_path / "cache" / "lock").unlink()
@@ -212,10 +234,16 @@ def test_a_disk_that_fails_is_told_once_and_reading_goes_on(tmp_path: Path, caps
     (tmp_path / "cache").write_text("no folder")
     for _ in range(2):
         assert blocks.read(tar, entry, 5, 9) == tar.read_bytes()[5:14]
-    assert capsys.readouterr().err == f"shards.cache_dir {tmp_path}/cache: Not a directory; reading without the cache\n"
+    assert (
+        capsys.readouterr().err
+        == f"shards.cache_dir {tmp_path}/cache: Not a directory; reading without the cache\n"
+    )
 
 
 def test_a_cache_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"shards\.cache_dir .*file/cache: cannot be written to \(Not a directory\)"):
+    with pytest.raises(
+        InputError,
+        match=r"shards\.cache_dir .*file/cache: cannot be written to \(Not a directory\)",
+    ):
         open_cache(str(tmp_path / "file" / "cache"), 2**20)

@@ -1,4 +1,6 @@
-"""The catalog: every video that a list names and every file that could be one, with label, split and key."""
+"""The catalog: every video that a list names and every file that could be one, with label, split
+and key.
+"""
 
 from collections import Counter
 from pathlib import Path
@@ -70,7 +72,10 @@ def test_a_path_that_could_leave_the_output_is_refused_by_name(path: str) -> Non
 def test_a_class_with_control_characters_is_refused_with_its_place(name: str) -> None:
     with pytest.raises(InputError) as caught:
         csv_catalog([Listed("x.avi", name, "train", "my.csv line 2")], ["x.avi"])
-    assert str(caught.value) == f"my.csv line 2: class {name!r}; expected a name without control characters"
+    assert (
+        str(caught.value)
+        == f"my.csv line 2: class {name!r}; expected a name without control characters"
+    )
 
 
 def test_a_link_that_leaves_the_root_is_followed_and_keyed_by_its_own_name(tmp_path: Path) -> None:
@@ -90,30 +95,47 @@ def test_ucf101_labels_are_class_numbers_less_one_and_absent_files_stay() -> Non
         ("Jack/v_Jack_g01.avi", 2, "test", True),
         ("Jack/v_Jack_g02.avi", 2, "test", False),
     ]
-    assert catalog.warnings == ("2 classes of the lists have no folder: Bend (1 videos), HandstandPushups (1 videos)",)
+    assert catalog.warnings == (
+        "2 classes of the lists have no folder: Bend (1 videos), HandstandPushups (1 videos)",
+    )
 
 
 def test_case_may_differ_between_list_and_disk_and_an_exact_match_wins() -> None:
-    files = ["HandStandPushups/v_HandstandPushups_g01.avi", "bend/v_bend_g01.avi", "Bend/v_Bend_g01.avi"]
+    files = [
+        "HandStandPushups/v_HandstandPushups_g01.avi",
+        "bend/v_bend_g01.avi",
+        "Bend/v_Bend_g01.avi",
+    ]
     catalog = ucf101_catalog(LISTS, files)
     assert [video.path for video in catalog.videos if video.present] == [
         "Bend/v_Bend_g01.avi",
         "HandStandPushups/v_HandstandPushups_g01.avi",
     ]
-    assert {video.class_name for video in catalog.videos if video.present} == {"Bend", "HandstandPushups"}
+    assert {video.class_name for video in catalog.videos if video.present} == {
+        "Bend",
+        "HandstandPushups",
+    }
 
 
 def test_files_that_no_list_names_are_told_in_one_line() -> None:
-    files = [f"Bend/{number}.avi" for number in range(7)] + ["Jack/v_Jack_g01.avi", "HandstandPushups/x.avi"]
+    files = [f"Bend/{number}.avi" for number in range(7)] + [
+        "Jack/v_Jack_g01.avi",
+        "HandstandPushups/x.avi",
+    ]
     assert ucf101_catalog(LISTS, files).warnings == (
-        "8 files (Bend/0.avi, Bend/1.avi, Bend/2.avi, Bend/3.avi, Bend/4.avi and 3 more) that no list names, left out",
+        "8 files (Bend/0.avi, Bend/1.avi, Bend/2.avi, Bend/3.avi, Bend/4.avi and 3 more) that no "
+        "list names, left out",
     )
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("trainlist01.txt", "Run/a.avi 4\n", "trainlist01.txt line 1: class 'Run' is not in classInd.txt"),
+        (
+            "trainlist01.txt",
+            "Run/a.avi 4\n",
+            "trainlist01.txt line 1: class 'Run' is not in classInd.txt",
+        ),
         (
             "trainlist01.txt",
             "Jack/a.avi 1\n",
@@ -122,7 +144,8 @@ def test_files_that_no_list_names_are_told_in_one_line() -> None:
         (
             "testlist01.txt",
             "\nBend/v_Bend_g01.avi\n",
-            "testlist01.txt line 2: Bend/v_Bend_g01.avi is in trainlist01.txt line 1 already; expected each video once",
+            "testlist01.txt line 2: Bend/v_Bend_g01.avi is in trainlist01.txt line 1 already; "
+            "expected each video once",
         ),
     ],
 )
@@ -182,7 +205,9 @@ def test_a_file_in_a_split_but_in_no_class_is_refused() -> None:
 def test_two_videos_with_one_key_are_both_named() -> None:
     with pytest.raises(InputError) as caught:
         folders_catalog(["a/v.1.avi", "a/v_1.mp4"], "root")
-    assert str(caught.value) == "two videos with one key 'a/v_1': a/v.1.avi and a/v_1.mp4; rename one"
+    assert (
+        str(caught.value) == "two videos with one key 'a/v_1': a/v.1.avi and a/v_1.mp4; rename one"
+    )
 
 
 def test_csv_labels_that_are_numbers_are_sorted_as_numbers() -> None:
@@ -194,7 +219,16 @@ def test_csv_labels_that_are_numbers_are_sorted_as_numbers() -> None:
 
 
 def test_every_file_that_is_not_hidden_or_text_could_be_a_video(tmp_path: Path) -> None:
-    touch(tmp_path, "a/-x.avi", "a/empty.mp4", "a/song.mp3", "a/bare", "a/labels.txt", "a/.hidden.avi", ".git/b.avi")
+    touch(
+        tmp_path,
+        "a/-x.avi",
+        "a/empty.mp4",
+        "a/song.mp3",
+        "a/bare",
+        "a/labels.txt",
+        "a/.hidden.avi",
+        ".git/b.avi",
+    )
     (tmp_path / "a" / "link.avi").symlink_to("nowhere")
     (tmp_path / "a" / "loop").symlink_to(tmp_path)
     catalog = read_catalog("folders", str(tmp_path))
@@ -208,7 +242,9 @@ def test_every_file_that_is_not_hidden_or_text_could_be_a_video(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("folder", ["videos", "splits", "elsewhere"])
-def test_split_lists_are_found_in_the_root_beside_it_or_where_told(tmp_path: Path, folder: str) -> None:
+def test_split_lists_are_found_in_the_root_beside_it_or_where_told(
+    tmp_path: Path, folder: str
+) -> None:
     touch(tmp_path, "videos/Jack/v_Jack_g01.avi", f"{folder}/x.txt")
     for name, text in LISTS.items():
         (tmp_path / folder / name).write_text(text)
@@ -221,7 +257,10 @@ def test_what_is_not_there_is_told_in_one_line_with_its_path(tmp_path: Path) -> 
     for name, text in LISTS.items():
         (tmp_path / name).write_text(text)
     (tmp_path / "my.csv").write_text("path,label\nb.avi,x\nc.avi,x\n")
-    absent, beside = tmp_path / "absent", f"{tmp_path}/trainlist07.txt; there is classInd.txt, testlist01.txt"
+    absent, beside = (
+        tmp_path / "absent",
+        f"{tmp_path}/trainlist07.txt; there is classInd.txt, testlist01.txt",
+    )
     for arguments, message in [
         ({"kind": "folders", "root": str(absent)}, f"dataset.root {absent}: no such folder"),
         ({"kind": "ucf101", "root": str(root)}, "dataset.splits: not set, and no classInd.txt in"),
@@ -230,7 +269,8 @@ def test_what_is_not_there_is_told_in_one_line_with_its_path(tmp_path: Path) -> 
         ({"kind": "csv", "root": str(root), "annotations": str(absent)}, f"no file {absent}"),
         (
             {"kind": "csv", "root": str(root), "annotations": str(tmp_path / "my.csv")},
-            f"dataset.root {root}: holds none of the 2 videos that the lists name; first looked for: b.avi",
+            f"dataset.root {root}: holds none of the 2 videos that the lists name; first looked "
+            "for: b.avi",
         ),
     ]:
         with pytest.raises(InputError) as caught:
@@ -246,15 +286,21 @@ def test_a_list_without_videos_is_an_empty_catalog(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-@pytest.mark.parametrize(("fold", "train", "test"), [(1, 9537, 3783), (2, 9586, 3734), (3, 9624, 3696)])
-def test_the_official_ucf101_lists_name_13320_videos(real_data: Path, fold: int, train: int, test: int) -> None:
+@pytest.mark.parametrize(
+    ("fold", "train", "test"), [(1, 9537, 3783), (2, 9586, 3734), (3, 9624, 3696)]
+)
+def test_the_official_ucf101_lists_name_13320_videos(
+    real_data: Path, fold: int, train: int, test: int
+) -> None:
     catalog = read_catalog("ucf101", str(real_data / "ucf101" / "videos"), fold=fold)
     assert Counter(video.split for video in catalog.videos) == {"train": train, "test": test}
     assert len(catalog.videos) == 13_320
     assert len(catalog.classes) == 101
     assert sum(video.present for video in catalog.videos) == 67
     assert len(catalog.warnings) == 1
-    assert catalog.warnings[0].startswith("55 classes of the lists have no folder: ApplyEyeMakeup (145 videos)")
+    assert catalog.warnings[0].startswith(
+        "55 classes of the lists have no folder: ApplyEyeMakeup (145 videos)"
+    )
 
 
 @pytest.mark.real
@@ -265,11 +311,16 @@ def test_handstand_pushups_is_found_whatever_the_case_of_its_folder(real_data: P
     for folder in ("HandstandPushups", "HandStandPushups"):
         catalog = ucf101_catalog(lists, [f"{folder}/v_HandStandPushups_g08_c03.avi"])
         (video,) = (video for video in catalog.videos if video.present)
-        assert (video.class_name, catalog.classes[video.label]) == ("HandstandPushups", "HandstandPushups")
+        assert (video.class_name, catalog.classes[video.label]) == (
+            "HandstandPushups",
+            "HandstandPushups",
+        )
 
 
 @pytest.mark.real
-def test_the_official_kinetics_csv_gives_400_classes_and_every_video_absent(real_data: Path) -> None:
+def test_the_official_kinetics_csv_gives_400_classes_and_every_video_absent(
+    real_data: Path,
+) -> None:
     splits = real_data / "kinetics400" / "splits"
     listed = parse_kinetics((splits / "kinetics-400_val.csv").read_text(), "kinetics-400_val.csv")
     catalog = kinetics_catalog(listed, [])

@@ -13,7 +13,11 @@ from tests.test_verify import rewritten
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     found = [path] if path else []
     for name, command in group.commands.items():
-        found += commands(command, (*path, name)) if isinstance(command, click.Group) else [(*path, name)]
+        found += (
+            commands(command, (*path, name))
+            if isinstance(command, click.Group)
+            else [(*path, name)]
+        )
     return found
 
 
@@ -52,7 +56,10 @@ def test_a_wrong_option_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> Non
     ids=" ".join,
 )
 def test_an_absent_input_is_one_line_and_code_1(
-    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(monkeypatch, *arguments) == 1
@@ -64,7 +71,10 @@ def test_an_absent_input_is_one_line_and_code_1(
 
 
 def test_info_verify_and_preview_tell_of_a_sound_dataset(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert run(monkeypatch, "shards", "verify", str(dataset)) == 0
     assert run(monkeypatch, "shards", "info", str(dataset)) == 0
@@ -72,7 +82,19 @@ def test_info_verify_and_preview_tell_of_a_sound_dataset(
     assert f"{dataset}: sound" in told
     assert "train: 3 samples of 2 classes in 2 shards, 24 frames" in told
     picture = tmp_path / "preview.png"
-    assert run(monkeypatch, "shards", "preview", str(dataset), "--key", "left/train0", "--out", str(picture)) == 0
+    assert (
+        run(
+            monkeypatch,
+            "shards",
+            "preview",
+            str(dataset),
+            "--key",
+            "left/train0",
+            "--out",
+            str(picture),
+        )
+        == 0
+    )
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 

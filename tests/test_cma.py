@@ -66,7 +66,9 @@ def test_forward_and_map_are_the_softmax_written_out(size: tuple[int, int]) -> N
 
 @pytest.mark.parametrize("size", [(5, 6), (2, 4)])
 def test_gradients_are_those_of_the_softmax_written_out(size: tuple[int, int]) -> None:
-    """In float64: a block that folds regroups its convolutions, query's bias included, and nothing may be lost."""
+    """In float64: a block that folds regroups its convolutions, query's bias included, and nothing
+    may be lost.
+    """
     block = trained_block().double()
     x, y = (torch.randn(2, 8, *size).double().requires_grad_() for _ in range(2))
     weights, inputs = torch.randn(2, 8, *size).double(), [x, y, *block.parameters()]
@@ -94,11 +96,15 @@ def test_forward_reads_the_positions_the_map_points_to() -> None:
         row, left = divmod(int(column), 2)
         features[:, :, 2 * row : 2 * row + 2, 2 * left : 2 * left + 2] -= 3
     before = block(x, y)[..., 1, 1]
-    assert (block(x, read)[..., 1, 1] - before).abs().max() > 100 * (block(x, unread)[..., 1, 1] - before).abs().max()
+    assert (block(x, read)[..., 1, 1] - before).abs().max() > 100 * (
+        block(x, unread)[..., 1, 1] - before
+    ).abs().max()
 
 
 def test_with_one_modality_it_is_the_non_local_block() -> None:
-    """Embedded Gaussian, sub-sampled by max-pooling, as Wang et al. (2018) write it: z = BN(W softmax(t p) g) + x."""
+    """Embedded Gaussian, sub-sampled by max-pooling, as Wang et al. (2018) write it: z = BN(W
+    softmax(t p) g) + x.
+    """
     block, x = trained_block(channels=6), torch.randn(2, 6, 4, 4)
     theta = block.query(x).reshape(2, 3, 16).permute(0, 2, 1)
     phi = nn.functional.max_pool2d(x, 2)

@@ -1,4 +1,6 @@
-"""Merge, subset and index: the same bytes in other datasets, labels that follow the classes, nothing twice."""
+"""Merge, subset and index: the same bytes in other datasets, labels that follow the classes,
+nothing twice.
+"""
 
 import shutil
 import tarfile
@@ -37,7 +39,9 @@ def resettle(dataset: Path, **changes: object) -> Path:
 
 
 def write_other(
-    folder: Path, classes: tuple[str, str] = ("right", "up"), settings: dict[str, object] | None = None
+    folder: Path,
+    classes: tuple[str, str] = ("right", "up"),
+    settings: dict[str, object] | None = None,
 ) -> Path:
     """A dataset of one training and one test video of other classes, and a missing one."""
     plain = make_catalog({"val": 2})
@@ -46,7 +50,9 @@ def write_other(
         name = classes[video.label]
         key = f"{name}/{video.key.rpartition('/')[2]}"
         videos.append(type(video)(key, f"{key}.avi", name, video.label, video.split, True))
-    gone = type(videos[0])(f"{classes[0]}/gone", f"{classes[0]}/gone.avi", classes[0], 0, "val", False)
+    gone = type(videos[0])(
+        f"{classes[0]}/gone", f"{classes[0]}/gone.avi", classes[0], 0, "val", False
+    )
     catalog = Catalog(classes, (*videos, gone), ())
     jobs = plan_jobs(catalog.videos, 2, seed=0)
     for job in jobs:
@@ -55,7 +61,9 @@ def write_other(
     return folder
 
 
-def test_a_merge_holds_every_sample_under_the_label_of_its_class(dataset: Path, tmp_path: Path) -> None:
+def test_a_merge_holds_every_sample_under_the_label_of_its_class(
+    dataset: Path, tmp_path: Path
+) -> None:
     other = write_other(tmp_path / "other")
     rows = merge([dataset, other], tmp_path / "out")
     assert list(faults(tmp_path / "out")) == []
@@ -63,13 +71,20 @@ def test_a_merge_holds_every_sample_under_the_label_of_its_class(dataset: Path, 
     assert stored(tmp_path / "out") == stored(dataset) | stored(other)
     merged = ShardDataset(tmp_path / "out")
     assert merged.manifest.classes == ("left", "right", "up")
-    assert {sample.index.key: sample.index.label for sample in merged.samples("val")} == {"right/val0": 1, "up/val1": 2}
+    assert {sample.index.key: sample.index.label for sample in merged.samples("val")} == {
+        "right/val0": 1,
+        "up/val1": 2,
+    }
     assert read_meta(merged.sample("up/val1")).label == 2
-    assert {row.key: row.label for row in read_videos(tmp_path / "out" / "videos.parquet")}["right/gone"] == 1
+    assert {row.key: row.label for row in read_videos(tmp_path / "out" / "videos.parquet")}[
+        "right/gone"
+    ] == 1
     assert list(merged.manifest.splits) == ["test", "train", "val"]
 
 
-def test_merging_twice_gives_the_same_bytes_and_a_second_run_changes_nothing(dataset: Path, tmp_path: Path) -> None:
+def test_merging_twice_gives_the_same_bytes_and_a_second_run_changes_nothing(
+    dataset: Path, tmp_path: Path
+) -> None:
     other = write_other(tmp_path / "other")
     merge([dataset, other], tmp_path / "x")
     before = digests(tmp_path / "x")
@@ -88,8 +103,14 @@ def test_two_sources_with_one_video_are_named_with_it(dataset: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"flow_codec": FlowCodec(bound=15.0, zero=128, levels=127)}, "flow of two codecs cannot be mixed"),
-        ({"settings": {"preprocess.bound": 15.0}}, r"made with preprocess.bound = 15.0, .* with 20.0"),
+        (
+            {"flow_codec": FlowCodec(bound=15.0, zero=128, levels=127)},
+            "flow of two codecs cannot be mixed",
+        ),
+        (
+            {"settings": {"preprocess.bound": 15.0}},
+            r"made with preprocess.bound = 15.0, .* with 20.0",
+        ),
     ],
 )
 def test_what_cannot_be_mixed_is_refused_with_the_difference(
@@ -100,8 +121,12 @@ def test_what_cannot_be_mixed_is_refused_with_the_difference(
         merge([dataset, other], tmp_path / "out")
 
 
-def test_settings_that_only_choose_videos_may_differ_and_are_left_out(dataset: Path, tmp_path: Path) -> None:
-    other = resettle(write_other(tmp_path / "other"), settings={"preprocess.bound": 20.0, "preprocess.seed": 7})
+def test_settings_that_only_choose_videos_may_differ_and_are_left_out(
+    dataset: Path, tmp_path: Path
+) -> None:
+    other = resettle(
+        write_other(tmp_path / "other"), settings={"preprocess.bound": 20.0, "preprocess.seed": 7}
+    )
     merge([dataset, other], tmp_path / "out")
     settings = read_manifest(tmp_path / "out").settings
     assert settings["preprocess.bound"] == 20.0
@@ -123,10 +148,14 @@ def test_a_subset_holds_what_every_choice_keeps(
 ) -> None:
     subset(dataset, tmp_path / "out", **choice)
     assert list(faults(tmp_path / "out")) == []
-    assert stored(tmp_path / "out") == {key: data for key, data in stored(dataset).items() if key in kept}
+    assert stored(tmp_path / "out") == {
+        key: data for key, data in stored(dataset).items() if key in kept
+    }
 
 
-def test_a_subset_of_classes_numbers_them_anew_in_json_index_and_table(dataset: Path, tmp_path: Path) -> None:
+def test_a_subset_of_classes_numbers_them_anew_in_json_index_and_table(
+    dataset: Path, tmp_path: Path
+) -> None:
     subset(dataset, tmp_path / "out", classes=["right"])
     out = ShardDataset(tmp_path / "out")
     assert out.manifest.classes == ("right",)
@@ -188,19 +217,25 @@ def test_bare_tars_become_a_dataset_with_the_same_index(dataset: Path) -> None:
     assert {row.split for row in rows} == {"train", "test"}
 
 
-def test_tars_without_split_folders_have_the_split_of_their_name(dataset: Path, tmp_path: Path) -> None:
+def test_tars_without_split_folders_have_the_split_of_their_name(
+    dataset: Path, tmp_path: Path
+) -> None:
     (tmp_path / "flat").mkdir()
     for tar in dataset.rglob("*.tar"):
         shutil.copy(tar, tmp_path / "flat")
     index_dataset(tmp_path / "flat", OURS)
     assert list(faults(tmp_path / "flat")) == []
-    assert {split: len(ShardDataset(tmp_path / "flat").samples(split)) for split in ("train", "test")} == {
+    assert {
+        split: len(ShardDataset(tmp_path / "flat").samples(split)) for split in ("train", "test")
+    } == {
         "train": 3,
         "test": 2,
     }
 
 
-def reordered(tar: Path, order: Callable[[list[tuple[str, bytes]]], list[tuple[str, bytes]]]) -> None:
+def reordered(
+    tar: Path, order: Callable[[list[tuple[str, bytes]]], list[tuple[str, bytes]]]
+) -> None:
     """Write a tar again with its members changed."""
     with tarfile.open(tar) as old:
         members = [(member.name, old.extractfile(member).read()) for member in old]
@@ -218,7 +253,10 @@ def reordered(tar: Path, order: Callable[[list[tuple[str, bytes]]], list[tuple[s
             lambda m: [m[0], m[2], m[1], *m[3:]],
             r"left/test0\.rgb\.00001\.jpg where left/test0\.rgb\.00000\.jpg belongs",
         ),
-        (lambda m: [*m[:8], *m[9:]], r"left/test0\.flow_y\.00000\.jpg where left/test0\.flow_x\.00000\.jpg belongs"),
+        (
+            lambda m: [*m[:8], *m[9:]],
+            r"left/test0\.flow_y\.00000\.jpg where left/test0\.flow_x\.00000\.jpg belongs",
+        ),
         (lambda m: m[:-1], r"the end of the shard where .*\.flow_y\.00006\.jpg belongs"),
         (lambda m: m[1:], r"left/test0\.rgb\.00000\.jpg: expected a sample's KEY.json here"),
         (lambda m: [(m[0][0], b"{}"), *m[1:]], "damaged JSON member"),
@@ -248,8 +286,12 @@ def test_a_dataset_that_has_a_manifest_is_not_indexed_again(dataset: Path) -> No
         index_dataset(dataset, OURS)
 
 
-def test_the_plan_mixes_training_samples_by_their_keys_hash_and_keeps_the_order_of_other_keys() -> None:
-    items = [VideoFolder(f"a/v{n}", "a", 0, split) for split in ("val", "train") for n in (3, 0, 2, 1)]
+def test_the_plan_mixes_training_samples_by_their_keys_hash_and_keeps_the_order_of_other_keys() -> (
+    None
+):
+    items = [
+        VideoFolder(f"a/v{n}", "a", 0, split) for split in ("val", "train") for n in (3, 0, 2, 1)
+    ]
     plans = plan_shards(items, 3)
     assert [(plan.name, [item.key for item in plan.items]) for plan in plans] == [
         ("train-000000", ["a/v0", "a/v3", "a/v2"]),

@@ -8,7 +8,12 @@ import pytest
 from preprocess.containers import ContainerError, check_boxes, count_blocks, matroska_blocks
 from tests.videos import moving_square, write_sound, write_video
 
-EBML, SEGMENT, TRACKS, CLUSTER = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\x16\x54\xae\x6b", b"\x1f\x43\xb6\x75"
+EBML, SEGMENT, TRACKS, CLUSTER = (
+    b"\x1a\x45\xdf\xa3",
+    b"\x18\x53\x80\x67",
+    b"\x16\x54\xae\x6b",
+    b"\x1f\x43\xb6\x75",
+)
 UNKNOWN = b"\x01" + b"\xff" * 7
 
 
@@ -63,7 +68,10 @@ def test_clusters_of_unknown_size_follow_one_another() -> None:
         (matroska(element(CLUSTER, BLOCKS))[:-1], "ends 1 bytes after the file"),
         (matroska(element(CLUSTER, BLOCKS), size=UNKNOWN)[:-3], "ends 3 bytes after the file"),
         (matroska(element(CLUSTER, BLOCKS + b"\x77\x81x")), "no Matroska element starts there"),
-        (matroska(element(CLUSTER, element(b"\xa0", BLOCKS, b"\x84"))), "longer than what holds it"),
+        (
+            matroska(element(CLUSTER, element(b"\xa0", BLOCKS, b"\x84"))),
+            "longer than what holds it",
+        ),
         (matroska(element(CLUSTER, element(b"\xe7", bytes(9)))), "longer than what holds it"),
         (matroska(element(CLUSTER, simple_block(7))), "track 7, which the header does not name"),
     ],
@@ -108,5 +116,7 @@ def test_boxes_that_tile_the_file_pass(content: bytes) -> None:
 @pytest.mark.parametrize("num_missing", [1, 20])
 def test_a_box_that_ends_after_the_file_is_found(num_missing: int) -> None:
     content = (box(b"ftyp", b"isom") + box(b"mdat", bytes(30)))[:-num_missing]
-    with pytest.raises(ContainerError, match=f"element at byte 12 ends {num_missing} bytes after the file"):
+    with pytest.raises(
+        ContainerError, match=f"element at byte 12 ends {num_missing} bytes after the file"
+    ):
         check_boxes(BytesIO(content), len(content))

@@ -1,4 +1,6 @@
-"""Decoding: every frame, upright, of the wanted size, or a VideoError; never fewer frames without a word."""
+"""Decoding: every frame, upright, of the wanted size, or a VideoError; never fewer frames without a
+word.
+"""
 
 import pickle
 from pathlib import Path
@@ -24,7 +26,9 @@ def decoded(
     max_pixels: int | None = None,
 ) -> tuple[VideoInfo, list[NDArray[np.uint8]]]:
     """The info and the chunks of a video."""
-    with open_video(path, size=size, short_side=short_side, chunk_frames=chunk_frames, max_pixels=max_pixels) as video:
+    with open_video(
+        path, size=size, short_side=short_side, chunk_frames=chunk_frames, max_pixels=max_pixels
+    ) as video:
         return video.info, list(video)
 
 
@@ -100,9 +104,15 @@ def test_every_frame_of_every_container_comes_out_in_order(
 
 @pytest.mark.parametrize(
     ("codec", "name", "pix_fmt"),
-    [("mpeg4", "a.avi", "yuv420p"), ("mjpeg", "a.avi", "yuvj444p"), ("libx264", "a.mp4", "yuv420p")],
+    [
+        ("mpeg4", "a.avi", "yuv420p"),
+        ("mjpeg", "a.avi", "yuvj444p"),
+        ("libx264", "a.mp4", "yuv420p"),
+    ],
 )
-def test_colours_come_in_rgb_order_and_full_range(tmp_path: Path, codec: str, name: str, pix_fmt: str) -> None:
+def test_colours_come_in_rgb_order_and_full_range(
+    tmp_path: Path, codec: str, name: str, pix_fmt: str
+) -> None:
     path = write_video(tmp_path / name, [corners()] * 2, codec=codec, pix_fmt=pix_fmt)
     frame = decoded(path)[1][0][0].astype(int)
     places = [(12, 16), (12, 48), (36, 16), (36, 48)]
@@ -127,7 +137,9 @@ def test_rotation_is_counter_clockwise_and_the_picture_stands_upright(
     frame = chunks[0][0].astype(int)
     assert (info.width, info.height) == ((48, 64) if rotation % 180 else (64, 48))
     assert frame.shape == (40, 80, 3)
-    for (row, column), colour in zip([(10, 20), (10, 60), (30, 20), (30, 60)], upright, strict=True):
+    for (row, column), colour in zip(
+        [(10, 20), (10, 60), (30, 20), (30, 60)], upright, strict=True
+    ):
         assert np.abs(frame[row, column] - colour).max() <= 12
 
 
@@ -141,7 +153,9 @@ def test_the_short_side_is_that_of_the_upright_picture(
 
 def test_shrinking_averages_what_it_merges(tmp_path: Path) -> None:
     checkers = np.indices((48, 64)).sum(axis=0)[..., None] % 2 * np.full(3, 255)
-    path = write_video(tmp_path / "a.mkv", [checkers.astype(np.uint8)] * 2, codec="ffv1", pix_fmt="bgr0")
+    path = write_video(
+        tmp_path / "a.mkv", [checkers.astype(np.uint8)] * 2, codec="ffv1", pix_fmt="bgr0"
+    )
     frame = decoded(path, size=(16, 12))[1][0][0].astype(int)
     assert np.abs(frame[2:-2, 2:-2] - 127.5).max() < 24
 
@@ -160,7 +174,9 @@ def test_decoding_twice_and_with_more_threads_gives_the_same_bytes(tmp_path: Pat
     path = write_video(tmp_path / "a.mp4", moving_square(20, 320, 240), codec="libx264")
     results = []
     for num_threads in (1, 1, 3):
-        with open_video(path, size=(100, 70), short_side=None, chunk_frames=32, num_threads=num_threads) as video:
+        with open_video(
+            path, size=(100, 70), short_side=None, chunk_frames=32, num_threads=num_threads
+        ) as video:
             results.append(np.concatenate(list(video)).tobytes())
     assert results[0] == results[1] == results[2]
 
@@ -191,7 +207,9 @@ def test_frames_that_an_edit_list_cuts_away_are_not_missed(tmp_path: Path) -> No
         ("noise.mp4", bytes(range(256)) * 8, Reason.UNREADABLE),
     ],
 )
-def test_a_file_that_is_no_video_is_unreadable(tmp_path: Path, name: str, content: bytes, reason: Reason) -> None:
+def test_a_file_that_is_no_video_is_unreadable(
+    tmp_path: Path, name: str, content: bytes, reason: Reason
+) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(VideoError) as caught:
         decoded(tmp_path / name)
@@ -228,8 +246,12 @@ def test_a_short_side_cannot_blow_a_narrow_video_up_beyond_max_pixels(tmp_path: 
         decoded(path, size=None, short_side=64, max_pixels=1_000_000)
 
 
-@pytest.mark.parametrize("name", ["-dash.avi", "a:b.avi", "http:a.avi", "per%03dcent.avi", "spa ce.avi"])
-def test_no_name_is_taken_for_anything_but_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["-dash.avi", "a:b.avi", "http:a.avi", "per%03dcent.avi", "spa ce.avi"]
+)
+def test_no_name_is_taken_for_anything_but_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     write_video(tmp_path / "a.avi", moving_square(3)).rename(tmp_path / name)
     monkeypatch.chdir(tmp_path)
     assert outcome(Path(name)) == ("frames", 3)
@@ -264,7 +286,9 @@ def test_tags_that_are_not_utf8_do_no_harm(tmp_path: Path) -> None:
 def test_a_truncated_video_is_never_a_shorter_video(
     tmp_path: Path, name: str, codec: str, muxer_options: dict[str, str], share: float
 ) -> None:
-    path = write_video(tmp_path / name, noise(40), codec=codec, muxer_options=muxer_options, sound=True)
+    path = write_video(
+        tmp_path / name, noise(40), codec=codec, muxer_options=muxer_options, sound=True
+    )
     assert outcome(path) == ("frames", 40)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
@@ -285,7 +309,11 @@ def test_a_damaged_video_has_all_its_frames_or_is_an_error(
     tmp_path: Path, name: str, codec: str, muxer_options: dict[str, str]
 ) -> None:
     path = write_video(
-        tmp_path / name, moving_square(40, 160, 120), codec=codec, muxer_options=muxer_options, sound=True
+        tmp_path / name,
+        moving_square(40, 160, 120),
+        codec=codec,
+        muxer_options=muxer_options,
+        sound=True,
     )
     content, rng = path.read_bytes(), np.random.default_rng(0)
     seen = set()
@@ -304,7 +332,9 @@ def test_a_matroska_block_that_ffmpeg_drops_silently_is_missed(tmp_path: Path) -
     head = b"\x81" + (20 * 40).to_bytes(2, "big")  # track 1, 800 ms
     assert content.count(head) == 1
     at = content.index(head) + len(head)
-    path.write_bytes(content[:at] + b"\x06" + content[at + 1 :])  # now it claims to hold several frames
+    path.write_bytes(
+        content[:at] + b"\x06" + content[at + 1 :]
+    )  # now it claims to hold several frames
     with pytest.raises(VideoError, match="of 40 coded pictures are there"):
         decoded(path)
 
@@ -326,8 +356,12 @@ def test_frames_before_the_damage_come_and_then_the_error(tmp_path: Path) -> Non
     assert str(tmp_path) not in caught.value.detail
 
 
-def test_ffmpeg_says_nothing_on_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    path = write_video(tmp_path / "a.mp4", moving_square(40), codec="libx264", muxer_options=FASTSTART)
+def test_ffmpeg_says_nothing_on_the_terminal(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = write_video(
+        tmp_path / "a.mp4", moving_square(40), codec="libx264", muxer_options=FASTSTART
+    )
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2] + bytes(300) + content[len(content) // 2 + 300 :])
     assert outcome(path)[0] == "decode_error"
@@ -357,7 +391,10 @@ AWKWARD = {
     "moviepy_transparent.webm": (150, None),
     "moviepy_with-attached-pic.mp3": (0, Reason.NO_VIDEO_STREAM),
     "mp4parse_bbb_sunflower_QCIF_30fps_h263_noaudio_1f.3gp": (1, None),
-    "mp4parse_bipbop_cbcs_video_init.mp4": (0, None),  # a header alone: the caller finds it too short
+    "mp4parse_bipbop_cbcs_video_init.mp4": (
+        0,
+        None,
+    ),  # a header alone: the caller finds it too short
     "mp4parse_chunk_out_of_range.mp4": (0, Reason.UNREADABLE),
     "mp4parse_hevc_white_frame.mp4": (1, None),
     "mp4parse_minimal.mp4": (1, None),
@@ -381,7 +418,9 @@ AWKWARD = {
 
 @pytest.mark.real
 @pytest.mark.parametrize("name", AWKWARD)
-def test_an_awkward_file_ends_as_frames_or_with_the_right_reason(real_data: Path, name: str) -> None:
+def test_an_awkward_file_ends_as_frames_or_with_the_right_reason(
+    real_data: Path, name: str
+) -> None:
     num_frames, reason = AWKWARD[name]
     assert outcome(real_data / "awkward" / name) == (reason or "frames", num_frames)
 

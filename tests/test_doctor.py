@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from preprocess import doctor
-from preprocess.doctor import FrameCost, Prediction, drawn_frames, gray_frames, predict, report, stage_rate
+from preprocess.doctor import (
+    FrameCost,
+    Prediction,
+    drawn_frames,
+    gray_frames,
+    predict,
+    report,
+    stage_rate,
+)
 from preprocess.shares import Node
 from preprocess.tvl1 import TvL1Params, open_engine
 

@@ -23,8 +23,9 @@ def test_every_class_is_as_frequent_as_every_other() -> None:
 
 
 def test_the_sum_of_the_scores_of_the_best_single_guesses_allows_half() -> None:
-    # The best score from colour alone is uniform over the row's labels; so is that from motion over the column's.
-    # Their sum is highest at the labels in both; a pair's own label is one of exactly two.
+    # The best score from colour alone is uniform over the row's labels; so is that from motion over
+    # the column's. Their sum is highest at the labels in both; a pair's own label is one of exactly
+    # two.
     right = 0.0
     for a, m in product(range(4), range(4)):
         both = set(TABLE[a]) & {TABLE[b][m] for b in range(4)}
@@ -35,8 +36,18 @@ def test_the_sum_of_the_scores_of_the_best_single_guesses_allows_half() -> None:
 
 def test_scores_made_for_their_sum_can_tell_all_pairs_but_one() -> None:
     # Found by integer programming, which also says that no scores tell 16.
-    of_colour = [[0, 2, 3, 2, 0, 0, 0, 0], [0, 0, 6, 3, 4, 0, 0, 0], [0, 0, 0, 0, 6, 9, 4, 8], [0, 1, 0, 0, 0, 0, 3, 1]]
-    of_motion = [[7, 0, 3, 0, 4, 0, 5, 0], [0, 5, 0, 4, 0, 6, 0, 6], [4, 0, 0, 3, 3, 0, 0, 2], [0, 9, 9, 0, 0, 0, 6, 0]]
+    of_colour = [
+        [0, 2, 3, 2, 0, 0, 0, 0],
+        [0, 0, 6, 3, 4, 0, 0, 0],
+        [0, 0, 0, 0, 6, 9, 4, 8],
+        [0, 1, 0, 0, 0, 0, 3, 1],
+    ]
+    of_motion = [
+        [7, 0, 3, 0, 4, 0, 5, 0],
+        [0, 5, 0, 4, 0, 6, 0, 6],
+        [4, 0, 0, 3, 3, 0, 0, 2],
+        [0, 9, 9, 0, 0, 0, 6, 0],
+    ]
     right = 0
     for a, m in product(range(4), range(4)):
         scores = np.add(of_colour[a], of_motion[m])

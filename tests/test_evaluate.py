@@ -1,4 +1,6 @@
-"""Scoring a run: as it stands, as it was behind a stage, and only branches that have learned to classify."""
+"""Scoring a run: as it stands, as it was behind a stage, and only branches that have learned to
+classify.
+"""
 
 import json
 from pathlib import Path
@@ -16,14 +18,18 @@ from train.run import read_run_settings
 from train.settings import ModelSettings
 
 
-def test_the_last_stage_and_an_earlier_one_have_files_of_their_own(dataset: Path, tmp_path: Path) -> None:
+def test_the_last_stage_and_an_earlier_one_have_files_of_their_own(
+    dataset: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "run"
     write_run(folder, dataset, stages=["flow", "iter1", "iter2"])
     test = read_run_settings(folder).test
     assert score_run(folder, test)["stage"] == "iter2"
     assert score_run(folder, test, stage="iter1")["stage"] == "iter1"
     assert score_run(folder, test, stage="flow")["scores"].keys() == {"flow"}
-    last, first = (read_predictions(folder / f"predictions{suffix}.parquet") for suffix in ("", "-flow"))
+    last, first = (
+        read_predictions(folder / f"predictions{suffix}.parquet") for suffix in ("", "-flow")
+    )
     assert (last.about["stage"], first.about["stage"]) == ("iter2", "flow")
     assert (list(last.scores), list(first.scores)) == (["rgb", "flow"], ["flow"])
     assert (folder / "metrics-iter1.json").exists()
@@ -87,14 +93,19 @@ def test_shards_of_another_codec_are_refused_in_a_line(
     write_run(tmp_path / "run", dataset)
     manifest = read_manifest(dataset)
     codec = manifest.flow_codec.model_copy(update=changed)
-    (dataset / "dataset.json").write_bytes(manifest_bytes(manifest.model_copy(update={"flow_codec": codec})))
+    (dataset / "dataset.json").write_bytes(
+        manifest_bytes(manifest.model_copy(update={"flow_codec": codec}))
+    )
     with pytest.raises(InputError, match=message) as told:
         score_run(tmp_path / "run", read_run_settings(tmp_path / "run").test)
     assert "\n" not in str(told.value)
 
 
 def test_the_command_scores_a_stage(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_run(tmp_path / "run", dataset)
     assert run(monkeypatch, "test", str(tmp_path / "run"), "--stage", "flow") == 0

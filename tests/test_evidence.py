@@ -1,4 +1,6 @@
-"""Runs sorted by what they tell: folds are pooled, seeds give a spread, and what does not compare is refused."""
+"""Runs sorted by what they tell: folds are pooled, seeds give a spread, and what does not compare
+is refused.
+"""
 
 from pathlib import Path
 
@@ -24,12 +26,21 @@ LABELS = [0, 1, 2, 0]
         ("cma_nonlocal", "iter1", ("cma_nonlocal", 1)),
     ],
 )
-def test_a_stage_is_evidence_of_a_network_and_an_iteration(kind: str, stage: str, case: tuple[str, int]) -> None:
+def test_a_stage_is_evidence_of_a_network_and_an_iteration(
+    kind: str, stage: str, case: tuple[str, int]
+) -> None:
     assert case_of(kind, stage) == case
 
 
 def test_runs_on_other_videos_are_pooled(tmp_path: Path) -> None:
-    one = write_tested(tmp_path / "a", "two_stream", "rgb", {"rgb": [0, 1, 0, 1]}, LABELS, keys=["a", "b", "c", "d"])
+    one = write_tested(
+        tmp_path / "a",
+        "two_stream",
+        "rgb",
+        {"rgb": [0, 1, 0, 1]},
+        LABELS,
+        keys=["a", "b", "c", "d"],
+    )
     other = write_tested(tmp_path / "b", "two_stream", "rgb", {"rgb": [0]}, [0], keys=["e"])
     evidence = read_evidence([one, other])
     assert evidence.accuracy(("baseline", 0), RGB_ALONE) == Accuracy(3 / 5, 1.0, None)
@@ -54,7 +65,9 @@ def test_an_rgb_run_and_a_flow_run_are_a_two_stream(tmp_path: Path) -> None:
     assert len(evidence.cases[("baseline", 0)]) == 1
     # Where the branches differ both classes have 1, and the lower one is taken.
     assert evidence.accuracy(("baseline", 0), EQUAL) == Accuracy(1.0 * 3 / 4, 1.0, None)
-    assert evidence.accuracy(("baseline", 0), (1, 5)) == evidence.accuracy(("baseline", 0), FLOW_ALONE)
+    assert evidence.accuracy(("baseline", 0), (1, 5)) == evidence.accuracy(
+        ("baseline", 0), FLOW_ALONE
+    )
 
 
 def test_an_rgb_run_and_a_flow_run_on_other_videos_are_not(tmp_path: Path) -> None:
@@ -66,7 +79,9 @@ def test_an_rgb_run_and_a_flow_run_on_other_videos_are_not(tmp_path: Path) -> No
 
 
 def test_what_a_branch_was_not_scored_for_is_not_there(tmp_path: Path) -> None:
-    evidence = read_evidence([write_tested(tmp_path / "flow", "flow", "flow", {"flow": [0, 2, 2, 0]}, LABELS)])
+    evidence = read_evidence(
+        [write_tested(tmp_path / "flow", "flow", "flow", {"flow": [0, 2, 2, 0]}, LABELS)]
+    )
     assert evidence.accuracy(("baseline", 0), RGB_ALONE) is None
     assert evidence.accuracy(("baseline", 0), EQUAL) is None
     assert evidence.accuracy(("cma", 1), RGB_ALONE) is None
@@ -76,19 +91,27 @@ def test_what_a_branch_was_not_scored_for_is_not_there(tmp_path: Path) -> None:
 def test_every_stage_of_a_run_is_read(tmp_path: Path) -> None:
     run = write_tested(tmp_path / "cma", "cma", "iter3", {"rgb": [0, 1, 2, 0]}, LABELS)
     write_tested(run, "cma", "iter1", {"rgb": [0, 1, 2, 1]}, LABELS, suffix="-iter1")
-    assert {case: len(each) for case, each in read_evidence([run]).cases.items()} == {("cma", 1): 1, ("cma", 3): 1}
+    assert {case: len(each) for case, each in read_evidence([run]).cases.items()} == {
+        ("cma", 1): 1,
+        ("cma", 3): 1,
+    }
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"classes": ["a", "b", "c"]}, r"3 classes \(a, b, c \.\.\.\), .* has 3 classes \(left, right, up"),
+        (
+            {"classes": ["a", "b", "c"]},
+            r"3 classes \(a, b, c \.\.\.\), .* has 3 classes \(left, right, up",
+        ),
         ({"split": "test"}, "split test, .* has split val"),
         ({"crops": 1}, "crops 1, .* has crops 10"),
         ({"depth": 18}, "depth 18, .* has depth 50"),
     ],
 )
-def test_runs_that_do_not_compare_are_refused(tmp_path: Path, changed: dict[str, object], message: str) -> None:
+def test_runs_that_do_not_compare_are_refused(
+    tmp_path: Path, changed: dict[str, object], message: str
+) -> None:
     runs = [
         write_tested(tmp_path / "a", "cma", "iter1", {"rgb": [0]}, [0]),
         write_tested(tmp_path / "b", "cma", "iter1", {"rgb": [0]}, [0], **changed),

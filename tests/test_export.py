@@ -14,24 +14,34 @@ from tests.test_import import stored
 from tests.test_writer import digests
 
 
-def test_every_image_is_the_stored_bytes_under_the_names_of_the_layout(dataset: Path, tmp_path: Path) -> None:
+def test_every_image_is_the_stored_bytes_under_the_names_of_the_layout(
+    dataset: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "frames"
     assert export_rawframes(dataset, out) == 5
     with tarfile.open(dataset / "test" / "test-000000.tar") as tar:
         stored = {member.name: tar.extractfile(member).read() for member in tar}
     for t in range(7):
-        assert (out / f"left/test0/img_{t:05d}.jpg").read_bytes() == stored[f"left/test0.rgb.{t:05d}.jpg"]
+        assert (out / f"left/test0/img_{t:05d}.jpg").read_bytes() == stored[
+            f"left/test0.rgb.{t:05d}.jpg"
+        ]
     for t in range(6):
         for axis in "xy":
             name = f"flow_{axis}_{t:05d}.jpg"
-            assert (out / "left/test0" / name).read_bytes() == stored[f"left/test0.flow_{axis}.{t:05d}.jpg"]
+            assert (out / "left/test0" / name).read_bytes() == stored[
+                f"left/test0.flow_{axis}.{t:05d}.jpg"
+            ]
     assert len(list((out / "left/test0").iterdir())) == 7 + 2 * 6
 
 
 def test_the_lists_name_folder_count_and_label_of_each_split(dataset: Path, tmp_path: Path) -> None:
     export_rawframes(dataset, tmp_path)
-    assert (tmp_path / "train_rawframes.txt").read_text() == "left/train0 7 0\nleft/train2 9 0\nright/train1 8 1\n"
-    assert (tmp_path / "train_flow_rawframes.txt").read_text() == "left/train0 6 0\nleft/train2 8 0\nright/train1 7 1\n"
+    assert (
+        tmp_path / "train_rawframes.txt"
+    ).read_text() == "left/train0 7 0\nleft/train2 9 0\nright/train1 8 1\n"
+    assert (
+        tmp_path / "train_flow_rawframes.txt"
+    ).read_text() == "left/train0 6 0\nleft/train2 8 0\nright/train1 7 1\n"
     assert (tmp_path / "test_rawframes.txt").read_text() == "left/test0 7 0\nright/test1 8 1\n"
     assert (tmp_path / "classes.txt").read_text() == "left\nright\n"
 
@@ -48,7 +58,9 @@ def test_a_second_run_copies_only_what_is_missing(dataset: Path, tmp_path: Path)
     assert digests(out) == before
 
 
-def test_a_video_that_fails_midway_is_not_there(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_video_that_fails_midway_is_not_there(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "frames"
     whole = Copier.members
 
@@ -71,7 +83,9 @@ def test_a_video_that_fails_midway_is_not_there(dataset: Path, tmp_path: Path, m
 def test_a_folder_that_holds_something_else_is_not_touched(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "left" / "test0").mkdir(parents=True)
     (tmp_path / "left" / "test0" / "img_00000.jpg").write_text("mine")
-    with pytest.raises(InputError, match=r"left/test0: flow_x_00000.jpg has no bytes, expected \d+"):
+    with pytest.raises(
+        InputError, match=r"left/test0: flow_x_00000.jpg has no bytes, expected \d+"
+    ):
         export_rawframes(dataset, tmp_path)
     assert (tmp_path / "left" / "test0" / "img_00000.jpg").read_text() == "mine"
 
@@ -104,16 +118,22 @@ def test_a_damaged_shard_is_named_and_not_copied(dataset: Path, tmp_path: Path) 
         ("a/b", "push/pull", "push_pull/b"),
     ],
 )
-def test_a_folder_is_class_and_last_part_of_the_key_without_spaces(key: str, class_name: str, folder: str) -> None:
+def test_a_folder_is_class_and_last_part_of_the_key_without_spaces(
+    key: str, class_name: str, folder: str
+) -> None:
     assert video_folders([(key, class_name)]) == {key: folder}
 
 
 def test_two_keys_of_one_folder_are_both_named() -> None:
-    with pytest.raises(InputError, match="test/Run/v and train/Run/v: both would be the folder Run/v"):
+    with pytest.raises(
+        InputError, match="test/Run/v and train/Run/v: both would be the folder Run/v"
+    ):
         video_folders([("train/Run/v", "Run"), ("test/Run/v", "Run")])
 
 
-@pytest.mark.parametrize(("key", "class_name"), [("Run/..", "Run"), ("v", ".."), ("v", ""), ("Run/", "Run")])
+@pytest.mark.parametrize(
+    ("key", "class_name"), [("Run/..", "Run"), ("v", ".."), ("v", ""), ("Run/", "Run")]
+)
 def test_no_key_or_class_leads_out_of_the_output(key: str, class_name: str) -> None:
     with pytest.raises(InputError, match="not usable as the name of a folder"):
         video_folders([(key, class_name)])
@@ -130,15 +150,51 @@ def test_a_dataset_without_samples_in_a_split_has_no_list_of_it(tmp_path: Path) 
 
 
 def test_the_commands_go_round_and_tell_what_they_did(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     frames, back, part, both = (str(tmp_path / name) for name in ("frames", "back", "part", "both"))
     assert run(monkeypatch, "shards", "export", str(dataset), "--out", frames) == 0
     assert "5 of 5 videos copied" in capsys.readouterr().out
-    lists = [word for split in ("train", "test") for word in ("--splits", f"{frames}/{split}_rawframes.txt")]
-    assert run(monkeypatch, "shards", "import", frames, "--out", back, "--bound", "20", "--levels", "127", *lists) == 0
+    lists = [
+        word
+        for split in ("train", "test")
+        for word in ("--splits", f"{frames}/{split}_rawframes.txt")
+    ]
+    assert (
+        run(
+            monkeypatch,
+            "shards",
+            "import",
+            frames,
+            "--out",
+            back,
+            "--bound",
+            "20",
+            "--levels",
+            "127",
+            *lists,
+        )
+        == 0
+    )
     assert run(monkeypatch, "shards", "verify", "--fast", back) == 0
-    assert run(monkeypatch, "shards", "subset", back, "--out", part, "--split", "test", "--classes", "left,right") == 0
+    assert (
+        run(
+            monkeypatch,
+            "shards",
+            "subset",
+            back,
+            "--out",
+            part,
+            "--split",
+            "test",
+            "--classes",
+            "left,right",
+        )
+        == 0
+    )
     assert run(monkeypatch, "shards", "subset", back, "--out", f"{part}2", "--split", "train") == 0
     assert run(monkeypatch, "shards", "merge", part, f"{part}2", "--out", both) == 0
     assert run(monkeypatch, "shards", "verify", both) == 0
@@ -161,7 +217,9 @@ def test_bare_tars_and_a_video_preview_by_command(
         path.unlink()
     assert run(monkeypatch, "shards", "index", str(dataset), "--bound", "20") == 0
     assert run(monkeypatch, "shards", "verify", str(dataset)) == 0
-    assert run(monkeypatch, "shards", "preview", str(dataset), "--out", str(tmp_path / "p.mp4")) == 0
+    assert (
+        run(monkeypatch, "shards", "preview", str(dataset), "--out", str(tmp_path / "p.mp4")) == 0
+    )
     assert (tmp_path / "p.mp4").read_bytes()[4:8] == b"ftyp"
 
 
@@ -177,7 +235,10 @@ def test_bare_tars_and_a_video_preview_by_command(
     ids=" ".join,
 )
 def test_an_absent_input_is_one_line_and_nothing_is_made(
-    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(monkeypatch, "shards", *arguments) == 1

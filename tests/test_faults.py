@@ -1,7 +1,9 @@
-"""Faults of the machine and of the decoder, driven for real: processes killed and hung, a full disk, nodes that go.
+"""Faults of the machine and of the decoder, driven for real: processes killed and hung, a full
+disk, nodes that go.
 
-A video that is a named pipe holds the worker that opens it for as long as nobody writes: the test knows then which
-video which worker is in, and the decoder hangs for real. Every run ends in a sound dataset with one row a video.
+A video that is a named pipe holds the worker that opens it for as long as nobody writes: the test
+knows then which video which worker is in, and the decoder hangs for real. Every run ends in a sound
+dataset with one row a video.
 """
 
 import os
@@ -56,11 +58,15 @@ def write_pipe(root: Path, name: str) -> Path:
 
 
 @contextmanager
-def started(folder: Path, root: Path, out: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def started(
+    folder: Path, root: Path, out: Path, *arguments: str
+) -> Iterator[subprocess.Popen[str]]:
     config = folder / "pipeline.yaml"
     config.write_text(yaml.safe_dump(tree(root, out)))
     command = [sys.executable, "-m", "twinstream", "preprocess", "-c", str(config), *arguments]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         try:
             yield process
         finally:
@@ -101,14 +107,21 @@ def kill_reader(pipe: Path, driver: int) -> None:
 
 
 def told(out: Path) -> dict[str, tuple[str, str | None, str | None]]:
-    return {row.path: (row.status, row.reason, row.detail) for row in read_videos(out / "videos.parquet")}
+    return {
+        row.path: (row.status, row.reason, row.detail)
+        for row in read_videos(out / "videos.parquet")
+    }
 
 
-def test_videos_that_crash_or_hang_the_worker_are_left_out_and_all_else_is_written(tmp_path: Path) -> None:
+def test_videos_that_crash_or_hang_the_worker_are_left_out_and_all_else_is_written(
+    tmp_path: Path,
+) -> None:
     root = tmp_path / "videos"
     write_videos(root, 6)
     crash, _ = write_pipe(root, "crash"), write_pipe(root, "hang")
-    with started(tmp_path, root, tmp_path / "out", "--set", "preprocess.timeout_seconds=6") as process:
+    with started(
+        tmp_path, root, tmp_path / "out", "--set", "preprocess.timeout_seconds=6"
+    ) as process:
         for _ in range(3):
             kill_reader(crash, process.pid)
         _, said = process.communicate(timeout=PATIENCE_SECONDS)
@@ -118,8 +131,16 @@ def test_videos_that_crash_or_hang_the_worker_are_left_out_and_all_else_is_writt
     assert said.count("video given up: ") == 2
     expected: dict[str, tuple[str, str | None, str | None]]
     expected = {f"train/class{n % 2}/{n}.avi": ("written", None, None) for n in range(6)}
-    expected["train/class0/crash.avi"] = ("skipped", "crashed", "its worker died each time it was tried")
-    expected["train/class0/hang.avi"] = ("skipped", "timed_out", "no progress within preprocess.timeout_seconds")
+    expected["train/class0/crash.avi"] = (
+        "skipped",
+        "crashed",
+        "its worker died each time it was tried",
+    )
+    expected["train/class0/hang.avi"] = (
+        "skipped",
+        "timed_out",
+        "no progress within preprocess.timeout_seconds",
+    )
     assert told(tmp_path / "out") == expected
     assert list(faults(tmp_path / "out")) == []
 
@@ -129,7 +150,9 @@ def test_videos_that_crash_or_hang_the_worker_are_left_out_and_all_else_is_writt
         with held(crash):
             process.kill()
             process.communicate(timeout=PATIENCE_SECONDS)
-    with started(tmp_path, root, tmp_path / "again", *again, "--set", "preprocess.max_tries=2") as process:
+    with started(
+        tmp_path, root, tmp_path / "again", *again, "--set", "preprocess.max_tries=2"
+    ) as process:
         for _ in range(2):
             kill_reader(crash, process.pid)
         _, said = process.communicate(timeout=PATIENCE_SECONDS)
@@ -141,7 +164,9 @@ HELD = ("decode", "flow", "memory", "write")
 
 
 class HeldSettings(dict[str, Any]):
-    """Settings that hold whoever reads them out: that is done for the index, when the tar has its name already."""
+    """Settings that hold whoever reads them out: that is done for the index, when the tar has its
+    name already.
+    """
 
     def items(self) -> Any:
         hold(Path(self["pipes"]), "write")
@@ -149,7 +174,9 @@ class HeldSettings(dict[str, Any]):
 
 
 def hold(pipes: Path, part: str) -> bool:
-    """Wait for as long as the pipe of this part is there and nobody has written to it; whether it was there."""
+    """Wait for as long as the pipe of this part is there and nobody has written to it; whether it
+    was there.
+    """
     pipe = pipes / part
     if not pipe.exists():
         return False
@@ -158,7 +185,9 @@ def hold(pipes: Path, part: str) -> bool:
 
 
 def held_recipe(setup: WorkerSetup) -> Recipe:
-    """A worker's recipe that can be held in each part; in `flow` and `memory` only when a tar has been begun."""
+    """A worker's recipe that can be held in each part; in `flow` and `memory` only when a tar has
+    been begun.
+    """
     recipe = make_recipe(setup)
     pipes = Path(setup.settings["pipes"])
 
@@ -177,24 +206,32 @@ def held_recipe(setup: WorkerSetup) -> Recipe:
 
 
 def strike_all(pipes: Path, out: Path, driver: int) -> None:
-    """In each part in turn: kill the worker that is held there, or in `memory` leave it no room for more."""
+    """In each part in turn: kill the worker that is held there, or in `memory` leave it no room for
+    more.
+    """
     for part, following in zip(HELD, [*HELD[1:], "end"], strict=True):
         pipe = pipes / part
         with held(pipe):
             wait_for(lambda pipe=pipe: bool(readers(pipe, driver)))
             (pid,) = readers(pipe, driver)
-            assert [path.name for path in out.glob("train/*.tar")] == (["train-000000.tar"] if part == "write" else [])
+            assert [path.name for path in out.glob("train/*.tar")] == (
+                ["train-000000.tar"] if part == "write" else []
+            )
             assert not list(out.glob("train/*.parquet"))
             os.mkfifo(pipes / following)
             pipe.unlink()
             if part == "memory":
-                used = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * os.sysconf("SC_PAGESIZE")
+                used = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * os.sysconf(
+                    "SC_PAGESIZE"
+                )
                 resource.prlimit(pid, resource.RLIMIT_AS, (used, used))
             else:
                 os.kill(pid, signal.SIGKILL)
 
 
-def test_a_worker_lost_in_any_part_of_its_work_costs_its_job_and_nothing_else(tmp_path: Path) -> None:
+def test_a_worker_lost_in_any_part_of_its_work_costs_its_job_and_nothing_else(
+    tmp_path: Path,
+) -> None:
     root, out = tmp_path / "videos", tmp_path / "out"
     write_videos(root, 2)
     _, jobs, setup, settings = prepared(root, out)
@@ -209,7 +246,10 @@ def test_a_worker_lost_in_any_part_of_its_work_costs_its_job_and_nothing_else(tm
     assert len(done) == 2
     assert [event.happening for event in events].count(Happening.LOST) == len(HELD)
     without_ray(root, tmp_path / "peace")
-    assert digests(out)["train/train-000000.tar"] == digests(tmp_path / "peace")["train/train-000000.tar"]
+    assert (
+        digests(out)["train/train-000000.tar"]
+        == digests(tmp_path / "peace")["train/train-000000.tar"]
+    )
 
 
 @contextmanager
@@ -217,7 +257,9 @@ def small_disk(folder: Path, num_bytes: int) -> Iterator[Path]:
     """A disk of this size, as far as this machine lets tests mount one."""
     folder.mkdir()
     done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={num_bytes}", "tmpfs", str(folder)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", f"size={num_bytes}", "tmpfs", str(folder)],
+        capture_output=True,
+        check=False,
     )
     if done.returncode:
         pytest.skip(f"mounting a small disk is not permitted here: {done.stderr.decode().strip()}")
@@ -258,7 +300,9 @@ def without_ray(root: Path, out: Path) -> None:
     finish(out, catalog, jobs, settings)
 
 
-def test_a_full_disk_is_one_line_and_the_same_command_goes_on_when_there_is_room(tmp_path: Path) -> None:
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on_when_there_is_room(
+    tmp_path: Path,
+) -> None:
     root = tmp_path / "videos"
     write_videos(root, 8)
     without_ray(root, tmp_path / "roomy")
@@ -293,7 +337,9 @@ def test_a_node_that_goes_costs_no_video_and_one_that_comes_takes_over(
     root, out = tmp_path / "videos", tmp_path / "out"
     write_videos(root, 6)
     pipe = write_pipe(root, "held")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+    )
     try:
         first = cluster.add_node(num_cpus=1)
         arguments = ["--address", cluster.address, "--set", "preprocess.max_tries=1"]
@@ -309,7 +355,9 @@ def test_a_node_that_goes_costs_no_video_and_one_that_comes_takes_over(
     finally:
         cluster.shutdown()
     assert process.returncode == 0, said
-    expected = {f"train/class{n % 2}/{n}.avi": "written" for n in range(6)} | {"train/class0/held.avi": "skipped"}
+    expected = {f"train/class{n % 2}/{n}.avi": "written" for n in range(6)} | {
+        "train/class0/held.avi": "skipped"
+    }
     assert {path: status for path, (status, _, _) in told(out).items()} == expected
     assert told(out)["train/class0/held.avi"][1] == "unreadable"
     assert list(faults(out)) == []

@@ -50,7 +50,11 @@ def make_settings(dataset: Path, *overrides: str) -> RunSettings:
 
 def losses(run: Path) -> list[tuple[str, int, int, float]]:
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [(line["stage"], line["epoch"], line["step"], line["loss"]) for line in lines if "loss" in line]
+    return [
+        (line["stage"], line["epoch"], line["step"], line["loss"])
+        for line in lines
+        if "loss" in line
+    ]
 
 
 class StoppedAfterSteps(Trainer):
@@ -90,14 +94,21 @@ def test_a_resumed_run_has_the_same_losses_and_weights(
     train(make_settings(dataset, "train.workers=1"), tmp_path / "part", resume=True)
     assert losses(tmp_path / "part") == losses(whole_run)
     assert len(losses(whole_run)) == 8
-    one, other = (torch.load(run / "iter1.pt", weights_only=True)["model"] for run in (tmp_path / "part", whole_run))
+    one, other = (
+        torch.load(run / "iter1.pt", weights_only=True)["model"]
+        for run in (tmp_path / "part", whole_run)
+    )
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_stage_leaves_the_other_branch_as_it_was(whole_run: Path) -> None:
-    before, after = (torch.load(whole_run / f"{stage}.pt", weights_only=True) for stage in ("flow", "iter1"))
+    before, after = (
+        torch.load(whole_run / f"{stage}.pt", weights_only=True) for stage in ("flow", "iter1")
+    )
     changed = {
-        name.split(".")[0] for name in before["model"] if not torch.equal(before["model"][name], after["model"][name])
+        name.split(".")[0]
+        for name in before["model"]
+        if not torch.equal(before["model"][name], after["model"][name])
     }
     assert changed == {"rgb"}
     assert (before["attending"], after["attending"]) == ([], ["rgb"])
@@ -109,7 +120,9 @@ def test_a_finished_run_resumed_does_nothing(dataset: Path, whole_run: Path) -> 
     assert (whole_run / "checkpoint.pt").read_bytes() == before
 
 
-def test_a_run_is_not_overwritten_and_not_mixed_with_other_settings(dataset: Path, whole_run: Path) -> None:
+def test_a_run_is_not_overwritten_and_not_mixed_with_other_settings(
+    dataset: Path, whole_run: Path
+) -> None:
     with pytest.raises(InputError, match="holds a run already; give --resume"):
         train(make_settings(dataset), whole_run, resume=False)
     with pytest.raises(InputError, match=r"was begun with train\.learning_rate = 0\.01, not 0\.1"):
@@ -134,7 +147,8 @@ def test_the_log_tells_data_time_apart_from_step_time(whole_run: Path) -> None:
 def test_a_loss_that_is_nan_ends_the_run_and_names_the_step(dataset: Path, tmp_path: Path) -> None:
     settings = make_settings(dataset, "train.learning_rate=1e30")
     with pytest.raises(
-        InputError, match=r"(the loss is NaN|weights are no longer finite) at stage flow, epoch \d, step \d"
+        InputError,
+        match=r"(the loss is NaN|weights are no longer finite) at stage flow, epoch \d, step \d",
     ):
         train(settings, tmp_path / "run", resume=False)
 
@@ -144,19 +158,25 @@ def test_weights_that_are_no_longer_finite_are_not_saved(dataset: Path, tmp_path
     trainer.start()
     torch.nn.init.constant_(trainer.model.flow.fc.weight, float("inf"))
     good = r"no checkpoint was written yet; try a lower train\.learning_rate"
-    with pytest.raises(InputError, match=rf"^weights are no longer finite at stage flow, epoch 1, step 1; {good}$"):
+    with pytest.raises(
+        InputError, match=rf"^weights are no longer finite at stage flow, epoch 1, step 1; {good}$"
+    ):
         trainer._save()
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
 
-def test_a_loss_that_is_infinite_ends_the_run_and_names_the_last_checkpoint(dataset: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_infinite_ends_the_run_and_names_the_last_checkpoint(
+    dataset: Path, tmp_path: Path
+) -> None:
     trainer = Trainer(make_settings(dataset), tmp_path / "run")
     trainer.start()
     trainer._save()
     before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
     torch.nn.init.constant_(trainer.model.flow.fc.bias[:1].data, 3e38)
     torch.nn.init.constant_(trainer.model.flow.fc.bias[1:].data, -3e38)
-    with pytest.raises(InputError, match=r"^the loss is (inf|NaN) at .*run/checkpoint\.pt is from before it"):
+    with pytest.raises(
+        InputError, match=r"^the loss is (inf|NaN) at .*run/checkpoint\.pt is from before it"
+    ):
         trainer.run()
     assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
 
@@ -165,7 +185,10 @@ def test_every_start_is_recorded_with_versions_and_dataset(dataset: Path, whole_
     first = json.loads((whole_run / "starts.jsonl").read_text().splitlines()[0])
     assert first["packages"]["torch"] == torch.__version__.partition("+")[0]
     assert first["python"] == sys.version.split()[0]
-    assert first["dataset"] == {"path": str(dataset), "sha256": file_sha256(dataset / "dataset.json")}
+    assert first["dataset"] == {
+        "path": str(dataset),
+        "sha256": file_sha256(dataset / "dataset.json"),
+    }
     assert (first["device"], first["ranks"]) == ("cpu", 1)
 
 
@@ -189,7 +212,9 @@ def test_the_git_revision_is_that_of_the_code_and_none_outside_of_git(tmp_path: 
     assert git_revision(tmp_path / "site-packages") is None
 
 
-def test_tensorboard_shows_the_log_and_after_a_resume_as_if_nothing_had_happened(tmp_path: Path) -> None:
+def test_tensorboard_shows_the_log_and_after_a_resume_as_if_nothing_had_happened(
+    tmp_path: Path,
+) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -203,7 +228,11 @@ def test_tensorboard_shows_the_log_and_after_a_resume_as_if_nothing_had_happened
     journal.close()
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    assert [(event.step, event.value) for event in events.Scalars("flow/loss")] == [(0, 3.0), (1, 2.0), (2, 1.0)]
+    assert [(event.step, event.value) for event in events.Scalars("flow/loss")] == [
+        (0, 3.0),
+        (1, 2.0),
+        (2, 1.0),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -229,7 +258,9 @@ def test_a_gpu_that_was_asked_for_and_is_not_there_is_told(dataset: Path, tmp_pa
         train(make_settings(dataset, "train.device=cuda"), tmp_path / "run", resume=False)
 
 
-def test_the_test_writes_scores_of_both_branches_and_their_sums(dataset: Path, whole_run: Path) -> None:
+def test_the_test_writes_scores_of_both_branches_and_their_sums(
+    dataset: Path, whole_run: Path
+) -> None:
     import pyarrow.parquet as pq
 
     metrics = score_run(whole_run, make_settings(dataset).test)
@@ -246,18 +277,24 @@ def test_the_test_writes_scores_of_both_branches_and_their_sums(dataset: Path, w
     assert all(len(row["scores"]) == 2 for row in rows)
 
 
-def test_shards_of_other_classes_are_refused_at_test(dataset: Path, whole_run: Path, tmp_path: Path) -> None:
+def test_shards_of_other_classes_are_refused_at_test(
+    dataset: Path, whole_run: Path, tmp_path: Path
+) -> None:
     from shards.manifest import manifest_bytes, read_manifest
 
     other = tmp_path / "other"
     shutil.copytree(dataset, other)
     manifest = read_manifest(other).model_copy(update={"classes": ("up", "down")})
     (other / "dataset.json").write_bytes(manifest_bytes(manifest))
-    with pytest.raises(InputError, match=r"2 classes \(up, down ...\), the network was trained on 2 \(left, right"):
+    with pytest.raises(
+        InputError, match=r"2 classes \(up, down ...\), the network was trained on 2 \(left, right"
+    ):
         score_run(whole_run, make_settings(dataset).test, str(other))
 
 
-def start_training(tmp_path: Path, dataset: Path, run: Path, *overrides: str) -> subprocess.Popen[str]:
+def start_training(
+    tmp_path: Path, dataset: Path, run: Path, *overrides: str
+) -> subprocess.Popen[str]:
     """`python -m train` with the settings of the other tests, under way when this returns."""
     config = tmp_path / "pipeline.yaml"
     config.write_text(yaml.safe_dump(settings_tree(dataset)))
@@ -294,10 +331,13 @@ def test_a_run_that_was_killed_in_mid_epoch_goes_on_bit_for_bit_with_other_worke
 ) -> None:
     run = tmp_path / "killed"
     process = start_training(tmp_path, dataset, run, "train.checkpoint_steps=1", "train.workers=1")
-    # Held still to look where it stands: an epoch has two steps, and killed it shall be after the first.
+    # Held still to look where it stands: an epoch has two steps, and killed it shall be after the
+    # first.
     while True:
         process.send_signal(signal.SIGSTOP)
-        if (run / "checkpoint.pt").exists() and load_checkpoint(run / "checkpoint.pt")["position"]["step"] == 1:
+        if (run / "checkpoint.pt").exists() and load_checkpoint(run / "checkpoint.pt")["position"][
+            "step"
+        ] == 1:
             break
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         process.send_signal(signal.SIGCONT)
@@ -312,7 +352,9 @@ def test_a_run_that_was_killed_in_mid_epoch_goes_on_bit_for_bit_with_other_worke
 def test_streaming_trains_the_same_network_as_the_index(dataset: Path, tmp_path: Path) -> None:
     runs = []
     for loader in ("index", "stream"):
-        settings = make_settings(dataset, f"train.loader={loader}", "train.shuffle_window=1", "train.stages=[flow]")
+        settings = make_settings(
+            dataset, f"train.loader={loader}", "train.shuffle_window=1", "train.stages=[flow]"
+        )
         train(settings, tmp_path / loader, resume=False)
         runs.append(losses(tmp_path / loader))
     assert runs[0] == runs[1]

@@ -10,7 +10,8 @@ from shards.jpeg import decode_gray, encode_jpeg
 
 
 @pytest.mark.parametrize(
-    ("pixels", "level"), [(-25, 1), (-20, 1), (-10, 64), (0, 128), (10, 192), (20, 255), (25, 255), (0.07, 128)]
+    ("pixels", "level"),
+    [(-25, 1), (-20, 1), (-10, 64), (0, 128), (10, 192), (20, 255), (25, 255), (0.07, 128)],
 )
 def test_pixels_become_the_level_of_the_table(pixels: float, level: int) -> None:
     assert quantize(np.array([pixels], np.float32), 20).tolist() == [level]

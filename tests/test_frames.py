@@ -1,4 +1,6 @@
-"""Folders of numbered images in the place of videos: which images are the frames, and what is absent is told."""
+"""Folders of numbered images in the place of videos: which images are the frames, and what is
+absent is told.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +27,9 @@ from shards.videos import VideoRow
 from tests.videos import moving_square
 
 
-def write_frames(folder: Path, num_frames: int, *, first: int = 1, suffix: str = ".jpg", width: int = 64) -> Path:
+def write_frames(
+    folder: Path, num_frames: int, *, first: int = 1, suffix: str = ".jpg", width: int = 64
+) -> Path:
     folder.mkdir(parents=True)
     for number, frame in enumerate(moving_square(num_frames, width=width), first):
         cv2.imwrite(str(folder / f"img_{number:05d}{suffix}"), frame[..., ::-1])
@@ -46,12 +50,19 @@ def write_frames(folder: Path, num_frames: int, *, first: int = 1, suffix: str =
         ("img_00001.txt", None),
     ],
 )
-def test_a_frame_is_known_by_the_number_at_the_end_of_its_name(name: str, expected: tuple[str, int] | None) -> None:
+def test_a_frame_is_known_by_the_number_at_the_end_of_its_name(
+    name: str, expected: tuple[str, int] | None
+) -> None:
     assert frame_number(name) == expected
 
 
 def test_frames_are_ordered_by_number_from_0_or_1_and_flow_beside_them_is_none() -> None:
-    names = ["img_10.jpg", "flow_x_00001.jpg", "thumbs.db", *(f"img_{number}.jpg" for number in range(1, 10))]
+    names = [
+        "img_10.jpg",
+        "flow_x_00001.jpg",
+        "thumbs.db",
+        *(f"img_{number}.jpg" for number in range(1, 10)),
+    ]
     assert frame_names(names) == [f"img_{number}.jpg" for number in range(1, 11)]
     assert frame_names(["1.png", "0.png"]) == ["0.png", "1.png"]
 
@@ -61,9 +72,15 @@ def test_frames_are_ordered_by_number_from_0_or_1_and_flow_beside_them_is_none()
     [
         ([], "unreadable: no numbered images such as img_00001.jpg"),
         (["flow_x_00001.jpg"], "unreadable: no numbered images such as img_00001.jpg"),
-        (["img_1.jpg", "image_2.jpg"], "unreadable: images of two names, img_1.jpg and image_2.jpg"),
+        (
+            ["img_1.jpg", "image_2.jpg"],
+            "unreadable: images of two names, img_1.jpg and image_2.jpg",
+        ),
         (["img_2.jpg", "img_3.jpg"], "decode_error: begins with img_2.jpg; expected number 0 or 1"),
-        (["img_1.jpg", "img_2.jpg", "img_4.jpg"], "decode_error: img_2.jpg and img_4.jpg are not neighbours"),
+        (
+            ["img_1.jpg", "img_2.jpg", "img_4.jpg"],
+            "decode_error: img_2.jpg and img_4.jpg are not neighbours",
+        ),
         (["img_0.jpg", "img_0.png"], "decode_error: img_0.jpg and img_0.png have one number"),
     ],
 )
@@ -79,7 +96,12 @@ def test_images_come_out_as_stored_in_chunks(tmp_path: Path) -> None:
         chunks = list(video)
     assert [len(chunk) for chunk in chunks] == [3, 3, 1]
     np.testing.assert_array_equal(np.concatenate(chunks), moving_square(7))
-    assert (video.info.width, video.info.height, video.info.fps, video.info.frames_in_header) == (64, 48, None, 7)
+    assert (video.info.width, video.info.height, video.info.fps, video.info.frames_in_header) == (
+        64,
+        48,
+        None,
+        7,
+    )
 
 
 def test_the_aspect_is_kept_with_short_side(tmp_path: Path) -> None:
@@ -109,7 +131,9 @@ def replace_by_text(image: Path) -> None:
         (Path.unlink, "img_00003.jpg and img_00005.jpg are not neighbours"),
     ],
 )
-def test_a_damaged_image_makes_the_video_unusable(tmp_path: Path, damage: Callable[[Path], None], detail: str) -> None:
+def test_a_damaged_image_makes_the_video_unusable(
+    tmp_path: Path, damage: Callable[[Path], None], detail: str
+) -> None:
     folder = write_frames(tmp_path / "v", 6)
     damage(folder / "img_00004.jpg")
     with (
@@ -145,7 +169,9 @@ def test_every_folder_that_holds_images_or_nothing_is_a_video(tmp_path: Path) ->
 
 def test_a_root_that_holds_images_itself_is_refused(tmp_path: Path) -> None:
     write_frames(tmp_path / "v", 2)
-    with pytest.raises(InputError, match=r"holds images itself; expected CLASS/VIDEO/img_00001\.jpg below it"):
+    with pytest.raises(
+        InputError, match=r"holds images itself; expected CLASS/VIDEO/img_00001\.jpg below it"
+    ):
         read_catalog("rawframes", str(tmp_path / "v"))
 
 
@@ -153,7 +179,9 @@ def test_a_csv_names_folders_of_frames(tmp_path: Path) -> None:
     write_frames(tmp_path / "frames" / "one.avi", 2)
     write_frames(tmp_path / "frames" / "unnamed", 2)
     (tmp_path / "list.csv").write_text("path,label,split\none.avi/,run,val\ntwo,walk,val\n")
-    catalog = read_catalog("rawframes", str(tmp_path / "frames"), annotations=str(tmp_path / "list.csv"))
+    catalog = read_catalog(
+        "rawframes", str(tmp_path / "frames"), annotations=str(tmp_path / "list.csv")
+    )
     assert [(video.key, video.path, video.label, video.present) for video in catalog.videos] == [
         ("one_avi", "one.avi", 0, True),
         ("two", "two", 1, False),
@@ -163,7 +191,10 @@ def test_a_csv_names_folders_of_frames(tmp_path: Path) -> None:
 
 def written(root: Path, out: Path, chunk_frames: int) -> list[VideoRow]:
     """The dataset of a root of frames, without Ray."""
-    tree = {"dataset": {"kind": "rawframes", "root": str(root)}, "preprocess": {"tvl1": {"warps": 1, "iterations": 5}}}
+    tree = {
+        "dataset": {"kind": "rawframes", "root": str(root)},
+        "preprocess": {"tvl1": {"warps": 1, "iterations": 5}},
+    }
     settings = build_settings(Settings, tree)
     stage = settings.preprocess
     catalog = read_catalog("rawframes", str(root))

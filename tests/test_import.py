@@ -1,4 +1,6 @@
-"""Import: the bytes of the folders, the meaning that their tool gave them, and no video that does not line up."""
+"""Import: the bytes of the folders, the meaning that their tool gave them, and no video that does
+not line up.
+"""
 
 import shutil
 import signal
@@ -28,8 +30,12 @@ SIZE = (16, 24)
 OURS = foreign_codec(20.0, 128, 127)
 
 
-def draw_video(folder: Path, num_frames: int = 4, *, base: int = 0, num_flow: int | None = None) -> None:
-    """Frame t has red 20 t; flow field f has dx level 128 + 10 f and no dy; numbered from `base`."""
+def draw_video(
+    folder: Path, num_frames: int = 4, *, base: int = 0, num_flow: int | None = None
+) -> None:
+    """Frame t has red 20 t; flow field f has dx level 128 + 10 f and no dy; numbered
+    from `base`.
+    """
     folder.mkdir(parents=True)
     for t in range(num_frames):
         frame = np.full((*SIZE, 3), (20 * t, 0, 0), np.uint8)
@@ -40,7 +46,9 @@ def draw_video(folder: Path, num_frames: int = 4, *, base: int = 0, num_flow: in
             (folder / f"flow_{axis}_{base + t:05d}.jpg").write_bytes(jpeg)
 
 
-def bring_in(root: Path, out: Path, catalog: Catalog | None = None, **options: object) -> list[VideoRow]:
+def bring_in(
+    root: Path, out: Path, catalog: Catalog | None = None, **options: object
+) -> list[VideoRow]:
     videos, classes = catalog or found_videos(root, None)
     return import_rawframes(root, out, videos, classes, OURS, **options)
 
@@ -70,7 +78,9 @@ def test_a_dataset_exported_and_imported_has_identical_frames_flow_labels_and_sp
         }
 
 
-def test_importing_twice_gives_the_same_bytes_and_a_second_run_changes_nothing(tmp_path: Path) -> None:
+def test_importing_twice_gives_the_same_bytes_and_a_second_run_changes_nothing(
+    tmp_path: Path,
+) -> None:
     for name in ("a/v1", "a/v2", "b/v1"):
         draw_video(tmp_path / "in" / name)
     bring_in(tmp_path / "in", tmp_path / "x", videos_per_shard=2)
@@ -189,23 +199,38 @@ def test_as_many_folders_from_0_as_from_1_need_an_answer(tmp_path: Path) -> None
 def test_another_dataset_in_the_output_is_not_mixed_with(tmp_path: Path) -> None:
     draw_video(tmp_path / "in" / "a" / "v1")
     bring_in(tmp_path / "in", tmp_path / "out")
-    with pytest.raises(InputError, match=r"import.layout = auto, not denseflow; choose another --out"):
+    with pytest.raises(
+        InputError, match=r"import.layout = auto, not denseflow; choose another --out"
+    ):
         bring_in(tmp_path / "in", tmp_path / "out", layout=Layout.DENSEFLOW)
     draw_video(tmp_path / "in" / "a" / "v2")
     with pytest.raises(InputError, match="a/v2 is only in what is asked for"):
         bring_in(tmp_path / "in", tmp_path / "out")
 
 
-def test_what_a_list_names_and_no_folder_holds_is_missing_and_a_wrong_count_is_told(tmp_path: Path) -> None:
+def test_what_a_list_names_and_no_folder_holds_is_missing_and_a_wrong_count_is_told(
+    tmp_path: Path,
+) -> None:
     draw_video(tmp_path / "in" / "a" / "v 1")
     (tmp_path / "train.txt").write_text("a/v 1 4 0\na/v2 4 0\n")
-    rows = bring_in(tmp_path / "in", tmp_path / "out", listed_videos(tmp_path / "in", [tmp_path / "train.txt"], None))
+    rows = bring_in(
+        tmp_path / "in",
+        tmp_path / "out",
+        listed_videos(tmp_path / "in", [tmp_path / "train.txt"], None),
+    )
     assert summary(rows) == "1 written · 1 missing"
-    assert [row.key for row in read_videos(tmp_path / "out" / "videos.parquet")] == ["a/v 1", "a/v2"]
+    assert [row.key for row in read_videos(tmp_path / "out" / "videos.parquet")] == [
+        "a/v 1",
+        "a/v2",
+    ]
     assert list(faults(tmp_path / "out")) == []
     (tmp_path / "train.txt").write_text("a/v 1 7 0\n")
     with pytest.raises(InputError, match="a/v 1: 4 frames, its list says 7"):
-        bring_in(tmp_path / "in", tmp_path / "new", listed_videos(tmp_path / "in", [tmp_path / "train.txt"], None))
+        bring_in(
+            tmp_path / "in",
+            tmp_path / "new",
+            listed_videos(tmp_path / "in", [tmp_path / "train.txt"], None),
+        )
 
 
 @pytest.mark.parametrize(
@@ -220,7 +245,9 @@ def test_what_a_list_names_and_no_folder_holds_is_missing_and_a_wrong_count_is_t
         ("\n", "no video folders"),
     ],
 )
-def test_a_list_that_cannot_be_right_is_refused_with_its_place(tmp_path: Path, text: str, message: str) -> None:
+def test_a_list_that_cannot_be_right_is_refused_with_its_place(
+    tmp_path: Path, text: str, message: str
+) -> None:
     (tmp_path / "train.txt").write_text(text)
     with pytest.raises(InputError, match=message):
         listed_videos(tmp_path, [tmp_path / "train.txt"], None)
@@ -231,7 +258,10 @@ def test_given_class_names_carry_their_labels(tmp_path: Path) -> None:
     (tmp_path / "kinetics400_val_list_rawframes.txt").write_text("run_fast/v 4 1\n")
     classes = ("arm wrestling", "run fast")
     lists = [tmp_path / "kinetics400_val_list_rawframes.txt"]
-    for videos in (listed_videos(tmp_path / "in", lists, classes)[0], found_videos(tmp_path / "in", classes)[0]):
+    for videos in (
+        listed_videos(tmp_path / "in", lists, classes)[0],
+        found_videos(tmp_path / "in", classes)[0],
+    ):
         assert [(video.class_name, video.label) for video in videos] == [("run fast", 1)]
     assert listed_videos(tmp_path / "in", lists, classes)[0][0].split == "val"
     with pytest.raises(InputError, match="class 'run_fast' is not among the 1 of --classes"):
@@ -248,7 +278,9 @@ def test_given_class_names_carry_their_labels(tmp_path: Path) -> None:
         (0, 127.5, -20.0),
     ],
 )
-def test_a_foreign_codec_reads_as_its_tool_meant_it(level: float, zero: float, pixels: float, tmp_path: Path) -> None:
+def test_a_foreign_codec_reads_as_its_tool_meant_it(
+    level: float, zero: float, pixels: float, tmp_path: Path
+) -> None:
     codec = foreign_codec(20.0, zero, 127.5)
     assert (level - codec.zero) * codec.bound / codec.levels == pytest.approx(pixels)
 
@@ -285,17 +317,25 @@ if sys.argv[1] == "export":
     export_rawframes(source, out, at)
 else:
     codec = foreign_codec(20, 128, 127)
-    import_rawframes(source, out, *found_videos(source, None), codec, videos_per_shard=1, progress=at)
+    found = found_videos(source, None)
+    import_rawframes(source, out, *found, codec, videos_per_shard=1, progress=at)
 """
 
 
 def killed(what: str, source: Path, out: Path) -> None:
     """Run it in a process that is killed at its second video."""
-    done = subprocess.run([sys.executable, "-c", KILLED, what, source, out], capture_output=True, cwd=ROOT, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, what, source, out],
+        capture_output=True,
+        cwd=ROOT,
+        check=False,
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
-def test_an_export_and_an_import_that_were_killed_end_as_if_they_had_not(dataset: Path, tmp_path: Path) -> None:
+def test_an_export_and_an_import_that_were_killed_end_as_if_they_had_not(
+    dataset: Path, tmp_path: Path
+) -> None:
     export_rawframes(dataset, tmp_path / "whole")
     killed("export", dataset, tmp_path / "frames")
     assert len(list((tmp_path / "frames").glob("*/*"))) == 2

@@ -30,7 +30,9 @@ def test_info_tells_counts_classes_hours_bytes_flow_and_settings(dataset: Path) 
 def test_info_names_what_was_left_out_and_what_is_unknown(tmp_path: Path) -> None:
     draw_video(tmp_path / "in" / "a" / "v1", base=1, num_flow=4)
     draw_video(tmp_path / "in" / "a" / "v2", base=1)
-    bring_in(tmp_path / "in", tmp_path / "out", layout=Layout.DENSE_FLOW, index_base=1, skip_bad=True)
+    bring_in(
+        tmp_path / "in", tmp_path / "out", layout=Layout.DENSE_FLOW, index_base=1, skip_bad=True
+    )
     told = describe(tmp_path / "out")
     assert "1 written · 1 skipped: misaligned 1" in told
     assert "  skipped, misaligned: 1, such as a/v2" in told
@@ -56,7 +58,9 @@ def test_a_preview_video_shows_each_frame_beside_its_flow(dataset: Path, tmp_pat
 
 
 @pytest.mark.parametrize(("height", "width"), [(15, 21), (30, 40)])
-def test_a_sample_of_another_size_is_cut_or_padded_to_the_videos(dataset: Path, height: int, width: int) -> None:
+def test_a_sample_of_another_size_is_cut_or_padded_to_the_videos(
+    dataset: Path, height: int, width: int
+) -> None:
     data = ShardDataset(dataset)
     picture = next(side_by_side(data, data.sample("left/test0"), height, width))
     assert picture.shape == (height + height % 2, 2 * width, 3)

@@ -42,11 +42,14 @@ def test_help_imports_nothing_heavy() -> None:
         "import sys, twinstream\n"
         "try: twinstream.cli(['--help'])\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'ray', 'cv2', 'av', 'numba', 'pyarrow', 'numpy', 'pydantic', 'matplotlib'}\n"
+        "heavy = {'torch', 'ray', 'cv2', 'av', 'numba', 'pyarrow', 'numpy', 'pydantic', "
+        "'matplotlib'}\n"
         "heavy &= set(sys.modules)\n"
         "sys.exit(','.join(sorted(heavy)) or 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -56,5 +59,7 @@ def test_the_reader_and_the_trainer_work_without_ray_and_av() -> None:
         "sys.modules['ray'] = sys.modules['av'] = None\n"
         "import shards.reader, shards.verify, shards.preview, train.fit, train.evaluate"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
     assert done.returncode == 0, done.stderr

@@ -16,15 +16,25 @@ KINETICS_HEAD = "label,youtube_id,time_start,time_end,split,is_cc\n"
 
 
 def test_classes_are_ordered_by_their_numbers() -> None:
-    assert parse_class_index("2 Jack\r\n1 Bend\n\n3 Long Jump\n", "classInd.txt") == ("Bend", "Jack", "Long Jump")
+    assert parse_class_index("2 Jack\r\n1 Bend\n\n3 Long Jump\n", "classInd.txt") == (
+        "Bend",
+        "Jack",
+        "Long Jump",
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("Bend 1\n", "classInd.txt line 1: 'Bend 1'; expected NUMBER CLASS"),
-        ("1 Bend\n1 Jack\n", "classInd.txt line 2: '1 Jack'; this number or class was there before"),
-        ("1 Bend\n2 Bend\n", "classInd.txt line 2: '2 Bend'; this number or class was there before"),
+        (
+            "1 Bend\n1 Jack\n",
+            "classInd.txt line 2: '1 Jack'; this number or class was there before",
+        ),
+        (
+            "1 Bend\n2 Bend\n",
+            "classInd.txt line 2: '2 Bend'; this number or class was there before",
+        ),
         ("1 Bend\n3 Jack\n", "classInd.txt: class number 2 is not there; expected 1 to 2"),
         ("0 Bend\n1 Jack\n", "classInd.txt: class number 2 is not there; expected 1 to 2"),
     ],
@@ -36,7 +46,9 @@ def test_class_numbers_have_no_gaps_and_no_doubles(text: str, message: str) -> N
 
 
 def test_a_split_list_has_paths_and_perhaps_class_numbers() -> None:
-    listed = parse_split_list("Bend/v_Bend_g01_c01.avi 1\n\nLong Jump/a b.avi\n", "list.txt", "train")
+    listed = parse_split_list(
+        "Bend/v_Bend_g01_c01.avi 1\n\nLong Jump/a b.avi\n", "list.txt", "train"
+    )
     assert listed == [
         Listed("Bend/v_Bend_g01_c01.avi", "Bend", "train", "list.txt line 1", 1),
         Listed("Long Jump/a b.avi", "Long Jump", "train", "list.txt line 3", None),
@@ -63,12 +75,17 @@ def test_a_kinetics_row_names_a_file_by_six_digit_seconds() -> None:
     [
         ("youtube_id,time_start,time_end,split\n", "no column label; expected label,youtube_id"),
         (KINETICS_HEAD + ",a,1,2,test,0\n", "val.csv line 2: no label; lists without labels"),
-        (KINETICS_HEAD + "x,a,one,2,val,0\n", "val.csv line 2: 'one' to '2'; expected time_start and"),
+        (
+            KINETICS_HEAD + "x,a,one,2,val,0\n",
+            "val.csv line 2: 'one' to '2'; expected time_start and",
+        ),
         (KINETICS_HEAD + "x,a,1\n", "val.csv line 2: 3 cells; expected label,youtube_id"),
         (KINETICS_HEAD + "x,a,1,2,../val,0\n", "val.csv line 2: split '../val'; expected a word"),
     ],
 )
-def test_a_kinetics_file_without_its_columns_is_refused_in_one_line(text: str, message: str) -> None:
+def test_a_kinetics_file_without_its_columns_is_refused_in_one_line(
+    text: str, message: str
+) -> None:
     with pytest.raises(InputError) as caught:
         parse_kinetics(text, "val.csv")
     assert message in str(caught.value)
@@ -84,7 +101,8 @@ def test_a_csv_without_splits_is_all_training() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "name"), [("Train", "train"), ("validation", "val"), ("valid", "val"), ("test_2", "test_2")]
+    ("text", "name"),
+    [("Train", "train"), ("validation", "val"), ("valid", "val"), ("test_2", "test_2")],
 )
 def test_a_split_has_one_spelling(text: str, name: str) -> None:
     assert split_name(text, "x") == name

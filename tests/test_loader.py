@@ -36,11 +36,18 @@ def train_snippets(dataset: Path, **changes: int) -> TrainSnippets:
 def read_epoch(snippets: TrainSnippets, workers: int, **changes: int) -> list[Batch]:
     """Epoch 1 in batches of 2."""
     sizes = [entry.num_samples for entry in snippets.samples.entries]
-    return list(load_train_batches(snippets, EpochSampler(sizes, batch_size=2, seed=0, epoch=1, **changes), workers))
+    return list(
+        load_train_batches(
+            snippets, EpochSampler(sizes, batch_size=2, seed=0, epoch=1, **changes), workers
+        )
+    )
 
 
 def test_the_random_choices_of_a_sample_depend_on_seed_epoch_and_key() -> None:
-    draws = {sample_rng(*args).integers(2**60) for args in [(0, 0, "a"), (1, 0, "a"), (0, 1, "a"), (0, 0, "b")]}
+    draws = {
+        sample_rng(*args).integers(2**60)
+        for args in [(0, 0, "a"), (1, 0, "a"), (0, 1, "a"), (0, 0, "b")]
+    }
     assert len(draws) == 4
     assert sample_rng(0, 0, "a").integers(2**60) == sample_rng(0, 0, "a").integers(2**60)
 
@@ -62,14 +69,18 @@ def test_frame_and_flow_of_a_snippet_start_at_the_same_time(dataset: Path) -> No
 
 def equal(some: list[Batch], others: list[Batch]) -> bool:
     return all(
-        torch.equal(a, b) for one, other in zip(some, others, strict=True) for a, b in zip(one, other, strict=True)
+        torch.equal(a, b)
+        for one, other in zip(some, others, strict=True)
+        for a, b in zip(one, other, strict=True)
     )
 
 
 def test_a_plain_data_loader_stacks_the_items_to_the_same_batches(dataset: Path) -> None:
     snippets = train_snippets(dataset)
     sampler = EpochSampler([3], batch_size=2, seed=0, epoch=1)
-    assert equal(list(DataLoader(snippets, batch_sampler=sampler, num_workers=1)), read_epoch(snippets, 0))
+    assert equal(
+        list(DataLoader(snippets, batch_sampler=sampler, num_workers=1)), read_epoch(snippets, 0)
+    )
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
@@ -96,13 +107,17 @@ def test_ranks_together_read_the_batch_that_one_would(dataset: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_damaged_member_is_one_line_with_shard_and_key_from_any_process(tmp_path: Path, workers: int) -> None:
+def test_a_damaged_member_is_one_line_with_shard_and_key_from_any_process(
+    tmp_path: Path, workers: int
+) -> None:
     snippets = train_snippets(write_dataset(tmp_path / "d", {"train": 3}))
     sample = snippets.samples[1]
     with open(tmp_path / "d" / "train" / sample.tar.name, "r+b") as tar:
         tar.seek(int(sample.index.offsets[1]))
         tar.write(bytes(int(sample.index.offsets[-1] - sample.index.offsets[1])))
-    with pytest.raises(InputError, match=rf"^train-00000\d\.tar: {sample.index.key}: .* do not decode as a JPEG$"):
+    with pytest.raises(
+        InputError, match=rf"^train-00000\d\.tar: {sample.index.key}: .* do not decode as a JPEG$"
+    ):
         read_epoch(snippets, workers)
 
 
@@ -116,12 +131,16 @@ class DyingSnippets(TrainSnippets):
 
 def test_a_worker_that_is_killed_ends_the_reading_in_one_line(dataset: Path) -> None:
     snippets = DyingSnippets(ShardDataset(dataset).samples("train"), RECIPE)
-    with pytest.raises(InputError, match=r"^a process that reads and decodes has died \(DataLoader worker"):
+    with pytest.raises(
+        InputError, match=r"^a process that reads and decodes has died \(DataLoader worker"
+    ):
         read_epoch(snippets, 1)
 
 
 def test_the_test_scores_every_segment_and_crop_of_every_video(dataset: Path) -> None:
-    views = TestSnippets(ShardDataset(dataset).samples("test"), segments=4, stack_length=5, crops=10, crop_size=16)
+    views = TestSnippets(
+        ShardDataset(dataset).samples("test"), segments=4, stack_length=5, crops=10, crop_size=16
+    )
     batches = list(load_test_batches(views, 3, 0))
     assert sum(len(numbers) for *_, numbers in batches) == 8
     assert batches[0][0].shape == (3, 10, 3, 16, 16)
@@ -131,7 +150,11 @@ def test_the_test_scores_every_segment_and_crop_of_every_video(dataset: Path) ->
 
 def test_a_sample_too_short_for_a_stack_is_named(dataset: Path) -> None:
     with pytest.raises(
-        InputError, match=r"train-000000.tar: left/train0: 7 frames: a snippet of 9 flow fields needs at least 10"
+        InputError,
+        match=(
+            r"train-000000.tar: left/train0: 7 frames: a snippet of 9 flow fields needs at least "
+            r"10"
+        ),
     ):
         train_snippets(dataset, stack_length=9)
 
@@ -153,4 +176,6 @@ def test_processes_of_one_machine_share_its_cpus(monkeypatch: pytest.MonkeyPatch
 def test_a_dataset_of_many_shards_is_read_in_their_order(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path / "d", {"train": 5}, videos_per_shard=1)
     snippets = train_snippets(dataset)
-    assert [sample.tar.name for sample in snippets.samples] == [f"train-{n:06d}.tar" for n in range(5)]
+    assert [sample.tar.name for sample in snippets.samples] == [
+        f"train-{n:06d}.tar" for n in range(5)
+    ]

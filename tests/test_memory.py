@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# Page faults of four tensors of 64 MiB, each freed before the next, behind those after which the heap has its size.
+# Page faults of four tensors of 64 MiB, each freed before the next, behind those after which the
+# heap has its size.
 COUNT = """
 import resource, torch
 from train.memory import keep_freed_memory
@@ -26,7 +27,11 @@ print(faults() - before)
 
 def page_faults(first: str) -> int:
     done = subprocess.run(
-        [sys.executable, "-c", COUNT.format(first=first)], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", COUNT.format(first=first)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return int(done.stdout)
 

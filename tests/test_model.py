@@ -1,4 +1,6 @@
-"""The two-branch network: identity at the start, gradients only where they belong, nothing computed in vain."""
+"""The two-branch network: identity at the start, gradients only where they belong, nothing computed
+in vain.
+"""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -30,7 +32,9 @@ def with_trained_blocks(model: TwoBranch) -> TwoBranch:
 
 
 def plain_resnet(model: TwoBranch, name: BranchName, depth: int) -> nn.Module:
-    """torchvision's ResNet with a branch's weights, the dropout before its classifier as TSN has it."""
+    """torchvision's ResNet with a branch's weights, the dropout before its classifier as TSN has
+    it.
+    """
     net = models.get_model(f"resnet{depth}", weights=None, num_classes=CLASSES)
     branch = model.branch(name)
     if branch.conv1.in_channels != RGB_CHANNELS:
@@ -47,7 +51,9 @@ def num_parameters(module: nn.Module) -> int:
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize(("kind", "depth"), [("cma", 18), ("cma", 50), ("nonlocal", 18), ("cma_nonlocal", 18)])
+@pytest.mark.parametrize(
+    ("kind", "depth"), [("cma", 18), ("cma", 50), ("nonlocal", 18), ("cma_nonlocal", 18)]
+)
 @pytest.mark.parametrize("name", ["rgb", "flow"])
 def test_at_the_start_each_branch_is_the_plain_resnet_to_the_last_bit(
     name: BranchName, kind: Kind, depth: int, training: bool
@@ -65,23 +71,34 @@ def test_at_the_start_each_branch_is_the_plain_resnet_to_the_last_bit(
 
 
 @pytest.mark.parametrize("name", ["rgb", "flow"])
-def test_a_trained_block_lets_a_branch_see_the_other_and_only_if_it_attends(name: BranchName) -> None:
+def test_a_trained_block_lets_a_branch_see_the_other_and_only_if_it_attends(
+    name: BranchName,
+) -> None:
     torch.manual_seed(1)
     model = with_trained_blocks(TwoBranch("cma", 18, CLASSES)).eval()
     rgb, flow = snippets()
-    seen, changed = ((rgb, flow), (rgb, flow + 1)) if name == "rgb" else ((rgb, flow), (rgb + 1, flow))
+    seen, changed = (
+        ((rgb, flow), (rgb, flow + 1)) if name == "rgb" else ((rgb, flow), (rgb + 1, flow))
+    )
     assert not torch.equal(model(*seen)[name], model(*changed)[name])
     for attending in ((), ("flow",) if name == "rgb" else ("rgb",)):
-        assert torch.equal(model(*seen, attending=attending)[name], model(*changed, attending=attending)[name])
+        assert torch.equal(
+            model(*seen, attending=attending)[name], model(*changed, attending=attending)[name]
+        )
 
 
 def test_both_directions_are_computed_from_the_same_features() -> None:
-    """At depth 18 against the stretches written out: neither branch sees what the other was just given."""
+    """At depth 18 against the stretches written out: neither branch sees what the other was just
+    given.
+    """
     torch.manual_seed(1)
     model = with_trained_blocks(TwoBranch("cma", 18, CLASSES)).eval()
     rgb, flow = snippets()
     x, y = model.rgb, model.flow
-    a, b = (net.layer2(net.layer1(net.maxpool(net.relu(net.bn1(net.conv1(i)))))) for net, i in ((x, rgb), (y, flow)))
+    a, b = (
+        net.layer2(net.layer1(net.maxpool(net.relu(net.bn1(net.conv1(i))))))
+        for net, i in ((x, rgb), (y, flow))
+    )
     a, b = x.cma["layer2_1"](a, b), y.cma["layer2_1"](b, a)
     a, b = x.layer3(a), y.layer3(b)
     a, b = x.cma["layer3_1"](a, b), y.cma["layer3_1"](b, a)
@@ -91,12 +108,17 @@ def test_both_directions_are_computed_from_the_same_features() -> None:
 
 
 def test_behind_its_own_non_local_block_a_branch_reads_the_other() -> None:
-    """At depth 18 against the stretches written out: non-local blocks in RGB alone, flow reads their output."""
+    """At depth 18 against the stretches written out: non-local blocks in RGB alone, flow reads
+    their output.
+    """
     torch.manual_seed(1)
     model = with_trained_blocks(TwoBranch("cma_nonlocal", 18, CLASSES)).eval()
     rgb, flow = snippets()
     x, y = model.rgb, model.flow
-    a, b = (net.layer2(net.layer1(net.maxpool(net.relu(net.bn1(net.conv1(i)))))) for net, i in ((x, rgb), (y, flow)))
+    a, b = (
+        net.layer2(net.layer1(net.maxpool(net.relu(net.bn1(net.conv1(i))))))
+        for net, i in ((x, rgb), (y, flow))
+    )
     a = x.non_local["layer2_1"](a, a)
     a, b = x.cma["layer2_1"](a, b), y.cma["layer2_1"](b, a)
     a, b = x.layer3(a), y.layer3(b)
@@ -123,7 +145,9 @@ def test_a_non_local_branch_trains_its_own_blocks_and_leaves_the_other_branch() 
     torch.manual_seed(1)
     model = with_trained_blocks(TwoBranch("nonlocal", 18, CLASSES))
     model.train_only("flow")
-    F.cross_entropy(model(*snippets(3), outputs=("flow",))["flow"], torch.tensor([0, 1, 2])).backward()
+    F.cross_entropy(
+        model(*snippets(3), outputs=("flow",))["flow"], torch.tensor([0, 1, 2])
+    ).backward()
     assert all(parameter.grad is not None for parameter in model.flow.parameters())
     assert all(parameter.grad is None for parameter in model.rgb.parameters())
 
@@ -162,18 +186,24 @@ def blocks_run(counter: Counter[str], name: BranchName) -> list[str]:
 ALL_PLACES = ["layer2_1", "layer2_3", "layer3_1", "layer3_3", "layer3_5"]
 
 
-def test_flow_scores_that_do_not_attend_run_nothing_of_rgb(calls: tuple[TwoBranch, Counter[str]]) -> None:
+def test_flow_scores_that_do_not_attend_run_nothing_of_rgb(
+    calls: tuple[TwoBranch, Counter[str]],
+) -> None:
     model, counter = calls
     model(None, snippets()[1], outputs=("flow",), attending=("rgb",))
     assert counter["flow.fc"] == 1
     assert not [name for name in counter if name.startswith("rgb.") or ".cma." in name]
 
 
-def test_rgb_scores_run_flow_up_to_its_last_place_and_no_further(calls: tuple[TwoBranch, Counter[str]]) -> None:
+def test_rgb_scores_run_flow_up_to_its_last_place_and_no_further(
+    calls: tuple[TwoBranch, Counter[str]],
+) -> None:
     model, counter = calls
     model(*snippets(), outputs=("rgb",), attending=("rgb",))
     assert counter["flow.layer3.5"] == 1
-    assert not [name for name in counter if name.startswith(("flow.layer4", "flow.fc", "flow.avgpool"))]
+    assert not [
+        name for name in counter if name.startswith(("flow.layer4", "flow.fc", "flow.avgpool"))
+    ]
     assert blocks_run(counter, "rgb") == ALL_PLACES
     assert blocks_run(counter, "flow") == []
 
@@ -210,16 +240,25 @@ def test_training_rgb_leaves_flow_as_it_was(other_attends: bool) -> None:
     optimizer.step()
     assert all(parameter.grad is None for parameter in model.flow.parameters())
     assert all(parameter.grad is not None for parameter in model.rgb.parameters())
-    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    changed = {
+        name for name, value in model.state_dict().items() if not torch.equal(value, before[name])
+    }
     assert not [name for name in changed if name.startswith("flow.")]
-    assert {"rgb.conv1.weight", "rgb.bn1.running_mean", "rgb.cma.layer2_1.key.weight", "rgb.fc.bias"} <= changed
+    assert {
+        "rgb.conv1.weight",
+        "rgb.bn1.running_mean",
+        "rgb.cma.layer2_1.key.weight",
+        "rgb.fc.bias",
+    } <= changed
 
 
 def test_the_first_gradient_reaches_the_batch_norm_scale_of_every_new_block() -> None:
     torch.manual_seed(1)
     model = TwoBranch("cma", 18, CLASSES)
     model.train_only("rgb")
-    F.cross_entropy(model(*snippets(3), outputs=("rgb",))["rgb"], torch.tensor([0, 1, 2])).backward()
+    F.cross_entropy(
+        model(*snippets(3), outputs=("rgb",))["rgb"], torch.tensor([0, 1, 2])
+    ).backward()
     for block in model.rgb.cma.values():
         assert block.bn.weight.grad.any()
 
@@ -273,19 +312,25 @@ def test_one_of_two_frozen_branches_scores_without_the_dropout_of_training() -> 
         ("cma_nonlocal", ["rgb", "flow"], 6),
     ],
 )
-def test_a_kind_has_its_branches_and_blocks_and_no_others(kind: Kind, names: list[str], num_blocks: int) -> None:
+def test_a_kind_has_its_branches_and_blocks_and_no_others(
+    kind: Kind, names: list[str], num_blocks: int
+) -> None:
     model = TwoBranch(kind, 18, CLASSES).eval()
     assert [name for name, _ in model.named_children()] == names
     assert sum(isinstance(module, CMABlock) for module in model.modules()) == num_blocks
     rgb, flow = snippets()
     scores = model(rgb if "rgb" in names else None, flow if "flow" in names else None)
-    assert {name: value.shape for name, value in scores.items()} == dict.fromkeys(names, (2, CLASSES))
+    assert {name: value.shape for name, value in scores.items()} == dict.fromkeys(
+        names, (2, CLASSES)
+    )
 
 
 def test_a_branch_that_is_not_there_and_an_input_that_is_none_are_told() -> None:
     with pytest.raises(ValueError, match=r"model\.kind rgb has no flow branch, it has rgb"):
         TwoBranch("rgb", 18, CLASSES)(*snippets(), outputs=("flow",))
-    with pytest.raises(ValueError, match="the flow branch is needed for these scores, but its input is None"):
+    with pytest.raises(
+        ValueError, match="the flow branch is needed for these scores, but its input is None"
+    ):
         TwoBranch("cma", 18, CLASSES)(snippets()[0], None, outputs=("rgb",))
 
 
@@ -296,9 +341,14 @@ def test_parameters_relative_to_one_resnet50_of_400_classes() -> None:
     one = num_parameters(models.resnet50(weights=None, num_classes=400))
     blocks = num_parameters(model.rgb.cma)
     flow = model.flow
-    read = sum(num_parameters(part) for part in (flow.conv1, flow.bn1, flow.layer1, flow.layer2, flow.layer3))
+    read = sum(
+        num_parameters(part)
+        for part in (flow.conv1, flow.bn1, flow.layer1, flow.layer2, flow.layer3)
+    )
     assert (num_parameters(model.rgb) - blocks) / one == 1
-    assert (num_parameters(flow) - num_parameters(flow.cma)) / one == pytest.approx(1.0009, abs=1e-4)
+    assert (num_parameters(flow) - num_parameters(flow.cma)) / one == pytest.approx(
+        1.0009, abs=1e-4
+    )
     assert blocks / one == pytest.approx(0.302, abs=1e-3)
     assert (num_parameters(model.rgb) + read) / one == pytest.approx(1.65, abs=5e-3)
     assert (num_parameters(model) - blocks) / one == pytest.approx(2.30, abs=5e-3)
@@ -329,5 +379,7 @@ def test_consensus_of_low_precision_scores_is_not_rounded_back() -> None:
 
 @pytest.mark.parametrize("segments", [0, 3])
 def test_consensus_refuses_rows_that_do_not_share_out(segments: int) -> None:
-    with pytest.raises(ValueError, match=f"4 snippet scores cannot be shared among videos of {segments} segments"):
+    with pytest.raises(
+        ValueError, match=f"4 snippet scores cannot be shared among videos of {segments} segments"
+    ):
         consensus(torch.zeros(4, 2), segments)

@@ -35,7 +35,10 @@ def test_this_node_can_work_with_itself(tmp_path: Path) -> None:
     ("there", "told"),
     [
         ({"numpy": "2.4.6", "opencv": "4.10.0"}, "opencv is 4.10.0 there and 5.0.0 here"),
-        ({"numpy": "2.0.0", "opencv": "4.10.0"}, "numpy is 2.0.0 there and 2.4.6 here, opencv is 4.10.0 there and"),
+        (
+            {"numpy": "2.0.0", "opencv": "4.10.0"},
+            "numpy is 2.0.0 there and 2.4.6 here, opencv is 4.10.0 there and",
+        ),
         ({"numpy": "2.4.6"}, "opencv is None there and 5.0.0 here"),
         (HERE | {"extra": "1"}, "extra is 1 there and None here"),
     ],
@@ -51,9 +54,13 @@ def test_a_node_that_does_not_see_the_disks_is_named() -> None:
     ground = CommonGround(HERE, "/data/videos", "/data/out/.nodes.1.tmp")
     fit = NodeReport("gpu7", HERE)
     ground.check(fit)
-    with pytest.raises(InputError, match=r"node gpu7: does not see dataset\.root /data/videos; expected a disk"):
+    with pytest.raises(
+        InputError, match=r"node gpu7: does not see dataset\.root /data/videos; expected a disk"
+    ):
         ground.check(replace(fit, sees_root=False))
-    with pytest.raises(InputError, match=r"node gpu7: does not see shards\.path /data/out; expected a disk"):
+    with pytest.raises(
+        InputError, match=r"node gpu7: does not see shards\.path /data/out; expected a disk"
+    ):
         ground.check(replace(fit, sees_out=False))
 
 
@@ -69,7 +76,9 @@ def test_a_node_looks_for_what_it_is_told_and_for_nothing_that_is_no_path(tmp_pa
 def test_a_node_without_twinstream_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "preprocess.nodes", None)
     answer = node_task()(None, None)
-    with pytest.raises(InputError, match=r"node .*: has no twinstream, or another one \(.*preprocess\.nodes"):
+    with pytest.raises(
+        InputError, match=r"node .*: has no twinstream, or another one \(.*preprocess\.nodes"
+    ):
         CommonGround(HERE).check(answer)
 
 

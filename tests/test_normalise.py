@@ -11,7 +11,9 @@ from train.normalise import normalise, normalise_flow, normalise_rgb, refuse_oth
 UNSCALED = torch.ones(1, 2)
 
 
-@pytest.mark.parametrize(("level", "value"), [(128, 0.0), (255, 1.0), (1, -1.0), (0, -1.0), (192, 64 / 127)])
+@pytest.mark.parametrize(
+    ("level", "value"), [(128, 0.0), (255, 1.0), (1, -1.0), (0, -1.0), (192, 64 / 127)]
+)
 def test_flow_levels_become_shares_of_the_bound(level: int, value: float) -> None:
     flow = torch.full((1, 10, 2, 2), level, dtype=torch.uint8)
     torch.testing.assert_close(normalise_flow(flow, UNSCALED), torch.full((1, 10, 2, 2), value))
@@ -51,5 +53,8 @@ def test_the_dtype_is_the_callers_and_the_layout_stays() -> None:
 
 def test_only_the_codec_that_a_flip_and_the_network_take_for_granted_is_trained_on() -> None:
     refuse_other_codec("out", 128, 127)
-    with pytest.raises(InputError, match=r"out: flow codec with zero 127.5 and 127.5 levels, training reads zero 128"):
+    with pytest.raises(
+        InputError,
+        match=r"out: flow codec with zero 127.5 and 127.5 levels, training reads zero 128",
+    ):
         refuse_other_codec("out", 127.5, 127.5)

@@ -13,7 +13,8 @@ SHARDS = st.lists(st.integers(0, 9), min_size=1, max_size=12).filter(any)
 
 
 @pytest.mark.parametrize(
-    ("num_samples", "batch_size", "sizes"), [(10, 4, [4, 3, 3]), (3, 8, [3]), (9, 8, [5, 4]), (8, 4, [4, 4])]
+    ("num_samples", "batch_size", "sizes"),
+    [(10, 4, [4, 3, 3]), (3, 8, [3]), (9, 8, [5, 4]), (8, 4, [4, 4])],
 )
 def test_batches_are_nearly_equal_and_hold_every_sample_once(
     num_samples: int, batch_size: int, sizes: list[int]
@@ -25,7 +26,10 @@ def test_batches_are_nearly_equal_and_hold_every_sample_once(
 
 def test_every_epoch_and_every_seed_has_its_own_order() -> None:
     orders = {
-        tuple(epoch_order([20, 30], seed, epoch, window)) for seed in (0, 1) for epoch in (0, 1) for window in (None, 1)
+        tuple(epoch_order([20, 30], seed, epoch, window))
+        for seed in (0, 1)
+        for epoch in (0, 1)
+        for window in (None, 1)
     }
     assert len(orders) == 8
 
@@ -38,7 +42,9 @@ def test_a_window_mixes_so_many_shards_and_leaves_none_out(
     assert sorted(order.tolist()) == list(range(sum(sizes)))
     shard_of = np.repeat(np.arange(len(sizes)), sizes)[order]
     # Once a shard of a later group has begun, no shard of an earlier one comes again.
-    first, last = ({shard: place for place, shard in list(enumerate(shard_of))[::step]} for step in (-1, 1))
+    first, last = (
+        {shard: place for place, shard in list(enumerate(shard_of))[::step]} for step in (-1, 1)
+    )
     under_way = [sum(first[s] <= place <= last[s] for s in first) for place in range(len(order))]
     assert max(under_way) <= window
 
@@ -53,7 +59,9 @@ def test_over_the_ranks_every_sample_counts_once_and_every_rank_has_as_many_plac
     sizes: list[int], batch_size: int, num_ranks: int, epoch: int
 ) -> None:
     samplers = [
-        EpochSampler(sizes, batch_size=batch_size, seed=1, epoch=epoch, rank=rank, num_ranks=num_ranks)
+        EpochSampler(
+            sizes, batch_size=batch_size, seed=1, epoch=epoch, rank=rank, num_ranks=num_ranks
+        )
         for rank in range(num_ranks)
     ]
     alone = EpochSampler(sizes, batch_size=batch_size, seed=1, epoch=epoch).shares
@@ -61,16 +69,24 @@ def test_over_the_ranks_every_sample_counts_once_and_every_rank_has_as_many_plac
     for whole, *shares in zip(alone, *(sampler.shares for sampler in samplers), strict=True):
         assert len({len(share.positions) for share in shares}) == 1
         assert {share.num_global for share in shares} == {len(whole.positions)}
-        seen = [position for share in shares for position in share.positions[: share.num_counted].tolist()]
+        seen = [
+            position
+            for share in shares
+            for position in share.positions[: share.num_counted].tolist()
+        ]
         assert sorted(seen) == sorted(whole.positions.tolist())
-        assert {p for share in shares for p in share.positions.tolist()} == {*whole.positions.tolist()}
+        assert {p for share in shares for p in share.positions.tolist()} == {
+            *whole.positions.tolist()
+        }
         counted.update(seen)
     assert counted == Counter(range(sum(sizes)))
 
 
 def test_what_does_not_divide_repeats_samples_of_the_same_batch_at_the_end() -> None:
     shares = [rank_share(np.array([7, 3, 9, 4, 6]), rank, 2) for rank in range(2)]
-    assert [(share.positions.tolist(), share.num_counted, share.num_global) for share in shares] == [
+    assert [
+        (share.positions.tolist(), share.num_counted, share.num_global) for share in shares
+    ] == [
         ([7, 9, 6], 3, 5),
         ([3, 4, 7], 2, 5),
     ]
@@ -86,5 +102,9 @@ def test_an_epoch_begun_in_the_middle_is_the_rest_of_the_whole_on_any_number_of_
             for rank in range(num_ranks)
         ]
         for before, *now in zip(whole[2:], *rest, strict=True):
-            seen = [position for share in now for position in share.positions[: share.num_counted].tolist()]
+            seen = [
+                position
+                for share in now
+                for position in share.positions[: share.num_counted].tolist()
+            ]
             assert sorted(seen) == sorted(before.positions.tolist())

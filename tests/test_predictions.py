@@ -13,8 +13,16 @@ from train.predictions import Predictions, read_predictions, write_predictions
 
 def test_predictions_survive_the_file(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    scores = {"rgb": rng.normal(size=(3, 4)).astype(np.float32), "flow": rng.normal(size=(3, 4)).astype(np.float32)}
-    given = Predictions(("a", "b", "c"), np.array([3, 0, 1]), scores, {"kind": "cma", "classes": ["é", "b", "c", "d"]})
+    scores = {
+        "rgb": rng.normal(size=(3, 4)).astype(np.float32),
+        "flow": rng.normal(size=(3, 4)).astype(np.float32),
+    }
+    given = Predictions(
+        ("a", "b", "c"),
+        np.array([3, 0, 1]),
+        scores,
+        {"kind": "cma", "classes": ["é", "b", "c", "d"]},
+    )
     write_predictions(tmp_path / "p.parquet", given)
     found = read_predictions(tmp_path / "p.parquet")
     assert (found.keys, found.labels.tolist(), found.about) == (given.keys, [3, 0, 1], given.about)

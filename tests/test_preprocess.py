@@ -1,4 +1,6 @@
-"""Videos to a dataset through Ray: real files, real workers, and what happens when things go wrong."""
+"""Videos to a dataset through Ray: real files, real workers, and what happens when
+things go wrong.
+"""
 
 import os
 import shutil
@@ -36,7 +38,10 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split, count in (("train", 7), ("test", 3)):
         for number in range(count):
             name = f"{split}/class{number % 2}/{number}.avi"
-            write_video(root / name, draw_video(np.random.default_rng(number), number % 4, number % 2, 48, 8 + number))
+            write_video(
+                root / name,
+                draw_video(np.random.default_rng(number), number % 4, number % 2, 48, 8 + number),
+            )
     bad = root / "train" / "class0"
     (bad / "empty.avi").write_bytes(b"")
     (bad / "text.avi").write_text("this is no video\n" * 50)
@@ -57,7 +62,12 @@ def digests(folder: Path) -> dict[str, str]:
 def tree(root: Path, out: Path) -> dict[str, dict[str, object]]:
     return {
         "dataset": {"kind": "folders", "root": str(root)},
-        "preprocess": {"size": 32, "engine": "opencv", "workers": 2, "tvl1": {"warps": 1, "iterations": 10}},
+        "preprocess": {
+            "size": 32,
+            "engine": "opencv",
+            "workers": 2,
+            "tvl1": {"warps": 1, "iterations": 10},
+        },
         "shards": {"path": str(out), "videos_per_shard": 2},
     }
 
@@ -85,7 +95,10 @@ def test_every_video_has_a_row_with_the_right_reason(finished: Path) -> None:
         "train/class0/sound.mp3": "no_video_stream",
         "train/class0/text.avi": "unreadable",
     }
-    assert summary(rows) == "10 written · 6 skipped: decode_error 1, no_video_stream 1, too_short 2, unreadable 2"
+    assert (
+        summary(rows)
+        == "10 written · 6 skipped: decode_error 1, no_video_stream 1, too_short 2, unreadable 2"
+    )
 
 
 def test_the_dataset_is_sound_and_holds_what_was_drawn(finished: Path) -> None:
@@ -94,11 +107,15 @@ def test_the_dataset_is_sound_and_holds_what_was_drawn(finished: Path) -> None:
     assert dataset.manifest.classes == ("class0", "class1")
     samples = [sample for split in dataset.splits.values() for sample in split]
     assert {sample.index.key: sample.index.num_frames for sample in samples} == {
-        f"{split}/class{n % 2}/{n}": 8 + n for split, count in (("train", 7), ("test", 3)) for n in range(count)
+        f"{split}/class{n % 2}/{n}": 8 + n
+        for split, count in (("train", 7), ("test", 3))
+        for n in range(count)
     }
 
 
-def test_one_worker_and_other_chunks_give_the_same_bytes(videos: Path, finished: Path, tmp_path: Path) -> None:
+def test_one_worker_and_other_chunks_give_the_same_bytes(
+    videos: Path, finished: Path, tmp_path: Path
+) -> None:
     run(videos, tmp_path / "again", "preprocess.workers=1", "preprocess.chunk_frames=3")
     assert digests(tmp_path / "again") == digests(finished)
 
@@ -110,14 +127,18 @@ def test_a_finished_dataset_is_left_alone(videos: Path, finished: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
 
-def test_another_settings_dataset_is_refused_with_the_setting_that_differs(videos: Path, finished: Path) -> None:
+def test_another_settings_dataset_is_refused_with_the_setting_that_differs(
+    videos: Path, finished: Path
+) -> None:
     with pytest.raises(InputError, match=r"made with shards\.jpeg_quality = 95, not 80"):
         run(videos, finished, "shards.jpeg_quality=80")
     with pytest.raises(InputError, match=r"made with preprocess\.tvl1\.warps = 1, not 2"):
         run(videos, finished, "preprocess.tvl1.warps=2")
 
 
-def test_another_catalogs_dataset_is_refused_and_kept(videos: Path, finished: Path, tmp_path: Path) -> None:
+def test_another_catalogs_dataset_is_refused_and_kept(
+    videos: Path, finished: Path, tmp_path: Path
+) -> None:
     before = digests(finished)
     other = tmp_path / "videos"
     write_video(other / "train" / "class0" / "other.avi", FRAMES)
@@ -142,7 +163,9 @@ def config(folder: Path, root: Path, out: Path) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
 def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
     videos: Path, finished: Path, tmp_path: Path, number: int, code: int
 ) -> None:
@@ -188,15 +211,32 @@ def test_a_killed_worker_costs_its_job_and_nothing_else(
 
 def listening_beyond_loopback() -> set[str]:
     """Local addresses of sockets that accept connections from other machines."""
-    loopback = ("0100007F:", "0000000000000000FFFF00000100007F:", "00000000000000000000000001000000:")
-    lines = [line.split() for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()]
-    return {fields[1] for fields in lines if fields[3] == "0A" and not fields[1].startswith(loopback)}
+    loopback = (
+        "0100007F:",
+        "0000000000000000FFFF00000100007F:",
+        "00000000000000000000000001000000:",
+    )
+    lines = [
+        line.split()
+        for name in ("tcp", "tcp6")
+        for line in Path("/proc/net", name).read_text().splitlines()
+    ]
+    return {
+        fields[1] for fields in lines if fields[3] == "0A" and not fields[1].startswith(loopback)
+    }
 
 
 def test_ray_starts_by_itself_and_listens_on_loopback_only(videos: Path, tmp_path: Path) -> None:
     before = listening_beyond_loopback()
     process = subprocess.Popen(
-        [sys.executable, "-m", "twinstream", "preprocess", "-c", config(tmp_path, videos, tmp_path / "shards")],
+        [
+            sys.executable,
+            "-m",
+            "twinstream",
+            "preprocess",
+            "-c",
+            config(tmp_path, videos, tmp_path / "shards"),
+        ],
         cwd=ROOT,
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -210,7 +250,9 @@ def test_ray_starts_by_itself_and_listens_on_loopback_only(videos: Path, tmp_pat
 
 
 def without_root_override() -> None:
-    """Root may write anywhere; without CAP_DAC_OVERRIDE (1) in the bounding set its children may not."""
+    """Root may write anywhere; without CAP_DAC_OVERRIDE (1) in the bounding set its children may
+    not.
+    """
     import ctypes
 
     ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
@@ -221,7 +263,9 @@ def test_a_read_only_output_folder_is_one_line(videos: Path, tmp_path: Path) -> 
     out.mkdir(mode=0o500)
     done = cli("preprocess", "-c", config(tmp_path, videos, out), preexec_fn=without_root_override)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"twinstream: shards.path {out}: cannot be written to (Permission denied)\n"
+    assert (
+        done.stderr == f"twinstream: shards.path {out}: cannot be written to (Permission denied)\n"
+    )
     assert list(out.iterdir()) == []
 
 
@@ -233,7 +277,9 @@ def test_a_read_only_output_folder_is_one_line(videos: Path, tmp_path: Path) -> 
         ("preprocess.sise=3", "preprocess.sise: no such key; did you mean preprocess.size?"),
     ],
 )
-def test_bad_input_ends_in_one_line_and_code_1(videos: Path, tmp_path: Path, override: str, message: str) -> None:
+def test_bad_input_ends_in_one_line_and_code_1(
+    videos: Path, tmp_path: Path, override: str, message: str
+) -> None:
     done = cli("preprocess", "-c", config(tmp_path, videos, tmp_path / "shards"), "--set", override)
     assert (done.returncode, done.stdout) == (1, "")
     assert message in done.stderr
@@ -244,14 +290,22 @@ def test_bad_input_ends_in_one_line_and_code_1(videos: Path, tmp_path: Path, ove
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("ray://127.0.0.1:10001", "Ray Client cannot stream what workers tell; start twinstream on a node of the"),
-        ("127.0.0.1:1", "no Ray cluster answers there, or not to this token ([Errno 111] Connection refused)"),
+        (
+            "ray://127.0.0.1:10001",
+            "Ray Client cannot stream what workers tell; start twinstream on a node of the",
+        ),
+        (
+            "127.0.0.1:1",
+            "no Ray cluster answers there, or not to this token ([Errno 111] Connection refused)",
+        ),
     ],
 )
 def test_an_address_where_no_cluster_can_be_used_is_one_line(
     videos: Path, tmp_path: Path, address: str, message: str
 ) -> None:
-    done = cli("preprocess", "-c", config(tmp_path, videos, tmp_path / "shards"), "--address", address)
+    done = cli(
+        "preprocess", "-c", config(tmp_path, videos, tmp_path / "shards"), "--address", address
+    )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"twinstream: --address {address}: {message}")
     assert done.stderr.count("\n") == 1
@@ -272,7 +326,9 @@ def test_a_class_of_the_split_list_without_a_folder_is_told_and_its_videos_are_m
     write_video(root / "Here" / "v_Here_g01_c01.avi", FRAMES)
     splits.mkdir()
     (splits / "classInd.txt").write_text("1 Here\n2 Absent\n")
-    (splits / "trainlist01.txt").write_text("Here/v_Here_g01_c01.avi 1\nAbsent/v_Absent_g01_c01.avi 2\n")
+    (splits / "trainlist01.txt").write_text(
+        "Here/v_Here_g01_c01.avi 1\nAbsent/v_Absent_g01_c01.avi 2\n"
+    )
     (splits / "testlist01.txt").write_text("Absent/v_Absent_g02_c01.avi\n")
     rows = run(root, tmp_path / "shards", "dataset.kind=ucf101", f"dataset.splits={splits}")
     assert summary(rows) == "1 written · 2 missing"

@@ -15,7 +15,9 @@ from shards.progress import Progress, time_left
         (5, 0, 9.0, "0:00:00 left"),
     ],
 )
-def test_time_left_goes_by_the_rate_so_far(num_done: int, num_left: int, seconds: float, told: str) -> None:
+def test_time_left_goes_by_the_rate_so_far(
+    num_done: int, num_left: int, seconds: float, told: str
+) -> None:
     assert time_left(num_done, num_left, seconds) == told
 
 

@@ -1,4 +1,6 @@
-"""The drivers of `make duet` and `make weizmann`: their tables, counted by hand, and what each run begins from."""
+"""The drivers of `make duet` and `make weizmann`: their tables, counted by hand, and what each run
+begins from.
+"""
 
 from pathlib import Path
 
@@ -37,7 +39,9 @@ def test_every_run_of_the_proofs_has_settings_and_stages_that_fit(tmp_path: Path
     ):
         assert list(runs) == ["two_stream", "nonlocal", "cma"]
         for changes in runs.values():
-            settings = build_settings(Settings, {name: dict(section) for name, section in tree.items()}, changes)
+            settings = build_settings(
+                Settings, {name: dict(section) for name, section in tree.items()}, changes
+            )
             plan_stages(settings.train.stages, settings.model.kind)
         assert settings.model.flow_weights == str(tmp_path / "two_stream" / "flow.pt")
 
@@ -49,5 +53,7 @@ def test_hits_count_each_fold_by_the_weighted_sum() -> None:
     assert weizmann.hits([fold], (0, 1)) == [2]
     # Equal scores count for the lower class: 0 in the first and the third video.
     assert weizmann.hits([fold], (1, 1)) == [3]
-    table = weizmann.table({"two_stream": [fold, fold], "nonlocal": [fold, fold], "cma": [fold, fold]})
+    table = weizmann.table(
+        {"two_stream": [fold, fold], "nonlocal": [fold, fold], "cma": [fold, fold]}
+    )
     assert table.splitlines()[2] == "| rgb | 66.7% | 30% to 90% | 2 2 of 6 |"

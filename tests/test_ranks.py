@@ -1,4 +1,6 @@
-"""Several processes are one: the same gradient, the same end, and a run that can go on when one of them is lost."""
+"""Several processes are one: the same gradient, the same end, and a run that can go on when one of
+them is lost.
+"""
 
 import json
 import os
@@ -25,7 +27,9 @@ ENVIRONMENT = {**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
 PATIENCE = 240.0
 
 
-def assert_same_step(one: tuple[float, dict[str, torch.Tensor]], other: tuple[float, dict[str, torch.Tensor]]) -> None:
+def assert_same_step(
+    one: tuple[float, dict[str, torch.Tensor]], other: tuple[float, dict[str, torch.Tensor]]
+) -> None:
     assert one[0] == pytest.approx(other[0], rel=1e-5)
     assert one[1].keys() == other[1].keys()
     assert any("query.weight" in name and value.any() for name, value in one[1].items())
@@ -36,7 +40,9 @@ def assert_same_step(one: tuple[float, dict[str, torch.Tensor]], other: tuple[fl
 def test_two_processes_have_the_gradient_of_one_on_the_same_batch(tmp_path: Path) -> None:
     """BatchNorm that learns included; and where a batch does not divide, with BatchNorm frozen."""
     command = [*TORCHRUN, "-m", "tests.gradients", str(tmp_path / "steps.pt")]
-    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run(
+        command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.returncode == 0, done.stderr
     steps = torch.load(tmp_path / "steps.pt", weights_only=True)
     assert_same_step(steps["learning"], one_step(4, Ranks(), learns=True))
@@ -45,14 +51,18 @@ def test_two_processes_have_the_gradient_of_one_on_the_same_batch(tmp_path: Path
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 3, 9])
-def test_micro_batches_give_the_gradient_of_the_whole_batch_where_batch_norm_is_frozen(micro_batch: int) -> None:
+def test_micro_batches_give_the_gradient_of_the_whole_batch_where_batch_norm_is_frozen(
+    micro_batch: int,
+) -> None:
     whole = one_step(5, Ranks(), learns=False)
     assert_same_step(one_step(5, Ranks(), learns=False, micro_batch=micro_batch), whole)
 
 
 def test_batch_norm_that_learns_sees_a_micro_batch_at_a_time() -> None:
     """What the documentation warns of: another gradient."""
-    whole, parts = (one_step(4, Ranks(), learns=True, micro_batch=micro_batch) for micro_batch in (None, 2))
+    whole, parts = (
+        one_step(4, Ranks(), learns=True, micro_batch=micro_batch) for micro_batch in (None, 2)
+    )
     with pytest.raises(AssertionError):
         assert_same_step(parts, whole)
 
@@ -66,18 +76,35 @@ def rank_process(torchrun: subprocess.Popen[str], rank: int) -> int:
     raise AssertionError(f"no rank {rank} below {torchrun.pid}")
 
 
-def test_a_rank_that_is_killed_ends_the_run_in_one_line_and_fewer_ranks_can_go_on(tmp_path: Path) -> None:
+def test_a_rank_that_is_killed_ends_the_run_in_one_line_and_fewer_ranks_can_go_on(
+    tmp_path: Path,
+) -> None:
     dataset, run, config = tmp_path / "dataset", tmp_path / "run", tmp_path / "pipeline.yaml"
     write_dataset(dataset, {"train": 4, "test": 1})
     tree = {
         "shards": {"path": str(dataset)},
-        "model": {"depth": 18, "rgb_weights": None, "flow_weights": None, "kind": "flow", "dropout": 0},
-        "train": {"stages": ["flow"], "epochs": 3, "batch_size": 2, "segments": 1, "crop_size": 40, "workers": 1}
+        "model": {
+            "depth": 18,
+            "rgb_weights": None,
+            "flow_weights": None,
+            "kind": "flow",
+            "dropout": 0,
+        },
+        "train": {
+            "stages": ["flow"],
+            "epochs": 3,
+            "batch_size": 2,
+            "segments": 1,
+            "crop_size": 40,
+            "workers": 1,
+        }
         | {"checkpoint_steps": 1, "validate_split": "test", "device": "cpu", "learning_rate": 1e-3},
     }
     config.write_text(yaml.safe_dump(tree))
     command = [*TORCHRUN, "-m", "train", "-c", str(config), "--out", str(run)]
-    torchrun = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    torchrun = subprocess.Popen(
+        command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+    )
     until = time.monotonic() + PATIENCE
     while not (run / "checkpoint.pt").exists():
         assert torchrun.poll() is None, torchrun.stderr.read() if torchrun.stderr else ""
@@ -88,7 +115,8 @@ def test_a_rank_that_is_killed_ends_the_run_in_one_line_and_fewer_ranks_can_go_o
     assert torchrun.returncode == 1
     lines = [line for line in told.splitlines() if line.startswith("twinstream:")]
     assert lines == [
-        "twinstream: rank 0 of 2: another rank is gone; the same command with --resume goes on from the last checkpoint"
+        "twinstream: rank 0 of 2: another rank is gone; the same command with --resume goes on "
+        "from the last checkpoint"
     ], told
     train(read_run_settings(run), run, resume=True)
     train(read_run_settings(run), tmp_path / "whole", resume=False)
@@ -96,8 +124,15 @@ def test_a_rank_that_is_killed_ends_the_run_in_one_line_and_fewer_ranks_can_go_o
         [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
         for folder in (run, tmp_path / "whole")
     )
-    assert [(line["epoch"], line.get("step")) for line in log] == [(e, s) for e in range(3) for s in (0, 1, None)]
-    # One process from beginning to end: the same batches, so the same losses but for how the sum of two ranks rounds.
-    losses, expected = ([line["loss"] for line in lines if "step" in line] for lines in (log, whole))
+    assert [(line["epoch"], line.get("step")) for line in log] == [
+        (e, s) for e in range(3) for s in (0, 1, None)
+    ]
+    # One process from beginning to end: the same batches, so the same losses but for how the sum of
+    # two ranks rounds.
+    losses, expected = (
+        [line["loss"] for line in lines if "step" in line] for lines in (log, whole)
+    )
     assert losses == pytest.approx(expected, rel=1e-3)
-    assert [json.loads(line)["ranks"] for line in (run / "starts.jsonl").read_text().splitlines()] == [2, 1]
+    assert [
+        json.loads(line)["ranks"] for line in (run / "starts.jsonl").read_text().splitlines()
+    ] == [2, 1]

@@ -15,7 +15,12 @@ def test_frames_and_flow_are_those_asked_for(dataset: Path) -> None:
     sample = data.sample("right/train1")
     frames = read_frames(sample, [5, 0, 3])
     assert frames.shape == (3, 24, 32, 3)
-    assert np.abs(frames.astype(int) - np.array([(50, 0, 0), (0, 0, 0), (30, 0, 0)])[:, None, None]).max() <= 2
+    assert (
+        np.abs(
+            frames.astype(int) - np.array([(50, 0, 0), (0, 0, 0), (30, 0, 0)])[:, None, None]
+        ).max()
+        <= 2
+    )
     flow = data.flow_pixels(read_flow(sample, 2, 4))
     assert flow.shape == (4, 24, 32, 2)
     assert np.abs(flow[..., 0] - np.array([2, 3, 4, 5])[:, None, None]).max() < 0.1
@@ -24,7 +29,10 @@ def test_frames_and_flow_are_those_asked_for(dataset: Path) -> None:
 
 def test_splits_hold_their_samples_and_the_json_is_read(dataset: Path) -> None:
     data = ShardDataset(dataset)
-    assert sorted(sample.index.key for sample in data.samples("test")) == ["left/test0", "right/test1"]
+    assert sorted(sample.index.key for sample in data.samples("test")) == [
+        "left/test0",
+        "right/test1",
+    ]
     meta = read_meta(data.sample("left/train2"))
     assert (meta.class_name, meta.label, meta.num_frames, meta.source_width) == ("left", 0, 9, 64)
 
@@ -50,7 +58,9 @@ def test_a_damaged_member_names_shard_and_key(dataset: Path) -> None:
     begin = int(sample.index.offsets[3])
     data[begin : begin + int(sample.index.sizes[3])] = bytes(int(sample.index.sizes[3]))
     sample.tar.write_bytes(data)
-    with pytest.raises(InputError, match=rf"{sample.tar.name}: left/train0: frame 2: .* do not decode"):
+    with pytest.raises(
+        InputError, match=rf"{sample.tar.name}: left/train0: frame 2: .* do not decode"
+    ):
         read_frames(sample, [2])
 
 

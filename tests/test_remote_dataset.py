@@ -1,4 +1,6 @@
-"""A dataset in a real S3 server: made, killed, resumed, checked, looked at, and trained from, as on a disk."""
+"""A dataset in a real S3 server: made, killed, resumed, checked, looked at, and trained from, as on
+a disk.
+"""
 
 import json
 import shutil
@@ -38,10 +40,22 @@ HEAD_BYTES = 2000
 def config(folder: Path, root: str, out: str) -> str:
     tree = {
         "dataset": {"kind": "folders", "root": root},
-        "preprocess": {"size": 48, "engine": "opencv", "workers": 1, "tvl1": {"warps": 1, "iterations": 10}},
+        "preprocess": {
+            "size": 48,
+            "engine": "opencv",
+            "workers": 1,
+            "tvl1": {"warps": 1, "iterations": 10},
+        },
         "shards": {"path": out, "videos_per_shard": 2},
         "model": {"kind": "rgb", "depth": 18, "rgb_weights": None},
-        "train": {"stages": ["rgb"], "epochs": 1, "batch_size": 4, "crop_size": 40, "segments": 1, "workers": 2},
+        "train": {
+            "stages": ["rgb"],
+            "epochs": 1,
+            "batch_size": 4,
+            "crop_size": 40,
+            "segments": 1,
+            "workers": 2,
+        },
     }
     path = folder / "pipeline.yaml"
     path.write_text(yaml.safe_dump(tree))
@@ -53,8 +67,16 @@ def drawn(store: Store, tmp_path: Path) -> Iterator[str]:
     """Videos in the store, two of them of no use; a key's folder."""
     name = tmp_path.name
     for number in range(8):
-        path = store.folder / name / "videos" / ("train" if number < 6 else "test") / f"class{number % 2}"
-        write_video(path / f"{number}.avi", draw_video(np.random.default_rng(number), 0, 1, 48, 8 + number))
+        path = (
+            store.folder
+            / name
+            / "videos"
+            / ("train" if number < 6 else "test")
+            / f"class{number % 2}"
+        )
+        write_video(
+            path / f"{number}.avi", draw_video(np.random.default_rng(number), 0, 1, 48, 8 + number)
+        )
     (path / "empty.avi").write_bytes(b"")
     (path / "notes.txt").write_text("no video")
     cut = write_video(path / "cut.mp4", moving_square(60))
@@ -67,7 +89,10 @@ def test_a_run_that_is_killed_and_resumed_gives_the_bytes_of_a_local_one(
     store: Store, drawn: str, tmp_path: Path
 ) -> None:
     uri, videos = store.uri(f"{drawn}/shards"), store.folder / drawn / "videos"
-    assert cli("preprocess", "-c", config(tmp_path, str(videos), str(tmp_path / "local"))).returncode == 0
+    assert (
+        cli("preprocess", "-c", config(tmp_path, str(videos), str(tmp_path / "local"))).returncode
+        == 0
+    )
     command = ["preprocess", "-c", config(tmp_path, store.uri(f"{drawn}/videos"), uri)]
     process = subprocess.Popen(
         [sys.executable, "-m", "twinstream", *command], cwd=ROOT, stderr=subprocess.PIPE, text=True
@@ -82,7 +107,10 @@ def test_a_run_that_is_killed_and_resumed_gives_the_bytes_of_a_local_one(
     told = [cli(*command)]
     assert told[0].returncode == 0, told[0].stderr
     assert digests(stored) == digests(tmp_path / "local")
-    assert json.loads((stored / "run.json").read_text())["videos"] == {"unreadable": 2, "written": 8}
+    assert json.loads((stored / "run.json").read_text())["videos"] == {
+        "unreadable": 2,
+        "written": 8,
+    }
 
     run = str(tmp_path / "run")
     cached = ["--set", f"shards.cache_dir={tmp_path / 'cache'}"]
@@ -99,7 +127,9 @@ def test_a_run_that_is_killed_and_resumed_gives_the_bytes_of_a_local_one(
     assert "8 written · 2 skipped: unreadable 2" in told[3].stdout
     assert list((tmp_path / "cache").glob("*.blocks"))
     everything = "".join(done.stdout + done.stderr for done in told)
-    written = [path.read_bytes() for top in (stored, tmp_path) for path in top.rglob("*") if path.is_file()]
+    written = [
+        path.read_bytes() for top in (stored, tmp_path) for path in top.rglob("*") if path.is_file()
+    ]
     assert not any(word in everything for word in (KEY, SECRET))
     assert not any(word.encode() in data for word in (KEY, SECRET) for data in written)
 
@@ -122,7 +152,9 @@ def test_changed_bytes_and_strangers_in_the_store_are_found(store: Store, tmp_pa
             assert f"{line}\n" in done.stderr
 
 
-def test_datasets_are_combined_and_converted_in_the_store(store: Store, dataset: Path, tmp_path: Path) -> None:
+def test_datasets_are_combined_and_converted_in_the_store(
+    store: Store, dataset: Path, tmp_path: Path
+) -> None:
     here = tmp_path.name
     shutil.copytree(dataset, store.folder / here / "a")
     uri = store.uri(here)
@@ -159,15 +191,21 @@ def test_only_the_members_asked_for_are_read_neighbours_in_one_request(
     sizes = sample.index.sizes
     first_flow = 1 + sample.index.num_frames
     spans = [[1], [3], range(first_flow, first_flow + 6), range(first_flow + 4, first_flow + 10)]
-    padded = sum(int(sample.index.offsets[s[-1]] + sizes[s[-1]] - sample.index.offsets[s[0]]) for s in spans)
+    padded = sum(
+        int(sample.index.offsets[s[-1]] + sizes[s[-1]] - sample.index.offsets[s[0]]) for s in spans
+    )
     assert padded <= wire.num_received - before <= padded + HEAD_BYTES * len(wire.requests)
     assert np.array_equal(np.stack([*frames]), read_frames(other, [0, 2]))
     _, second = stacks
-    assert np.array_equal(np.stack([*second]).reshape(3, 2, 24, 32).transpose(0, 2, 3, 1), read_flow(other, 2, 3))
+    assert np.array_equal(
+        np.stack([*second]).reshape(3, 2, 24, 32).transpose(0, 2, 3, 1), read_flow(other, 2, 3)
+    )
     wire.close()
 
 
-def test_what_was_read_once_is_not_fetched_again(store: Store, dataset: Path, tmp_path: Path) -> None:
+def test_what_was_read_once_is_not_fetched_again(
+    store: Store, dataset: Path, tmp_path: Path
+) -> None:
     shutil.copytree(dataset, store.folder / tmp_path.name)
     wire = Wire(store.endpoint)
     uri = f"{store.uri(tmp_path.name)}?endpoint_override={wire.endpoint}"
@@ -190,8 +228,12 @@ def test_a_shard_that_is_gone_and_a_store_that_does_not_answer_are_told(
     (store.folder / tmp_path.name / "train" / "train-000000.tar").unlink()
     with pytest.raises(InputError, match=r"train-000000\.tar: this shard is gone"):
         read_frames(sample, [0])
-    silent = replace(sample, tar=replace(sample.tar, options=(("endpoint_override", "http://127.0.0.1:1"),)))
-    with pytest.raises(InputError, match=rf"train-000000\.tar: {sample.index.key}: the store does not answer \("):
+    silent = replace(
+        sample, tar=replace(sample.tar, options=(("endpoint_override", "http://127.0.0.1:1"),))
+    )
+    with pytest.raises(
+        InputError, match=rf"train-000000\.tar: {sample.index.key}: the store does not answer \("
+    ):
         read_frames(silent, [0])
 
 
@@ -215,7 +257,9 @@ def test_a_video_in_the_store_is_decoded_like_one_on_disk(store: Store, tmp_path
     assert told.value.reason == Reason.MISSING
 
 
-def test_a_job_without_a_usable_video_leaves_nothing_in_the_store(store: Store, tmp_path: Path) -> None:
+def test_a_job_without_a_usable_video_leaves_nothing_in_the_store(
+    store: Store, tmp_path: Path
+) -> None:
     out, catalog = locate(store.uri(tmp_path.name)), make_catalog({"train": 4})
     good, bad = plan_jobs(catalog.videos, 2, seed=0)
     write_job(out, good)
@@ -224,7 +268,12 @@ def test_a_job_without_a_usable_video_leaves_nothing_in_the_store(store: Store, 
         pass
     assert sorted(done_jobs(out, [good, bad], SETTINGS)) == ["train-000000", "train-000001"]
     finish(out, catalog, [good, bad], SETTINGS)
-    named = ["dataset.json", f"train/{good.name}.parquet", f"train/{good.name}.tar", "videos.parquet"]
+    named = [
+        "dataset.json",
+        f"train/{good.name}.parquet",
+        f"train/{good.name}.tar",
+        "videos.parquet",
+    ]
     assert list(file_sizes(out)) == named
     assert list(faults(out)) == []
 
@@ -232,13 +281,21 @@ def test_a_job_without_a_usable_video_leaves_nothing_in_the_store(store: Store, 
 def test_lists_are_read_from_the_store(store: Store, tmp_path: Path) -> None:
     here = tmp_path.name
     write_video(store.folder / here / "videos" / "a" / "v.avi", moving_square(8))
-    (store.folder / here / "list.csv").write_text("path,label,split\r\na/v.avi,run,train\r\na/w.avi,run,test\r\n")
-    command = config(tmp_path, store.uri(f"{here}/videos"), store.uri(f"{here}/shards"))
-    options = ["--set", "dataset.kind=csv", "--set", f"dataset.annotations={store.uri(f'{here}/list.csv')}"]
-    done = cli("preprocess", "-c", command, *options, "--dry-run")
-    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "2 videos of 1 classes: 1 train; 1 missing"), (
-        done.stderr
+    (store.folder / here / "list.csv").write_text(
+        "path,label,split\r\na/v.avi,run,train\r\na/w.avi,run,test\r\n"
     )
+    command = config(tmp_path, store.uri(f"{here}/videos"), store.uri(f"{here}/shards"))
+    options = [
+        "--set",
+        "dataset.kind=csv",
+        "--set",
+        f"dataset.annotations={store.uri(f'{here}/list.csv')}",
+    ]
+    done = cli("preprocess", "-c", command, *options, "--dry-run")
+    assert (done.returncode, done.stdout.splitlines()[0]) == (
+        0,
+        "2 videos of 1 classes: 1 train; 1 missing",
+    ), done.stderr
 
 
 # Importing webdataset imports torch, whose own modules warn of things that are not ours to mend.
@@ -248,6 +305,11 @@ def test_a_shard_in_the_store_can_be_streamed(store: Store, dataset: Path, tmp_p
 
     shutil.copytree(dataset, store.folder / tmp_path.name)
     name = "train/train-000000.tar"
-    streamed = [list(stream_samples(where)) for where in (store.uri(f"{tmp_path.name}/{name}"), str(dataset / name))]
-    assert [members["__key__"] for members in streamed[0]] == [members["__key__"] for members in streamed[1]]
+    streamed = [
+        list(stream_samples(where))
+        for where in (store.uri(f"{tmp_path.name}/{name}"), str(dataset / name))
+    ]
+    assert [members["__key__"] for members in streamed[0]] == [
+        members["__key__"] for members in streamed[1]
+    ]
     assert streamed[0][0]["rgb.00003.jpg"] == streamed[1][0]["rgb.00003.jpg"]

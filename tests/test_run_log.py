@@ -40,7 +40,10 @@ def test_the_note_tells_rate_parts_reasons_and_workers_alive() -> None:
 
 
 def test_the_report_names_hosts_losses_totals_and_the_ten_slowest(tmp_path: Path) -> None:
-    events = [Event(Happening.VIDEO, f"host{n % 2}/7", "j", str(n), done(str(n), n / 10)) for n in range(12)]
+    events = [
+        Event(Happening.VIDEO, f"host{n % 2}/7", "j", str(n), done(str(n), n / 10))
+        for n in range(12)
+    ]
     tally = tally_of(*events, Event(Happening.LOST, "host0/7"))
     rows = [done(str(n), 0).row for n in range(12)] + [done("x", 0, "crashed").row]
     told = report(tally, rows, seconds=4.0)
@@ -64,7 +67,9 @@ def test_every_event_is_a_line_of_the_log() -> None:
     assert log.note().endswith("1 worker")
 
 
-def test_a_lost_worker_is_told_in_one_line_and_a_finished_video_in_none(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_lost_worker_is_told_in_one_line_and_a_finished_video_in_none(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     log = RunLog(io.StringIO())
     log.tell(Event(Happening.VIDEO, "one/1", "train-000000", "a", done("a", 0.5)))
     log.tell(Event(Happening.LOST, "one/1", "train-000000", "b"))

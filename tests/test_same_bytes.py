@@ -1,7 +1,8 @@
-"""The same bytes from a plain loop, from a cluster of three nodes, and from a run that is killed ten times.
+"""The same bytes from a plain loop, from a cluster of three nodes, and from a run that is killed
+ten times.
 
-The moments of the kills are drawn from a fixed seed, as numbers of finished shards, so that they strike at the same
-stage on any machine; `make chaos` strikes by the clock, and for longer.
+The moments of the kills are drawn from a fixed seed, as numbers of finished shards, so that they
+strike at the same stage on any machine; `make chaos` strikes by the clock, and for longer.
 """
 
 import os
@@ -31,7 +32,9 @@ def cluster() -> Iterator[Any]:
         patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         from ray.cluster_utils import Cluster
 
-        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        made = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+        )
         try:
             for _ in range(3):
                 made.add_node(num_cpus=1)
@@ -56,7 +59,9 @@ def peace(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, s
 
 
 def moments(seed: int) -> list[tuple[int, str]]:
-    """When and how to kill: (shards that are finished by then, kind), the first while Ray starts."""
+    """When and how to kill: (shards that are finished by then, kind), the first while
+    Ray starts.
+    """
     rng = random.Random(seed)
     counts = [0, *sorted(rng.sample(range(1, NUM_SHARDS - 3), NUM_KILLS - 1))]
     return [(count, rng.choice(KINDS)) for count in counts]
@@ -69,7 +74,9 @@ def num_starts(out: Path) -> int:
 
 
 def is_time(process: subprocess.Popen[str], out: Path, count: int, num_before: int) -> bool:
-    """Whether this process has come as far as told: to a worker of its own and `count` shards, or to its log for 0."""
+    """Whether this process has come as far as told: to a worker of its own and `count` shards, or
+    to its log for 0.
+    """
     if process.poll() is not None:
         return True
     if count == 0:
@@ -93,7 +100,9 @@ def test_three_nodes_give_the_bytes_of_a_plain_loop(
     cluster: Any, videos: Path, peace: dict[str, str], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    with started(tmp_path, videos, out, "--address", cluster.address, "--set", "preprocess.workers=null") as process:
+    with started(
+        tmp_path, videos, out, "--address", cluster.address, "--set", "preprocess.workers=null"
+    ) as process:
         _, said = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, said
     assert digests(out) == peace

@@ -2,7 +2,15 @@
 
 import pytest
 
-from shards.sample import SampleMeta, flow_member, frame_member, member_names, meta_from_json, meta_to_json, num_members
+from shards.sample import (
+    SampleMeta,
+    flow_member,
+    frame_member,
+    member_names,
+    meta_from_json,
+    meta_to_json,
+    num_members,
+)
 
 
 def test_members_of_three_frames_come_in_the_order_of_the_format() -> None:

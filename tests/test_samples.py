@@ -1,4 +1,6 @@
-"""Samples of a split without their offsets in memory: found by place and by key, whatever is loaded."""
+"""Samples of a split without their offsets in memory: found by place and by key, whatever is
+loaded.
+"""
 
 import pickle
 from pathlib import Path
@@ -18,7 +20,9 @@ from tests.datasets import write_dataset
 @pytest.fixture
 def samples(tmp_path: Path) -> Samples:
     """Seven training samples in shards of 3, 3 and 1."""
-    return ShardDataset(write_dataset(tmp_path / "seven", {"train": 7}, videos_per_shard=3)).samples("train")
+    return ShardDataset(
+        write_dataset(tmp_path / "seven", {"train": 7}, videos_per_shard=3)
+    ).samples("train")
 
 
 def rows(samples: Samples) -> list[tuple[str, str]]:
@@ -46,7 +50,11 @@ def test_a_slice_is_some_of_the_samples(samples: Samples, part: slice) -> None:
 
 
 def test_the_offsets_are_those_of_the_index(samples: Samples) -> None:
-    wanted = {row.key: row for entry in samples.entries for row in read_index(samples.dataset / entry.index.path)}
+    wanted = {
+        row.key: row
+        for entry in samples.entries
+        for row in read_index(samples.dataset / entry.index.path)
+    }
     for sample in samples:
         other = wanted[sample.index.key]
         assert (sample.index.num_frames, sample.index.height) == (other.num_frames, other.height)
@@ -79,7 +87,9 @@ def test_indexes_are_kept_up_to_so_many_bytes(samples: Samples) -> None:
     assert small.get("0", lambda: indexes[0]) is small.get("0", lambda: indexes[1])
 
 
-def test_samples_travel_to_another_process_without_what_was_loaded_being_needed(samples: Samples) -> None:
+def test_samples_travel_to_another_process_without_what_was_loaded_being_needed(
+    samples: Samples,
+) -> None:
     other = pickle.loads(pickle.dumps(samples))
     assert read_frames(other[4], [1]).tolist() == read_frames(samples[4], [1]).tolist()
 
@@ -93,7 +103,9 @@ def test_an_index_of_another_length_is_told(samples: Samples) -> None:
 
 def test_an_index_that_is_gone_is_told(samples: Samples) -> None:
     (samples.dataset / samples.entries[1].index.path).unlink()
-    with pytest.raises(InputError, match=r"train-000001\.parquet: No such file or directory; `twinstream shards"):
+    with pytest.raises(
+        InputError, match=r"train-000001\.parquet: No such file or directory; `twinstream shards"
+    ):
         samples[4]
 
 

@@ -38,12 +38,16 @@ def test_every_setting_has_a_docstring() -> None:
 
 def test_set_changes_one_value_and_may_name_a_section_the_file_has_not(tmp_path: Path) -> None:
     path = write(tmp_path, "train:\n  epochs: 3\n")
-    settings = read_settings(Settings, path, ["train.stages=[flow, iter1]", "preprocess.size=340x256", "test.crops=1"])
+    settings = read_settings(
+        Settings, path, ["train.stages=[flow, iter1]", "preprocess.size=340x256", "test.crops=1"]
+    )
     assert (settings.train.epochs, settings.train.stages) == (3, ("flow", "iter1"))
     assert (settings.preprocess.size, settings.test.crops) == ((340, 256), 1)
 
 
-@pytest.mark.parametrize(("value", "size"), [("256", (256, 256)), ("64x48", (64, 48)), ("[64, 48]", (64, 48))])
+@pytest.mark.parametrize(
+    ("value", "size"), [("256", (256, 256)), ("64x48", (64, 48)), ("[64, 48]", (64, 48))]
+)
 def test_a_size_can_be_written_in_three_ways(value: str, size: tuple[int, int]) -> None:
     assert build_settings(Settings, {}, [f"preprocess.size={value}"]).preprocess.size == size
 
@@ -54,7 +58,10 @@ def test_a_size_can_be_written_in_three_ways(value: str, size: tuple[int, int]) 
         ("train.epoch=3", "train.epoch: no such key; did you mean train.epochs?"),
         ("trian.epochs=3", "trian: no such key; did you mean train?"),
         ("epochs=3", "epochs: no such key; did you mean train.epochs?"),
-        ("preprocess.tvl1.lamda=.2", "preprocess.tvl1.lamda: no such key; did you mean preprocess.tvl1.lambda?"),
+        (
+            "preprocess.tvl1.lamda=.2",
+            "preprocess.tvl1.lamda: no such key; did you mean preprocess.tvl1.lambda?",
+        ),
         ("train.epochs=0", "train.epochs: Input should be greater than or equal to 1, not 0"),
         ("train.epochs=many", "train.epochs: Input should be a valid integer"),
         ("preprocess.engine=gpu", "preprocess.engine: Input should be 'auto', 'numba'"),

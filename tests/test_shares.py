@@ -29,7 +29,9 @@ from shards.settings import ShardSettings
 def test_workers_with_cuda_share_gpus_and_the_cores_beside_them(
     nodes: list[Node], workers_per_gpu: int, cores_per_gpu: int | None, share: Share
 ) -> None:
-    found = worker_share("cuda", nodes, threads=3, workers_per_gpu=workers_per_gpu, cores_per_gpu=cores_per_gpu)
+    found = worker_share(
+        "cuda", nodes, threads=3, workers_per_gpu=workers_per_gpu, cores_per_gpu=cores_per_gpu
+    )
     assert found == share
     for node in nodes:
         if node.gpus:
@@ -39,16 +41,26 @@ def test_workers_with_cuda_share_gpus_and_the_cores_beside_them(
 
 def test_workers_of_a_cpu_engine_take_their_threads() -> None:
     nodes = [Node(2), Node(8, 1)]
-    assert worker_share("numba", nodes, threads=8, workers_per_gpu=4, cores_per_gpu=1) == Share(8, 0.0)
-    with pytest.raises(InputError, match=r"preprocess\.threads is 9; no node has more than 8 CPU cores"):
+    assert worker_share("numba", nodes, threads=8, workers_per_gpu=4, cores_per_gpu=1) == Share(
+        8, 0.0
+    )
+    with pytest.raises(
+        InputError, match=r"preprocess\.threads is 9; no node has more than 8 CPU cores"
+    ):
         worker_share("numba", nodes, threads=9, workers_per_gpu=4, cores_per_gpu=None)
 
 
 def test_a_clusters_engine_is_decided_by_its_nodes() -> None:
     without, mixed = [Node(2), Node(8)], [Node(2), Node(8, 1)]
-    assert [cluster_engine(name, mixed) for name in ("auto", "cuda", "numba")] == ["cuda", "cuda", "numba"]
+    assert [cluster_engine(name, mixed) for name in ("auto", "cuda", "numba")] == [
+        "cuda",
+        "cuda",
+        "numba",
+    ]
     assert [cluster_engine(name, without) for name in ("auto", "opencv")] == ["numba", "opencv"]
-    with pytest.raises(InputError, match=r"^engine: cuda needs a GPU, and no node[^\n]*; use `engine: numba`$"):
+    with pytest.raises(
+        InputError, match=r"^engine: cuda needs a GPU, and no node[^\n]*; use `engine: numba`$"
+    ):
         cluster_engine("cuda", without)
 
 
@@ -80,4 +92,10 @@ def test_the_engine_of_a_cluster_is_not_that_of_its_head(
         preprocess(dataset, PreprocessSettings(), shards, address="10.0.0.1:6379", dry_run=True)
         assert f"engine {engine}\n" in capsys.readouterr().out
     with pytest.raises(InputError, match="no node of the cluster has one; use `engine: numba`"):
-        preprocess(dataset, PreprocessSettings(engine="cuda"), shards, address="10.0.0.1:6379", dry_run=True)
+        preprocess(
+            dataset,
+            PreprocessSettings(engine="cuda"),
+            shards,
+            address="10.0.0.1:6379",
+            dry_run=True,
+        )

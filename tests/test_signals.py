@@ -11,7 +11,9 @@ from shards.signals import noted_signals
 
 @pytest.fixture(autouse=True)
 def _sigint_interrupts() -> Iterator[None]:
-    """A shell starts what it puts into the background with SIGINT ignored, and Python leaves it so."""
+    """A shell starts what it puts into the background with SIGINT ignored, and Python
+    leaves it so.
+    """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -9,10 +9,16 @@ from hypothesis import strategies as st
 from shards.errors import InputError
 from train import snippets
 
-SIZES = {"valid": st.integers(1, 400), "segments": st.integers(1, 30), "stack_length": st.integers(1, 12)}
+SIZES = {
+    "valid": st.integers(1, 400),
+    "segments": st.integers(1, 30),
+    "stack_length": st.integers(1, 12),
+}
 
 
-@pytest.mark.parametrize(("num_frames", "stack_length", "expected"), [(6, 5, 1), (14, 5, 9), (2, 1, 1), (300, 10, 290)])
+@pytest.mark.parametrize(
+    ("num_frames", "stack_length", "expected"), [(6, 5, 1), (14, 5, 9), (2, 1, 1), (300, 10, 290)]
+)
 def test_n_frames_have_n_minus_l_starts(num_frames: int, stack_length: int, expected: int) -> None:
     assert snippets.num_starts(num_frames, stack_length) == expected
 
@@ -35,7 +41,9 @@ def test_in_training_each_start_comes_from_its_own_part_and_the_whole_of_it(
 
 
 def test_in_training_every_start_is_equally_likely() -> None:
-    """5 starts in 3 parts: over all draws of the offsets each start is met the same number of times."""
+    """5 starts in 3 parts: over all draws of the offsets each start is met the same number of
+    times.
+    """
     rng = np.random.default_rng(0)
     drawn = np.concatenate([snippets.train_starts(10, 3, 5, rng) for _ in range(5000)])
     counts = np.bincount(drawn, minlength=5)
@@ -55,12 +63,16 @@ def test_in_training_every_start_is_equally_likely() -> None:
         (255, 5, [25, 75, 125, 175, 225]),
     ],
 )
-def test_at_test_starts_are_the_middles_of_equal_parts(num_frames: int, segments: int, expected: list[int]) -> None:
+def test_at_test_starts_are_the_middles_of_equal_parts(
+    num_frames: int, segments: int, expected: list[int]
+) -> None:
     assert snippets.test_starts(num_frames, segments, 5).tolist() == expected
 
 
 @given(**SIZES, seed=st.integers(0, 2**32))
-def test_every_snippet_lies_within_the_video(valid: int, segments: int, stack_length: int, seed: int) -> None:
+def test_every_snippet_lies_within_the_video(
+    valid: int, segments: int, stack_length: int, seed: int
+) -> None:
     num_frames = valid + stack_length
     rng = np.random.default_rng(seed)
     for starts in (
@@ -76,7 +88,9 @@ def test_every_snippet_lies_within_the_video(valid: int, segments: int, stack_le
 
 
 @given(**SIZES, seed=st.integers(0, 2**32))
-def test_each_training_start_lies_in_its_part(valid: int, segments: int, stack_length: int, seed: int) -> None:
+def test_each_training_start_lies_in_its_part(
+    valid: int, segments: int, stack_length: int, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     starts = snippets.train_starts(valid + stack_length, segments, stack_length, rng)
     edges = np.arange(segments + 1) * valid / segments
@@ -85,7 +99,9 @@ def test_each_training_start_lies_in_its_part(valid: int, segments: int, stack_l
 
 
 @given(**SIZES)
-def test_starts_at_test_are_equally_spaced_and_centred(valid: int, segments: int, stack_length: int) -> None:
+def test_starts_at_test_are_equally_spaced_and_centred(
+    valid: int, segments: int, stack_length: int
+) -> None:
     starts = snippets.test_starts(valid + stack_length, segments, stack_length)
     assert len(set(np.diff(starts).tolist())) <= 2
     assert np.abs(np.diff(starts) - valid / segments).max(initial=0) < 1

@@ -16,20 +16,37 @@ def test_the_paper_trains_flow_then_the_branches_in_turn() -> None:
 
 
 def test_the_baselines_train_each_branch_by_itself() -> None:
-    assert [(s.trains, s.attending) for s in plan_stages(["flow", "rgb"], "two_stream")] == [("flow", ()), ("rgb", ())]
+    assert [(s.trains, s.attending) for s in plan_stages(["flow", "rgb"], "two_stream")] == [
+        ("flow", ()),
+        ("rgb", ()),
+    ]
 
 
 def test_cma_behind_non_local_blocks_is_trained_as_cma_is() -> None:
-    assert plan_stages(["flow", "iter1", "iter2"], "cma_nonlocal") == plan_stages(["flow", "iter1", "iter2"], "cma")
+    assert plan_stages(["flow", "iter1", "iter2"], "cma_nonlocal") == plan_stages(
+        ["flow", "iter1", "iter2"], "cma"
+    )
 
 
 @pytest.mark.parametrize(
     ("names", "kind", "message"),
     [
-        (["flow", "iter1"], "two_stream", "iter1 trains attention, which model.kind two_stream has not"),
-        (["flow", "iter1"], "nonlocal", "iter1 trains attention, which model.kind nonlocal has not; use cma"),
+        (
+            ["flow", "iter1"],
+            "two_stream",
+            "iter1 trains attention, which model.kind two_stream has not",
+        ),
+        (
+            ["flow", "iter1"],
+            "nonlocal",
+            "iter1 trains attention, which model.kind nonlocal has not; use cma",
+        ),
         (["flow"], "rgb", "flow trains the flow branch, which model.kind rgb has not"),
-        (["iter1", "rgb"], "cma", "rgb trains a branch by itself and must come before every iter stage"),
+        (
+            ["iter1", "rgb"],
+            "cma",
+            "rgb trains a branch by itself and must come before every iter stage",
+        ),
         (["flow", "flow"], "two_stream", "names a stage twice"),
     ],
 )

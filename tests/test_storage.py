@@ -1,4 +1,6 @@
-"""Files on a disk and in a real S3 server: found, written whole or not at all, and no secret told."""
+"""Files on a disk and in a real S3 server: found, written whole or not at all, and no
+secret told.
+"""
 
 import os
 import signal
@@ -30,7 +32,10 @@ PART_BYTES = 10 * 2**20
         ("file://localhost/out", Path("/out")),
         ("s3://bucket/a/b/", RemotePath("s3", "bucket/a/b")),
         ("gs://bucket", RemotePath("gs", "bucket")),
-        ("s3://bucket/a?region=eu-west-1", RemotePath("s3", "bucket/a", (("region", "eu-west-1"),))),
+        (
+            "s3://bucket/a?region=eu-west-1",
+            RemotePath("s3", "bucket/a", (("region", "eu-west-1"),)),
+        ),
     ],
 )
 def test_a_path_or_uri_is_found(text: str, location: Path | RemotePath) -> None:
@@ -41,10 +46,16 @@ def test_a_path_or_uri_is_found(text: str, location: Path | RemotePath) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("ftp://host/x", "ftp://: not a store that is known; expected a path, s3://, gs:// or file://"),
+        (
+            "ftp://host/x",
+            "ftp://: not a store that is known; expected a path, s3://, gs:// or file://",
+        ),
         ("s3://", "expected s3://BUCKET/FOLDER"),
         ("s3://bucket/../x", "expected s3://BUCKET/FOLDER"),
-        ("s3://bucket/x?regoin=a", "no option 'regoin'; expected region, endpoint_override, scheme, anonymous"),
+        (
+            "s3://bucket/x?regoin=a",
+            "no option 'regoin'; expected region, endpoint_override, scheme, anonymous",
+        ),
         ("file://host/x", "expected file:///FOLDER"),
     ],
 )
@@ -80,7 +91,8 @@ def test_the_pathlib_part_of_a_remote_path() -> None:
     assert (path.name, path.stem, path.suffix) == ("train-000000.tar", "train-000000", ".tar")
     assert path.parent / "x" == RemotePath("s3", "bucket/train/x")
     assert (
-        path.with_suffix(".parquet").relative_to(RemotePath("s3", "bucket")).as_posix() == "train/train-000000.parquet"
+        path.with_suffix(".parquet").relative_to(RemotePath("s3", "bucket")).as_posix()
+        == "train/train-000000.parquet"
     )
     assert str(path) == "s3://bucket/train/train-000000.tar"
 
@@ -90,8 +102,14 @@ def test_an_object_is_written_read_in_part_listed_and_removed(store: Store) -> N
     data = bytes(range(256)) * 5
     write_atomically(folder / "a" / "x.bin", data)
     write_atomically(folder / "empty", b"")
-    assert (store.folder / "rw" / "a" / "x.bin").read_bytes() == data == (folder / "a/x.bin").read_bytes()
-    assert file_sizes(folder) == {"a/x.bin": len(data), "empty": 0} == file_sizes(store.folder / "rw")
+    assert (
+        (store.folder / "rw" / "a" / "x.bin").read_bytes()
+        == data
+        == (folder / "a/x.bin").read_bytes()
+    )
+    assert (
+        file_sizes(folder) == {"a/x.bin": len(data), "empty": 0} == file_sizes(store.folder / "rw")
+    )
     assert read_range(folder / "a/x.bin", 3, 4) == data[3:7]
     assert read_range(folder / "a/x.bin", len(data) - 2, 9) == data[-2:]
     assert read_range(folder / "a/x.bin", len(data) + 5, 9) == b""
@@ -179,15 +197,25 @@ def test_a_log_grows_from_run_to_run(store: Store, tmp_path: Path, where: str) -
     [
         ("nowhere", {}, "s3://nowhere/x/dataset.json: no such bucket"),
         (BUCKET, {}, "s3://bucket/x: no dataset.json, so this is no shard dataset"),
-        (BUCKET, {"AWS_SECRET_ACCESS_KEY": "wrong-secret"}, "s3://bucket/x/dataset.json: access denied; credentials"),
-        (BUCKET, {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "s3://bucket/x/dataset.json: the store does not answer ("),
+        (
+            BUCKET,
+            {"AWS_SECRET_ACCESS_KEY": "wrong-secret"},
+            "s3://bucket/x/dataset.json: access denied; credentials",
+        ),
+        (
+            BUCKET,
+            {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"},
+            "s3://bucket/x/dataset.json: the store does not answer (",
+        ),
     ],
 )
 def test_a_store_that_cannot_be_used_is_one_line(
     store: Store, bucket: str, changed: dict[str, str], message: str
 ) -> None:
     command = [sys.executable, "-m", "twinstream", "shards", "verify", f"s3://{bucket}/x"]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | changed, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | changed, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"twinstream: {message}")
     assert done.stderr.count("\n") == 1
@@ -197,18 +225,29 @@ def test_a_store_that_cannot_be_used_is_one_line(
 @pytest.mark.parametrize(
     ("message", "text"),
     [
-        ("When x: AWS Error ACCESS_DENIED during HeadObject operation: No response body.", "access denied; cred"),
+        (
+            "When x: AWS Error ACCESS_DENIED during HeadObject operation: No response body.",
+            "access denied; cred",
+        ),
         (
             "When x: AWS Error SLOW_DOWN during PutObject operation: Please reduce your rate.",
             "Please reduce your rate. (SLOW_DOWN)",
         ),
         ("Bucket 'x' not found", "no such bucket"),
-        ("google::cloud::Status(PERMISSION_DENIED: Permanent error, with a last message of x)", "access denied; cred"),
-        ("google::cloud::Status(NOT_FOUND: Permanent error, with a last message of 404)", "no such object or bucket"),
         (
-            "google::cloud::Status(UNAVAILABLE: Retry policy exhausted, with a last message of PerformWork() - CURL "
+            "google::cloud::Status(PERMISSION_DENIED: Permanent error, with a last message of x)",
+            "access denied; cred",
+        ),
+        (
+            "google::cloud::Status(NOT_FOUND: Permanent error, with a last message of 404)",
+            "no such object or bucket",
+        ),
+        (
+            "google::cloud::Status(UNAVAILABLE: Retry policy exhausted, with a last message of "
+            "PerformWork() - CURL "
             "error [7]=Could not connect to server error_info={reason=, domain=})",
-            "the store does not answer (PerformWork() - CURL error [7]=Could not connect to server)",
+            "the store does not answer (PerformWork() - CURL error [7]=Could not connect to "
+            "server)",
         ),
         ("", "no reason given"),
     ],

@@ -69,6 +69,8 @@ def test_statistics_add_up_to_the_last_bit(cut: int) -> None:
 
 
 def test_no_pairs_are_no_planes_and_no_sums() -> None:
-    stored = stored_flow(open_engine("reference", TvL1Params()), np.zeros((1, 16, 18), np.uint8), 20.0)
+    stored = stored_flow(
+        open_engine("reference", TvL1Params()), np.zeros((1, 16, 18), np.uint8), 20.0
+    )
     assert stored.planes.shape == (0, 2, 16, 18)
     assert stored.statistics == FlowStatistics()

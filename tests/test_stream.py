@@ -19,15 +19,31 @@ STEPS = list[tuple[list[int], Batch]]
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """9 training samples in shards of 4, 4 and 1: what a rank wants of one are often not neighbours."""
-    return write_dataset(tmp_path_factory.mktemp("data") / "dataset", {"train": 9}, videos_per_shard=4)
+    """9 training samples in shards of 4, 4 and 1: what a rank wants of one are often not
+    neighbours.
+    """
+    return write_dataset(
+        tmp_path_factory.mktemp("data") / "dataset", {"train": 9}, videos_per_shard=4
+    )
 
 
-def read(dataset: Path, ranks: Ranks | None = None, first_step: int = 0, **changes: object) -> STEPS:
+def read(
+    dataset: Path, ranks: Ranks | None = None, first_step: int = 0, **changes: object
+) -> STEPS:
     """Epoch 1 in batches of 3, two shards mixed at a time."""
-    options = {"batch_size": 3, "shuffle_window": 2, "crop_size": 33, "segments": 2, "workers": 0, **changes}
+    options = {
+        "batch_size": 3,
+        "shuffle_window": 2,
+        "crop_size": 33,
+        "segments": 2,
+        "workers": 0,
+        **changes,
+    }
     feed = Feed(ShardDataset(dataset), TrainSettings.model_validate(options), 5)
-    return [(share.positions.tolist(), batch) for share, batch in feed.batches(1, first_step, ranks or Ranks())]
+    return [
+        (share.positions.tolist(), batch)
+        for share, batch in feed.batches(1, first_step, ranks or Ranks())
+    ]
 
 
 def assert_same(some: STEPS, others: STEPS) -> None:
@@ -63,7 +79,9 @@ def test_a_pipe_is_streamed_and_no_index_is_needed(dataset: Path, tmp_path: Path
 
 def test_where_shards_are_streamed_from() -> None:
     """Without a URL the dataset's own files."""
-    with pytest.raises(InputError, match=r"train\.stream_url: 'pipe:cat x\.tar' names no \{shard\}"):
+    with pytest.raises(
+        InputError, match=r"train\.stream_url: 'pipe:cat x\.tar' names no \{shard\}"
+    ):
         shard_urls(None, "pipe:cat x.tar")  # type: ignore[arg-type]
 
 
@@ -71,18 +89,31 @@ def test_where_shards_are_streamed_from() -> None:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("/nowhere/{shard}", r"^/nowhere/train/train-00000\d\.tar: cannot be streamed \(No such file or directory\)$"),
+        (
+            "/nowhere/{shard}",
+            r"^/nowhere/train/train-00000\d\.tar: cannot be streamed \(No such file or "
+            r"directory\)$",
+        ),
         ("pipe:cat /nowhere/{shard} 2>&-", r"^pipe:cat /nowhere/.*: cannot be streamed \(.*\)$"),
         ("pipe:head -c 9000 DATASET/{shard}", r"^pipe:head .*train-00000\d\.tar: "),
     ],
 )
-def test_a_stream_that_breaks_off_is_one_line_with_its_url(dataset: Path, url: str, message: str, workers: int) -> None:
+def test_a_stream_that_breaks_off_is_one_line_with_its_url(
+    dataset: Path, url: str, message: str, workers: int
+) -> None:
     with pytest.raises(InputError, match=message):
-        read(dataset, loader="stream", workers=workers, stream_url=url.replace("DATASET", str(dataset)))
+        read(
+            dataset,
+            loader="stream",
+            workers=workers,
+            stream_url=url.replace("DATASET", str(dataset)),
+        )
 
 
 def test_a_stream_with_fewer_samples_than_the_dataset_has_is_told(tmp_path: Path) -> None:
-    dataset, short = (write_dataset(tmp_path / str(size), {"train": size}, videos_per_shard=4) for size in (4, 3))
+    dataset, short = (
+        write_dataset(tmp_path / str(size), {"train": size}, videos_per_shard=4) for size in (4, 3)
+    )
     message = r"train-000000\.tar: ends before sample 4 of 4 in dataset\.json$"
     with pytest.raises(InputError, match=message):
         read(dataset, loader="stream", stream_url=f"{short}/{{shard}}", batch_size=4)
@@ -95,5 +126,7 @@ def test_a_damaged_member_of_a_stream_names_shard_and_key(tmp_path: Path) -> Non
         for offset, size in zip(sample.index.offsets[1:], sample.index.sizes[1:], strict=True):
             tar.seek(int(offset))
             tar.write(bytes(int(size)))
-    with pytest.raises(InputError, match=rf"train-000000\.tar: {sample.index.key}: rgb\.\d+\.jpg: .* do not decode"):
+    with pytest.raises(
+        InputError, match=rf"train-000000\.tar: {sample.index.key}: rgb\.\d+\.jpg: .* do not decode"
+    ):
         read(dataset, loader="stream", workers=1)

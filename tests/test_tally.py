@@ -56,7 +56,13 @@ def test_a_packet_is_silent_only_for_a_reason_known_by_name(
         ("avi", 180, [], 0, 180),
         ("avi", 0, [], 0, 0),
         ("mov,mp4,m4a,3gp,3g2,mj2", 40, [0, 512], 40, 40),
-        ("mov,mp4,m4a,3gp,3g2,mj2", 0, [0, 512], 280, 280),  # fragments, indexed while they are read
+        (
+            "mov,mp4,m4a,3gp,3g2,mj2",
+            0,
+            [0, 512],
+            280,
+            280,
+        ),  # fragments, indexed while they are read
         ("mov,mp4,m4a,3gp,3g2,mj2", 40, [], 0, 40),
         ("mpegts", 0, [], 0, 0),
     ],

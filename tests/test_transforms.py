@@ -1,4 +1,6 @@
-"""Views: frame and flow through one of them stay aligned to the pixel, and motion keeps meaning motion."""
+"""Views: frame and flow through one of them stay aligned to the pixel, and motion keeps meaning
+motion.
+"""
 
 from typing import Literal
 
@@ -20,10 +22,16 @@ from train.transforms import View, apply_views, negate_levels, random_view
 Bytes = NDArray[np.uint8]
 
 
-def one_picture_in_both(height: int, width: int, seed: int = 0) -> tuple[list[Bytes], list[list[Bytes]]]:
-    """2 random frames (H, W, 3) and 2 stacks of 10 fields (H, W): all of a segment is the same picture."""
+def one_picture_in_both(
+    height: int, width: int, seed: int = 0
+) -> tuple[list[Bytes], list[list[Bytes]]]:
+    """2 random frames (H, W, 3) and 2 stacks of 10 fields (H, W): all of a segment is the same
+    picture.
+    """
     pictures = np.random.default_rng(seed).integers(1, 256, (2, height, width), dtype=np.uint8)
-    return [np.repeat(picture[..., None], 3, axis=2) for picture in pictures], [[p] * 10 for p in pictures]
+    return [np.repeat(picture[..., None], 3, axis=2) for picture in pictures], [
+        [p] * 10 for p in pictures
+    ]
 
 
 def through(
@@ -71,8 +79,13 @@ def test_each_view_of_each_snippet_has_its_place() -> None:
 
 
 @pytest.mark.parametrize(("num_frames", "num_fields"), [(1, 10), (3, 10), (2, 9), (2, 11)])
-def test_images_too_few_or_too_many_for_their_places_are_an_error(num_frames: int, num_fields: int) -> None:
-    frames, flow = [np.zeros((8, 8, 3), np.uint8)] * num_frames, [[np.zeros((8, 8), np.uint8)] * num_fields] * 2
+def test_images_too_few_or_too_many_for_their_places_are_an_error(
+    num_frames: int, num_fields: int
+) -> None:
+    frames, flow = (
+        [np.zeros((8, 8, 3), np.uint8)] * num_frames,
+        [[np.zeros((8, 8), np.uint8)] * num_fields] * 2,
+    )
     rgb, fields = np.empty((1, 2, 3, 6, 6), np.uint8), np.empty((1, 2, 10, 6, 6), np.uint8)
     with pytest.raises(ValueError, match="zip"):
         apply_views(frames, flow, [View(0, 0, 8, 8, False)], rgb, fields)
@@ -91,7 +104,9 @@ def test_mirroring_reverses_columns_after_the_crop() -> None:
     rgb, stack, _ = through(frames, flow, View(3, 7, 16, 16, True), 16)
     np.testing.assert_array_equal(rgb[0, 1], frames[0][3:19, 7:23, 1][:, ::-1])
     np.testing.assert_array_equal(stack[0, 3], flow[0][3][3:19, 7:23][:, ::-1])
-    np.testing.assert_array_equal(stack[0, 2].astype(int), 256 - flow[0][2][3:19, 7:23][:, ::-1].astype(int))
+    np.testing.assert_array_equal(
+        stack[0, 2].astype(int), 256 - flow[0][2][3:19, 7:23][:, ::-1].astype(int)
+    )
 
 
 def test_colours_keep_their_order() -> None:
@@ -102,14 +117,20 @@ def test_colours_keep_their_order() -> None:
 
 @given(st.integers(0, 2**32))
 def test_frame_and_flow_stay_aligned_to_the_pixel(seed: int) -> None:
-    """Within one level: OpenCV rounds two and three channels by different code. A shift would differ by dozens."""
+    """Within one level: OpenCV rounds two and three channels by different code. A shift would
+    differ by dozens.
+    """
     rng = np.random.default_rng(seed)
     height, width = (int(side) for side in rng.integers(24, 70, 2))
     frames, flow = one_picture_in_both(height, width, seed)
     view = random_view(rng, height, width)
     rgb, stack, _ = through(frames, flow, view, int(rng.integers(8, 60)))
     dx = negated(stack[:, 0::2]) if view.flip else stack[:, 0::2]
-    for channel in (*rgb.transpose(1, 0, 2, 3), *dx.transpose(1, 0, 2, 3), *stack[:, 1::2].transpose(1, 0, 2, 3)):
+    for channel in (
+        *rgb.transpose(1, 0, 2, 3),
+        *dx.transpose(1, 0, 2, 3),
+        *stack[:, 1::2].transpose(1, 0, 2, 3),
+    ):
         assert np.abs(channel.astype(int) - rgb[:, 0]).max() <= 1
 
 
@@ -124,8 +145,12 @@ def test_resizing_aligns_pixel_centres() -> None:
 
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize(("dx", "dy"), [(6, -4), (-5, 0), (0, 7)])
-def test_flow_after_a_view_is_the_motion_seen_in_the_frames_after_it(dx: int, dy: int, flip: bool) -> None:
-    """A blob moves by (dx, dy); cropped, resized unevenly and mirrored, its flow still says where it went."""
+def test_flow_after_a_view_is_the_motion_seen_in_the_frames_after_it(
+    dx: int, dy: int, flip: bool
+) -> None:
+    """A blob moves by (dx, dy); cropped, resized unevenly and mirrored, its flow still says where
+    it went.
+    """
     bound, frames = 20, np.zeros((2, 64, 64, 3), dtype=np.uint8)
     motion = np.zeros((2, 1, 64, 64, 2), dtype=np.float32)
     for t in range(2):
@@ -134,7 +159,10 @@ def test_flow_after_a_view_is_the_motion_seen_in_the_frames_after_it(dx: int, dy
         motion[t, 0, *blob] = dx, dy
     stacks = [list(quantize(motion[t, 0], bound).transpose(2, 0, 1)) for t in range(2)]
     rgb, flow, scale = through(list(frames), stacks, View(8, 4, 40, 56, flip), 56)
-    values = normalise_flow(torch.from_numpy(flow), torch.from_numpy(scale)[None].expand(2, 2)).numpy() * bound
+    values = (
+        normalise_flow(torch.from_numpy(flow), torch.from_numpy(scale)[None].expand(2, 2)).numpy()
+        * bound
+    )
     rows, columns = np.mgrid[:56, :56]
     weights = rgb[:, 0] / rgb[:, 0].sum(axis=(1, 2), keepdims=True)
     seen = [np.diff((weights * axis).sum(axis=(1, 2)))[0] for axis in (columns, rows)]
@@ -147,7 +175,14 @@ def test_flow_after_a_view_is_the_motion_seen_in_the_frames_after_it(dx: int, dy
 def test_negating_a_level_twice_is_the_identity_and_zero_motion_stays() -> None:
     levels = np.arange(1, 256, dtype=np.uint8)
     assert negated(negated(levels)).tolist() == levels.tolist()
-    assert negated(np.array([0, 1, 127, 128, 129, 255], np.uint8)).tolist() == [255, 255, 129, 128, 127, 1]
+    assert negated(np.array([0, 1, 127, 128, 129, 255], np.uint8)).tolist() == [
+        255,
+        255,
+        129,
+        128,
+        127,
+        1,
+    ]
 
 
 def test_negated_levels_are_negated_motion() -> None:
@@ -156,7 +191,9 @@ def test_negated_levels_are_negated_motion() -> None:
 
 
 @given(st.integers(8, 300), st.integers(8, 300), st.integers(0, 2**32))
-def test_a_random_view_lies_within_the_frame_at_neighbouring_scales(height: int, width: int, seed: int) -> None:
+def test_a_random_view_lies_within_the_frame_at_neighbouring_scales(
+    height: int, width: int, seed: int
+) -> None:
     view = random_view(np.random.default_rng(seed), height, width)
     assert 0 <= view.top <= height - view.height
     assert 0 <= view.left <= width - view.width
@@ -180,7 +217,9 @@ def test_views_without_jitter_and_flip_are_the_whole_square() -> None:
 
 
 def test_one_generator_state_gives_one_view() -> None:
-    assert random_view(np.random.default_rng(7), 99, 99) == random_view(np.random.default_rng(7), 99, 99)
+    assert random_view(np.random.default_rng(7), 99, 99) == random_view(
+        np.random.default_rng(7), 99, 99
+    )
 
 
 @pytest.mark.parametrize(
@@ -201,5 +240,7 @@ def test_views_at_test_are_corners_centre_and_their_mirrors(
 
 
 def test_a_crop_larger_than_the_frame_is_told() -> None:
-    with pytest.raises(InputError, match=r"a crop of 224 pixels does not fit .* 256 x 200 \(H x W\)"):
+    with pytest.raises(
+        InputError, match=r"a crop of 224 pixels does not fit .* 256 x 200 \(H x W\)"
+    ):
         transforms.test_views(256, 200, 224, 10)

@@ -18,14 +18,23 @@ from shards.errors import InputError
 ENGINES = ("numba", "opencv", "reference")
 QUICK = TvL1Params(scales=3, warps=3, iterations=60)
 
-planes = st_numpy.arrays(np.float64, st.tuples(st.integers(2, 9), st.integers(2, 9)), elements=st.floats(-100, 100))
+planes = st_numpy.arrays(
+    np.float64, st.tuples(st.integers(2, 9), st.integers(2, 9)), elements=st.floats(-100, 100)
+)
 
 
 def textured(dx: float = 0.0, dy: float = 0.0, *, height: int = 48, width: int = 64) -> Gray:
-    """A scene of a few smooth waves that has moved by (dx, dy) pixels: exact at any subpixel amount."""
+    """A scene of a few smooth waves that has moved by (dx, dy) pixels: exact at any subpixel
+    amount.
+    """
     y, x = np.mgrid[:height, :width]
     x, y = x - dx, y - dy
-    waves = np.sin(x / 2.1 + y / 5.3) + np.sin(y / 2.3 - x / 6.1) + np.sin((x + y) / 3.7) + np.cos(x / 4.3 - y / 3.1)
+    waves = (
+        np.sin(x / 2.1 + y / 5.3)
+        + np.sin(y / 2.3 - x / 6.1)
+        + np.sin((x + y) / 3.7)
+        + np.cos(x / 4.3 - y / 3.1)
+    )
     scene: Gray = np.round(127.5 + 30 * waves).astype(np.uint8)
     return scene
 
@@ -55,7 +64,15 @@ def test_lambda_is_set_under_its_own_name() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"lamda": 0.1}, {"tau": 0}, {"median": 4}, {"median": -1}, {"scale_step": 1.0}, {"gamma": 0.1}]
+    "wrong",
+    [
+        {"lamda": 0.1},
+        {"tau": 0},
+        {"median": 4},
+        {"median": -1},
+        {"scale_step": 1.0},
+        {"gamma": 0.1},
+    ],
 )
 def test_parameters_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
@@ -63,12 +80,16 @@ def test_parameters_that_make_no_sense_are_refused(wrong: dict[str, float]) -> N
 
 
 @pytest.mark.parametrize(("has_gpu", "name"), [(False, "numba"), (True, "cuda")])
-def test_auto_is_the_fastest_engine_for_what_is_here(has_gpu: bool, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_the_fastest_engine_for_what_is_here(
+    has_gpu: bool, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tvl1, "sees_gpu", lambda: has_gpu)
     assert resolve_engine("auto") == name
 
 
-def test_an_engine_that_is_not_there_is_an_error_that_names_one_that_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_is_not_there_is_an_error_that_names_one_that_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(tvl1, "sees_gpu", lambda: False)
     with pytest.raises(InputError, match="engine: numba"):
         open_engine("cuda", QUICK)
@@ -78,9 +99,14 @@ def test_an_engine_that_is_not_there_is_an_error_that_names_one_that_is(monkeypa
         open_engine("numba", QUICK, threads=0)
 
 
-def test_opencv_without_its_contrib_modules_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opencv_without_its_contrib_modules_is_an_error_of_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delattr(cv2, "optflow")
-    with pytest.raises(InputError, match=r"no optflow module; install opencv-contrib-python or use `engine: numba`$"):
+    with pytest.raises(
+        InputError,
+        match=r"no optflow module; install opencv-contrib-python or use `engine: numba`$",
+    ):
         open_engine("opencv", QUICK)
 
 
@@ -95,7 +121,9 @@ class FakeGpuMat:
 
 
 class FakeCudaTvL1:
-    """What a CUDA build's TV-L1 looks like; its flow is the sum of the frames, and its parameters are kept."""
+    """What a CUDA build's TV-L1 looks like; its flow is the sum of the frames, and its parameters
+    are kept.
+    """
 
     made: ClassVar[list[tuple[float, ...]]] = []
 
@@ -127,7 +155,9 @@ def test_fewer_than_two_frames_have_no_flow(engine: Engine, frames: int) -> None
 
 
 @pytest.mark.parametrize(("height", "width"), [(15, 64), (64, 15)])
-def test_frames_below_16_pixels_are_refused_with_their_size(engine: Engine, height: int, width: int) -> None:
+def test_frames_below_16_pixels_are_refused_with_their_size(
+    engine: Engine, height: int, width: int
+) -> None:
     with pytest.raises(InputError, match=f"{width}x{height}.*at least 16"):
         engine(np.zeros((2, height, width), np.uint8))
 
@@ -158,7 +188,9 @@ def test_identical_frames_have_exactly_zero_flow(engine: Engine) -> None:
 
 
 def test_constant_frames_of_different_brightness_have_zero_flow(engine: Engine) -> None:
-    assert not engine(np.stack([np.full((20, 33), 10, np.uint8), np.full((20, 33), 200, np.uint8)])).any()
+    assert not engine(
+        np.stack([np.full((20, 33), 10, np.uint8), np.full((20, 33), 200, np.uint8)])
+    ).any()
 
 
 def test_mirrored_frames_have_mirrored_flow(engine: Engine) -> None:
@@ -180,12 +212,16 @@ def test_a_small_image_in_between_changes_nothing(engine: Engine) -> None:
 
 
 def test_pyramid_sizes_are_rounded_from_level_to_level() -> None:
-    sizes = [level.shape for level in reference.pyramid(np.zeros((256, 340), np.uint8), TvL1Params())]
+    sizes = [
+        level.shape for level in reference.pyramid(np.zeros((256, 340), np.uint8), TvL1Params())
+    ]
     assert sizes == [(256, 340), (205, 272), (164, 218), (131, 174), (105, 139)]
 
 
 def test_the_pyramid_stops_above_16_pixels() -> None:
-    sizes = [level.shape for level in reference.pyramid(np.zeros((26, 100), np.uint8), TvL1Params())]
+    sizes = [
+        level.shape for level in reference.pyramid(np.zeros((26, 100), np.uint8), TvL1Params())
+    ]
     assert sizes == [(26, 100), (21, 80), (17, 64)]
 
 
@@ -193,7 +229,9 @@ def test_the_pyramid_stops_above_16_pixels() -> None:
 def test_downsampling_is_opencvs_bilinear_resize(image: reference.Field) -> None:
     image = np.tile(image, (3, 3))
     expected = cv2.resize(image, None, fx=0.8, fy=0.8, interpolation=cv2.INTER_LINEAR)
-    np.testing.assert_allclose(reference.sampled(image, expected.shape, (1.25, 1.25)), expected, atol=1e-3)
+    np.testing.assert_allclose(
+        reference.sampled(image, expected.shape, (1.25, 1.25)), expected, atol=1e-3
+    )
 
 
 @given(planes)
@@ -203,7 +241,9 @@ def test_upsampling_is_opencvs_bilinear_resize(field: reference.Field) -> None:
 
 
 @given(planes)
-def test_a_warp_by_whole_pixels_moves_the_image_and_repeats_its_border(image: reference.Field) -> None:
+def test_a_warp_by_whole_pixels_moves_the_image_and_repeats_its_border(
+    image: reference.Field,
+) -> None:
     shift = (np.full(image.shape, 1.0), np.full(image.shape, -2.0))
     rows, columns = np.arange(image.shape[0]) - 2, np.arange(image.shape[1]) + 1
     expected = image[np.maximum(rows, 0)][:, np.minimum(columns, image.shape[1] - 1)]
@@ -211,8 +251,15 @@ def test_a_warp_by_whole_pixels_moves_the_image_and_repeats_its_border(image: re
 
 
 def test_the_cubic_is_keys_with_a_of_minus_one_half() -> None:
-    """Which reproduces a parabola, as no other value does; at the half its weights are -1/16, 9/16, 9/16, -1/16."""
-    assert [float(weight) for weight in reference.keys_weights(np.array(0.5))] == [-0.0625, 0.5625, 0.5625, -0.0625]
+    """Which reproduces a parabola, as no other value does; at the half its weights are -1/16, 9/16,
+    9/16, -1/16.
+    """
+    assert [float(weight) for weight in reference.keys_weights(np.array(0.5))] == [
+        -0.0625,
+        0.5625,
+        0.5625,
+        -0.0625,
+    ]
     x = np.tile(np.arange(12.0), (6, 1))
     warped = reference.bicubic_warp(x**2, (np.full_like(x, 0.3), np.full_like(x, 0.7)))
     np.testing.assert_allclose(warped[:, 2:-3], ((x + 0.3) ** 2)[:, 2:-3])
@@ -227,7 +274,9 @@ def test_divergence_is_the_negative_adjoint_of_the_forward_differences(
     p[0][:, -1] = 0  # where the forward difference is zero, p stays zero
     p[1][-1] = 0
     dx, dy = np.diff(field, axis=1, append=field[:, -1:]), np.diff(field, axis=0, append=field[-1:])
-    assert np.isclose((dx * p[0] + dy * p[1]).sum(), -(field * reference.divergence(p)).sum(), atol=1e-6)
+    assert np.isclose(
+        (dx * p[0] + dy * p[1]).sum(), -(field * reference.divergence(p)).sum(), atol=1e-6
+    )
 
 
 @settings(deadline=None)
@@ -238,8 +287,12 @@ def test_the_median_filter_is_opencvs(field: reference.Field, side: int) -> None
     assert np.array_equal(reference.median(field, side), expected.astype(np.float64))
 
 
-def test_a_warp_ends_at_an_odd_iteration_whose_change_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Identical frames do not change at all: iterations 0 and 1, then the rule is looked at and met."""
+def test_a_warp_ends_at_an_odd_iteration_whose_change_is_small(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Identical frames do not change at all: iterations 0 and 1, then the rule is looked at and
+    met.
+    """
     steps = []
     step = reference.primal_step
 
@@ -251,18 +304,24 @@ def test_a_warp_ends_at_an_odd_iteration_whose_change_is_small(monkeypatch: pyte
     reference.reference_flow(textured(), textured(), TvL1Params(scales=1, warps=3))
     assert len(steps) == 3 * 2
     steps.clear()
-    reference.reference_flow(textured(), textured(), TvL1Params(scales=1, warps=3, epsilon=0, iterations=7))
+    reference.reference_flow(
+        textured(), textured(), TvL1Params(scales=1, warps=3, epsilon=0, iterations=7)
+    )
     assert len(steps) == 3 * 7
 
 
-# Mean endpoint errors in pixels, unknown ones left out. The last two are where the definition costs something: OpenCV's
-# CPU implementation warps with a sharper cubic, a = -0.75, and reads these textures better (0.157 and 0.306).
+# Mean endpoint errors in pixels, unknown ones left out. The last two are where the definition costs
+# something: OpenCV's CPU implementation warps with a sharper cubic, a = -0.75, and reads these
+# textures better (0.157 and 0.306).
 @pytest.mark.real
 @pytest.mark.parametrize(
-    ("name", "bound"), [("Dimetrodon", 0.180), ("rubberwhale", 0.157), ("Grove2", 0.207), ("Venus", 0.338)]
+    ("name", "bound"),
+    [("Dimetrodon", 0.180), ("rubberwhale", 0.157), ("Grove2", 0.207), ("Venus", 0.338)],
 )
 @pytest.mark.parametrize("median", [None, 5])
-def test_middlebury_errors_stay_where_they_are(real_data: Path, name: str, bound: float, median: int | None) -> None:
+def test_middlebury_errors_stay_where_they_are(
+    real_data: Path, name: str, bound: float, median: int | None
+) -> None:
     folder = real_data / "flow_gt" / name
     images = [cv2.imread(str(folder / f"frame{n}.png"), cv2.IMREAD_GRAYSCALE) for n in (10, 11)]
     frames = np.array(images, np.uint8)

@@ -1,7 +1,8 @@
-"""The `cuda` engine: what it promises without a GPU, its kernels through compiler and interpreter, and on a GPU.
+"""The `cuda` engine: what it promises without a GPU, its kernels through compiler and interpreter,
+and on a GPU.
 
-`REQUIRE_GPU=1 python -m pytest -m gpu` runs what needs a GPU, and fails where there is none. It needs neither Ray nor
-PyAV nor OpenCV's contrib modules.
+`REQUIRE_GPU=1 python -m pytest -m gpu` runs what needs a GPU, and fails where there is none. It
+needs neither Ray nor PyAV nor OpenCV's contrib modules.
 """
 
 import os
@@ -21,7 +22,14 @@ from triton.compiler import ASTSource
 
 from preprocess import tvl1
 from preprocess.flow_statistics import flow_statistics
-from preprocess.tvl1 import Gray, TvL1Params, open_engine, resolve_engine, triton_kernels, triton_waves
+from preprocess.tvl1 import (
+    Gray,
+    TvL1Params,
+    open_engine,
+    resolve_engine,
+    triton_kernels,
+    triton_waves,
+)
 from preprocess.tvl1.cuda_batch import OPTIONS, Tiling, batch_flow, bytes_of_frame, bytes_of_pair
 from preprocess.tvl1.cuda_engine import CudaEngine, open_cuda, pair_starts, quantized
 from preprocess.tvl1.reference import reference_flow
@@ -47,7 +55,15 @@ def test_the_kernels_hold_in_tritons_interpreter() -> None:
         "tests/interpreted_stage.py",
     ]
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1200, check=False)
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
     assert "skipped" not in done.stdout
@@ -57,29 +73,60 @@ def test_what_waits_for_a_gpu_needs_neither_ray_nor_pyav_nor_opencvs_contrib_mod
     code = (
         "import sys, cv2, pytest\n"
         "del cv2.optflow\n"
-        "for name in ('ray', 'av', 'webdataset', 'matplotlib', 'pyarrow', 'torchvision'): sys.modules[name] = None\n"
+        "for name in ('ray', 'av', 'webdataset', 'matplotlib', 'pyarrow', 'torchvision'): "
+        "sys.modules[name] = None\n"
         "import benchmarks.flow, benchmarks.flow_gpu\n"
         "sys.exit(pytest.main(['-q', '-m', 'gpu', '--collect-only', '-p', 'no:cacheprovider']))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("::test_on_a_gpu") >= 17
 
 
 def test_a_gpu_that_is_required_and_not_there_fails(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-k", "stored", "-p", "no:cacheprovider"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        "gpu",
+        "-k",
+        "stored",
+        "-p",
+        "no:cacheprovider",
+    ]
     # What torch sees is hidden from it, so that this holds on a machine with a GPU.
-    environment = os.environ | {"REQUIRE_GPU": "1", "CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    environment = os.environ | {
+        "REQUIRE_GPU": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "HIP_VISIBLE_DEVICES": "",
+    }
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1
     assert "REQUIRE_GPU is 1 and torch sees no GPU" in done.stdout
 
 
-# What the interpreter takes the compiler may refuse. Argument types in order, then constants, then warps.
+# What the interpreter takes the compiler may refuse. Argument types in order, then constants, then
+# warps.
 KERNELS: list[tuple[Any, list[str], dict[str, int], int]] = [
-    (triton_kernels.resize, [FLOATS, FLOATS, INTS, FLOATS, INTS, FLOATS, "fp32", *["i32"] * 4], {"BLOCK": 256}, 4),
+    (
+        triton_kernels.resize,
+        [FLOATS, FLOATS, INTS, FLOATS, INTS, FLOATS, "fp32", *["i32"] * 4],
+        {"BLOCK": 256},
+        4,
+    ),
     (triton_kernels.differences, [FLOATS, FLOATS, "i32", "i32"], {"BLOCK": 256}, 4),
-    (triton_kernels.warp, [FLOATS, FLOATS, INTS, FLOATS, INTS, FLOATS, *["i32"] * 3], {"BLOCK": 256}, 4),
+    (
+        triton_kernels.warp,
+        [FLOATS, FLOATS, INTS, FLOATS, INTS, FLOATS, *["i32"] * 3],
+        {"BLOCK": 256},
+        4,
+    ),
     (triton_kernels.median, [FLOATS, FLOATS, "i32", "i32"], {"SIDE": 3, "BLOCK": 256}, 4),
     (triton_kernels.median, [FLOATS, FLOATS, "i32", "i32"], {"SIDE": 5, "BLOCK": 256}, 4),
     (triton_waves.begin, [INTS, "i32", "i32", "i32"], {"DEPTH": 4}, 4),
@@ -93,17 +140,23 @@ KERNELS: list[tuple[Any, list[str], dict[str, int], int]] = [
 ]
 
 
-def compiled(kernel: Any, types: list[str], constants: dict[str, int], warps: int, target: GPUTarget) -> Any:
+def compiled(
+    kernel: Any, types: list[str], constants: dict[str, int], warps: int, target: GPUTarget
+) -> Any:
     """A kernel for a GPU that need not be here."""
     names = [param.name for param in kernel.params]
     signature = dict(zip([name for name in names if name not in constants], types, strict=True))
     source = ASTSource(
-        fn=kernel, signature={name: signature.get(name, "constexpr") for name in names}, constexprs=constants
+        fn=kernel,
+        signature={name: signature.get(name, "constexpr") for name in names},
+        constexprs=constants,
     )
     return triton.compile(source, target=target, options={"num_warps": warps, **OPTIONS})
 
 
-@pytest.mark.parametrize("target", [GPUTarget("cuda", 90, 32), GPUTarget("hip", "gfx942", 64)], ids=lambda t: t.backend)
+@pytest.mark.parametrize(
+    "target", [GPUTarget("cuda", 90, 32), GPUTarget("hip", "gfx942", 64)], ids=lambda t: t.backend
+)
 def test_every_kernel_compiles_without_a_gpu(
     target: GPUTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,20 +172,26 @@ def test_the_iterations_stay_in_registers(tmp_path: Path, monkeypatch: pytest.Mo
     assert binary.metadata.shared == 0
     (tmp_path / "advance.cubin").write_bytes(binary.asm["cubin"])
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    usage = subprocess.run([tool, "-res-usage", tmp_path / "advance.cubin"], capture_output=True, text=True, check=True)
+    usage = subprocess.run(
+        [tool, "-res-usage", tmp_path / "advance.cubin"], capture_output=True, text=True, check=True
+    )
     registers, stack = map(int, re.findall(r"REG:(\d+) STACK:(\d+)", usage.stdout)[0])
     assert stack == 0
     assert registers <= 168  # twelve warps on a multiprocessor with 65,536
 
 
-def test_without_a_gpu_the_engine_is_one_line_that_names_another(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu_the_engine_is_one_line_that_names_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match=r"^engine: cuda needs a GPU [^\n]*; use `engine: numba`$"):
         open_engine("cuda", TvL1Params())
 
 
-def test_auto_is_cuda_where_torch_sees_a_gpu_and_numba_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_cuda_where_torch_sees_a_gpu_and_numba_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(tvl1, "has_library", lambda name: name == "libcuda.so.1")
     assert resolve_engine("auto") == "cuda"
@@ -156,7 +215,8 @@ def test_a_library_that_is_not_there_is_not_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lengths", "starts"), [([3, 1, 2], [0, 1, 4]), ([1], []), ([0, 2], [0]), ([2, 0, 1, 2], [0, 3]), ([4], [0, 1, 2])]
+    ("lengths", "starts"),
+    [([3, 1, 2], [0, 1, 4]), ([1], []), ([0, 2], [0]), ([2, 0, 1, 2], [0, 3]), ([4], [0, 1, 2])],
 )
 def test_pairs_never_lead_from_one_video_to_the_next(lengths: list[int], starts: list[int]) -> None:
     assert pair_starts(lengths).tolist() == starts
@@ -190,7 +250,9 @@ def gpu() -> None:
 
 
 def noise(frames: int, height: int, width: int, seed: int = 0) -> Gray:
-    """Frames that have nothing to do with one another, smoothed a little: pairs end after very different times."""
+    """Frames that have nothing to do with one another, smoothed a little: pairs end after very
+    different times.
+    """
     images = np.random.default_rng(seed).integers(0, 256, (frames, height, width)).astype(np.uint8)
     return np.stack([cv2.GaussianBlur(image, (5, 5), 1.0) for image in images]).astype(np.uint8)
 
@@ -202,9 +264,13 @@ def distance(engine: CudaEngine, frames: Gray) -> float:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("height", "width"), [(16, 16), (17, 23), (48, 64), (31, 181), (130, 65), (120, 121)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(16, 16), (17, 23), (48, 64), (31, 181), (130, 65), (120, 121)]
+)
 def test_on_a_gpu_any_size_gives_the_references_flow(gpu: None, height: int, width: int) -> None:
-    frames = np.stack([textured(height=height, width=width), textured(1.7, -0.8, height=height, width=width)])
+    frames = np.stack(
+        [textured(height=height, width=width), textured(1.7, -0.8, height=height, width=width)]
+    )
     assert distance(open_cuda(FIXED), frames) < 1e-3
     assert distance(open_cuda(TvL1Params()), frames) < 0.02
     assert distance(open_cuda(TvL1Params(epsilon=0, iterations=4)), noise(2, height, width)) < 1e-3
@@ -220,17 +286,23 @@ def test_on_a_gpu_the_median_filter_gives_the_references_flow(gpu: None, median:
 @pytest.mark.gpu
 @pytest.mark.real
 @pytest.mark.parametrize("name", ["Dimetrodon", "rubberwhale", "Grove2", "Venus"])
-def test_on_a_gpu_real_pairs_give_the_references_flow(gpu: None, real_data: Path, name: str) -> None:
+def test_on_a_gpu_real_pairs_give_the_references_flow(
+    gpu: None, real_data: Path, name: str
+) -> None:
     paths = [real_data / "flow_gt" / name / f"frame{n}.png" for n in (10, 11)]
     images = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in paths]
-    frames = np.array([cv2.resize(np.array(image), (256, 256), interpolation=cv2.INTER_AREA) for image in images])
+    frames = np.array(
+        [cv2.resize(np.array(image), (256, 256), interpolation=cv2.INTER_AREA) for image in images]
+    )
     assert distance(open_cuda(FIXED), frames) < 1e-3
     assert distance(open_cuda(TvL1Params()), frames) < 0.02
 
 
 @pytest.mark.gpu
 def test_on_a_gpu_neither_batch_nor_cut_nor_repetition_changes_a_bit(gpu: None) -> None:
-    frames = np.concatenate([noise(12, 70, 130), np.stack([textured(n / 2, height=70, width=130) for n in range(6)])])
+    frames = np.concatenate(
+        [noise(12, 70, 130), np.stack([textured(n / 2, height=70, width=130) for n in range(6)])]
+    )
     engine = open_cuda(TvL1Params())
     whole = engine(frames)
     assert np.isfinite(whole).all()

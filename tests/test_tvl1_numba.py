@@ -1,4 +1,6 @@
-"""The compiled engine against the float64 definition, and what only it promises: threads, chunks, a cache, SIMD."""
+"""The compiled engine against the float64 definition, and what only it promises: threads, chunks, a
+cache, SIMD.
+"""
 
 import os
 import subprocess
@@ -34,12 +36,18 @@ def noise(frames: int, height: int, width: int, seed: int) -> Gray:
 def distance(frames: Gray, params: TvL1Params) -> float:
     """Mean endpoint distance of the engine to the reference, in pixels."""
     flow = open_engine("numba", params)(frames)[0]
-    return float(np.linalg.norm(flow - reference_flow(frames[0], frames[1], params), axis=-1).mean())
+    return float(
+        np.linalg.norm(flow - reference_flow(frames[0], frames[1], params), axis=-1).mean()
+    )
 
 
-@pytest.mark.parametrize(("height", "width"), [(16, 16), (17, 23), (33, 16), (48, 64), (31, 81), (64, 47)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(16, 16), (17, 23), (33, 16), (48, 64), (31, 81), (64, 47)]
+)
 def test_moving_texture_gives_the_references_flow(height: int, width: int) -> None:
-    frames = np.stack([textured(height=height, width=width), textured(1.7, -0.8, height=height, width=width)])
+    frames = np.stack(
+        [textured(height=height, width=width), textured(1.7, -0.8, height=height, width=width)]
+    )
     assert distance(frames, FIXED) < 1e-3
     assert distance(frames, TvL1Params()) < 0.02
 
@@ -52,14 +60,25 @@ def test_the_median_filter_gives_the_references_flow(side: int) -> None:
 
 @settings(deadline=None, max_examples=15)
 @given(st.integers(16, 40), st.integers(16, 40), st.integers(0, 2**32 - 1))
-def test_unrelated_frames_of_any_size_give_the_references_flow(height: int, width: int, seed: int) -> None:
+def test_unrelated_frames_of_any_size_give_the_references_flow(
+    height: int, width: int, seed: int
+) -> None:
     frames = noise(2, height, width, seed)
     assert distance(frames, TvL1Params(epsilon=0, iterations=4, warps=2, scales=2)) < 1e-3
 
 
 def test_every_parameter_reaches_the_compiled_code() -> None:
     frames = np.stack([textured(), textured(0.7, 0.4)])
-    params = TvL1Params(tau=0.2, lambda_=0.1, theta=0.4, scales=2, warps=2, epsilon=0.02, iterations=50, scale_step=0.6)
+    params = TvL1Params(
+        tau=0.2,
+        lambda_=0.1,
+        theta=0.4,
+        scales=2,
+        warps=2,
+        epsilon=0.02,
+        iterations=50,
+        scale_step=0.6,
+    )
     assert distance(frames, params) < 1e-3
     for name, default in TvL1Params():
         if name not in ("epsilon", "median"):
@@ -84,7 +103,9 @@ def test_the_result_does_not_depend_on_how_a_video_is_cut() -> None:
     frames = noise(6, 24, 37, seed=1)
     whole = open_engine("numba", TvL1Params())(frames)
     engine = open_engine("numba", TvL1Params())
-    assert np.array_equal(whole, np.concatenate([engine(frames[:2]), engine(frames[1:5]), engine(frames[4:])]))
+    assert np.array_equal(
+        whole, np.concatenate([engine(frames[:2]), engine(frames[1:5]), engine(frames[4:])])
+    )
 
 
 @pytest.mark.parametrize("threads", [2, 3])
@@ -115,7 +136,9 @@ def test_frames_may_be_views() -> None:
 @pytest.mark.parametrize("high", [1, 255])
 def test_hard_edges_and_flicker_stay_finite(high: int) -> None:
     checkers = (np.indices((33, 47)).sum(axis=0) % 2 * high).astype(np.uint8)
-    flow = open_engine("numba", TvL1Params())(np.stack([checkers, high - checkers, np.zeros_like(checkers)]))
+    flow = open_engine("numba", TvL1Params())(
+        np.stack([checkers, high - checkers, np.zeros_like(checkers)])
+    )
     assert np.isfinite(flow).all()
 
 
@@ -123,7 +146,8 @@ def test_a_second_start_compiles_nothing(tmp_path: Path) -> None:
     program = (
         "import numpy as np; from preprocess.tvl1 import TvL1Params, kernels, open_engine\n"
         "open_engine('numba', TvL1Params(scales=2, warps=1))(np.zeros((2, 24, 24), np.uint8))\n"
-        "print([len(k.stats.cache_misses) for k in (kernels.resize, kernels.fill_taps, kernels.warp, kernels.iterate)])"
+        "print([len(k.stats.cache_misses) for k in (kernels.resize, kernels.fill_taps, "
+        "kernels.warp, kernels.iterate)])"
     )
     starts = [start_python(program, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2)]
     assert starts == ["[1, 1, 1, 1]", "[0, 0, 0, 0]"]
@@ -132,18 +156,23 @@ def test_a_second_start_compiles_nothing(tmp_path: Path) -> None:
 def test_the_bits_do_not_depend_on_the_processors_vectors(tmp_path: Path) -> None:
     """`generic` is the least that this architecture has: no AVX, no FMA."""
     program = (
-        "from tests.test_tvl1_numba import noise; from preprocess.tvl1 import TvL1Params, open_engine\n"
+        "from tests.test_tvl1_numba import noise; from preprocess.tvl1 import TvL1Params, "
+        "open_engine\n"
         "print(open_engine('numba', TvL1Params())(noise(3, 40, 61, seed=7)).tobytes().hex())"
     )
     expected = open_engine("numba", TvL1Params())(noise(3, 40, 61, seed=7)).tobytes().hex()
-    assert start_python(program, NUMBA_CACHE_DIR=str(tmp_path), NUMBA_CPU_NAME="generic") == expected
+    assert (
+        start_python(program, NUMBA_CACHE_DIR=str(tmp_path), NUMBA_CPU_NAME="generic") == expected
+    )
 
 
 def start_python(program: str, **environment: str) -> str:
     """What a fresh interpreter prints that has more in its environment."""
     command = [sys.executable, "-c", program]
     root = Path(__file__).parents[1]
-    done = subprocess.run(command, cwd=root, env=os.environ | environment, check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=root, env=os.environ | environment, check=True, capture_output=True, text=True
+    )
     return done.stdout.strip()
 
 
@@ -171,7 +200,16 @@ def test_lanes_compute_what_numpy_computes_to_the_bit() -> None:
     out = np.zeros((11, 16), np.float32)
     _every_operation(a, b, out)
     x, y = a[1, 2:18], b[0, :16]
-    expected = [x + y + y, x - y, x * y, x / y, np.sqrt(x), np.floor(x - y), np.minimum(x, y), np.maximum(x, y)]
+    expected = [
+        x + y + y,
+        x - y,
+        x * y,
+        x / y,
+        np.sqrt(x),
+        np.floor(x - y),
+        np.minimum(x, y),
+        np.maximum(x, y),
+    ]
     expected += [np.roll(x, -3), np.full(16, x[5]), np.where(y > 4, x, 0)]
     assert np.array_equal(out, np.stack(expected))
 
@@ -184,7 +222,11 @@ def real_pairs(real_data: Path) -> Iterator[Gray]:
                 yield gray(next(iter(video)))
     for name in ("Dimetrodon", "rubberwhale"):
         images = [cv2.imread(str(real_data / "flow_gt" / name / f"frame{n}.png")) for n in (10, 11)]
-        yield gray(np.array([cv2.resize(np.array(i), (128, 128), interpolation=cv2.INTER_AREA) for i in images]))
+        yield gray(
+            np.array(
+                [cv2.resize(np.array(i), (128, 128), interpolation=cv2.INTER_AREA) for i in images]
+            )
+        )
 
 
 def gray(images: NDArray[np.uint8]) -> Gray:

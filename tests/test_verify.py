@@ -32,7 +32,9 @@ def test_any_flipped_byte_of_any_file_is_found(dataset: Path, seed: int) -> None
     assert list(faults(dataset)) == []
 
 
-@pytest.mark.parametrize("name", ["videos.parquet", "train/train-000000.tar", "train/train-000001.parquet"])
+@pytest.mark.parametrize(
+    "name", ["videos.parquet", "train/train-000000.tar", "train/train-000001.parquet"]
+)
 def test_an_absent_file_is_named(dataset: Path, name: str) -> None:
     (dataset / name).unlink()
     assert any(fault == f"{name}: No such file or directory" for fault in faults(dataset))
@@ -40,11 +42,15 @@ def test_an_absent_file_is_named(dataset: Path, name: str) -> None:
 
 def test_a_file_that_the_manifest_does_not_name_is_told(dataset: Path) -> None:
     (dataset / "train" / "train-000009.tar").write_bytes(b"")
-    assert list(faults(dataset)) == ["train/train-000009.tar: a file that dataset.json does not name"]
+    assert list(faults(dataset)) == [
+        "train/train-000009.tar: a file that dataset.json does not name"
+    ]
 
 
 def rewritten(dataset: Path, name: str, data: bytes) -> None:
-    """Replace a file and sign it again, as a faulty writer would: only the meaning is wrong then."""
+    """Replace a file and sign it again, as a faulty writer would: only the meaning is
+    wrong then.
+    """
     import hashlib
 
     from shards.manifest import manifest_bytes, read_manifest
@@ -69,7 +75,9 @@ def test_a_missing_flow_field_is_told_with_the_numbers(dataset: Path) -> None:
     from shards.index import SCHEMA, read_index
 
     name = "test/test-000000.parquet"
-    rows = [{field: getattr(row, field) for field in SCHEMA.names} for row in read_index(dataset / name)]
+    rows = [
+        {field: getattr(row, field) for field in SCHEMA.names} for row in read_index(dataset / name)
+    ]
     rows[0]["num_frames"] += 1
     rewritten(dataset, name, index_bytes(rows, read_index_file(dataset / name).record))
     assert any("members that do not fit" in fault for fault in faults(dataset))
@@ -77,18 +85,25 @@ def test_a_missing_flow_field_is_told_with_the_numbers(dataset: Path) -> None:
 
 def test_a_row_without_its_sample_and_a_sample_without_its_row_are_told(dataset: Path) -> None:
     rows = read_videos(dataset / "videos.parquet")
-    renamed = [type(row)(**{**vars(row), "key": "other"}) if row.key == "left/train0" else row for row in rows]
+    renamed = [
+        type(row)(**{**vars(row), "key": "other"}) if row.key == "left/train0" else row
+        for row in rows
+    ]
     rewritten(dataset, "videos.parquet", videos_bytes(renamed))
     told = list(faults(dataset))
     assert any("other: said to be in train-00000" in fault for fault in told)
-    assert any("left/train0: no row in videos.parquet says it is written" in fault for fault in told)
+    assert any(
+        "left/train0: no row in videos.parquet says it is written" in fault for fault in told
+    )
 
 
 def test_fast_finds_what_changed_a_byte_and_reads_all_that_it_promised(dataset: Path) -> None:
     seen: list[FileEntry] = []
     assert list(fast_faults(dataset, seen.append)) == []
     assert sum(entry.num_bytes for entry in seen) == num_bytes(dataset)
-    assert {entry.path for entry in seen} == {p.relative_to(dataset).as_posix() for p in dataset.glob("**/*.[pt]a*r*")}
+    assert {entry.path for entry in seen} == {
+        p.relative_to(dataset).as_posix() for p in dataset.glob("**/*.[pt]a*r*")
+    }
     tar = dataset / "train" / "train-000000.tar"
     changed = bytearray(tar.read_bytes())
     changed[len(changed) // 2] ^= 1

@@ -45,7 +45,9 @@ def test_the_flow_branch_takes_the_colour_mean_as_its_stem(tmp_path: Path) -> No
     path, state = saved_resnet(tmp_path)
     branch = new_branch(10)
     initialise(branch, str(path), "flow")
-    mean = (state["conv1.weight"][:, 0] + state["conv1.weight"][:, 1] + state["conv1.weight"][:, 2]) / 3
+    mean = (
+        state["conv1.weight"][:, 0] + state["conv1.weight"][:, 1] + state["conv1.weight"][:, 2]
+    ) / 3
     for channel in range(10):
         torch.testing.assert_close(branch.conv1.weight[:, channel], mean)
     assert torch.equal(branch.state_dict()["layer1.0.conv1.weight"], state["layer1.0.conv1.weight"])
@@ -112,7 +114,9 @@ def refusal(branch: Branch, source: Path | str, name: str = "rgb") -> str:
 def test_a_file_of_another_depth_is_refused_with_three_of_its_keys(tmp_path: Path) -> None:
     path, _ = saved_resnet(tmp_path)
     message = refusal(new_branch(depth=34), path)
-    assert message.startswith(f"{path}: does not fit resnet34: missing layer1.2.conv1.weight, layer1.2.bn1.weight,")
+    assert message.startswith(
+        f"{path}: does not fit resnet34: missing layer1.2.conv1.weight, layer1.2.bn1.weight,"
+    )
     assert message.count("layer") == 3
     assert message.endswith(" more")
 
@@ -120,9 +124,13 @@ def test_a_file_of_another_depth_is_refused_with_three_of_its_keys(tmp_path: Pat
 def test_left_over_keys_and_other_shapes_are_refused(tmp_path: Path) -> None:
     branch = new_branch()
     state = dict(branch.state_dict())
-    with pytest.raises(InputError, match=r"x\.pt: does not fit resnet18: unexpected layer5\.weight$"):
+    with pytest.raises(
+        InputError, match=r"x\.pt: does not fit resnet18: unexpected layer5\.weight$"
+    ):
         fitted({**state, "layer5.weight": torch.zeros(1)}, branch, "x.pt")
-    with pytest.raises(InputError, match=r"x\.pt: does not fit resnet18: of another shape conv1\.weight$"):
+    with pytest.raises(
+        InputError, match=r"x\.pt: does not fit resnet18: of another shape conv1\.weight$"
+    ):
         fitted({**state, "conv1.weight": torch.zeros(64, 20, 7, 7)}, branch, "x.pt")
     with pytest.raises(InputError, match=r"of another shape bn1\.weight$"):
         fitted({**state, "bn1.weight": [1.0, 2.0]}, branch, "x.pt")
@@ -147,9 +155,16 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, damage: str, zipped: bool) -
     torch.save({"conv1.weight": torch.zeros(50)}, path, _use_new_zipfile_serialization=zipped)
     whole = path.read_bytes()
     flipped = whole[:20] + bytes(255 - byte for byte in whole[20:60]) + whole[60:]
-    damaged = {"empty": b"", "text": b"hello\n", "truncated": whole[: len(whole) // 2], "flipped": flipped}
+    damaged = {
+        "empty": b"",
+        "text": b"hello\n",
+        "truncated": whole[: len(whole) // 2],
+        "flipped": flipped,
+    }
     path.write_bytes(damaged[damage])
-    assert refusal(new_branch(), path).startswith(f"{path}: damaged, or not written by torch.save (")
+    assert refusal(new_branch(), path).startswith(
+        f"{path}: damaged, or not written by torch.save ("
+    )
 
 
 def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path) -> None:
@@ -177,7 +192,9 @@ def test_imagenet_weights_leave_the_classifier_even_of_a_thousand_classes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     state = models.resnet18(weights=None).state_dict()
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *args, **kwargs: state)
+    monkeypatch.setattr(
+        "torchvision.models._api.load_state_dict_from_url", lambda *args, **kwargs: state
+    )
     branch = Branch(18, 3, 1000, 0.7, has_cma=False)
     before = branch.fc.weight.clone()
     initialise(branch, "imagenet", "rgb")

@@ -13,12 +13,23 @@ from shards.atomic import atomic_file, remove_temporaries
 from shards.index import read_index, read_index_file
 from shards.sample import SampleMeta, member_names
 from shards.writer import sample_spool, write_shard
-from tests.datasets import HEIGHT, SETTINGS, WIDTH, fill_spool, make_catalog, write_dataset, write_job
+from tests.datasets import (
+    HEIGHT,
+    SETTINGS,
+    WIDTH,
+    fill_spool,
+    make_catalog,
+    write_dataset,
+    write_job,
+)
 
 
 def digests(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 def test_writing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -55,7 +66,10 @@ def test_headers_carry_no_clock_owner_or_host(dataset: Path) -> None:
 
 def test_a_key_longer_than_a_tar_header_is_stored_whole(tmp_path: Path) -> None:
     key = "a class with spaces/" + "länge" * 40
-    with write_shard(tmp_path / "train", "train-000000", SETTINGS, []) as writer, sample_spool(tmp_path) as spool:
+    with (
+        write_shard(tmp_path / "train", "train-000000", SETTINGS, []) as writer,
+        sample_spool(tmp_path) as spool,
+    ):
         fill_spool(spool, 7, 0)
         writer.add(SampleMeta(key, "a", 0, 7, WIDTH, HEIGHT, 25.0, 64, 48), spool)
     with tarfile.open(tmp_path / "train" / "train-000000.tar") as tar:
@@ -88,7 +102,10 @@ def test_the_index_records_hash_settings_and_rows_of_its_job(tmp_path: Path) -> 
     (job,) = plan_jobs(make_catalog({"train": 2}).videos, 5, seed=0)
     write_job(tmp_path, job)
     record = read_index_file(tmp_path / "train" / "train-000000.parquet").record
-    assert record.sha256 == hashlib.sha256((tmp_path / "train" / "train-000000.tar").read_bytes()).hexdigest()
+    assert (
+        record.sha256
+        == hashlib.sha256((tmp_path / "train" / "train-000000.tar").read_bytes()).hexdigest()
+    )
     assert record.settings == SETTINGS
     assert [row.key for row in record.videos] == [video.key for video in job.videos]
 
@@ -135,5 +152,9 @@ def test_a_plain_webdataset_reader_finds_every_member(dataset: Path) -> None:
     assert len(samples) == 3
     for sample in samples:
         num_frames = sample["json"]["num_frames"]
-        for prefix, count in (("rgb.", num_frames), ("flow_x.", num_frames - 1), ("flow_y.", num_frames - 1)):
+        for prefix, count in (
+            ("rgb.", num_frames),
+            ("flow_x.", num_frames - 1),
+            ("flow_y.", num_frames - 1),
+        ):
             assert sum(name.startswith(prefix) for name in sample) == count

@@ -1,8 +1,9 @@
 """Real video files for tests, drawn while the tests run.
 
-`frames` are uint8 RGB (T, H, W, 3) with even sides. The lossy default (mpeg4, fine quantizer) keeps flat
-colours within a few levels; `codec="ffv1", pix_fmt="bgr0"` in an .mkv or .avi keeps every pixel. The container
-follows from the file's suffix, and `rotation` needs one that carries a display matrix (.mp4, .mov).
+`frames` are uint8 RGB (T, H, W, 3) with even sides. The lossy default (mpeg4, fine quantizer) keeps
+flat colours within a few levels; `codec="ffv1", pix_fmt="bgr0"` in an .mkv or .avi keeps every
+pixel. The container follows from the file's suffix, and `rotation` needs one that carries a display
+matrix (.mp4, .mov).
 """
 
 from collections.abc import Sequence
@@ -21,8 +22,12 @@ SOUND_RATE = 48000
 OPTIONS = {"mpeg4": {"qmin": "2", "qmax": "2"}, "libx264": {"crf": "12", "preset": "veryfast"}}
 
 
-def moving_square(num_frames: int, width: int = 64, height: int = 48, step: int = 2) -> npt.NDArray[np.uint8]:
-    """A bright square that moves right by `step` pixels a frame over a dark ramp; neighbours always differ."""
+def moving_square(
+    num_frames: int, width: int = 64, height: int = 48, step: int = 2
+) -> npt.NDArray[np.uint8]:
+    """A bright square that moves right by `step` pixels a frame over a dark ramp; neighbours always
+    differ.
+    """
     frames = np.zeros((num_frames, height, width, 3), np.uint8)
     frames[...] = np.linspace(20, 80, width, dtype=np.uint8)[:, None]
     for index, frame in enumerate(frames):
@@ -49,7 +54,12 @@ def write_video(
     with av.open(str(path), "w", options=muxer_options) as container:
         stream = container.add_stream(codec, rate=fps, options=OPTIONS.get(codec))
         assert isinstance(stream, VideoStream)
-        stream.width, stream.height, stream.pix_fmt, stream.gop_size = width, height, pix_fmt, gop_size
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = (
+            width,
+            height,
+            pix_fmt,
+            gop_size,
+        )
         if rotation:
             stream.set_display_rotation(rotation)
         if sound:

@@ -1,4 +1,6 @@
-"""`python -m train` is `twinstream train`, for torchrun: `torchrun --nproc-per-node 2 -m train --out RUN`."""
+"""`python -m train` is `twinstream train`, for torchrun: `torchrun --nproc-per-node 2 -m train
+--out RUN`.
+"""
 
 import sys
 

@@ -1,8 +1,10 @@
-"""Looks as pictures: RGB frame, colour-coded flow, and for each query what it attends to, over what it reads.
+"""Looks as pictures: RGB frame, colour-coded flow, and for each query what it attends to, over what
+it reads.
 
-A panel shows the picture that is read, dimmed where the weights are low, and arrows from the query to the strongest
-positions, thicker for more weight. A map is scaled to its own strongest position, which is told in figures above it: a
-map that is spread evenly looks like one, but its largest weight gives it away.
+A panel shows the picture that is read, dimmed where the weights are low, and arrows from the query
+to the strongest positions, thicker for more weight. A map is scaled to its own strongest position,
+which is told in figures above it: a map that is spread evenly looks like one, but its largest
+weight gives it away.
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,7 +38,9 @@ def show(
     stage: str | None = None,
     shards_path: str | None = None,
 ) -> None:
-    """Write the picture of one frame, or the video of all where `out` ends in .mp4. InputError for what is absent."""
+    """Write the picture of one frame, or the video of all where `out` ends in .mp4. InputError for
+    what is absent.
+    """
     if out.suffix not in (".png", ".mp4"):
         raise InputError(f"--out {out}: expected a name that ends in .png or .mp4")
     observer = Observer(run, shards_path, place, stage)
@@ -46,7 +50,9 @@ def show(
     if out.suffix == ".mp4":
         write_looks(looks(observer, key, queries), read_meta(observer.dataset.sample(key)).fps, out)
     else:
-        write_look(observer.look(key, times[len(times) // 2] if t is None else t, queries), key, out)
+        write_look(
+            observer.look(key, times[len(times) // 2] if t is None else t, queries), key, out
+        )
 
 
 def write_look(look: Look, title: str, path: Path) -> None:
@@ -56,7 +62,11 @@ def write_look(look: Look, title: str, path: Path) -> None:
     figure = Figure(figsize=(2.7 * columns, 3.15 * len(look.blocks) + 0.4), layout="constrained")
     axes = figure.subplots(len(look.blocks), columns, squeeze=False)
     for row, block in zip(axes, look.blocks, strict=True):
-        titles = [f"RGB, frame {look.t}", f"flow, to {fastest:.1f} px", *(_told(look, block, q) for q in look.queries)]
+        titles = [
+            f"RGB, frame {look.t}",
+            f"flow, to {fastest:.1f} px",
+            *(_told(look, block, q) for q in look.queries),
+        ]
         for axis, panel, text in zip(row, panels(look, block, fastest), titles, strict=True):
             axis.imshow(panel)
             axis.set_title(text, fontsize=8)
@@ -66,8 +76,14 @@ def write_look(look: Look, title: str, path: Path) -> None:
 
 
 def write_looks(found: Iterator[Look], fps: float, path: Path) -> None:
-    """Every look as a frame of an H.264 video; the colours of flow are scaled to the fastest motion of each frame."""
-    write_video((np.vstack([np.hstack(panels(look, block)) for block in look.blocks]) for look in found), fps, path)
+    """Every look as a frame of an H.264 video; the colours of flow are scaled to the fastest motion
+    of each frame.
+    """
+    write_video(
+        (np.vstack([np.hstack(panels(look, block)) for block in look.blocks]) for look in found),
+        fps,
+        path,
+    )
 
 
 def panels(look: Look, block: BlockMap, fastest: float | None = None) -> list[Picture]:
@@ -78,16 +94,30 @@ def panels(look: Look, block: BlockMap, fastest: float | None = None) -> list[Pi
     shape = look.frame.shape[:2]
     marked = [with_queries(picture, look.queries, shape) for picture in (frame, flow)]
     return marked + [
-        attended(under, block, query_map(block, query, shape), on_panel(query, shape), COLOURS[number % len(COLOURS)])
+        attended(
+            under,
+            block,
+            query_map(block, query, shape),
+            on_panel(query, shape),
+            COLOURS[number % len(COLOURS)],
+        )
         for number, query in enumerate(look.queries)
     ]
 
 
 def attended(
-    under: Picture, block: BlockMap, weights: NDArray[np.float32], query: tuple[int, int], colour: Sequence[int]
+    under: Picture,
+    block: BlockMap,
+    weights: NDArray[np.float32],
+    query: tuple[int, int],
+    colour: Sequence[int],
 ) -> Picture:
-    """The picture under a map, and arrows from the query, in pixels of the panel, to cells of more than even weight."""
-    light = cv2.resize(over_features(weights / weights.max(), block), (PANEL, PANEL), interpolation=cv2.INTER_CUBIC)
+    """The picture under a map, and arrows from the query, in pixels of the panel, to cells of more
+    than even weight.
+    """
+    light = cv2.resize(
+        over_features(weights / weights.max(), block), (PANEL, PANEL), interpolation=cv2.INTER_CUBIC
+    )
     shaded = under * (0.25 + 0.75 * np.clip(light, 0, 1)[..., None])
     picture: Picture = np.ascontiguousarray(shaded.astype(np.uint8))
     strongest = np.argsort(weights, axis=None)[::-1][:ARROWS]
@@ -96,13 +126,18 @@ def attended(
         if weights[row, column] * weights.size <= 1:
             continue
         x, y = key_centre((int(row), int(column)), block, picture.shape)
-        end, thickness = (round(x), round(y)), 1 + round(3 * float(weights[row, column] / weights.max()))
+        end, thickness = (
+            (round(x), round(y)),
+            1 + round(3 * float(weights[row, column] / weights.max())),
+        )
         for ink, width in (((255, 255, 255), thickness + 2), (colour, thickness)):
             cv2.arrowedLine(picture, query, end, list(ink), width, cv2.LINE_AA, tipLength=0.12)
     return _dotted(picture, query, colour)
 
 
-def with_queries(picture: Picture, queries: Sequence[tuple[int, int]], shape: tuple[int, ...]) -> Picture:
+def with_queries(
+    picture: Picture, queries: Sequence[tuple[int, int]], shape: tuple[int, ...]
+) -> Picture:
     """A copy with a dot at each query."""
     result = picture.copy()
     for number, query in enumerate(queries):
@@ -112,7 +147,9 @@ def with_queries(picture: Picture, queries: Sequence[tuple[int, int]], shape: tu
 
 def on_panel(query: tuple[int, int], shape: tuple[int, ...]) -> tuple[int, int]:
     """Pixels of an (H, W) picture -> of the panel."""
-    return round((query[0] + 0.5) * PANEL / shape[1] - 0.5), round((query[1] + 0.5) * PANEL / shape[0] - 0.5)
+    return round((query[0] + 0.5) * PANEL / shape[1] - 0.5), round(
+        (query[1] + 0.5) * PANEL / shape[0] - 0.5
+    )
 
 
 def enlarged(picture: Picture) -> Picture:
@@ -130,4 +167,6 @@ def _dotted(picture: Picture, query: tuple[int, int], colour: Sequence[int]) -> 
 def _told(look: Look, block: BlockMap, query: tuple[int, int]) -> str:
     weights = query_map(block, query, look.frame.shape[:2])
     over = "flow" if block.reads == "flow" else "RGB"
-    return f"{block.name} over {over}\nstrongest {weights.max():.0%} ({1 / weights.size:.0%} if even)"
+    return (
+        f"{block.name} over {over}\nstrongest {weights.max():.0%} ({1 / weights.size:.0%} if even)"
+    )

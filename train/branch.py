@@ -1,11 +1,13 @@
-"""One branch: a torchvision ResNet, and the attention blocks that write INTO it (paper, sections 4.1 and 5.5).
+"""One branch: a torchvision ResNet, and the attention blocks that write INTO it (paper, sections
+4.1 and 5.5).
 
-Blocks stand in res3 and res4 (torchvision's layer2 and layer3) after every other residual block: 2 + 3 = 5
-for ResNet-50. A place ends a "stretch": the branch runs up to it, reads itself there if it has non-local
-blocks, then may read the other branch, and goes on. Parameters keep torchvision's names, so its weights load.
-A non-local block (Wang et al., 2018) is a CMA block whose two modalities are one.
-The trap: a frozen branch, its own blocks included, runs without gradient and keeps no graph. From iter2 on
-it reads the trained branch through those blocks; the gradient that would come back that way round is cut.
+Blocks stand in res3 and res4 (torchvision's layer2 and layer3) after every other residual block: 2
++ 3 = 5 for ResNet-50. A place ends a "stretch": the branch runs up to it, reads itself there if it
+has non-local blocks, then may read the other branch, and goes on. Parameters keep torchvision's
+names, so its weights load. A non-local block (Wang et al., 2018) is a CMA block whose two
+modalities are one. The trap: a frozen branch, its own blocks included, runs without gradient and
+keeps no graph. From iter2 on it reads the trained branch through those blocks; the gradient that
+would come back that way round is cut.
 """
 
 from typing import Literal, Self
@@ -25,7 +27,9 @@ AttentionAt = Literal["every_other"] | tuple[str, ...]
 
 
 class Branch(nn.Module):
-    """A ResNet in stretches that end at its places: (N, in_channels, H, W) -> (N, num_classes) scores."""
+    """A ResNet in stretches that end at its places: (N, in_channels, H, W) -> (N, num_classes)
+    scores.
+    """
 
     conv1: nn.Conv2d
     bn1: nn.Module
@@ -49,7 +53,8 @@ class Branch(nn.Module):
         net = models.get_model(f"resnet{depth}", weights=None, num_classes=num_classes)
         if in_channels != RGB_CHANNELS:
             net.conv1 = stem(in_channels)
-        # As TSN begins: scores near zero, so that the first loss is log(num_classes) and weighs on no class.
+        # As TSN begins: scores near zero, so that the first loss is log(num_classes) and weighs on
+        # no class.
         nn.init.normal_(net.fc.weight, std=CLASSIFIER_STD)
         nn.init.zeros_(net.fc.bias)
         for name, child in net.named_children():
@@ -69,7 +74,9 @@ class Branch(nn.Module):
         return self.classify(x)
 
     def run_stretch(self, x: Tensor, number: int) -> Tensor:
-        """On from the stretch before (number 0: from the input) to place `number`, or to the last block."""
+        """On from the stretch before (number 0: from the input) to place `number`, or to the last
+        block.
+        """
         with self._gradient():
             if number == 0:
                 x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
@@ -80,19 +87,25 @@ class Branch(nn.Module):
         return x
 
     def attend(self, x: Tensor, y: Tensor, number: int) -> Tensor:
-        """This branch's x (N, C, h, w) after its CMA block at place `number` has read the other's y."""
+        """This branch's x (N, C, h, w) after its CMA block at place `number` has read the other's
+        y.
+        """
         with self._gradient():
             out: Tensor = self.cma[_key(self.places[number])](x, y)
         return out
 
     def classify(self, x: Tensor) -> Tensor:
-        """(N, features, h, w) -> (N, num_classes): mean over the positions, dropout, linear layer."""
+        """(N, features, h, w) -> (N, num_classes): mean over the positions, dropout,
+        linear layer.
+        """
         with self._gradient():
             scores: Tensor = self.fc(self.dropout(self.avgpool(x).flatten(1)))
         return scores
 
     def set_frozen(self, frozen: bool) -> None:
-        """Frozen: no gradient, BatchNorm and dropout as at test. Thawed: they follow the next train()."""
+        """Frozen: no gradient, BatchNorm and dropout as at test. Thawed: they follow the next
+        train().
+        """
         self.frozen = frozen
         self.requires_grad_(not frozen)
         self.train(self.training)
@@ -108,22 +121,33 @@ class Branch(nn.Module):
 def attention_places(net: nn.Module, attention_at: AttentionAt) -> tuple[str, ...]:
     """The residual blocks that an attention block follows, in the order of computation.
 
-    every_other, ResNet-50: layer2.1 layer2.3 layer3.1 layer3.3 layer3.5
-    Depth 18 has 2 such places, 34 and 50 have 5, 101 has 13, 152 has 22. InputError for a block that is not there.
+    every_other, ResNet-50: layer2.1 layer2.3 layer3.1 layer3.3 layer3.5 Depth 18 has 2 such places,
+    34 and 50 have 5, 101 has 13, 152 has 22. InputError for a block that is not there.
     """
     blocks = residual_blocks(net)
     if attention_at == "every_other":
-        return tuple(name for name in blocks if name.startswith(("layer2.", "layer3.")) and int(name[7:]) % 2)
+        return tuple(
+            name for name in blocks if name.startswith(("layer2.", "layer3.")) and int(name[7:]) % 2
+        )
     for name in attention_at:
         if name not in blocks:
-            raise InputError(f"model.attention_at: {name} is no residual block of this depth; {', '.join(blocks)} are")
+            raise InputError(
+                f"model.attention_at: {name} is no residual block of this depth; "
+                f"{', '.join(blocks)} are"
+            )
     return tuple(name for name in blocks if name in attention_at)
 
 
 def residual_blocks(net: nn.Module) -> list[str]:
-    """The names of a ResNet's residual blocks in the order of computation: layer1.0, layer1.1, ..."""
+    """The names of a ResNet's residual blocks in the order of computation: layer1.0,
+    layer1.1, ...
+    """
     stages = ("layer1", "layer2", "layer3", "layer4")
-    return [f"{stage}.{name}" for stage in stages for name, _ in net.get_submodule(stage).named_children()]
+    return [
+        f"{stage}.{name}"
+        for stage in stages
+        for name, _ in net.get_submodule(stage).named_children()
+    ]
 
 
 def cut_at(blocks: list[str], places: tuple[str, ...]) -> list[list[str]]:
@@ -144,7 +168,9 @@ def stem(in_channels: int) -> nn.Conv2d:
 
 def _blocks(net: nn.Module, places: tuple[str, ...]) -> nn.ModuleDict:
     """A new block of the right width for each place."""
-    return nn.ModuleDict({_key(place): CMABlock(_channels(net.get_submodule(place))) for place in places})
+    return nn.ModuleDict(
+        {_key(place): CMABlock(_channels(net.get_submodule(place))) for place in places}
+    )
 
 
 def _channels(block: nn.Module) -> int:

@@ -1,7 +1,8 @@
 """Checkpoints that hold all that is needed to go on, written whole or not at all.
 
-Only tensors and plain values, read with `weights_only=True`: opening someone's checkpoint runs no code. There is no
-random state in them, because order, augmentation and dropout follow from (seed, stage, epoch, step).
+Only tensors and plain values, read with `weights_only=True`: opening someone's checkpoint runs no
+code. There is no random state in them, because order, augmentation and dropout follow from (seed,
+stage, epoch, step).
 """
 
 from pathlib import Path

@@ -1,12 +1,14 @@
-"""The cross-modality attention (CMA) block: one branch asks, the other answers (paper, section 3, Figure 1).
+"""The cross-modality attention (CMA) block: one branch asks, the other answers (paper, section 3,
+Figure 1).
 
-    out = x + BatchNorm(W(softmax(q(x) k(pool(y))^T / sqrt(d)) v(pool(y))))        d = C / 2, one head
+    out = x + BatchNorm(W(softmax(q(x) k(pool(y))^T / sqrt(d)) v(pool(y))))     d = C / 2, one head
 
-x is the branch that is written into, y the one that is read. BatchNorm's scale begins at zero, so that a
-new block passes x on unchanged to the last bit; with x = y it is the non-local block of Wang et al. (2018).
-Price: every position is compared with a quarter of all positions, so the paper keeps to res3 and res4. Where keys
-are few, as in res4, the convolutions at every position are folded into keys and values: x (Wq^T k) for q k, and
-softmax(..) (W v) for W (softmax(..) v). Same result but for rounding; a block of res4 takes up to a quarter less time.
+x is the branch that is written into, y the one that is read. BatchNorm's scale begins at zero, so
+that a new block passes x on unchanged to the last bit; with x = y it is the non-local block of Wang
+et al. (2018). Price: every position is compared with a quarter of all positions, so the paper keeps
+to res3 and res4. Where keys are few, as in res4, the convolutions at every position are folded into
+keys and values: x (Wq^T k) for q k, and softmax(..) (W v) for W (softmax(..) v). Same result but
+for rounding; a block of res4 takes up to a quarter less time.
 """
 
 import math
@@ -14,18 +16,22 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Folding makes attention's products twice as wide, and they run at half the speed of convolutions on a CPU.
+# Folding makes attention's products twice as wide, and they run at half the speed of convolutions
+# on a CPU.
 FOLDED_KEYS_PER_CHANNEL = 1 / 4
 
 
 class CMABlock(nn.Module):
-    """(B, C, H, W) and (B, C', H', W') -> (B, C, H, W); C' is `context_channels`, C when left out."""
+    """(B, C, H, W) and (B, C', H', W') -> (B, C, H, W); C' is `context_channels`, C
+    when left out.
+    """
 
     def __init__(self, channels: int, context_channels: int | None = None) -> None:
         super().__init__()
         inner = channels // 2
         context = channels if context_channels is None else context_channels
-        # Only the query's bias can reach the output: softmax cancels the key's, BatchNorm those of v and W.
+        # Only the query's bias can reach the output: softmax cancels the key's, BatchNorm those of
+        # v and W.
         self.query = nn.Conv2d(channels, inner, 1)
         self.key = nn.Conv2d(context, inner, 1, bias=False)
         self.value = nn.Conv2d(context, inner, 1, bias=False)
@@ -36,7 +42,9 @@ class CMABlock(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """He initialisation, by fan-in: by fan-out, q and k at half the channels would double the logits."""
+        """He initialisation, by fan-in: by fan-out, q and k at half the channels would double the
+        logits.
+        """
         for conv in (self.query, self.key, self.value, self.out):
             nn.init.kaiming_normal_(conv.weight, mode="fan_in", nonlinearity="relu")
         assert self.query.bias is not None
@@ -70,9 +78,15 @@ class CMABlock(nn.Module):
 
 
 def _attention(
-    query: Tensor, key: Tensor, value: Tensor, offsets: Tensor | None = None, scale: float | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    offsets: Tensor | None = None,
+    scale: float | None = None,
 ) -> Tensor:
-    """(B, d, H, W), (B, d, h, w), (B, e, h, w), offsets (B, 1, h*w) to the logits -> (B, e, H, W)."""
+    """(B, d, H, W), (B, d, h, w), (B, e, h, w), offsets (B, 1, h*w) to the logits ->
+    (B, e, H, W).
+    """
     # The unit axis is the head: the fused kernels take four axes only.
     q, k, v = (_rows(features)[:, None] for features in (query, key, value))
     mask = None if offsets is None else offsets[:, None]

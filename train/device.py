@@ -11,7 +11,9 @@ from train.normalise import normalise
 
 
 def choose_device(name: str) -> torch.device:
-    """The GPU where `auto` finds one, each of torchrun's processes its own; InputError when cuda is not there."""
+    """The GPU where `auto` finds one, each of torchrun's processes its own; InputError when cuda is
+    not there.
+    """
     if name == "cpu" or not torch.cuda.is_available():
         if name == "cuda":
             raise InputError("train.device: cuda, but torch sees no GPU here; use cpu or auto")
@@ -19,7 +21,8 @@ def choose_device(name: str) -> torch.device:
     number = int(os.environ.get("LOCAL_RANK", "0"))
     if number >= torch.cuda.device_count():
         raise InputError(
-            f"process {number} of this machine has no GPU of its own, torch sees {torch.cuda.device_count()}"
+            f"process {number} of this machine has no GPU of its own, torch sees "
+            f"{torch.cuda.device_count()}"
         )
     torch.cuda.set_device(number)
     return torch.device("cuda", number)
@@ -31,7 +34,9 @@ def half_precision(device: torch.device) -> torch.autocast:
 
 
 def to_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, K, C, S, S) bytes -> normalised (B*K, C, S, S) floats of both modalities, and the (B,) numbers."""
+    """(B, K, C, S, S) bytes -> normalised (B*K, C, S, S) floats of both modalities, and the (B,)
+    numbers.
+    """
     rgb, flow, scale, numbers = (tensor.to(device, non_blocking=True) for tensor in batch)
     scale = scale.repeat_interleave(rgb.shape[1], dim=0)
     return *normalise(rgb.flatten(0, 1), flow.flatten(0, 1), scale), numbers

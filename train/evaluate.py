@@ -1,7 +1,9 @@
-"""Scores of videos: the mean over K segments and their crops, for each branch and for weighted sums of both.
+"""Scores of videos: the mean over K segments and their crops, for each branch and for weighted sums
+of both.
 
-The paper tests with 25 segments x 10 crops. What is scored is the network as training left it, or as it was behind one
-of its stages (Table 1 needs them all). A branch that nothing has taught to classify yet is left out.
+The paper tests with 25 segments x 10 crops. What is scored is the network as training left it, or
+as it was behind one of its stages (Table 1 needs them all). A branch that nothing has taught to
+classify yet is left out.
 """
 
 import json
@@ -44,7 +46,9 @@ def score_videos(
     batch_views: int,
     workers: int,
 ) -> Scores:
-    """(V, C) float32 mean snippet scores of each branch in `outputs`, videos in the order of `views`."""
+    """(V, C) float32 mean snippet scores of each branch in `outputs`, videos in the order of
+    `views`.
+    """
     model.eval()
     per_batch = max(1, batch_views // views.num_crops)
     sums: dict[BranchName, torch.Tensor] = {}
@@ -55,7 +59,9 @@ def score_videos(
                 scores = model(frames, stacks, outputs=outputs, attending=attending)
             for name, snippet_scores in scores.items():
                 wide = snippet_scores.double().reshape(len(videos), -1, snippet_scores.shape[1])
-                empty = torch.zeros(len(views.samples), wide.shape[2], dtype=wide.dtype, device=device)
+                empty = torch.zeros(
+                    len(views.samples), wide.shape[2], dtype=wide.dtype, device=device
+                )
                 sums.setdefault(name, empty).index_add_(0, videos, wide.mean(1))
             progress.advance(len(videos))
     return {name: (total / views.segments).float().cpu().numpy() for name, total in sums.items()}
@@ -64,9 +70,11 @@ def score_videos(
 def score_run(
     run: Path, test: TestSettings, shards_path: str | None = None, stage: str | None = None
 ) -> dict[str, Any]:
-    """Score a run's network, as it is or as it was behind `stage`; writes predictions and metrics, returns the metrics.
+    """Score a run's network, as it is or as it was behind `stage`; writes predictions and metrics,
+    returns the metrics.
 
-    The last stage's files are predictions.parquet and metrics.json, another's predictions-STAGE.parquet and so on.
+    The last stage's files are predictions.parquet and metrics.json, another's
+    predictions-STAGE.parquet and so on.
     """
     keep_freed_memory()
     settings = read_run_settings(run)
@@ -105,13 +113,21 @@ def score_run(
     suffix = "" if stage == settings.train.stages[-1] else f"-{stage}"
     predictions = Predictions(keys, views.labels, scores, about | more)
     write_predictions(run / f"{PREDICTIONS}{suffix}.parquet", predictions)
-    metrics = {**about, "num_videos": len(keys), "scores": score_figures(scores, views.labels, state["classes"])}
-    write_atomically(run / f"{METRICS}{suffix}.json", (json.dumps(metrics, indent=2) + "\n").encode())
+    metrics = {
+        **about,
+        "num_videos": len(keys),
+        "scores": score_figures(scores, views.labels, state["classes"]),
+    }
+    write_atomically(
+        run / f"{METRICS}{suffix}.json", (json.dumps(metrics, indent=2) + "\n").encode()
+    )
     return metrics
 
 
 def read_weights(run: Path, stages: Sequence[str], stage: str | None) -> tuple[str, dict[str, Any]]:
-    """The stage that the run's network stands in, or the named one, and its checkpoint. InputError for one not done."""
+    """The stage that the run's network stands in, or the named one, and its checkpoint. InputError
+    for one not done.
+    """
     if stage is None:
         state = load_checkpoint(run / CHECKPOINT)
         return stages[min(state["position"]["stage"], len(stages) - 1)], state
@@ -120,8 +136,12 @@ def read_weights(run: Path, stages: Sequence[str], stage: str | None) -> tuple[s
     return stage, load_checkpoint(run / f"{stage}.pt")
 
 
-def trained_branches(model: ModelSettings, stages: Sequence[str], stage: str) -> tuple[BranchName, ...]:
-    """The branches that can classify behind `stage`: trained up to there, or begun from a file of weights."""
+def trained_branches(
+    model: ModelSettings, stages: Sequence[str], stage: str
+) -> tuple[BranchName, ...]:
+    """The branches that can classify behind `stage`: trained up to there, or begun from a file of
+    weights.
+    """
     done = plan_stages(stages[: stages.index(stage) + 1], model.kind)
     begun = {"rgb": model.rgb_weights, "flow": model.flow_weights}
     return tuple(
@@ -133,11 +153,17 @@ def trained_branches(model: ModelSettings, stages: Sequence[str], stage: str) ->
 
 def default_split(dataset: ShardDataset) -> str:
     """What is scored when no split is named: Kinetics calls it val, most others test."""
-    return "val" if "test" not in dataset.manifest.splits and "val" in dataset.manifest.splits else "test"
+    return (
+        "val"
+        if "test" not in dataset.manifest.splits and "val" in dataset.manifest.splits
+        else "test"
+    )
 
 
 def score_figures(scores: Scores, labels: NDArray[np.int64], classes: list[str]) -> dict[str, Any]:
-    """Top-1, top-5 and per-class accuracy of each branch, and of the weighted sums where there are both."""
+    """Top-1, top-5 and per-class accuracy of each branch, and of the weighted sums where there are
+    both.
+    """
     named: Scores = dict(scores)
     if {"rgb", "flow"} <= scores.keys():
         named |= {
@@ -148,33 +174,48 @@ def score_figures(scores: Scores, labels: NDArray[np.int64], classes: list[str])
 
 
 def refuse_other_dataset(state: dict[str, Any], dataset: ShardDataset) -> None:
-    """InputError when the shards have other classes or another codec than those the network was trained on."""
+    """InputError when the shards have other classes or another codec than those the network was
+    trained on.
+    """
     manifest = dataset.manifest
     if list(manifest.classes) != state["classes"]:
         raise InputError(
-            f"{dataset.path}: {len(manifest.classes)} classes ({', '.join(manifest.classes[:3])} ...), the network "
+            f"{dataset.path}: {len(manifest.classes)} classes ({', '.join(manifest.classes[:3])} "
+            "...), the network "
             f"was trained on {len(state['classes'])} ({', '.join(state['classes'][:3])} ...)"
         )
     refuse_other_codec(str(dataset.path), manifest.flow_codec.zero, manifest.flow_codec.levels)
     if manifest.flow_codec.bound != state["bound"]:
         raise InputError(
-            f"{dataset.path}: flow bound {manifest.flow_codec.bound}, the network was trained on {state['bound']}"
+            f"{dataset.path}: flow bound {manifest.flow_codec.bound}, the network was trained on "
+            f"{state['bound']}"
         )
 
 
 def build_model(model: ModelSettings, num_classes: int) -> TwoBranch:
     """The network of section `model` for that many classes, with random weights."""
     return TwoBranch(
-        model.kind, model.depth, num_classes, model.stack_length, model.dropout, attention_at=model.attention_at
+        model.kind,
+        model.depth,
+        num_classes,
+        model.stack_length,
+        model.dropout,
+        attention_at=model.attention_at,
     )
 
 
-def _figures(scores: NDArray[np.float32], labels: NDArray[np.int64], classes: list[str]) -> dict[str, Any]:
+def _figures(
+    scores: NDArray[np.float32], labels: NDArray[np.int64], classes: list[str]
+) -> dict[str, Any]:
     by_class = per_class_accuracy(scores, labels)
     return {
         "top1": top_k_accuracy(scores, labels, 1),
         "top5": top_k_accuracy(scores, labels, 5),
-        "per_class": {name: float(value) for name, value in zip(classes, by_class, strict=True) if not np.isnan(value)},
+        "per_class": {
+            name: float(value)
+            for name, value in zip(classes, by_class, strict=True)
+            if not np.isnan(value)
+        },
     }
 
 

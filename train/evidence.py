@@ -1,8 +1,10 @@
-"""Predictions of many runs, sorted by what they are evidence of: a network, and how many times it was trained in turn.
+"""Predictions of many runs, sorted by what they are evidence of: a network, and how many times it
+was trained in turn.
 
-Networks are those of the paper's tables: baseline (two_stream, or its branches trained in runs of their own), nonlocal,
-cma and cma_nonlocal. Runs on other videos, the folds of one dataset, are pooled; runs on the same videos, seeds, are
-averaged and give a spread. Runs whose figures could not stand in one table are refused.
+Networks are those of the paper's tables: baseline (two_stream, or its branches trained in runs of
+their own), nonlocal, cma and cma_nonlocal. Runs on other videos, the folds of one dataset, are
+pooled; runs on the same videos, seeds, are averaged and give a spread. Runs whose figures could not
+stand in one table are refused.
 """
 
 import statistics
@@ -23,7 +25,8 @@ from train.run import read_run_settings
 Case = tuple[str, int]
 Weights = tuple[float, float]
 
-# Weights of the RGB and flow scores for a name in the tables; two-stream's and those of odd and even iterations
+# Weights of the RGB and flow scores for a name in the tables; two-stream's and those of odd and
+# even iterations
 RGB_ALONE, FLOW_ALONE = (1.0, 0.0), (0.0, 1.0)
 EQUAL, RGB_FIRST, FLOW_FIRST = (1.0, 1.0), (5.0, 1.0), (1.0, 5.0)
 MUST_AGREE = ("classes", "split", "segments", "crops", "depth")
@@ -31,7 +34,9 @@ MUST_AGREE = ("classes", "split", "segments", "crops", "depth")
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Shares in [0, 1] over all videos; `spread` is the standard deviation of top-1 over runs on the same videos."""
+    """Shares in [0, 1] over all videos; `spread` is the standard deviation of top-1 over runs on
+    the same videos.
+    """
 
     top1: float
     top5: float
@@ -44,11 +49,17 @@ class Evidence:
 
     cases: dict[Case, list[Predictions]]
     about: dict[str, Any]
-    """What all agree in (classes, split, segments, crops, depth), and the first one's dataset_kind and attention_at."""
+    """What all agree in (classes, split, segments, crops, depth), and the first one's dataset_kind
+    and attention_at.
+    """
 
     def accuracy(self, case: Case, weights: Weights) -> Accuracy | None:
         """Of that weighted sum; None where a branch it needs was not scored."""
-        found = [(p, scores) for p in self.cases.get(case, []) if (scores := weighted(p, weights)) is not None]
+        found = [
+            (p, scores)
+            for p in self.cases.get(case, [])
+            if (scores := weighted(p, weights)) is not None
+        ]
         if not found:
             return None
         tops = [[top_k_accuracy(scores, p.labels, k) for p, scores in found] for k in (1, 5)]
@@ -57,12 +68,22 @@ class Evidence:
         top1, top5 = (float(np.average(values, weights=sizes)) for values in tops)
         return Accuracy(top1, top5, statistics.stdev(tops[0]) if repeated else None)
 
-    def pooled(self, case: Case, weights: Weights) -> tuple[NDArray[np.floating[Any]], NDArray[np.int64]] | None:
-        """(V, C) scores and (V,) labels of all runs one after another; None where nothing was scored."""
-        found = [(p, scores) for p in self.cases.get(case, []) if (scores := weighted(p, weights)) is not None]
+    def pooled(
+        self, case: Case, weights: Weights
+    ) -> tuple[NDArray[np.floating[Any]], NDArray[np.int64]] | None:
+        """(V, C) scores and (V,) labels of all runs one after another; None where nothing was
+        scored.
+        """
+        found = [
+            (p, scores)
+            for p in self.cases.get(case, [])
+            if (scores := weighted(p, weights)) is not None
+        ]
         if not found:
             return None
-        return np.concatenate([scores for _, scores in found]), np.concatenate([p.labels for p, _ in found])
+        return np.concatenate([scores for _, scores in found]), np.concatenate(
+            [p.labels for p, _ in found]
+        )
 
     @property
     def num_videos(self) -> int:
@@ -71,25 +92,38 @@ class Evidence:
 
 
 def weighted(predictions: Predictions, weights: Weights) -> NDArray[np.floating[Any]] | None:
-    """(V, C) weights[0] * rgb + weights[1] * flow; a branch of weight 0 need not be there, None when another is not."""
-    given = [(weight, predictions.scores.get(name)) for weight, name in zip(weights, ("rgb", "flow"), strict=True)]
+    """(V, C) weights[0] * rgb + weights[1] * flow; a branch of weight 0 need not be there, None
+    when another is not.
+    """
+    given = [
+        (weight, predictions.scores.get(name))
+        for weight, name in zip(weights, ("rgb", "flow"), strict=True)
+    ]
     needed = [(weight, scores) for weight, scores in given if weight]
     if any(scores is None for _, scores in needed):
         return None
     (weight, first), *others = needed
     assert first is not None
-    return fuse(first, others[0][1], weights) if others and others[0][1] is not None else weight * first
+    return (
+        fuse(first, others[0][1], weights)
+        if others and others[0][1] is not None
+        else weight * first
+    )
 
 
 def case_of(kind: str, stage: str) -> Case:
-    """two_stream, rgb -> (baseline, 0); cma, iter2 -> (cma, 2); cma, flow -> (baseline, 0): no block has acted yet."""
+    """two_stream, rgb -> (baseline, 0); cma, iter2 -> (cma, 2); cma, flow -> (baseline, 0): no
+    block has acted yet.
+    """
     if stage.startswith("iter"):
         return kind, int(stage.removeprefix("iter"))
     return ("nonlocal", 0) if kind == "nonlocal" else ("baseline", 0)
 
 
 def read_evidence(runs: Sequence[Path]) -> Evidence:
-    """All predictions in these run folders; InputError for a folder without any, or for runs that do not compare."""
+    """All predictions in these run folders; InputError for a folder without any, or for runs that
+    do not compare.
+    """
     found = [(path, read_predictions(path)) for run in runs for path in prediction_files(run)]
     first_path, first = found[0]
     for path, predictions in found:
@@ -101,7 +135,9 @@ def read_evidence(runs: Sequence[Path]) -> Evidence:
                 )
     cases: dict[Case, list[Predictions]] = {}
     for _, predictions in found:
-        cases.setdefault(case_of(predictions.about["kind"], predictions.about["stage"]), []).append(predictions)
+        cases.setdefault(case_of(predictions.about["kind"], predictions.about["stage"]), []).append(
+            predictions
+        )
     return Evidence({case: list(paired(each)) for case, each in cases.items()}, dict(first.about))
 
 
@@ -119,7 +155,10 @@ def paired(pieces: Sequence[Predictions]) -> Iterator[Predictions]:
     left = list(pieces)
     while left:
         one = left.pop(0)
-        other = next((p for p in left if p.keys == one.keys and not p.scores.keys() & one.scores.keys()), None)
+        other = next(
+            (p for p in left if p.keys == one.keys and not p.scores.keys() & one.scores.keys()),
+            None,
+        )
         if other is not None:
             left.remove(other)
             one = replace(one, scores={**one.scores, **other.scores})
@@ -128,4 +167,8 @@ def paired(pieces: Sequence[Predictions]) -> Iterator[Predictions]:
 
 def _told(key: str, predictions: Predictions) -> str:
     value = predictions.about[key]
-    return f"{len(value)} classes ({', '.join(value[:3])} ...)" if key == "classes" else f"{key} {value}"
+    return (
+        f"{len(value)} classes ({', '.join(value[:3])} ...)"
+        if key == "classes"
+        else f"{key} {value}"
+    )

@@ -33,8 +33,13 @@ class Feed:
         self._source: TrainSnippets | StreamedShards
         if train.loader == "stream":
             if train.shuffle_window is None:
-                raise InputError("train.loader: stream mixes a number of shards at a time; set train.shuffle_window")
-            self._source = StreamedShards(shard_urls(samples, train.stream_url), self._shard_sizes, recipe)
+                raise InputError(
+                    "train.loader: stream mixes a number of shards at a time; set "
+                    "train.shuffle_window"
+                )
+            self._source = StreamedShards(
+                shard_urls(samples, train.stream_url), self._shard_sizes, recipe
+            )
         else:
             self._source = TrainSnippets(samples, recipe)
 
@@ -64,9 +69,13 @@ class Feed:
 
 
 def shard_urls(samples: Samples, template: str | None) -> list[str]:
-    """Where each shard of a split is streamed from: `{shard}` in the template is its path in the dataset."""
+    """Where each shard of a split is streamed from: `{shard}` in the template is its path in the
+    dataset.
+    """
     if template is not None and "{shard}" not in template:
-        raise InputError(f"train.stream_url: {template!r} names no {{shard}}, the place of a shard's path")
+        raise InputError(
+            f"train.stream_url: {template!r} names no {{shard}}, the place of a shard's path"
+        )
     paths = [entry.tar.path for entry in samples.entries]
     if template is None:
         return [str(samples.dataset / path) for path in paths]

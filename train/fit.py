@@ -1,9 +1,10 @@
 """The training loop: stages, epochs, steps, in that order from top to bottom.
 
-One branch learns at a time with SGD on the cross-entropy of its consensus; the other is frozen, BatchNorm included.
-Each stage begins with a fresh optimizer at the initial rate, cut by 10 when accuracy is on a plateau. Whatever a step
-draws at random follows from (seed, stage, epoch, step, rank), so a run that was stopped and resumed writes the same
-losses as one that was not. The price: the generator is seeded anew before every step.
+One branch learns at a time with SGD on the cross-entropy of its consensus; the other is frozen,
+BatchNorm included. Each stage begins with a fresh optimizer at the initial rate, cut by 10 when
+accuracy is on a plateau. Whatever a step draws at random follows from (seed, stage, epoch, step,
+rank), so a run that was stopped and resumed writes the same losses as one that was not. The price:
+the generator is seeded anew before every step.
 """
 
 import math
@@ -42,7 +43,9 @@ from train.weights import initialise
 
 @dataclass
 class Position:
-    """Where training stands: all of epoch `epoch` before step `step` is done; seen and correct count its videos."""
+    """Where training stands: all of epoch `epoch` before step `step` is done; seen and correct
+    count its videos.
+    """
 
     stage: int = 0
     epoch: int = 0
@@ -75,7 +78,9 @@ class Trainer:
     def start(self) -> None:
         """Begin with first weights; the folder appears only when they could be had."""
         for name in self.model.names:
-            initialise(self.model.branch(name), getattr(self.settings.model, f"{name}_weights"), name)
+            initialise(
+                self.model.branch(name), getattr(self.settings.model, f"{name}_weights"), name
+            )
         if self.ranks.is_first:
             begin_run(self.out, self.settings)
         self._begin_stage()
@@ -85,7 +90,9 @@ class Trainer:
         """Go on from the checkpoint; what the log says beyond it is dropped."""
         state = load_checkpoint(self.out / CHECKPOINT)
         if state["dataset_sha256"] != self.dataset_sha256:
-            raise InputError(f"{self.out}: was trained on another dataset than the one at {self.dataset.path}")
+            raise InputError(
+                f"{self.out}: was trained on another dataset than the one at {self.dataset.path}"
+            )
         self.at, self.has_checkpoint = Position(**state["position"]), True
         if self.at.stage == len(self.stages):
             return
@@ -114,7 +121,9 @@ class Trainer:
     def _run_stage(self, stage: Stage, stop: StopSignal) -> None:
         train, steps = self.settings.train, self.feed.epoch_steps
         done = self.at.epoch * steps + self.at.step
-        with Progress(stage.name, train.epochs * steps, "step", done, shown=self.ranks.is_first) as progress:
+        with Progress(
+            stage.name, train.epochs * steps, "step", done, shown=self.ranks.is_first
+        ) as progress:
             while self.at.epoch < train.epochs:
                 self._run_epoch(stage, progress, stop)
 
@@ -130,7 +139,9 @@ class Trainer:
             self._log({"step": at.step, "loss": loss, "learning_rate": self._rate(), **times})
             at.step += 1
             told = f"data {times['data_ms']:.0f} · step {times['step_ms']:.0f} ms"
-            progress.advance(note=f"epoch {at.epoch + 1}/{self.settings.train.epochs} · loss {loss:.3f} · {told}")
+            progress.advance(
+                note=f"epoch {at.epoch + 1}/{self.settings.train.epochs} · loss {loss:.3f} · {told}"
+            )
             self._save_or_stop(stop)
             before = time.perf_counter()
         self._end_epoch(stage)
@@ -141,7 +152,13 @@ class Trainer:
         torch.manual_seed(hash((train.seed, self._epochs_begun, self.at.step, self.ranks.rank)))
         self.optimizer.zero_grad(set_to_none=True)
         loss, correct = add_gradients(
-            self.model, batch, share, stage, self.device, segments=train.segments, micro_batch=train.micro_batch
+            self.model,
+            batch,
+            share,
+            stage,
+            self.device,
+            segments=train.segments,
+            micro_batch=train.micro_batch,
         )
         self.ranks.sum_gradients(self.model.parameters())
         self.optimizer.step()
@@ -157,14 +174,18 @@ class Trainer:
     def _end_epoch(self, stage: Stage) -> None:
         figures = {"train_accuracy": self.at.correct / self.at.seen}
         if self.settings.train.validate_split:
-            figures["validation_accuracy"] = self._validate(stage, self.settings.train.validate_split)
+            figures["validation_accuracy"] = self._validate(
+                stage, self.settings.train.validate_split
+            )
         self.schedule.step(figures.get("validation_accuracy", figures["train_accuracy"]))
         self._log(figures)
         self.at = Position(stage=self.at.stage, epoch=self.at.epoch + 1)
         self._save()
 
     def _validate(self, stage: Stage, split: str) -> float:
-        """Top-1 accuracy of the branch that learns, on the centre crops of as many snippets as in training."""
+        """Top-1 accuracy of the branch that learns, on the centre crops of as many snippets as in
+        training.
+        """
         samples = self.dataset.samples(split)
         correct = self._num_correct(stage, samples[self.ranks.rank :: self.ranks.size])
         return self.ranks.sums(correct)[0] / len(samples)
@@ -175,7 +196,11 @@ class Trainer:
         if not samples:
             return 0
         views = TestSnippets(
-            samples, segments=train.segments, stack_length=model.stack_length, crops=1, crop_size=train.crop_size
+            samples,
+            segments=train.segments,
+            stack_length=model.stack_length,
+            crops=1,
+            crop_size=train.crop_size,
         )
         scores = score_videos(
             self.model,
@@ -198,7 +223,9 @@ class Trainer:
             momentum=train.momentum,
             weight_decay=train.weight_decay,
         )
-        self.schedule = ReduceLROnPlateau(self.optimizer, mode="max", factor=0.1, patience=train.plateau_patience)
+        self.schedule = ReduceLROnPlateau(
+            self.optimizer, mode="max", factor=0.1, patience=train.plateau_patience
+        )
 
     def _save(self) -> None:
         if not all(bool(value.isfinite().all()) for value in self.model.state_dict().values()):
@@ -226,7 +253,9 @@ class Trainer:
         }
 
     def _save_or_stop(self, stop: StopSignal) -> None:
-        """Between two steps everything fits together: the only place where a signal ends the run."""
+        """Between two steps everything fits together: the only place where a signal
+        ends the run.
+        """
         if self.stopping or self.at.step % self.settings.train.checkpoint_steps == 0:
             self._save()
         if self.stopping:
@@ -234,13 +263,22 @@ class Trainer:
             stop.check()
 
     def _diverged(self, what: str) -> InputError:
-        where = f"stage {self.stages[self.at.stage].name}, epoch {self.at.epoch + 1}, step {self.at.step + 1}"
-        good = f"{self.out / CHECKPOINT} is from before it" if self.has_checkpoint else "no checkpoint was written yet"
+        where = (
+            f"stage {self.stages[self.at.stage].name}, epoch {self.at.epoch + 1}, step "
+            f"{self.at.step + 1}"
+        )
+        good = (
+            f"{self.out / CHECKPOINT} is from before it"
+            if self.has_checkpoint
+            else "no checkpoint was written yet"
+        )
         return InputError(f"{what} at {where}; {good}; try a lower train.learning_rate")
 
     @property
     def _epochs_begun(self) -> int:
-        """Epochs before this one, over all stages: with the seed it fixes order and augmentation."""
+        """Epochs before this one, over all stages: with the seed it fixes order and
+        augmentation.
+        """
         return self.at.stage * self.settings.train.epochs + self.at.epoch
 
     @property
@@ -265,13 +303,18 @@ class Trainer:
 
 
 def train(settings: RunSettings, out: Path, *, resume: bool) -> None:
-    """Train into the folder `out`, from the beginning or from its checkpoint; under torchrun, as one of its ranks."""
+    """Train into the folder `out`, from the beginning or from its checkpoint; under torchrun, as
+    one of its ranks.
+    """
     device = choose_device(settings.train.device)
     with joined_ranks(device) as ranks:
         trainer = Trainer(settings, out, ranks)
         found = can_resume(out, settings, resume=resume)
         if ranks.sums(found)[0] not in (0, ranks.size):
-            raise InputError(f"--out {out}: not every rank sees the checkpoint; the folder must be one for all of them")
+            raise InputError(
+                f"--out {out}: not every rank sees the checkpoint; the folder must be one for all "
+                "of them"
+            )
         if found:
             trainer.resume()
         else:

@@ -1,7 +1,9 @@
-"""What a run tells while it trains: log.jsonl, and TensorBoard's event files where tensorboard is installed.
+"""What a run tells while it trains: log.jsonl, and TensorBoard's event files where tensorboard is
+installed.
 
-A line of log.jsonl is a step or the end of an epoch. A resumed run drops what lies beyond its checkpoint from both, so
-that they read as if nothing had happened; starts.jsonl keeps a line for every start, with the versions it ran with.
+A line of log.jsonl is a step or the end of an epoch. A resumed run drops what lies beyond its
+checkpoint from both, so that they read as if nothing had happened; starts.jsonl keeps a line for
+every start, with the versions it ran with.
 """
 
 import json
@@ -22,7 +24,9 @@ PACKAGES = ("twinstream", "torch", "torchvision", "webdataset", "numpy", "opencv
 
 
 class Journal:
-    """The log of a run's folder from a step on; `num_bytes` of what is there are kept, all when it is None."""
+    """The log of a run's folder from a step on; `num_bytes` of what is there are kept, all when it
+    is None.
+    """
 
     def __init__(self, run: Path, *, first_step: int = 0, num_bytes: int | None = None) -> None:
         self._path = run / LOG
@@ -52,7 +56,9 @@ class Journal:
 
 
 def open_events(run: Path, first_step: int) -> "SummaryWriter | None":
-    """A writer of event files that replaces what is there from `first_step` on; None without tensorboard."""
+    """A writer of event files that replaces what is there from `first_step` on; None without
+    tensorboard.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -61,7 +67,9 @@ def open_events(run: Path, first_step: int) -> "SummaryWriter | None":
 
 
 def record_start(run: Path, dataset: dict[str, str], device: torch.device, num_ranks: int) -> None:
-    """Add a line to starts.jsonl: versions, git revision, dataset and device of this start or resume."""
+    """Add a line to starts.jsonl: versions, git revision, dataset and device of this start or
+    resume.
+    """
     line = {
         "python": sys.version.split()[0],
         "packages": {name: _version(name) for name in PACKAGES},
@@ -75,10 +83,15 @@ def record_start(run: Path, dataset: dict[str, str], device: torch.device, num_r
 
 
 def git_revision(folder: Path) -> str | None:
-    """The commit that the code in `folder` belongs to, `-dirty` where it was changed since; None outside of git."""
+    """The commit that the code in `folder` belongs to, `-dirty` where it was changed since; None
+    outside of git.
+    """
     try:
-        # In a folder that git ignores, such as site-packages in someone's project, the commit would not be ours.
-        ignored = subprocess.run(["git", "-C", folder, "check-ignore", "-q", "."], capture_output=True).returncode
+        # In a folder that git ignores, such as site-packages in someone's project, the commit would
+        # not be ours.
+        ignored = subprocess.run(
+            ["git", "-C", folder, "check-ignore", "-q", "."], capture_output=True
+        ).returncode
         told = subprocess.run(
             ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
             capture_output=True,

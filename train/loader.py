@@ -1,9 +1,11 @@
-"""Snippets from shards: a plain torch Dataset that reads by index, and what carries its items to the trainer.
+"""Snippets from shards: a plain torch Dataset that reads by index, and what carries its items to
+the trainer.
 
-What a sample shows in an epoch is a function of (seed, epoch, key) alone, so workers, ranks and resuming change
-nothing; the order is train/order.py's. Only the members a snippet needs are read and decoded, and what is cut from
-them goes straight to its place in the batch. A fault of the data travels from a worker as a value, because an exception
-raised there would arrive wrapped in a traceback.
+What a sample shows in an epoch is a function of (seed, epoch, key) alone, so workers, ranks and
+resuming change nothing; the order is train/order.py's. Only the members a snippet needs are read
+and decoded, and what is cut from them goes straight to its place in the batch. A fault of the data
+travels from a worker as a value, because an exception raised there would arrive wrapped in a
+traceback.
 """
 
 import hashlib
@@ -31,7 +33,8 @@ from train.memory import keep_freed_memory
 from train.order import EpochSampler
 
 NumCrops = Literal[1, 5, 10]
-# rgb (K, 3, S, S) uint8, flow (K, 2L, S, S) uint8, flow_scale (2,) float32, number: a label or a video's position
+# rgb (K, 3, S, S) uint8, flow (K, 2L, S, S) uint8, flow_scale (2,) float32, number: a label or a
+# video's position
 Item = tuple[Tensor, Tensor, Tensor, int]
 # The same with a leading batch dimension, numbers (B,) int64
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -56,26 +59,35 @@ class SnippetRecipe:
         """(K,) starts and the view of one video in one epoch."""
         rng = sample_rng(self.seed, epoch, key)
         starts = snippets.train_starts(num_frames, self.segments, self.stack_length, rng)
-        return starts, transforms.random_view(rng, height, width, scales=self.scales, flip=self.flip)
+        return starts, transforms.random_view(
+            rng, height, width, scales=self.scales, flip=self.flip
+        )
 
 
 def new_batch(size: int, snippets: int, stack_length: int, crop_size: int) -> Batch:
-    """A batch to be filled. A worker's lies in shared memory, where the trainer finds it without a copy."""
+    """A batch to be filled. A worker's lies in shared memory, where the trainer finds it without a
+    copy.
+    """
 
     def empty(dtype: torch.dtype, *shape: int) -> Tensor:
         if get_worker_info() is None:
             return torch.empty(shape, dtype=dtype)
-        # What torch's own collate function asks for; share_memory_() would copy memory that is yet to be written.
+        # What torch's own collate function asks for; share_memory_() would copy memory that is yet
+        # to be written.
         storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)  # type: ignore[no-untyped-call]
         return torch.empty(0, dtype=dtype).set_(storage).reshape(shape)
 
-    rgb, flow = (empty(torch.uint8, size, snippets, c, crop_size, crop_size) for c in (3, 2 * stack_length))
+    rgb, flow = (
+        empty(torch.uint8, size, snippets, c, crop_size, crop_size) for c in (3, 2 * stack_length)
+    )
     return rgb, flow, empty(torch.float32, size, 2), empty(torch.int64, size)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a batch shows in one row: each of V views of each of K snippets, and the number that goes with it."""
+    """What a batch shows in one row: each of V views of each of K snippets, and the number that
+    goes with it.
+    """
 
     sample: StoredSample
     starts: list[int]
@@ -86,7 +98,9 @@ class Choice:
 class Snippets(Dataset[Item], Generic[Place], ABC):
     """Snippets of videos by place, one by one or straight into a batch."""
 
-    def __init__(self, samples: Samples, views: int, snippets: int, stack_length: int, crop_size: int) -> None:
+    def __init__(
+        self, samples: Samples, views: int, snippets: int, stack_length: int, crop_size: int
+    ) -> None:
         self.samples = usable(samples, stack_length)
         self.stack_length, self.crop_size = stack_length, crop_size
         self._views, self._snippets = views, snippets
@@ -97,7 +111,9 @@ class Snippets(Dataset[Item], Generic[Place], ABC):
 
     def batch(self, places: Sequence[Place]) -> Batch:
         """What a DataLoader would stack of these places' items, without the copy."""
-        batch = new_batch(len(places), self._views * self._snippets, self.stack_length, self.crop_size)
+        batch = new_batch(
+            len(places), self._views * self._snippets, self.stack_length, self.crop_size
+        )
         rgb, flow, scales, numbers = (part.numpy() for part in batch)
         grid = len(places), self._views, self._snippets
         rgb, flow = (part.reshape(*grid, *part.shape[2:]) for part in (rgb, flow))
@@ -127,12 +143,16 @@ class TrainSnippets(Snippets[tuple[int, int]]):
         epoch, position = place
         sample = self.samples[position]
         index = sample.index
-        starts, view = self.recipe.draw(epoch, index.key, index.num_frames, index.height, index.width)
+        starts, view = self.recipe.draw(
+            epoch, index.key, index.num_frames, index.height, index.width
+        )
         return Choice(sample, starts.tolist(), [view], index.label)
 
 
 class TestSnippets(Snippets[int]):
-    """Every (video, segment) of a test, its crops in place of segments; the number is the video's position."""
+    """Every (video, segment) of a test, its crops in place of segments; the number is the video's
+    position.
+    """
 
     __test__ = False
 
@@ -189,7 +209,9 @@ def sample_rng(seed: int, epoch: int, key: str) -> np.random.Generator:
     return np.random.default_rng([seed, epoch, int.from_bytes(digest, "little")])
 
 
-def load_train_batches(dataset: TrainSnippets, sampler: EpochSampler, workers: int) -> Iterator[Batch]:
+def load_train_batches(
+    dataset: TrainSnippets, sampler: EpochSampler, workers: int
+) -> Iterator[Batch]:
     """What is left of an epoch, as tensors with a leading batch dimension."""
     yield from loaded(dataset, workers, batch_sampler=sampler)
 
@@ -200,7 +222,9 @@ def load_test_batches(dataset: TestSnippets, batch_size: int, workers: int) -> I
 
 
 def num_workers(setting: int | None) -> int:
-    """The setting, or one process a CPU, at most 8; processes of one run on one machine share the CPUs."""
+    """The setting, or one process a CPU, at most 8; processes of one run on one machine share the
+    CPUs.
+    """
     if setting is not None:
         return setting
     shared_by = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -217,7 +241,9 @@ class Batching(Protocol):
 
 
 def loaded(source: Batching, workers: int, **sampling: Any) -> Iterator[Batch]:
-    """The source's batches by way of a DataLoader; InputError for what the source or the workers met."""
+    """The source's batches by way of a DataLoader; InputError for what the source or the workers
+    met.
+    """
     loader = DataLoader(
         _Batches(source),
         num_workers=workers,
@@ -234,7 +260,9 @@ def loaded(source: Batching, workers: int, **sampling: Any) -> Iterator[Batch]:
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise
-        raise InputError(f"a process that reads and decodes has died ({str(error).splitlines()[0]})") from error
+        raise InputError(
+            f"a process that reads and decodes has died ({str(error).splitlines()[0]})"
+        ) from error
 
 
 class _Batches(Dataset[Batch | InputError]):

@@ -1,7 +1,8 @@
 """Freed memory stays with the process.
 
-A training step frees what the next one asks for again. glibc hands blocks of that size back to the kernel, which then
-maps them page by page and zeroes each: up to a tenth of a step on a CPU, and of a batch in the process that decodes it.
+A training step frees what the next one asks for again. glibc hands blocks of that size back to the
+kernel, which then maps them page by page and zeroes each: up to a tenth of a step on a CPU, and of
+a batch in the process that decodes it.
 """
 
 import ctypes

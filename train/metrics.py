@@ -1,7 +1,8 @@
 """From video scores to numbers: accuracies, confusions and the weighted sum of the two branches.
 
-scores is (V, C) float, one row a video, already the mean over its views; labels is (V,) integers in [0, C).
-Equal scores rank by class number, the lower first, so that no figure depends on how a sort happens to run.
+scores is (V, C) float, one row a video, already the mean over its views; labels is (V,) integers in
+[0, C). Equal scores rank by class number, the lower first, so that no figure depends on how a sort
+happens to run.
 """
 
 import math
@@ -17,18 +18,23 @@ Labels = NDArray[np.integer[Any]]
 def fuse(rgb: Scores, flow: Scores, weights: tuple[float, float]) -> Scores:
     """(V, C), (V, C) -> (V, C), weights[0] * rgb + weights[1] * flow.
 
-    The paper sums frame by frame and then takes the mean. Both are linear: the sum of the means is the same.
+    The paper sums frame by frame and then takes the mean. Both are linear: the sum of the means is
+    the same.
     """
     return weights[0] * rgb + weights[1] * flow
 
 
 def ranked_classes(scores: Scores) -> NDArray[np.int64]:
-    """(V, C) -> (V, C) class numbers, best first; a NaN score comes last. [[.2, .5, .5]] -> [[1, 2, 0]]"""
+    """(V, C) -> (V, C) class numbers, best first; a NaN score comes last. [[.2, .5, .5]] -> [[1, 2,
+    0]]
+    """
     return np.argsort(-scores, axis=1, kind="stable")
 
 
 def top_k_accuracy(scores: Scores, labels: Labels, k: int) -> float:
-    """The share of videos whose label is among their k best classes; NaN for no videos, 1.0 when k >= C."""
+    """The share of videos whose label is among their k best classes; NaN for no videos, 1.0 when k
+    >= C.
+    """
     if len(labels) == 0:
         return float("nan")
     hits = (ranked_classes(scores)[:, :k] == labels[:, None]).any(axis=1)
@@ -52,7 +58,9 @@ def per_class_accuracy(scores: Scores, labels: Labels) -> NDArray[np.float64]:
 
 
 def wilson_interval(hits: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval of a share, 95 % by default: 30 of 60 -> (0.377, 0.623). NaN for no videos."""
+    """Wilson's score interval of a share, 95 % by default: 30 of 60 -> (0.377, 0.623). NaN for no
+    videos.
+    """
     if total == 0:
         return float("nan"), float("nan")
     share, spread = hits / total, z * z / total

@@ -1,8 +1,9 @@
 """Bytes to what the networks see, on whatever device the bytes are on.
 
-RGB: ImageNet's mean and standard deviation, as torchvision's weights expect. Flow: codec levels to [-1, 1]
-(zero motion is exactly 0), then times the view's scale, so that a value means the same motion across the
-network's input whatever the crop was. Bytes travel to the device because they are a quarter of the floats.
+RGB: ImageNet's mean and standard deviation, as torchvision's weights expect. Flow: codec levels to
+[-1, 1] (zero motion is exactly 0), then times the view's scale, so that a value means the same
+motion across the network's input whatever the crop was. Bytes travel to the device because they are
+a quarter of the floats.
 """
 
 import torch
@@ -16,10 +17,13 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def refuse_other_codec(dataset: str, zero: float, levels: float) -> None:
-    """InputError for shards whose bytes do not stand for what `normalise_flow` and a flip of dx take them for."""
+    """InputError for shards whose bytes do not stand for what `normalise_flow` and a flip of dx
+    take them for.
+    """
     if (zero, levels) != (ZERO_LEVEL, LEVELS_PER_SIDE):
         raise InputError(
-            f"{dataset}: flow codec with zero {zero} and {levels} levels, training reads zero {ZERO_LEVEL} and "
+            f"{dataset}: flow codec with zero {zero} and {levels} levels, training reads zero "
+            f"{ZERO_LEVEL} and "
             f"{LEVELS_PER_SIDE} levels; import the folders again with --zero {ZERO_LEVEL}"
         )
 
@@ -32,14 +36,17 @@ def normalise(
 
 
 def normalise_rgb(rgb: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(N, 3, H, W) uint8 -> the same shape in `dtype`, about zero mean and unit variance on photographs."""
+    """(N, 3, H, W) uint8 -> the same shape in `dtype`, about zero mean and unit variance on
+    photographs.
+    """
     mean = torch.tensor(IMAGENET_MEAN, dtype=dtype, device=rgb.device)[:, None, None]
     std = torch.tensor(IMAGENET_STD, dtype=dtype, device=rgb.device)[:, None, None]
     return (rgb.to(dtype) / 255 - mean) / std
 
 
 def normalise_flow(flow: Tensor, flow_scale: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(N, 2L, H, W) uint8 levels, (N, 2) scale of dx and dy -> the same shape: 1 is `bound` stored pixels.
+    """(N, 2L, H, W) uint8 levels, (N, 2) scale of dx and dy -> the same shape: 1 is `bound` stored
+    pixels.
 
     Level 0, which the codec never writes, reads as -1. Scaled values may leave [-1, 1].
     """

@@ -1,9 +1,10 @@
 """Which sample comes when: the order of an epoch, its batches, and each rank's share of them.
 
-All of it is arithmetic on (seed, epoch): workers, ranks and a resume change nothing. An epoch holds every sample
-once, in ceil(n / batch_size) batches over all ranks whose sizes differ by at most one: no sample is dropped and no tiny
-batch is left over for BatchNorm to stumble on. Every rank gets equally many places of each batch; where a batch does
-not divide, the places left over repeat samples of the same batch, and the loss does not count them.
+All of it is arithmetic on (seed, epoch): workers, ranks and a resume change nothing. An epoch holds
+every sample once, in ceil(n / batch_size) batches over all ranks whose sizes differ by at most one:
+no sample is dropped and no tiny batch is left over for BatchNorm to stumble on. Every rank gets
+equally many places of each batch; where a batch does not divide, the places left over repeat
+samples of the same batch, and the loss does not count them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,17 +19,23 @@ Positions = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Share:
-    """One rank's part of a batch: the first `num_counted` positions count, `num_global` count over all ranks."""
+    """One rank's part of a batch: the first `num_counted` positions count, `num_global` count over
+    all ranks.
+    """
 
     positions: Positions
     num_counted: int
     num_global: int
 
 
-def epoch_order(shard_sizes: Sequence[int], seed: int, epoch: int, window: int | None = None) -> Positions:
-    """(n,) every position once. With a window, so many shards at a time are mixed, in an order drawn for the epoch.
+def epoch_order(
+    shard_sizes: Sequence[int], seed: int, epoch: int, window: int | None = None
+) -> Positions:
+    """(n,) every position once. With a window, so many shards at a time are mixed, in an order
+    drawn for the epoch.
 
-    Shards of 3, 2 and 2 samples, window 2: perhaps 5 1 6 2 0 | 4 3, two shards' samples and then the third's.
+    Shards of 3, 2 and 2 samples, window 2: perhaps 5 1 6 2 0 | 4 3, two shards' samples and then
+    the third's.
     """
     rng = np.random.default_rng([seed, epoch])
     if window is None:
@@ -36,7 +43,9 @@ def epoch_order(shard_sizes: Sequence[int], seed: int, epoch: int, window: int |
     shards = np.split(np.arange(sum(shard_sizes)), np.cumsum(shard_sizes)[:-1])
     drawn = rng.permutation(len(shards))
     groups = [drawn[start : start + window] for start in range(0, len(drawn), window)]
-    return np.concatenate([rng.permutation(np.concatenate([shards[number] for number in group])) for group in groups])
+    return np.concatenate(
+        [rng.permutation(np.concatenate([shards[number] for number in group])) for group in groups]
+    )
 
 
 def global_batches(order: Positions, batch_size: int) -> list[Positions]:
@@ -45,7 +54,9 @@ def global_batches(order: Positions, batch_size: int) -> list[Positions]:
 
 
 def rank_share(batch: Positions, rank: int, num_ranks: int) -> Share:
-    """Every num_ranks-th place. 5 samples over 2 ranks: 0 2 4, and 1 3 and a 0 that does not count."""
+    """Every num_ranks-th place. 5 samples over 2 ranks: 0 2 4, and 1 3 and a 0 that
+    does not count.
+    """
     places = -(-len(batch) // num_ranks) * num_ranks
     return Share(np.resize(batch, places)[rank::num_ranks], len(batch[rank::num_ranks]), len(batch))
 
@@ -53,7 +64,8 @@ def rank_share(batch: Positions, rank: int, num_ranks: int) -> Share:
 class EpochSampler(Sampler[list[tuple[int, int]]]):
     """A batch sampler for one epoch and rank: lists of (epoch, position), from `first_step` on.
 
-    The epoch is handed out with each position because a DataLoader's workers are not told of it otherwise.
+    The epoch is handed out with each position because a DataLoader's workers are not told of it
+    otherwise.
     """
 
     def __init__(

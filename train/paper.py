@@ -1,7 +1,8 @@
-"""The numbers of the paper (Chi et al., tables 1 to 4), in percent: what a report on Kinetics-400 sets its own beside.
+"""The numbers of the paper (Chi et al., tables 1 to 4), in percent: what a report on Kinetics-400
+sets its own beside.
 
-They hold for ResNet-50, 25 segments x 10 crops, 19,169 validation videos. Names are the report's: R, F and S are the
-scores of the RGB branch, of the flow branch, and of both.
+They hold for ResNet-50, 25 segments x 10 crops, 19,169 validation videos. Names are the report's:
+R, F and S are the scores of the RGB branch, of the flow branch, and of both.
 """
 
 KINETICS_CLASSES, DEPTH = 400, 50

@@ -1,8 +1,9 @@
 """predictions.parquet: every video's scores of every branch, and what they are scores of.
 
-A row is a video and a branch: key, label, branch, scores (C,) float32, the mean over the video's views. The file's
-metadata says which network, stage, split and classes they belong to, so that tables and figures need nothing else.
-The weighted sum of two branches is linear: the paper's sum frame by frame, then the mean, is the sum of these means.
+A row is a video and a branch: key, label, branch, scores (C,) float32, the mean over the video's
+views. The file's metadata says which network, stage, split and classes they belong to, so that
+tables and figures need nothing else. The weighted sum of two branches is linear: the paper's sum
+frame by frame, then the mean, is the sum of these means.
 """
 
 import json
@@ -22,7 +23,12 @@ from shards.errors import InputError
 Scores = dict[str, NDArray[np.float32]]
 
 METADATA = b"twinstream"
-FIELDS = [("key", pa.string()), ("label", pa.int32()), ("branch", pa.string()), ("scores", pa.list_(pa.float32()))]
+FIELDS = [
+    ("key", pa.string()),
+    ("label", pa.int32()),
+    ("branch", pa.string()),
+    ("scores", pa.list_(pa.float32())),
+]
 
 
 @dataclass(frozen=True)
@@ -49,21 +55,35 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
 
 
 def read_predictions(path: Path) -> Predictions:
-    """What `write_predictions` wrote; InputError when the file is damaged or came from elsewhere."""
+    """What `write_predictions` wrote; InputError when the file is damaged or came from
+    elsewhere.
+    """
     try:
         with pq.ParquetFile(path) as file:
             table = file.read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: cannot be read as parquet ({str(error).splitlines()[0]})") from error
+        raise InputError(
+            f"{path}: cannot be read as parquet ({str(error).splitlines()[0]})"
+        ) from error
     metadata = table.schema.metadata or {}
     if METADATA not in metadata:
-        raise InputError(f"{path}: does not say what it holds predictions of; run `twinstream test` again")
+        raise InputError(
+            f"{path}: does not say what it holds predictions of; run `twinstream test` again"
+        )
     rows = table.to_pydict()
     branches = np.array(rows["branch"])
     first = branches == branches[:1]
-    scores = {str(name): _matrix(rows["scores"], branches == name) for name in dict.fromkeys(rows["branch"])}
+    scores = {
+        str(name): _matrix(rows["scores"], branches == name)
+        for name in dict.fromkeys(rows["branch"])
+    }
     keys = tuple(key for key, kept in zip(rows["key"], first, strict=True) if kept)
-    return Predictions(keys, np.array(rows["label"])[first].astype(np.int64), scores, json.loads(metadata[METADATA]))
+    return Predictions(
+        keys,
+        np.array(rows["label"])[first].astype(np.int64),
+        scores,
+        json.loads(metadata[METADATA]),
+    )
 
 
 def _matrix(rows: list[list[float]], kept: NDArray[np.bool_]) -> NDArray[np.float32]:

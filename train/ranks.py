@@ -1,9 +1,11 @@
-"""The processes of one training run, as torchrun starts them: one a GPU (nccl) or a share of the CPU (gloo).
+"""The processes of one training run, as torchrun starts them: one a GPU (nccl) or a share of the
+CPU (gloo).
 
-Every rank holds the whole network and reads its share of each batch; after the backward pass their gradients are
-summed in one exchange. DistributedDataParallel would overlap that with the backward pass, but must know which
-parameters a stage leaves out, and a ResNet's gradients are small beside a step. The sum has the same bits on every
-rank, so the networks stay equal. A rank that dies breaks the exchange: the others say so and end.
+Every rank holds the whole network and reads its share of each batch; after the backward pass their
+gradients are summed in one exchange. DistributedDataParallel would overlap that with the backward
+pass, but must know which parameters a stage leaves out, and a ResNet's gradients are small beside a
+step. The sum has the same bits on every rank, so the networks stay equal. A rank that dies breaks
+the exchange: the others say so and end.
 """
 
 import os
@@ -42,13 +44,17 @@ class Ranks:
         return [float(value) for value in total]
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Every gradient becomes its sum over the ranks; parameters that have none, have none on any rank."""
+        """Every gradient becomes its sum over the ranks; parameters that have none, have none on
+        any rank.
+        """
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if self.size == 1 or not gradients:
             return
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
-        for gradient, part in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
+        for gradient, part in zip(
+            gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True
+        ):
             gradient.copy_(part.view(gradient.shape))
 
 
@@ -66,7 +72,8 @@ def joined_ranks(device: torch.device) -> Iterator[Ranks]:
         if not _is_lost_connection(error):
             raise
         raise InputError(
-            f"rank {ranks.rank} of {ranks.size}: another rank is gone; the same command with --resume goes on "
+            f"rank {ranks.rank} of {ranks.size}: another rank is gone; the same command with "
+            "--resume goes on "
             "from the last checkpoint"
         ) from error
     # Not where the run has failed: it would wait for ranks that are gone.
@@ -84,7 +91,9 @@ def shows_output() -> bool:
 
 
 def share_batch_norm(model: nn.Module, ranks: Ranks) -> None:
-    """BatchNorm that learns takes its statistics from the batch of all ranks, as one process would."""
+    """BatchNorm that learns takes its statistics from the batch of all ranks, as one
+    process would.
+    """
     if ranks.size == 1:
         return
     if ranks.device.type == "cuda":
@@ -95,7 +104,9 @@ def share_batch_norm(model: nn.Module, ranks: Ranks) -> None:
 
 
 class GlooBatchNorm2d(nn.BatchNorm2d):
-    """nn.SyncBatchNorm for the CPU, which torch does not have: statistics over all ranks, in two passes."""
+    """nn.SyncBatchNorm for the CPU, which torch does not have: statistics over all ranks, in two
+    passes.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> the same shape."""

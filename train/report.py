@@ -1,8 +1,8 @@
 """`twinstream report`: everything the paper's tables and figures say, from the runs that are there.
 
-Each table is written as NAME.md and NAME.csv, each figure as NAME.png with its numbers as CSV, and all of it as one
-page, report.html, which needs no other file and no network. What no run given can tell stays a gap, with the commands
-that fill it.
+Each table is written as NAME.md and NAME.csv, each figure as NAME.png with its numbers as CSV, and
+all of it as one page, report.html, which needs no other file and no network. What no run given can
+tell stays a gap, with the commands that fill it.
 """
 
 import csv
@@ -29,7 +29,9 @@ FIGURES: dict[str, Callable[[Table, Path], None]] = {"figure3": write_sweep, "fi
 
 
 def write_report(runs: Sequence[Path], out: Path) -> list[Table]:
-    """Write the whole report into `out`; returns its parts in the order of the page. InputError for unusable runs."""
+    """Write the whole report into `out`; returns its parts in the order of the page. InputError for
+    unusable runs.
+    """
     evidence = read_evidence(runs)
     parts = report_parts(evidence)
     try:
@@ -44,7 +46,9 @@ def write_report(runs: Sequence[Path], out: Path) -> list[Table]:
         elif table.rows and len(table.columns) > 1:
             pictures[table.name] = out / f"{table.name}.png"
             FIGURES[table.name](table, pictures[table.name])
-    write_atomically(out / PAGE, page(evidence, [str(run) for run in runs], parts, pictures).encode())
+    write_atomically(
+        out / PAGE, page(evidence, [str(run) for run in runs], parts, pictures).encode()
+    )
     return parts
 
 
@@ -64,8 +68,17 @@ def as_markdown(table: Table) -> str:
     """Title, table, note and gaps."""
     lines = [f"| {' | '.join(table.columns)} |", "|" + "---|" * len(table.columns)]
     lines += [f"| {' | '.join(shown(cell) for cell in row)} |" for row in table.rows]
-    missing = ["Missing; these commands fill it:", *(f"    {command}" for command in table.gaps)] if table.gaps else []
-    blocks = [f"## {table.title}", "\n".join(lines), table.note, "\n\n".join([*missing[:1], "\n".join(missing[1:])])]
+    missing = (
+        ["Missing; these commands fill it:", *(f"    {command}" for command in table.gaps)]
+        if table.gaps
+        else []
+    )
+    blocks = [
+        f"## {table.title}",
+        "\n".join(lines),
+        table.note,
+        "\n\n".join([*missing[:1], "\n".join(missing[1:])]),
+    ]
     return "\n\n".join(block for block in blocks if block.strip()) + "\n"
 
 

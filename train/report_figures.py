@@ -1,4 +1,6 @@
-"""The paper's Figures 3 and 4 from predictions: accuracy against fusion weights, and the categories that gain most."""
+"""The paper's Figures 3 and 4 from predictions: accuracy against fusion weights, and the categories
+that gain most.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +15,15 @@ from train.report_tables import BASELINE, CATEGORIES, CMA, NON_LOCAL, Cell, Tabl
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee")
 # RGB's share of the weights; the ratios of the paper are among them
 SHARES = sorted({*np.linspace(0, 1, 25).tolist(), 1 / 6, 1 / 2, 5 / 6})
-TICKS = {0.0: "0:1", 1 / 6: "1:5", 1 / 3: "1:2", 1 / 2: "1:1", 2 / 3: "2:1", 5 / 6: "5:1", 1.0: "1:0"}
+TICKS = {
+    0.0: "0:1",
+    1 / 6: "1:5",
+    1 / 3: "1:2",
+    1 / 2: "1:1",
+    2 / 3: "2:1",
+    5 / 6: "5:1",
+    1.0: "1:0",
+}
 SWEPT: dict[Case, str] = {
     BASELINE: "two-stream",
     NON_LOCAL: "non-local two-stream",
@@ -30,15 +40,23 @@ COMPARED: tuple[tuple[str, Case, Weights], ...] = (
 
 
 def sweep_table(evidence: Evidence) -> Table:
-    """Figure 3 as numbers: top-1 in percent at each weight of RGB (flow has the rest), a column for each network."""
-    named = {case: name for case, name in SWEPT.items() if evidence.accuracy(case, EQUAL) is not None}
+    """Figure 3 as numbers: top-1 in percent at each weight of RGB (flow has the rest), a column for
+    each network.
+    """
+    named = {
+        case: name for case, name in SWEPT.items() if evidence.accuracy(case, EQUAL) is not None
+    }
     rows: list[list[Cell]] = []
     for share in SHARES:
         found = [evidence.accuracy(case, (share, 1 - share)) for case in named]
-        rows.append([f"{share:.3f}", *(100 * accuracy.top1 if accuracy else None for accuracy in found)])
+        rows.append(
+            [f"{share:.3f}", *(100 * accuracy.top1 if accuracy else None for accuracy in found)]
+        )
     title = "Figure 3. Top-1 against the weight of RGB"
     wanted = (BASELINE, CMA, ("cma", 2))
-    return Table("figure3", title, ("weight of RGB", *named.values()), rows, "", gaps(evidence, wanted))
+    return Table(
+        "figure3", title, ("weight of RGB", *named.values()), rows, "", gaps(evidence, wanted)
+    )
 
 
 def write_sweep(table: Table, path: Path) -> None:
@@ -47,7 +65,9 @@ def write_sweep(table: Table, path: Path) -> None:
     axis = figure.subplots()
     for place, name in enumerate(table.columns[1:], start=1):
         heights = _numbers(table, place)
-        axis.plot(SHARES, heights, label=name, color=COLOURS[(place - 1) % len(COLOURS)], linewidth=1.8)
+        axis.plot(
+            SHARES, heights, label=name, color=COLOURS[(place - 1) % len(COLOURS)], linewidth=1.8
+        )
     axis.set(xlabel="weights of the scores, RGB : flow", ylabel="top-1 accuracy, %", xlim=(0, 1))
     axis.set_xticks(list(TICKS), list(TICKS.values()))
     axis.grid(color="#dddddd", linewidth=0.6)
@@ -57,15 +77,25 @@ def write_sweep(table: Table, path: Path) -> None:
 
 
 def gains_table(evidence: Evidence) -> Table:
-    """Figure 4 as numbers: accuracy in percent of the categories with the largest gain, a column for each network."""
+    """Figure 4 as numbers: accuracy in percent of the categories with the largest gain, a column
+    for each network.
+    """
     best = gains(evidence)[:CATEGORIES]
     pools = {name: evidence.pooled(case, weights) for name, case, weights in COMPARED}
     columns = {name: per_class_accuracy(*pool) for name, pool in pools.items() if pool is not None}
     rows: list[list[Cell]] = [
-        [gain.category, *(100 * float(each[gain.number]) for each in columns.values())] for gain in best
+        [gain.category, *(100 * float(each[gain.number]) for each in columns.values())]
+        for gain in best
     ]
     title = "Figure 4. Categories with the largest gain"
-    return Table("figure4", title, ("category", *columns), rows, "", gaps(evidence, (BASELINE, NON_LOCAL, CMA)))
+    return Table(
+        "figure4",
+        title,
+        ("category", *columns),
+        rows,
+        "",
+        gaps(evidence, (BASELINE, NON_LOCAL, CMA)),
+    )
 
 
 def write_gains(table: Table, path: Path) -> None:
@@ -77,8 +107,16 @@ def write_gains(table: Table, path: Path) -> None:
     axis = figure.subplots()
     for number, name in enumerate(names):
         heights = _numbers(table, number + 1)
-        axis.bar(places + (number - (len(names) - 1) / 2) * width, heights, width, label=name, color=COLOURS[number])
-    axis.set_xticks(places, [str(row[0]) for row in table.rows], rotation=40, ha="right", rotation_mode="anchor")
+        axis.bar(
+            places + (number - (len(names) - 1) / 2) * width,
+            heights,
+            width,
+            label=name,
+            color=COLOURS[number],
+        )
+    axis.set_xticks(
+        places, [str(row[0]) for row in table.rows], rotation=40, ha="right", rotation_mode="anchor"
+    )
     axis.set(ylabel="accuracy of the category, %", ylim=(0, 108))
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, ncols=len(names), loc="upper center", bbox_to_anchor=(0.5, 1.12))
@@ -87,4 +125,7 @@ def write_gains(table: Table, path: Path) -> None:
 
 def _numbers(table: Table, column: int) -> list[float]:
     """A column of figures; NaN, which is not drawn, for a gap."""
-    return [cell if isinstance(cell, float) else float("nan") for cell in (row[column] for row in table.rows)]
+    return [
+        cell if isinstance(cell, float) else float("nan")
+        for cell in (row[column] for row in table.rows)
+    ]

@@ -1,8 +1,10 @@
-"""The paper's Tables 1 to 4 from predictions, each beside the paper's numbers where the dataset is the paper's.
+"""The paper's Tables 1 to 4 from predictions, each beside the paper's numbers where the dataset is
+the paper's.
 
-A table is data: cells are text, numbers in percent, or None for what no run given can tell; its gaps say which commands
-would. The same table becomes markdown, CSV and HTML. The gain of a category is CMA iter1-R less two-stream, as in the
-paper's Figure 4; what it is confused with is what two-stream most often takes it for.
+A table is data: cells are text, numbers in percent, or None for what no run given can tell; its
+gaps say which commands would. The same table becomes markdown, CSV and HTML. The gain of a category
+is CMA iter1-R less two-stream, as in the paper's Figure 4; what it is confused with is what
+two-stream most often takes it for.
 """
 
 from dataclasses import dataclass, field
@@ -13,7 +15,17 @@ from numpy.typing import NDArray
 
 from train import paper
 from train.branch import AttentionAt
-from train.evidence import EQUAL, FLOW_ALONE, FLOW_FIRST, RGB_ALONE, RGB_FIRST, Accuracy, Case, Evidence, Weights
+from train.evidence import (
+    EQUAL,
+    FLOW_ALONE,
+    FLOW_FIRST,
+    RGB_ALONE,
+    RGB_FIRST,
+    Accuracy,
+    Case,
+    Evidence,
+    Weights,
+)
 from train.metrics import confusion_matrix, per_class_accuracy
 from train.model import BRANCHES, WITH_CMA, BranchName, Kind, TwoBranch
 from train.parameters import parameters_used, resnet_parameters
@@ -29,7 +41,8 @@ CATEGORIES, CONFUSED = 20, 10
 SCORES = ("R", "F", "S")
 
 TRAIN = (
-    "twinstream train -c pipeline.yaml --set model.kind={kind} --set train.stages=[{stages}]{more} --out runs/{kind}"
+    "twinstream train -c pipeline.yaml --set model.kind={kind} --set "
+    "train.stages=[{stages}]{more} --out runs/{kind}"
 )
 ON_FLOW = " --set model.flow_weights=runs/two_stream/flow.pt"
 
@@ -55,7 +68,9 @@ def shown(cell: Cell) -> str:
 
 @dataclass(frozen=True)
 class Gain:
-    """A category, its accuracy by two-stream and by CMA iter1-R in [0, 1], and what two-stream takes it for."""
+    """A category, its accuracy by two-stream and by CMA iter1-R in [0, 1], and what two-stream
+    takes it for.
+    """
 
     category: str
     two_stream: float
@@ -65,7 +80,9 @@ class Gain:
 
 
 def weights_of(case: Case, score: str) -> Weights:
-    """R and F are one branch alone; S weighs the branch trained last five times, and both alike where none was."""
+    """R and F are one branch alone; S weighs the branch trained last five times, and both alike
+    where none was.
+    """
     if score != "S":
         return RGB_ALONE if score == "R" else FLOW_ALONE
     if case[1] == 0:
@@ -75,10 +92,17 @@ def weights_of(case: Case, score: str) -> Weights:
 
 def iterations_table(evidence: Evidence) -> Table:
     """Table 1: top-1 and top-5 of RGB, flow and both after each iteration."""
-    columns = ["iteration", *(f"{name} {top}" for name in ("RGB", "flow", "both") for top in ("top-1", "top-5"))]
+    columns = [
+        "iteration",
+        *(f"{name} {top}" for name in ("RGB", "flow", "both") for top in ("top-1", "top-5")),
+    ]
     rows: list[list[Cell]] = []
     for case in ITERATIONS:
-        cells = [cell for score in SCORES for cell in _tops(evidence.accuracy(case, weights_of(case, score)))]
+        cells = [
+            cell
+            for score in SCORES
+            for cell in _tops(evidence.accuracy(case, weights_of(case, score)))
+        ]
         rows.append([str(case[1]), *cells])
         if beside_paper(evidence):
             told = [cell for score in SCORES for cell in paper.ACCURACIES[case][score]]
@@ -90,7 +114,12 @@ def iterations_table(evidence: Evidence) -> Table:
 
 def parameters_table(evidence: Evidence) -> Table:
     """Table 2: what a score needs in parameters, relative to one ResNet, and reaches."""
-    named = [("-R", BASELINE, "R"), ("two-stream", BASELINE, "S"), ("CMA iter1-R", CMA, "R"), ("CMA iter1-S", CMA, "S")]
+    named = [
+        ("-R", BASELINE, "R"),
+        ("two-stream", BASELINE, "S"),
+        ("CMA iter1-R", CMA, "R"),
+        ("CMA iter1-S", CMA, "S"),
+    ]
     columns = ("model", "parameters for this score", "of the whole network", "top-1", "top-5")
     rows: list[list[Cell]] = []
     for name, case, score in named:
@@ -102,11 +131,20 @@ def parameters_table(evidence: Evidence) -> Table:
             told = f"{paper.PARAMETERS[case[0], score]:.1f}×"
             rows.append([f"{label}, paper", told, "", *paper.ACCURACIES[case][score]])
     note = (
-        f"Parameters relative to one {_resnet(evidence)} of {len(evidence.about['classes'])} classes. For the RGB "
-        "score alone CMA needs its RGB branch, and the flow branch up to the last block that is read; the whole "
+        f"Parameters relative to one {_resnet(evidence)} of {len(evidence.about['classes'])} "
+        "classes. For the RGB "
+        "score alone CMA needs its RGB branch, and the flow branch up to the last block that is "
+        "read; the whole "
         "network has attention blocks in both branches."
     )
-    return Table("table2", "Table 2. Parameters and accuracy", columns, rows, note, gaps(evidence, (BASELINE, CMA)))
+    return Table(
+        "table2",
+        "Table 2. Parameters and accuracy",
+        columns,
+        rows,
+        note,
+        gaps(evidence, (BASELINE, CMA)),
+    )
 
 
 def non_local_table(evidence: Evidence) -> Table:
@@ -130,7 +168,9 @@ def non_local_table(evidence: Evidence) -> Table:
 
 
 def categories_table(evidence: Evidence) -> Table:
-    """Table 3: the categories that CMA iter1-R gains most on, and what two-stream takes them for."""
+    """Table 3: the categories that CMA iter1-R gains most on, and what two-stream takes
+    them for.
+    """
     columns = ["category", "two-stream takes it for", "two-stream", "CMA iter1-R", "gain"]
     paired = beside_paper(evidence)
     rows: list[list[Cell]] = []
@@ -141,11 +181,15 @@ def categories_table(evidence: Evidence) -> Table:
             rows[-1].append(paper.CONFUSIONS.get(gain.category, "not among its ten"))
     columns += ["the paper's confusion"] if paired else []
     title = "Table 3. Categories with the largest gain"
-    return Table("table3", title, tuple(columns), rows, "Top-1 in percent.", gaps(evidence, (BASELINE, CMA)))
+    return Table(
+        "table3", title, tuple(columns), rows, "Top-1 in percent.", gaps(evidence, (BASELINE, CMA))
+    )
 
 
 def gains(evidence: Evidence) -> list[Gain]:
-    """Every category that was tested, the largest gain first; none where two-stream or CMA iter1-R is missing."""
+    """Every category that was tested, the largest gain first; none where two-stream or CMA iter1-R
+    is missing.
+    """
     before, after = evidence.pooled(BASELINE, EQUAL), evidence.pooled(CMA, RGB_ALONE)
     if before is None or after is None:
         return []
@@ -161,11 +205,15 @@ def gains(evidence: Evidence) -> list[Gain]:
 
 
 def relative_parameters(evidence: Evidence, case: Case, score: str) -> tuple[float, float]:
-    """What the score runs, and all that the network has, over one ResNet of the same depth and classes."""
+    """What the score runs, and all that the network has, over one ResNet of the same depth and
+    classes.
+    """
     about = evidence.about
     num_classes = len(about["classes"])
     kind: Kind = "cma" if case == CMA else "two_stream" if score == "S" else "rgb"
-    at: AttentionAt = "every_other" if about["attention_at"] == "every_other" else tuple(about["attention_at"])
+    at: AttentionAt = (
+        "every_other" if about["attention_at"] == "every_other" else tuple(about["attention_at"])
+    )
     with torch.device("meta"):
         model = TwoBranch(kind, about["depth"], num_classes, attention_at=at)
     outputs: tuple[BranchName, ...] = BRANCHES[kind] if score == "S" else ("rgb",)
@@ -187,7 +235,9 @@ def gaps(evidence: Evidence, wanted: tuple[Case, ...]) -> list[str]:
 def beside_paper(evidence: Evidence) -> bool:
     """Whether these are the paper's dataset and depth."""
     about = evidence.about
-    is_kinetics = about["dataset_kind"] == "kinetics" and len(about["classes"]) == paper.KINETICS_CLASSES
+    is_kinetics = (
+        about["dataset_kind"] == "kinetics" and len(about["classes"]) == paper.KINETICS_CLASSES
+    )
     return is_kinetics and about["depth"] == paper.DEPTH
 
 
@@ -196,7 +246,10 @@ def _commands(case: Case) -> list[str]:
     if not case[1]:
         return [TRAIN.format(kind=kind, stages="flow,rgb", more=""), f"twinstream test runs/{kind}"]
     stages = "iter1,iter2,iter3" if kind == "cma" else "iter1"
-    return [TRAIN.format(kind=kind, stages=stages, more=ON_FLOW), f"twinstream test runs/{kind} --stage iter{case[1]}"]
+    return [
+        TRAIN.format(kind=kind, stages=stages, more=ON_FLOW),
+        f"twinstream test runs/{kind} --stage iter{case[1]}",
+    ]
 
 
 def _taken_for(row: NDArray[np.int64], own: int, classes: list[str]) -> str | None:

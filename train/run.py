@@ -1,7 +1,8 @@
-"""A run folder: settings.yaml, starts.jsonl, log.jsonl, checkpoint.pt, STAGE.pt for each finished stage, test's files.
+"""A run folder: settings.yaml, starts.jsonl, log.jsonl, checkpoint.pt, STAGE.pt for each finished
+stage, test's files.
 
-It is bound to its settings: going on with other ones is refused, naming the key that differs, except for those
-that do not change the result.
+It is bound to its settings: going on with other ones is refused, naming the key that differs,
+except for those that do not change the result.
 """
 
 from pathlib import Path
@@ -39,7 +40,9 @@ class RunSettings(Section):
 
 
 def can_resume(run: Path, settings: RunSettings, *, resume: bool) -> bool:
-    """True when there is a checkpoint to go on from; InputError when the folder holds a run that must be kept."""
+    """True when there is a checkpoint to go on from; InputError when the folder holds a run that
+    must be kept.
+    """
     if not (run / SETTINGS).exists():
         return False
     if not resume:
@@ -72,12 +75,16 @@ def refuse_other_settings(run: Path, found: RunSettings, wanted: RunSettings) ->
     old, new = flatten(found.model_dump(mode="json")), flatten(wanted.model_dump(mode="json"))
     for key in old:
         if old[key] != new[key] and not key.startswith(MAY_DIFFER):
-            raise InputError(f"{run}: was begun with {key} = {old[key]}, not {new[key]}; choose another --out")
+            raise InputError(
+                f"{run}: was begun with {key} = {old[key]}, not {new[key]}; choose another --out"
+            )
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        flat |= (
+            flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
     return flat

@@ -1,4 +1,6 @@
-"""Sections `model`, `train` and `test` of pipeline.yaml; the defaults are the paper's, section 4.4."""
+"""Sections `model`, `train` and `test` of pipeline.yaml; the defaults are the paper's,
+section 4.4.
+"""
 
 from typing import Annotated, Literal
 
@@ -13,21 +15,29 @@ class ModelSettings(Section):
     """Section `model`: the network."""
 
     kind: Literal["rgb", "flow", "two_stream", "nonlocal", "cma", "cma_nonlocal"] = "cma"
-    """One branch, both side by side, both with non-local blocks, both with cross-modality attention, or that with
-    non-local blocks in the RGB branch as well."""
+    """One branch, both side by side, both with non-local blocks, both with cross-modality
+    attention, or that with non-local blocks in the RGB branch as well.
+    """
     depth: Literal[18, 34, 50, 101, 152] = 50
     """Depth of both ResNets."""
-    attention_at: Literal["every_other"] | Annotated[tuple[str, ...], Field(min_length=1)] = "every_other"
-    """Residual blocks that attention blocks follow: every other one of res3 and res4, or a list by torchvision's names,
-    such as [layer2.1, layer3.5]."""
+    attention_at: Literal["every_other"] | Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "every_other"
+    )
+    """Residual blocks that attention blocks follow: every other one of res3 and res4, or a list by
+    torchvision's names, such as [layer2.1, layer3.5].
+    """
     stack_length: int = Field(5, ge=1)
     """Consecutive flow fields a snippet has."""
     dropout: float = Field(0.7, ge=0, lt=1)
     """Dropout before each branch's last layer."""
     rgb_weights: str | None = "imagenet"
-    """What the RGB branch starts from: imagenet, a file of weights, a checkpoint of another run, or null."""
+    """What the RGB branch starts from: imagenet, a file of weights, a checkpoint of another run, or
+    null.
+    """
     flow_weights: str | None = "imagenet"
-    """The same for the flow branch; from RGB weights its first layer takes their mean over the channels."""
+    """The same for the flow branch; from RGB weights its first layer takes their mean over the
+    channels.
+    """
 
 
 class TrainSettings(Section):
@@ -36,14 +46,17 @@ class TrainSettings(Section):
     split: str = "train"
     """Split of the shard dataset to learn from."""
     stages: tuple[StageName, ...] = Field(("flow", "iter1", "iter2", "iter3"), min_length=1)
-    """flow and rgb train a branch by itself; iter1, iter3 ... RGB that attends to flow, iter2 ... the reverse."""
+    """flow and rgb train a branch by itself; iter1, iter3 ... RGB that attends to flow, iter2 ...
+    the reverse.
+    """
     epochs: int = Field(30, ge=1)
     """Epochs of each stage."""
     batch_size: int = Field(128, ge=1)
     """Videos a step, over all processes of the run."""
     micro_batch: int | None = Field(None, ge=1)
-    """Videos a process computes at a time, gradients added up until the batch is whole; the whole batch when not set.
-    BatchNorm then sees one micro-batch at a time."""
+    """Videos a process computes at a time, gradients added up until the batch is whole; the whole
+    batch when not set. BatchNorm then sees one micro-batch at a time.
+    """
     learning_rate: float = Field(0.01, gt=0)
     """Rate at the beginning of each stage."""
     momentum: float = Field(0.9, ge=0, lt=1)
@@ -53,11 +66,15 @@ class TrainSettings(Section):
     plateau_patience: int = Field(3, ge=0)
     """Epochs without better accuracy after which the rate is cut by 10."""
     validate_split: str | None = None
-    """Split whose accuracy (centre crop) decides on the plateau; the training accuracy when not set."""
+    """Split whose accuracy (centre crop) decides on the plateau; the training accuracy when not
+    set.
+    """
     segments: int = Field(3, ge=1)
     """Snippets a video."""
     crop_size: int = Field(224, ge=33)
-    """Side of the network's input; up to 32 pixels a ResNet's last maps are single points, too few for BatchNorm."""
+    """Side of the network's input; up to 32 pixels a ResNet's last maps are single points, too few
+    for BatchNorm.
+    """
     scales: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (1.0, 0.875, 0.75, 0.66)
     """Sides of the random crop relative to the stored shorter side."""
     flip: bool = True
@@ -65,11 +82,16 @@ class TrainSettings(Section):
     seed: int = 0
     """Fixes initialisation, order, crops and dropout."""
     loader: Literal["index", "stream"] = "index"
-    """index reads only what snippets need; stream reads shards from beginning to end, without their index."""
+    """index reads only what snippets need; stream reads shards from beginning to end, without their
+    index.
+    """
     shuffle_window: int | None = Field(None, ge=1)
-    """Shards that are mixed at a time; the whole dataset is when not set, which stream cannot do."""
+    """Shards that are mixed at a time; the whole dataset is when not set, which stream cannot do.
+    """
     stream_url: str | None = None
-    """Where stream reads shards from, {shard} for a shard's path in the dataset: `pipe:curl -s https://host/{shard}`."""
+    """Where stream reads shards from, {shard} for a shard's path in the dataset: `pipe:curl -s
+    https://host/{shard}`.
+    """
     workers: int | None = Field(None, ge=0)
     """Processes that read and decode; one for every CPU, at most 8, when not set."""
     checkpoint_steps: int = Field(500, ge=1)

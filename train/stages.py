@@ -1,10 +1,11 @@
-"""The order of training (paper, section 4.3): which branch learns, and which branches attend, in each stage.
+"""The order of training (paper, section 4.3): which branch learns, and which branches attend, in
+each stage.
 
     flow   flow alone            iter1  RGB learns, attending to the frozen flow branch
     rgb    RGB alone             iter2  flow learns, attending to RGB, which attends to it
 
-A branch's CMA blocks are the identity until a stage has trained them, so a branch attends from its own first
-`iter` stage on and until then costs nothing.
+A branch's CMA blocks are the identity until a stage has trained them, so a branch attends from its
+own first `iter` stage on and until then costs nothing.
 """
 
 from collections.abc import Sequence
@@ -30,13 +31,21 @@ def plan_stages(names: Sequence[str], kind: Kind) -> list[Stage]:
     for name in names:
         trains = _learner(name)
         if trains not in BRANCHES[kind]:
-            raise InputError(f"train.stages: {name} trains the {trains} branch, which model.kind {kind} has not")
+            raise InputError(
+                f"train.stages: {name} trains the {trains} branch, which model.kind {kind} has not"
+            )
         if name.startswith("iter"):
             if kind not in WITH_CMA:
-                raise InputError(f"train.stages: {name} trains attention, which model.kind {kind} has not; use cma")
+                raise InputError(
+                    f"train.stages: {name} trains attention, which model.kind {kind} has not; use "
+                    "cma"
+                )
             attending = (*attending, *({trains} - {*attending}))
         elif attending:
-            raise InputError(f"train.stages: {name} trains a branch by itself and must come before every iter stage")
+            raise InputError(
+                f"train.stages: {name} trains a branch by itself and must come before every iter "
+                "stage"
+            )
         stages.append(Stage(name, trains, attending))
     if len({*names}) != len(names):
         raise InputError(f"train.stages: {', '.join(names)} names a stage twice")

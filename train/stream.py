@@ -1,9 +1,11 @@
-"""The same samples read from beginning to end of each shard, through webdataset: from any URL, without an index.
+"""The same samples read from beginning to end of each shard, through webdataset: from any URL,
+without an index.
 
-One item of the dataset is a shard, streamed once; what an epoch wants of it is cut out on the way. The trainer's
-process holds the cut snippets of the shards that are being mixed (`train.shuffle_window` of them, 31 MB for 16 videos
-of 3 segments at 224x224) and takes the batches from them: the same batches as by index with the same window, for any
-number of workers and after a resume. The price: every byte is read, by every rank, and no order mixes all shards.
+One item of the dataset is a shard, streamed once; what an epoch wants of it is cut out on the way.
+The trainer's process holds the cut snippets of the shards that are being mixed
+(`train.shuffle_window` of them, 31 MB for 16 videos of 3 segments at 224x224) and takes the batches
+from them: the same batches as by index with the same window, for any number of workers and after a
+resume. The price: every byte is read, by every rank, and no order mixes all shards.
 """
 
 import tarfile
@@ -36,7 +38,9 @@ STORES = ("s3://", "gs://")
 class StreamedShards:
     """Shard by shard: the random snippets of the wanted samples of a shard, read from its URL."""
 
-    def __init__(self, urls: Sequence[str], shard_sizes: Sequence[int], recipe: SnippetRecipe) -> None:
+    def __init__(
+        self, urls: Sequence[str], shard_sizes: Sequence[int], recipe: SnippetRecipe
+    ) -> None:
         if not sum(shard_sizes):
             raise InputError("this split holds no samples")
         self.urls, self.recipe = urls, recipe
@@ -60,9 +64,13 @@ class StreamedShards:
             if place == len(rows):
                 return batch
         size = self.ends[shard] - self.starts[shard]
-        raise InputError(f"{self.urls[shard]}: ends before sample {rows[place] + 1} of {size} in dataset.json")
+        raise InputError(
+            f"{self.urls[shard]}: ends before sample {rows[place] + 1} of {size} in dataset.json"
+        )
 
-    def _fill(self, epoch: int, members: Members, rgb: Bytes, flow: Bytes) -> tuple[NDArray[np.float32], int]:
+    def _fill(
+        self, epoch: int, members: Members, rgb: Bytes, flow: Bytes
+    ) -> tuple[NDArray[np.float32], int]:
         recipe, meta = self.recipe, _meta(members)
         try:
             starts, view = recipe.draw(epoch, meta.key, meta.num_frames, meta.height, meta.width)
@@ -73,20 +81,28 @@ class StreamedShards:
         return transforms.apply_views(frames, stacks, [view], rgb[None], flow[None]), meta.label
 
 
-def load_streamed_batches(dataset: StreamedShards, sampler: EpochSampler, workers: int) -> Iterator[Batch]:
+def load_streamed_batches(
+    dataset: StreamedShards, sampler: EpochSampler, workers: int
+) -> Iterator[Batch]:
     """The batches of `sampler`, which must mix a window of shards and not the whole dataset."""
-    pieces = epoch_pieces([share.positions for share in sampler.shares], dataset.starts, dataset.ends, sampler.epoch)
+    pieces = epoch_pieces(
+        [share.positions for share in sampler.shares], dataset.starts, dataset.ends, sampler.epoch
+    )
     pool: dict[int, tuple[Batch, int]] = {}
     left = iter(sampler.shares)
     share = next(left, None)
-    for (_, shard, rows), cut in zip(pieces, loaded(dataset, workers, sampler=pieces, batch_size=None), strict=True):
+    for (_, shard, rows), cut in zip(
+        pieces, loaded(dataset, workers, sampler=pieces, batch_size=None), strict=True
+    ):
         pool |= {int(dataset.starts[shard]) + row: (cut, place) for place, row in enumerate(rows)}
         while share is not None and all(position in pool for position in share.positions.tolist()):
             yield _taken(pool, share.positions.tolist())
             share = next(left, None)
 
 
-def epoch_pieces(batches: Sequence[Positions], starts: Positions, ends: Positions, epoch: int) -> list[Piece]:
+def epoch_pieces(
+    batches: Sequence[Positions], starts: Positions, ends: Positions, epoch: int
+) -> list[Piece]:
     """What these batches want of each shard, shards in the order in which they are first wanted."""
     wanted: dict[int, set[int]] = {}
     for position in (position for batch in batches for position in batch.tolist()):
@@ -108,7 +124,9 @@ def stream_samples(url: str) -> Iterator[Members]:
     except (tarfile.TarError, OSError, EOFError) as error:
         # webdataset adds the stream and the URL to an error's arguments.
         told = str(error.args[0]).partition(" @ ")[0] if len(error.args) > 1 else error
-        raise InputError(f"{url}: cannot be streamed ({getattr(error, 'strerror', None) or told})") from error
+        raise InputError(
+            f"{url}: cannot be streamed ({getattr(error, 'strerror', None) or told})"
+        ) from error
 
 
 def _taken(pool: dict[int, tuple[Batch, int]], positions: list[int]) -> Batch:
@@ -116,7 +134,9 @@ def _taken(pool: dict[int, tuple[Batch, int]], positions: list[int]) -> Batch:
     rows = [pool[position] for position in positions]
     for position in {*positions}:
         del pool[position]
-    rgb, flow, scale, label = (torch.stack([cut[part][place] for cut, place in rows]) for part in range(4))
+    rgb, flow, scale, label = (
+        torch.stack([cut[part][place] for cut, place in rows]) for part in range(4)
+    )
     return rgb, flow, scale, label
 
 

@@ -1,10 +1,12 @@
-"""One crop, scale and flip for both modalities, so that frame and flow stay aligned (paper, section 4.4).
+"""One crop, scale and flip for both modalities, so that frame and flow stay aligned (paper, section
+4.4).
 
-Bytes in, bytes out: what becomes of them on the device is train/normalise.py's. Flow is in codec levels, zero motion at
-128. Mirroring negates dx, the even channels, and leaves dy alone; in levels q -> 256 - q, and level 0, which only JPEG
-noise makes, -> 255. Resizing a crop changes how far things move: we count motion in pixels of what the network sees, so
-`flow_scale` carries out / width and out / height for the device to multiply by. H and W are the stored size, out is the
-side of the network's square input. Each image goes straight to its place: a copy costs as much as resizing.
+Bytes in, bytes out: what becomes of them on the device is train/normalise.py's. Flow is in codec
+levels, zero motion at 128. Mirroring negates dx, the even channels, and leaves dy alone; in levels
+q -> 256 - q, and level 0, which only JPEG noise makes, -> 255. Resizing a crop changes how far
+things move: we count motion in pixels of what the network sees, so `flow_scale` carries out / width
+and out / height for the device to multiply by. H and W are the stored size, out is the side of the
+network's square input. Each image goes straight to its place: a copy costs as much as resizing.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,13 +22,16 @@ from shards.errors import InputError
 Bytes = NDArray[np.uint8]
 
 TSN_SCALES = (1.0, 0.875, 0.75, 0.66)
-# TSN's 13 places for a crop, (row, column) in quarters of the free room: corners, centre, sides, between.
+# TSN's 13 places for a crop, (row, column) in quarters of the free room: corners, centre, sides,
+# between.
 PLACES = [(row, column) for row in range(5) for column in range(5) if row % 2 == column % 2]
 
 
 @dataclass(frozen=True)
 class View:
-    """A crop in stored pixels, rows [top, top + height), columns [left, left + width), mirrored if flip."""
+    """A crop in stored pixels, rows [top, top + height), columns [left, left + width), mirrored if
+    flip.
+    """
 
     top: int
     left: int
@@ -45,7 +50,8 @@ def random_view(
 ) -> View:
     """TSN's scale jitter: both sides of the crop are min(height, width) times neighbouring scales.
 
-    At 256 x 256: sides 256, 224, 192 or 168, at most one step apart; one of 13 places; half are mirrored.
+    At 256 x 256: sides 256, 224, 192 or 168, at most one step apart; one of 13 places; half are
+    mirrored.
     """
     sides = [max(1, int(min(height, width) * scale)) for scale in scales]
     pairs = [(h, w) for i, h in enumerate(sides) for j, w in enumerate(sides) if abs(i - j) <= 1]
@@ -56,12 +62,15 @@ def random_view(
 
 
 def test_views(height: int, width: int, crop: int, crops: Literal[1, 5, 10]) -> list[View]:
-    """The square crops scored at test. 1: the centre. 5: four corners, then the centre. 10: and mirrored.
+    """The square crops scored at test. 1: the centre. 5: four corners, then the centre. 10: and
+    mirrored.
 
     A crop larger than the stored frame is the user's fault: InputError.
     """
     if crop > min(height, width):
-        raise InputError(f"a crop of {crop} pixels does not fit into stored frames of {height} x {width} (H x W)")
+        raise InputError(
+            f"a crop of {crop} pixels does not fit into stored frames of {height} x {width} (H x W)"
+        )
     bottom, right = height - crop, width - crop
     centre = (bottom // 2, right // 2)
     corners = [(0, 0), (0, right), (bottom, 0), (bottom, right)]
@@ -71,12 +80,18 @@ def test_views(height: int, width: int, crop: int, crops: Literal[1, 5, 10]) -> 
 
 
 def apply_views(
-    frames: Iterable[Bytes], stacks: Iterable[Iterable[Bytes]], views: Sequence[View], rgb: Bytes, flow: Bytes
+    frames: Iterable[Bytes],
+    stacks: Iterable[Iterable[Bytes]],
+    views: Sequence[View],
+    rgb: Bytes,
+    flow: Bytes,
 ) -> NDArray[np.float32]:
-    """Both modalities through V views, written into rgb (V, K, 3, out, out) and flow (V, K, 2L, out, out).
+    """Both modalities through V views, written into rgb (V, K, 3, out, out) and flow (V, K, 2L,
+    out, out).
 
-    From K frames (H, W, 3) and K stacks of 2L fields (H, W) dx0 dy0 dx1 ... Images may be decoded while they are asked
-    for: each goes through all views at once, fresh in the cache. Returns flow_scale (2,), the same for all views.
+    From K frames (H, W, 3) and K stacks of 2L fields (H, W) dx0 dy0 dx1 ... Images may be decoded
+    while they are asked for: each goes through all views at once, fresh in the cache. Returns
+    flow_scale (2,), the same for all views.
     """
     # Strict: what is not written stays whatever the memory held.
     for targets, frame in zip(rgb.swapaxes(0, 1), frames, strict=True):
@@ -107,12 +122,16 @@ def negate_levels(levels: Bytes) -> None:
 
 
 def flow_scale(view: View, out: int) -> NDArray[np.float32]:
-    """(2,) float32, out / width for dx and out / height for dy: pixels of the network's input for each stored one."""
+    """(2,) float32, out / width for dx and out / height for dy: pixels of the network's input for
+    each stored one.
+    """
     return np.array([out / view.width, out / view.height], dtype=np.float32)
 
 
 def _cut(image: Bytes, view: View, target: Bytes) -> Bytes:
-    """(H, W) or (H, W, C) -> into `target`: cut, resized bilinearly with pixel centres aligned, mirrored."""
+    """(H, W) or (H, W, C) -> into `target`: cut, resized bilinearly with pixel centres aligned,
+    mirrored.
+    """
     assert view.top + view.height <= image.shape[0], "the view reaches below the frame"
     assert view.left + view.width <= image.shape[1], "the view reaches beyond the frame"
     part = image[view.top : view.top + view.height, view.left : view.left + view.width]

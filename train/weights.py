@@ -1,9 +1,11 @@
-"""Where a branch's first weights come from: nowhere, ImageNet, a ResNet file, or one of our checkpoints.
+"""Where a branch's first weights come from: nowhere, ImageNet, a ResNet file, or one of our
+checkpoints.
 
-Weights trained on RGB fit the flow branch but for its first convolution, which takes their mean over the
-three channels, repeated (paper, section 4.1). The classifier is taken only where the file's classes can be
-the model's: never from ImageNet, and not when their number differs. Everything else must fit or is refused:
-a branch that is silently half random trains, and is silently worse.
+Weights trained on RGB fit the flow branch but for its first convolution, which takes their mean
+over the three channels, repeated (paper, section 4.1). The classifier is taken only where the
+file's classes can be the model's: never from ImageNet, and not when their number differs.
+Everything else must fit or is refused: a branch that is silently half random trains, and is
+silently worse.
 """
 
 import pickle
@@ -22,11 +24,13 @@ from train.branch import RGB_CHANNELS, Branch
 State = Mapping[str, Tensor]
 
 IMAGENET = "imagenet"
-# What may be absent or left over: torchvision's older files have no counters, plain ResNets no attention blocks.
+# What may be absent or left over: torchvision's older files have no counters, plain ResNets no
+# attention blocks.
 OPTIONAL_PARTS = ("cma.", "non_local.", "fc.")
 OPTIONAL_END = "num_batches_tracked"
 NAMED_KEYS = 3
-# torch.load has no one error for a damaged file: each of these came out of files with a few bytes changed.
+# torch.load has no one error for a damaged file: each of these came out of files with a few bytes
+# changed.
 DAMAGED = (
     pickle.UnpicklingError,
     struct.error,
@@ -43,7 +47,8 @@ DAMAGED = (
 def initialise(branch: Branch, source: str | Path | None, name: str) -> None:
     """Load `source` (None: leave as it is, "imagenet", or a file) into the branch called `name`.
 
-    A file holds a torchvision ResNet's state_dict or {"model": a TwoBranch's}. InputError if it does not fit.
+    A file holds a torchvision ResNet's state_dict or {"model": a TwoBranch's}. InputError if it
+    does not fit.
     """
     if source is None:
         return
@@ -68,13 +73,17 @@ def imagenet_state(depth: int, name: str) -> State:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What torch.save wrote, tensors and plain values only. InputError when the file is none of that."""
+    """What torch.save wrote, tensors and plain values only. InputError when the file is none of
+    that.
+    """
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     except DAMAGED as error:
-        raise InputError(f"{path}: damaged, or not written by torch.save ({type(error).__name__})") from error
+        raise InputError(
+            f"{path}: damaged, or not written by torch.save ({type(error).__name__})"
+        ) from error
     if not isinstance(loaded, dict):
         raise InputError(f"{path}: holds a {type(loaded).__name__}, expected a state_dict")
     return loaded
@@ -85,7 +94,11 @@ def branch_state(loaded: dict[str, Any], name: str, where: str) -> State:
     inner = loaded.get("model")
     if not isinstance(inner, dict):
         return loaded
-    own = {key.removeprefix(f"{name}."): value for key, value in inner.items() if key.startswith(f"{name}.")}
+    own = {
+        key.removeprefix(f"{name}."): value
+        for key, value in inner.items()
+        if key.startswith(f"{name}.")
+    }
     if not own:
         raise InputError(f"{where}: a checkpoint without a {name} branch")
     return own
@@ -101,12 +114,16 @@ def fitted(state: State, branch: Branch, where: str) -> State:
     wrong = {
         "missing": [key for key in own if key not in state],
         "unexpected": [key for key in state if key not in own],
-        "of another shape": [key for key in own if key in state and not _same_shape(state[key], own[key])],
+        "of another shape": [
+            key for key in own if key in state and not _same_shape(state[key], own[key])
+        ],
     }
     for fault, keys in wrong.items():
         refused = [key for key in keys if not _is_optional(key)]
         if refused:
-            raise InputError(f"{where}: does not fit resnet{branch.depth}: {fault} {_listed(refused)}")
+            raise InputError(
+                f"{where}: does not fit resnet{branch.depth}: {fault} {_listed(refused)}"
+            )
     return {key: state[key] for key in own if key in state and _same_shape(state[key], own[key])}
 
 
@@ -120,7 +137,9 @@ def with_stem(state: State, in_channels: int) -> dict[str, Any]:
 
 
 def flow_stem(rgb_weight: Tensor, in_channels: int) -> Tensor:
-    """(64, 3, 7, 7) -> (64, in_channels, 7, 7): the mean over the colours, repeated, not rescaled."""
+    """(64, 3, 7, 7) -> (64, in_channels, 7, 7): the mean over the colours, repeated,
+    not rescaled.
+    """
     return rgb_weight.mean(dim=1, keepdim=True).repeat(1, in_channels, 1, 1)
 
 

@@ -1,10 +1,10 @@
 """TV-L1 optical flow: one definition and the engines that compute it.
 
-`open_engine(name, params)` gives a callable from gray frames to flow. `reference` (float64 NumPy) is the definition;
-`numba` is the fast engine for any CPU, `cuda` the one for GPUs; `opencv` is OpenCV's own, for comparison and trust.
-Heavy imports happen when an engine is opened, so that this module is cheap to import. An engine that was asked for and
-cannot be had is an `InputError`, never another engine in silence: engines agree closely but not to the bit, and no
-dataset mixes them.
+`open_engine(name, params)` gives a callable from gray frames to flow. `reference` (float64 NumPy)
+is the definition; `numba` is the fast engine for any CPU, `cuda` the one for GPUs; `opencv` is
+OpenCV's own, for comparison and trust. Heavy imports happen when an engine is opened, so that this
+module is cheap to import. An engine that was asked for and cannot be had is an `InputError`, never
+another engine in silence: engines agree closely but not to the bit, and no dataset mixes them.
 """
 
 import os
@@ -33,7 +33,9 @@ DEFAULT_GPU_BYTES: Final = 4 << 30
 class TvL1Params(BaseModel):
     """The parameters of TV-L1 under OpenCV's names; its coupling `gamma` is 0 and not offered."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", populate_by_name=True, use_attribute_docstrings=True
+    )
 
     tau: float = Field(0.25, gt=0)
     """Time step of the dual update; the scheme converges for at most 0.25."""
@@ -46,7 +48,9 @@ class TvL1Params(BaseModel):
     warps: int = Field(5, ge=1)
     """How often a level warps the second frame anew."""
     epsilon: float = Field(0.01, ge=0)
-    """A warp ends when the root mean square change of the flow, in pixels, is at most this; 0 never ends early."""
+    """A warp ends when the root mean square change of the flow, in pixels, is at most this; 0 never
+    ends early.
+    """
     iterations: int = Field(300, ge=1)
     """Iterations of one warp at most."""
     scale_step: float = Field(0.8, gt=0, lt=1)
@@ -60,14 +64,18 @@ class TvL1Params(BaseModel):
 
 
 class Engine(Protocol):
-    """(T, H, W) uint8 gray -> (max(T - 1, 0), H, W, 2) float32 pixels (dx, dy) from frame t to t + 1."""
+    """(T, H, W) uint8 gray -> (max(T - 1, 0), H, W, 2) float32 pixels (dx, dy) from frame t to t +
+    1.
+    """
 
     @property
     def name(self) -> str:
         """One of ENGINE_NAMES."""
 
     def __call__(self, gray: Gray, /) -> Flow:
-        """Compute; InputError where a side is below 16 pixels. A result never depends on earlier calls."""
+        """Compute; InputError where a side is below 16 pixels. A result never depends on earlier
+        calls.
+        """
 
 
 @dataclass(frozen=True)
@@ -91,12 +99,16 @@ def empty_flow(gray: Gray) -> Flow:
         raise InputError(f"frames are {gray.dtype} {gray.shape}; TV-L1 needs uint8 (T, H, W)")
     frames, height, width = gray.shape
     if min(height, width) < MIN_SIDE:
-        raise InputError(f"frames are {width}x{height}; TV-L1 needs at least {MIN_SIDE} pixels a side")
+        raise InputError(
+            f"frames are {width}x{height}; TV-L1 needs at least {MIN_SIDE} pixels a side"
+        )
     return np.empty((max(frames - 1, 0), height, width, 2), np.float32)
 
 
 def resolve_engine(name: str) -> str:
-    """Name of the engine that `name` means on this machine: `auto` is the fastest one here, others are themselves."""
+    """Name of the engine that `name` means on this machine: `auto` is the fastest one here, others
+    are themselves.
+    """
     if name == "auto":
         return "cuda" if sees_gpu() else "numba"
     if name not in ENGINE_NAMES:
@@ -106,7 +118,8 @@ def resolve_engine(name: str) -> str:
 
 def sees_gpu() -> bool:
     """Whether torch can use a GPU here."""
-    # To import torch takes seconds: only where a driver shows, as NVIDIA's library or AMD's device file.
+    # To import torch takes seconds: only where a driver shows, as NVIDIA's library or AMD's device
+    # file.
     if not (has_library("libcuda.so.1") or Path("/dev/kfd").exists()):
         return False
     if not all(find_spec(module) for module in ("torch", "triton")):
@@ -134,8 +147,12 @@ def has_library(name: str) -> bool:
     return True
 
 
-def open_engine(name: str, params: TvL1Params, *, threads: int = 1, gpu_bytes: int = DEFAULT_GPU_BYTES) -> Engine:
-    """Make an engine ready, `auto` included. On a CPU one video uses `threads` cores, on a GPU a batch `gpu_bytes`."""
+def open_engine(
+    name: str, params: TvL1Params, *, threads: int = 1, gpu_bytes: int = DEFAULT_GPU_BYTES
+) -> Engine:
+    """Make an engine ready, `auto` included. On a CPU one video uses `threads` cores, on a GPU a
+    batch `gpu_bytes`.
+    """
     if threads < 1:
         raise InputError(f"threads is {threads}; an engine needs at least 1")
     match resolve_engine(name):
@@ -146,7 +163,10 @@ def open_engine(name: str, params: TvL1Params, *, threads: int = 1, gpu_bytes: i
         case "cuda":
             # Triton's interpreter runs the same kernels on a CPU, for tests.
             if os.environ.get("TRITON_INTERPRET") != "1" and not sees_gpu():
-                raise InputError("engine: cuda needs a GPU that torch can use, and there is none; use `engine: numba`")
+                raise InputError(
+                    "engine: cuda needs a GPU that torch can use, and there is none; use `engine: "
+                    "numba`"
+                )
             from preprocess.tvl1.cuda_engine import open_cuda
 
             return open_cuda(params, max_bytes=gpu_bytes)
@@ -157,4 +177,6 @@ def open_engine(name: str, params: TvL1Params, *, threads: int = 1, gpu_bytes: i
         case _:
             from preprocess.tvl1.reference import reference_flow
 
-            return PairEngine("reference", lambda first, second: reference_flow(first, second, params))
+            return PairEngine(
+                "reference", lambda first, second: reference_flow(first, second, params)
+            )

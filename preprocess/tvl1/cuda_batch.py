@@ -1,8 +1,10 @@
-"""TV-L1 of one batch of frame pairs on a GPU: the launches around `triton_kernels.py` and `triton_waves.py`.
+"""TV-L1 of one batch of frame pairs on a GPU: the launches around `triton_kernels.py` and
+`triton_waves.py`.
 
-Pyramids and gradients are made once a frame. How much is launched does not depend on the number of pairs, and the host
-does not wait for what it launched: it learns late whether any pair is still at work, and until then launches waves that
-return at once. Tensors are contiguous, on one device; T frames, N pairs, pair n leads from frame first[n] to the next.
+Pyramids and gradients are made once a frame. How much is launched does not depend on the number of
+pairs, and the host does not wait for what it launched: it learns late whether any pair is still at
+work, and until then launches waves that return at once. Tensors are contiguous, on one device; T
+frames, N pairs, pair n leads from frame first[n] to the next.
 """
 
 from collections import deque
@@ -26,16 +28,21 @@ ASK_EVERY = 4
 """Waves from one question to the device, whether any pair is still at work, to the next."""
 
 PLANES_OF_A_PAIR = 22
-"""Float32 planes at the finest level: 12 of state, 4 of constants, and 2 each of flow that comes in, of flow that goes
-out and of the last batch's flow, which is on its way to the host."""
+"""Float32 planes at the finest level: 12 of state, 4 of constants, and 2 each of flow that comes
+in, of flow that goes out and of the last batch's flow, which is on its way to the host.
+"""
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a wave is cut into programs. Another tiling sums changes in another order, and could end a warp elsewhere."""
+    """How a wave is cut into programs. Another tiling sums changes in another order, and could end
+    a warp elsewhere.
+    """
 
     depth: int = 4
-    """Iterations a wave, even. Real pairs end most warps after 2 to 20; what a wave does beyond that is thrown away."""
+    """Iterations a wave, even. Real pairs end most warps after 2 to 20; what a wave does beyond
+    that is thrown away.
+    """
     columns: int = 64
     """Columns of a strip, a power of 2; 2 * depth of them are shared with the neighbours."""
     rows: int = 64
@@ -53,8 +60,12 @@ def bytes_of_pair(height: int, width: int) -> int:
     return height * width * 4 * PLANES_OF_A_PAIR
 
 
-def batch_flow(frames: Tensor, first: Tensor, params: TvL1Params, tiling: Tiling) -> tuple[Tensor, Tensor]:
-    """(T, H, W) uint8 and (N,) int32 -> (N, 2, H, W) float32 pixels, dx and dy; and how many pixels were updated."""
+def batch_flow(
+    frames: Tensor, first: Tensor, params: TvL1Params, tiling: Tiling
+) -> tuple[Tensor, Tensor]:
+    """(T, H, W) uint8 and (N,) int32 -> (N, 2, H, W) float32 pixels, dx and dy; and how many pixels
+    were updated.
+    """
     levels = pyramids(frames, params)
     flow = levels[-1].new_zeros((len(first), 2, *levels[-1].shape[1:]))
     work = torch.zeros((), dtype=torch.int64, device=frames.device)
@@ -66,8 +77,12 @@ def batch_flow(frames: Tensor, first: Tensor, params: TvL1Params, tiling: Tiling
     return flow, work
 
 
-def refined(images: Tensor, first: Tensor, flow: Tensor, params: TvL1Params, tiling: Tiling) -> tuple[Tensor, Tensor]:
-    """The flow after all warps of one level, and how many pixels were updated; sets the level's memory free."""
+def refined(
+    images: Tensor, first: Tensor, flow: Tensor, params: TvL1Params, tiling: Tiling
+) -> tuple[Tensor, Tensor]:
+    """The flow after all warps of one level, and how many pixels were updated; sets the level's
+    memory free.
+    """
     level = Level(images, first, flow, params, tiling)
     for _ in range(params.warps):
         level.warp()
@@ -91,8 +106,12 @@ def upsampled(flow: Tensor, height: int, width: int, gain: float) -> Tensor:
     return resized(planes, height, width, steps, gain).view(*flow.shape[:2], height, width)
 
 
-def resized(images: Tensor, height: int, width: int, steps: tuple[float, float], gain: float) -> Tensor:
-    """(P, h, w) -> (P, height, width), bilinear; a step is the distance of two output pixels in the image."""
+def resized(
+    images: Tensor, height: int, width: int, steps: tuple[float, float], gain: float
+) -> Tensor:
+    """(P, h, w) -> (P, height, width), bilinear; a step is the distance of two output pixels in the
+    image.
+    """
     planes, rows, columns = images.shape
     out = images.new_empty((planes, height, width))
     from_rows = positions_on(images.device, height, rows - 1, steps[0])
@@ -119,12 +138,16 @@ def programs(planes: Tensor) -> tuple[int]:
 class Level:
     """The pairs at one level of the pyramid: their state, and what is launched to advance it."""
 
-    def __init__(self, images: Tensor, first: Tensor, flow: Tensor, params: TvL1Params, tiling: Tiling) -> None:
+    def __init__(
+        self, images: Tensor, first: Tensor, flow: Tensor, params: TvL1Params, tiling: Tiling
+    ) -> None:
         num, _, height, width = flow.shape
         self.images, self.first, self.params, self.tiling = images, first, params, tiling
         self.sizes = (height, width, num)
         self.gradients = images.new_empty((len(images), 2, height, width))
-        triton_kernels.differences[programs(images)](images, self.gradients, height, width, BLOCK, **OPTIONS)
+        triton_kernels.differences[programs(images)](
+            images, self.gradients, height, width, BLOCK, **OPTIONS
+        )
         self.state = images.new_empty((2, num, 6, height, width))
         self.state[0, :, :2] = flow
         self.state[0, :, 2:] = 0
@@ -168,14 +191,18 @@ class Level:
         flow = self.flow()
         out = torch.empty_like(flow)
         planes = flow.flatten(0, 1)
-        triton_kernels.median[programs(planes)](planes, out, *planes.shape[1:], side, BLOCK, **OPTIONS)
+        triton_kernels.median[programs(planes)](
+            planes, out, *planes.shape[1:], side, BLOCK, **OPTIONS
+        )
         return out
 
     def iterate(self) -> None:
         """All iterations of a warp: as many waves as the slowest pair needs, and a few more."""
         _, _, num = self.sizes
         look = 2 if self.params.epsilon > 0 else int(triton_waves.NEVER)
-        triton_waves.begin[(num,)](self.control, self.params.iterations, look, num, self.tiling.depth, **OPTIONS)
+        triton_waves.begin[(num,)](
+            self.control, self.params.iterations, look, num, self.tiling.depth, **OPTIONS
+        )
         # Beyond the plain division: a first wave that was cut short by a guess, and one done again.
         most = triton.cdiv(self.params.iterations, self.tiling.depth) + 2
         asked: deque[Question] = deque()

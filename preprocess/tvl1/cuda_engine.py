@@ -1,8 +1,8 @@
 """TV-L1 on a GPU: the frame pairs of a batch advance together, as `cuda_batch.py` computes them.
 
-Batches are as large as `max_bytes` allows, or as the GPU has room for, and are cut anywhere, with one frame in common:
-pairs know nothing of one another, so a cut changes no bit. While one batch is computed the next one's frames arrive and
-the flow of the last one leaves. T frames, N pairs.
+Batches are as large as `max_bytes` allows, or as the GPU has room for, and are cut anywhere, with
+one frame in common: pairs know nothing of one another, so a cut changes no bit. While one batch is
+computed the next one's frames arrive and the flow of the last one leaves. T frames, N pairs.
 """
 
 import os
@@ -29,18 +29,24 @@ Convert = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """Frames (T, H, W) uint8 and the first ones (N,) int32 of their pairs, on the device or on their way."""
+    """Frames (T, H, W) uint8 and the first ones (N,) int32 of their pairs, on the device or on
+    their way.
+    """
 
     frames: Tensor
     first: Tensor
 
 
 class CudaEngine:
-    """The engine. Results lie in page-locked memory where there is a GPU: use them up soon, or copy them."""
+    """The engine. Results lie in page-locked memory where there is a GPU: use them up soon, or copy
+    them.
+    """
 
     name = "cuda"
 
-    def __init__(self, params: TvL1Params, device: torch.device, max_bytes: int, tiling: Tiling) -> None:
+    def __init__(
+        self, params: TvL1Params, device: torch.device, max_bytes: int, tiling: Tiling
+    ) -> None:
         self.params = params
         self.device = device
         self.max_bytes = max_bytes
@@ -50,12 +56,16 @@ class CudaEngine:
 
     @cached_property
     def copies(self) -> Copies:
-        """Made when first used: whoever opens an engine only to see whether it is here leaves the GPU alone."""
+        """Made when first used: whoever opens an engine only to see whether it is here leaves the
+        GPU alone.
+        """
         return Copies(self.device)
 
     @property
     def pixel_iterations(self) -> int:
-        """Pixels updated so far, over all levels and warps: what the time is spent on. Waits for the device."""
+        """Pixels updated so far, over all levels and warps: what the time is spent on. Waits for
+        the device.
+        """
         return 0 if self.work is None else int(self.work.item())
 
     def __call__(self, gray: Gray, /) -> Flow:
@@ -63,19 +73,25 @@ class CudaEngine:
         return self.flow_of_videos([gray])[0]
 
     def flow_of_videos(self, videos: Sequence[Gray]) -> list[Flow]:
-        """(T, H, W) uint8 videos of one size, computed together -> (T - 1, H, W, 2) float32 for each."""
+        """(T, H, W) uint8 videos of one size, computed together -> (T - 1, H, W, 2) float32 for
+        each.
+        """
         shapes = [empty_flow(video).shape for video in videos]
         if len({shape[1:] for shape in shapes}) > 1:
             sizes = ", ".join(f"{width}x{height}" for _, height, width, _ in shapes)
             raise InputError(f"videos of one batch have sizes {sizes}; they need one size")
         starts = pair_starts([len(video) for video in videos])
         out = self.copies.host_memory((len(starts), *shapes[0][1:]), torch.float32)
-        self.compute(np.concatenate(videos), starts, out, lambda flow: flow.permute(0, 2, 3, 1).contiguous())
+        self.compute(
+            np.concatenate(videos), starts, out, lambda flow: flow.permute(0, 2, 3, 1).contiguous()
+        )
         flow: Flow = out.numpy()
         return np.split(flow, np.cumsum([shape[0] for shape in shapes])[:-1])
 
     def stored(self, gray: Gray, bound: float) -> StoredFlow:
-        """(T, H, W) uint8 -> what `preprocess.stored_flow` makes of the flow, to the bit, made on the device."""
+        """(T, H, W) uint8 -> what `preprocess.stored_flow` makes of the flow, to the bit, made on
+        the device.
+        """
         num, *_ = empty_flow(gray).shape
         return self.stored_pairs(gray, np.arange(num), bound)
 
@@ -96,12 +112,16 @@ class CudaEngine:
         return StoredFlow(out.numpy(), FlowStatistics(out.numel() // 2, micropixels, num_saturated))
 
     def compute(self, gray: Gray, starts: Starts, out: Tensor, convert: Convert) -> None:
-        """Fill `out` (N, ...) with the flow of the pairs (t, t + 1) for t in `starts`, converted on the device."""
+        """Fill `out` (N, ...) with the flow of the pairs (t, t + 1) for t in `starts`, converted on
+        the device.
+        """
         done, batch = 0, None
         while done < len(starts):
             here = self.fitting(starts[done:], gray.shape)
             ahead = self.fitting(starts[done + len(here) :], gray.shape)
-            fits, batch = self.advance(gray, here, ahead, batch, out[done : done + len(here)], convert)
+            fits, batch = self.advance(
+                gray, here, ahead, batch, out[done : done + len(here)], convert
+            )
             if fits:
                 done += len(here)
             else:
@@ -109,9 +129,16 @@ class CudaEngine:
         self.copies.finish()
 
     def advance(
-        self, gray: Gray, here: Starts, ahead: Starts, batch: Batch | None, out: Tensor, convert: Convert
+        self,
+        gray: Gray,
+        here: Starts,
+        ahead: Starts,
+        batch: Batch | None,
+        out: Tensor,
+        convert: Convert,
     ) -> tuple[bool, Batch | None]:
-        """Compute the pairs `here`, loaded as `batch` if the last call did so, while those `ahead` are loaded.
+        """Compute the pairs `here`, loaded as `batch` if the last call did so, while those `ahead`
+        are loaded.
 
         False and None where the GPU's memory is used up: then all that was taken is free again.
         """
@@ -137,33 +164,49 @@ class CudaEngine:
         if num == 1:
             raise InputError(
                 f"the GPU has no memory for one pair of {shape[2]}x{shape[1]}; "
-                "choose a smaller `preprocess.size`, fewer `preprocess.workers_per_gpu`, or `engine: numba`"
+                "choose a smaller `preprocess.size`, fewer `preprocess.workers_per_gpu`, or "
+                "`engine: numba`"
             )
         self.max_pairs = num // 2
         torch.cuda.empty_cache()
 
     def fitting(self, starts: Starts, shape: tuple[int, ...]) -> Starts:
-        """The first of these pairs, as many as are computed at once: at least one, unless there is none."""
+        """The first of these pairs, as many as are computed at once: at least one, unless there is
+        none.
+        """
         _, height, width = shape
         frames, pairs = starts - starts[:1] + 2, np.arange(1, len(starts) + 1)
-        num_bytes = frames * bytes_of_frame(height, width, self.params) + pairs * bytes_of_pair(height, width)
+        num_bytes = frames * bytes_of_frame(height, width, self.params) + pairs * bytes_of_pair(
+            height, width
+        )
         num = max(int((num_bytes <= self.max_bytes).sum()), 1)
         return starts[: num if self.max_pairs is None else min(num, self.max_pairs)]
 
 
 def pair_starts(lengths: Sequence[int]) -> Starts:
-    """First frames of the pairs within videos that lie one after the other: lengths 3, 1, 2 -> 0, 1, 4."""
+    """First frames of the pairs within videos that lie one after the other: lengths 3, 1, 2 -> 0,
+    1, 4.
+    """
     ends = np.cumsum(lengths)
     return np.setdiff1d(np.arange(sum(lengths)), ends - 1).astype(np.int64)
 
 
 def quantized(flow: Tensor, bound: float) -> Tensor:
-    """`shards.flow_codec.quantize` of float32 flow, the same to the bit: `round` rounds halves to even."""
-    return (flow.clamp(-bound, bound) * (LEVELS_PER_SIDE / bound)).round().add(ZERO_LEVEL).to(torch.uint8)
+    """`shards.flow_codec.quantize` of float32 flow, the same to the bit: `round` rounds halves to
+    even.
+    """
+    return (
+        (flow.clamp(-bound, bound) * (LEVELS_PER_SIDE / bound))
+        .round()
+        .add(ZERO_LEVEL)
+        .to(torch.uint8)
+    )
 
 
 def flow_sums(flow: Tensor, bound: float) -> Tensor:
-    """(N, 2, H, W) float32 -> (3,) int64: the sums of `flow_statistics`, and how many values are not finite."""
+    """(N, 2, H, W) float32 -> (3,) int64: the sums of `flow_statistics`, and how many values are
+    not finite.
+    """
     beyond = flow.abs() > bound
     dx, dy = flow.to(torch.float64).unbind(1)
     micropixels = ((dx * dx + dy * dy).sqrt() * MICROPIXELS).round().to(torch.int64)
@@ -171,8 +214,12 @@ def flow_sums(flow: Tensor, bound: float) -> Tensor:
     return torch.stack([micropixels.sum(), saturated.sum(), flow.isfinite().logical_not().sum()])
 
 
-def open_cuda(params: TvL1Params, *, max_bytes: int = DEFAULT_GPU_BYTES, tiling: Tiling | None = None) -> CudaEngine:
-    """The engine on the current GPU, or in Triton's interpreter on the CPU where TRITON_INTERPRET is 1."""
+def open_cuda(
+    params: TvL1Params, *, max_bytes: int = DEFAULT_GPU_BYTES, tiling: Tiling | None = None
+) -> CudaEngine:
+    """The engine on the current GPU, or in Triton's interpreter on the CPU where TRITON_INTERPRET
+    is 1.
+    """
     if max_bytes < 1:
         raise InputError(f"max_bytes is {max_bytes}; a batch needs at least 1")
     device = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"

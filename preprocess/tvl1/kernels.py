@@ -1,9 +1,10 @@
 """The compiled loops of the `numba` engine; what they compute is written down in `reference.py`.
 
-A level's fields are one float32 array, `state[field, row, column]`: image row y is row y + 1, column x is column
-NUM_LANES + x, columns to the next multiple of NUM_LANES are computed and thrown away. Row 0 and the column before the
-image stay zero in the duals: that makes the divergence right at the border without a branch. Compiled code is kept on
-disk; Numba makes it anew when this file changes, not when `lanes.py` does.
+A level's fields are one float32 array, `state[field, row, column]`: image row y is row y + 1,
+column x is column NUM_LANES + x, columns to the next multiple of NUM_LANES are computed and thrown
+away. Row 0 and the column before the image stay zero in the duals: that makes the divergence right
+at the border without a branch. Compiled code is kept on disk; Numba makes it anew when this file
+changes, not when `lanes.py` does.
 """
 
 from typing import Any
@@ -33,7 +34,8 @@ Ints = npt.NDArray[np.int64]
 U, V, PUX, PUY, PVX, PVY, CONSTANT, GX, GY, INVERSE = range(10)
 NUM_FIELDS = 10
 
-# Rows of the scratch space of `warp`: integer and fractional part of where to read, weights of the rows, what was read.
+# Rows of the scratch space of `warp`: integer and fractional part of where to read, weights of the
+# rows, what was read.
 COLUMN, ROW, TX, WY0, WY1, WY2, WY3, WARPED, WARPED_GX, WARPED_GY = range(10)
 NUM_SCRATCH = 10
 
@@ -46,7 +48,12 @@ WAVE = 8
 _IOTA = np.arange(NUM_LANES, dtype=np.float32)
 _KEYS_CUBED, _KEYS_SQUARED, _KEYS_LINEAR, _KEYS_ONE = (
     np.repeat(np.array(row, np.float32), 4)
-    for row in ([-0.5, 1.5, -1.5, 0.5], [1.0, -2.5, 2.0, -0.5], [-0.5, 0.0, 0.5, 0.0], [0.0, 1.0, 0.0, 0.0])
+    for row in (
+        [-0.5, 1.5, -1.5, 0.5],
+        [1.0, -2.5, 2.0, -0.5],
+        [-0.5, 0.0, 0.5, 0.0],
+        [0.0, 1.0, 0.0, 0.0],
+    )
 )
 
 
@@ -66,22 +73,30 @@ def resize(
     gain: float,
     scratch: Floats,
 ) -> None:
-    """Bilinear: row y of `out` lies `row_parts[y]` below row `rows[y]` of the image; likewise columns; times `gain`."""
+    """Bilinear: row y of `out` lies `row_parts[y]` below row `rows[y]` of the image; likewise
+    columns; times `gain`.
+    """
     height, width = image.shape
     one = np.float32(1)
     for y in range(len(rows)):
         below = min(rows[y] + 1, height - 1)
         upper, lower = splat(gain * (one - row_parts[y])), splat(gain * row_parts[y])
         for x in range(0, width, NUM_LANES):
-            store(scratch, (x,), upper * load(image, (rows[y], x)) + lower * load(image, (below, x)))
+            store(
+                scratch, (x,), upper * load(image, (rows[y], x)) + lower * load(image, (below, x))
+            )
         for x in range(len(columns)):
             right = min(columns[x] + 1, width - 1)
-            out[y, x] = (one - column_parts[x]) * scratch[columns[x]] + column_parts[x] * scratch[right]
+            out[y, x] = (one - column_parts[x]) * scratch[columns[x]] + column_parts[x] * scratch[
+                right
+            ]
 
 
 @_kernel
 def fill_taps(image: Floats, taps: Floats) -> None:
-    """(H, W) -> (H + 8, (W + 8) * 4): gray, its central differences in x and y and 0 for a pixel, borders repeated."""
+    """(H, W) -> (H + 8, (W + 8) * 4): gray, its central differences in x and y and 0 for a pixel,
+    borders repeated.
+    """
     height, width = image.shape
     half = np.float32(0.5)
     for row in range(height + 2 * TAP_BORDER):
@@ -90,14 +105,18 @@ def fill_taps(image: Floats, taps: Floats) -> None:
         for column in range(width + 2 * TAP_BORDER):
             x = min(max(column - TAP_BORDER, 0), width - 1)
             taps[row, 4 * column] = image[y, x]
-            taps[row, 4 * column + 1] = half * (image[y, min(x + 1, width - 1)] - image[y, max(x - 1, 0)])
+            taps[row, 4 * column + 1] = half * (
+                image[y, min(x + 1, width - 1)] - image[y, max(x - 1, 0)]
+            )
             taps[row, 4 * column + 2] = half * (image[below, x] - image[above, x])
             taps[row, 4 * column + 3] = 0
 
 
 @_kernel
 def warp(first: Floats, taps: Floats, state: Floats, scratch: Floats, width: int) -> None:
-    """Warp the second frame's taps by the flow in `state`; write CONSTANT, GX, GY and INVERSE there."""
+    """Warp the second frame's taps by the flow in `state`; write CONSTANT, GX, GY and INVERSE
+    there.
+    """
     height = state.shape[1] - 1
     for y in range(height):
         _aim_row(state, scratch, y, height, width)
@@ -121,28 +140,40 @@ def _aim_row(state: Floats, scratch: Floats, y: int, height: int, width: int) ->
         store(scratch, (ROW, x), home_y + whole_v)
         store(scratch, (TX, x), u - whole_u)
         store(scratch, (WY0, x), ((one - half * t) * t - half) * t)
-        store(scratch, (WY1, x), (splat(np.float32(1.5)) * t - splat(np.float32(2.5))) * t * t + one)
-        store(scratch, (WY2, x), ((splat(np.float32(2)) - splat(np.float32(1.5)) * t) * t + half) * t)
+        store(
+            scratch, (WY1, x), (splat(np.float32(1.5)) * t - splat(np.float32(2.5))) * t * t + one
+        )
+        store(
+            scratch, (WY2, x), ((splat(np.float32(2)) - splat(np.float32(1.5)) * t) * t + half) * t
+        )
         store(scratch, (WY3, x), (half * t - half) * t * t)
 
 
 @_kernel
 def _within(motion: Any, home: Any, side: int) -> Any:
-    """The motion, cut so that it leads from home to between two pixels before and one behind the image's side."""
+    """The motion, cut so that it leads from home to between two pixels before and one behind the
+    image's side.
+    """
     two, behind = splat(np.float32(2)), splat(np.float32(side + 1))
     return minimum(maximum(motion, splat(np.float32(0)) - two - home), behind - home)
 
 
 @_kernel
 def _read_taps(taps: Floats, scratch: Floats, x: int) -> None:
-    """One pixel: four taps of four numbers are one vector, so 16 taps of three images are four loads."""
+    """One pixel: four taps of four numbers are one vector, so 16 taps of three images are four
+    loads.
+    """
     top = int(scratch[ROW, x]) + (TAP_BORDER - 1)
     left = 4 * (int(scratch[COLUMN, x]) + (TAP_BORDER - 1))
-    rows = splat(scratch[WY0, x]) * load(taps, (top, left)) + splat(scratch[WY1, x]) * load(taps, (top + 1, left))
+    rows = splat(scratch[WY0, x]) * load(taps, (top, left)) + splat(scratch[WY1, x]) * load(
+        taps, (top + 1, left)
+    )
     rows += splat(scratch[WY2, x]) * load(taps, (top + 2, left))
     rows += splat(scratch[WY3, x]) * load(taps, (top + 3, left))
     t = splat(scratch[TX, x])
-    weights = (load(_KEYS_CUBED, (0,)) * t + load(_KEYS_SQUARED, (0,))) * t + load(_KEYS_LINEAR, (0,))
+    weights = (load(_KEYS_CUBED, (0,)) * t + load(_KEYS_SQUARED, (0,))) * t + load(
+        _KEYS_LINEAR, (0,)
+    )
     taps_sum = (weights * t + load(_KEYS_ONE, (0,))) * rows
     taps_sum += rotate(taps_sum, 8)
     taps_sum += rotate(taps_sum, 4)
@@ -153,7 +184,9 @@ def _read_taps(taps: Floats, scratch: Floats, x: int) -> None:
 
 @_kernel
 def _linearise_row(first: Floats, state: Floats, scratch: Floats, y: int, width: int) -> None:
-    """Brightness residual at flow zero, its gradient, and 1 / |gradient|^2 or 0 where that is below float32 epsilon."""
+    """Brightness residual at flow zero, its gradient, and 1 / |gradient|^2 or 0 where that is below
+    float32 epsilon.
+    """
     one, epsilon = splat(np.float32(1)), splat(np.float32(np.finfo(np.float32).eps))
     for x in range(NUM_LANES, NUM_LANES + width, NUM_LANES):
         gx, gy = load(scratch, (WARPED_GX, x)), load(scratch, (WARPED_GY, x))
@@ -177,7 +210,9 @@ def iterate(
     tolerance: float,
     max_iterations: int,
 ) -> int:
-    """Iterate to the stopping rule; `mask` is 1 in the image's columns, 0 beyond. Returns the iterations done."""
+    """Iterate to the stopping rule; `mask` is 1 in the image's columns, 0 beyond. Returns the
+    iterations done.
+    """
     done = 0
     expected = 0.0
     while done < max_iterations:
@@ -197,11 +232,15 @@ def iterate(
 
 
 @_kernel
-def _wave(state: Floats, mask: Floats, width: int, limit: float, theta: float, step: float, count: int) -> float:
-    """Do `count` iterations in one pass, each a row behind the one before; returns the last one's squared change.
+def _wave(
+    state: Floats, mask: Floats, width: int, limit: float, theta: float, step: float, count: int
+) -> float:
+    """Do `count` iterations in one pass, each a row behind the one before; returns the last one's
+    squared change.
 
-    An iteration computes u in a row, then p in the row above, which needs both. u in row y needs the p of the iteration
-    before in rows y and y - 1: it is done as soon as that iteration has u in row y + 1.
+    An iteration computes u in a row, then p in the row above, which needs both. u in row y needs
+    the p of the iteration before in rows y and y - 1: it is done as soon as that iteration has u in
+    row y + 1.
     """
     height = state.shape[1] - 1
     limits, thetas, steps = splat(limit), splat(theta), splat(step)
@@ -233,8 +272,12 @@ def _primal_row(state: Floats, row: int, width: int, limit: Any, theta: Any) -> 
 
 
 @_kernel
-def _primal_row_measured(state: Floats, mask: Floats, row: int, width: int, limit: Any, theta: Any) -> float:
-    """As `_primal_row`; returns the squared change of the row, summed in 16 columns and then in one fixed order."""
+def _primal_row_measured(
+    state: Floats, mask: Floats, row: int, width: int, limit: Any, theta: Any
+) -> float:
+    """As `_primal_row`; returns the squared change of the row, summed in 16 columns and then in one
+    fixed order.
+    """
     total = splat(np.float32(0))
     for x in range(NUM_LANES, NUM_LANES + width, NUM_LANES):
         u, v = _primal(state, row, x, limit, theta)
@@ -290,7 +333,9 @@ def _repeat_last(state: Floats, row: int, width: int) -> None:
 
 @_kernel
 def _dual(state: Floats, row: int, x: int, u_below: Any, v_below: Any, step: Any) -> None:
-    """p of 16 pixels; one division serves both duals, which costs less than the two it stands for."""
+    """p of 16 pixels; one division serves both duals, which costs less than the two it
+    stands for.
+    """
     one = splat(np.float32(1))
     u, v = load(state, (U, row, x)), load(state, (V, row, x))
     ux, uy = load(state, (U, row, x + 1)) - u, u_below - u

@@ -1,9 +1,11 @@
-"""Vectors of 16 float32 for Numba kernels: load, store and arithmetic that is certain to become SIMD.
+"""Vectors of 16 float32 for Numba kernels: load, store and arithmetic that is certain to become
+SIMD.
 
-Numba leaves vectorisation to LLVM, which gives up on loops over more than a few arrays, because it cannot prove that
-they do not overlap. A `Lanes` value is an LLVM vector instead: one AVX-512 register, two of AVX, four of SSE or NEON.
-Every operation is the IEEE one, in the order written and never fused, so the same bits come out on every width. The
-price: loops go in steps of 16, so rows need padding, and there is no bounds check.
+Numba leaves vectorisation to LLVM, which gives up on loops over more than a few arrays, because it
+cannot prove that they do not overlap. A `Lanes` value is an LLVM vector instead: one AVX-512
+register, two of AVX, four of SSE or NEON. Every operation is the IEEE one, in the order written and
+never fused, so the same bits come out on every width. The price: loops go in steps of 16, so rows
+need padding, and there is no bounds check.
 """
 
 import operator
@@ -33,7 +35,9 @@ class _LanesModel(models.PrimitiveModel):
 
 
 def _primitive(function: Any) -> Any:
-    """Make `function`, which types a call and gives the writer of its LLVM code, callable in kernels."""
+    """Make `function`, which types a call and gives the writer of its LLVM code, callable in
+    kernels.
+    """
     return intrinsic(prefer_literal=True)(function)
 
 
@@ -41,7 +45,10 @@ def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any
     view = context.make_array(array_type)(context, builder, array)
     offset = ir.IntType(64)(0)
     for axis in range(array_type.ndim):
-        stride, position = builder.extract_value(view.strides, axis), builder.extract_value(index, axis)
+        stride, position = (
+            builder.extract_value(view.strides, axis),
+            builder.extract_value(index, axis),
+        )
         offset = builder.add(offset, builder.mul(stride, position))
     start = builder.bitcast(view.data, ir.IntType(8).as_pointer())
     return builder.bitcast(builder.gep(start, [offset]), _VECTOR.as_pointer())
@@ -49,7 +56,9 @@ def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any
 
 @_primitive
 def load(typing_context: Any, array: Any, index: Any) -> Any:
-    """The 16 items of a float32 array from `index`, a tuple, along its last axis, which must be contiguous."""
+    """The 16 items of a float32 array from `index`, a tuple, along its last axis, which must be
+    contiguous.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.load(_pointer(context, builder, signature.args[0], *arguments), align=4)
@@ -59,7 +68,9 @@ def load(typing_context: Any, array: Any, index: Any) -> Any:
 
 @_primitive
 def store(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
-    """Write 16 items of a float32 array from `index`, a tuple, along its last axis, which must be contiguous."""
+    """Write 16 items of a float32 array from `index`, a tuple, along its last axis, which must be
+    contiguous.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array, index, value = arguments
@@ -124,7 +135,9 @@ def _unary(llvm_name: str, doc: str) -> Any:
     def operation(typing_context: Any, value: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             function_type = ir.FunctionType(_VECTOR, [_VECTOR])
-            function = builder.module.declare_intrinsic(f"llvm.{llvm_name}.v{NUM_LANES}f32", (), function_type)
+            function = builder.module.declare_intrinsic(
+                f"llvm.{llvm_name}.v{NUM_LANES}f32", (), function_type
+            )
             return builder.call(function, arguments)
 
         return Lanes(Lanes), generate
@@ -135,8 +148,12 @@ def _unary(llvm_name: str, doc: str) -> Any:
 
 sqrt = _unary("sqrt", "Square root of every lane.")
 floor = _unary("floor", "Largest whole number not above, of every lane.")
-minimum = _binary(lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), x, y), "The smaller of each two lanes.")
-maximum = _binary(lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y), "The larger of each two lanes.")
+minimum = _binary(
+    lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), x, y), "The smaller of each two lanes."
+)
+maximum = _binary(
+    lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y), "The larger of each two lanes."
+)
 
 
 @_primitive

@@ -1,7 +1,8 @@
 """TV-L1 on the CPU, fast: the orchestration around the compiled loops of `kernels.py`.
 
-Pyramids and gradients are made once a frame, memory once a size. Frame pairs are independent (no flow is carried over),
-so threads share a video by taking short runs of pairs, and the result does not depend on how it was cut.
+Pyramids and gradients are made once a frame, memory once a size. Frame pairs are independent (no
+flow is carried over), so threads share a video by taking short runs of pairs, and the result does
+not depend on how it was cut.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -68,7 +69,9 @@ class Workspace:
         for index in reversed(range(len(self.levels))):
             self.refine(self.levels[index], slot)
             if index > 0:
-                upsample(self.levels[index].flow, self.levels[index - 1].flow, 1 / self.params.scale_step)
+                upsample(
+                    self.levels[index].flow, self.levels[index - 1].flow, 1 / self.params.scale_step
+                )
 
     def refine(self, level: Level, slot: int) -> None:
         """Improve the flow of one level."""
@@ -78,7 +81,9 @@ class Workspace:
             if params.median:
                 for field in level.flow:
                     field[:] = cv2.medianBlur(np.ascontiguousarray(field), params.median)
-            kernels.warp(level.images[slot], level.taps[1 - slot], level.state, level.scratch, level.width)
+            kernels.warp(
+                level.images[slot], level.taps[1 - slot], level.state, level.scratch, level.width
+            )
             iterations = kernels.iterate(
                 level.state,
                 level.mask,
@@ -93,7 +98,9 @@ class Workspace:
 
 
 class NumbaEngine:
-    """The engine: workspaces are made when a size is first seen and used again while the size stays."""
+    """The engine: workspaces are made when a size is first seen and used again while the size
+    stays.
+    """
 
     name = "numba"
 
@@ -104,7 +111,9 @@ class NumbaEngine:
 
     @property
     def pixel_iterations(self) -> int:
-        """Pixels updated since the last change of size, over all levels and warps: what the time is spent on."""
+        """Pixels updated since the last change of size, over all levels and warps: what the time is
+        spent on.
+        """
         return sum(workspace.pixel_iterations for workspace in self.workspaces)
 
     def __call__(self, gray: Gray, /) -> Flow:
@@ -137,7 +146,9 @@ class NumbaEngine:
 
 
 def open_numba(params: TvL1Params, *, threads: int = 1) -> Engine:
-    """The compiled engine; the first frames on a machine wait for the compiler, later starts read its cache."""
+    """The compiled engine; the first frames on a machine wait for the compiler, later starts read
+    its cache.
+    """
     return NumbaEngine(params, threads)
 
 
@@ -149,11 +160,15 @@ def upsample(coarse: Floats, fine: Floats, gain: float) -> None:
 
 
 def resize(image: Floats, out: Floats, step_y: float, step_x: float, gain: float) -> None:
-    """Bilinear, pixel centre on pixel centre; a step is the distance of two output pixels in the image."""
+    """Bilinear, pixel centre on pixel centre; a step is the distance of two output pixels in the
+    image.
+    """
     scratch = np.empty(image.shape[1] + NUM_LANES, np.float32)
     rows, columns = (
         positions(num, last, step)
-        for num, last, step in zip(out.shape, (image.shape[0] - 1, image.shape[1] - 1), (step_y, step_x), strict=True)
+        for num, last, step in zip(
+            out.shape, (image.shape[0] - 1, image.shape[1] - 1), (step_y, step_x), strict=True
+        )
     )
     kernels.resize(image, out, *rows, *columns, np.float32(gain), scratch)
 

@@ -1,8 +1,9 @@
 """OpenCV's own TV-L1, for comparison and trust.
 
-`cv2.cuda` is used where this OpenCV was built with it and sees a device; no wheel is. The wheel's CPU implementation is
-set to come nearest to the GPU algorithm: no median filter unless asked for, one inner iteration. It still differs in
-its warp: cubic with a = -0.75, positions in 1/32 pixel, zero outside the image.
+`cv2.cuda` is used where this OpenCV was built with it and sees a device; no wheel is. The wheel's
+CPU implementation is set to come nearest to the GPU algorithm: no median filter unless asked for,
+one inner iteration. It still differs in its warp: cubic with a = -0.75, positions in 1/32 pixel,
+zero outside the image.
 """
 
 from typing import Any
@@ -16,22 +17,31 @@ from shards.errors import InputError
 
 
 def open_opencv(params: TvL1Params, *, threads: int = 1) -> Engine:
-    """`cv2.cuda` with a device and no median filter, else `cv2.optflow`; InputError where this OpenCV has neither."""
+    """`cv2.cuda` with a device and no median filter, else `cv2.optflow`; InputError where this
+    OpenCV has neither.
+    """
     if params.median is None and cv2.cuda.getCudaEnabledDeviceCount() > 0:
         # The class moved between releases.
-        cuda: Any = getattr(cv2.cuda, "OpticalFlowDual_TVL1", getattr(cv2, "cuda_OpticalFlowDual_TVL1", None))
+        cuda: Any = getattr(
+            cv2.cuda, "OpticalFlowDual_TVL1", getattr(cv2, "cuda_OpticalFlowDual_TVL1", None)
+        )
         if cuda is not None:
-            return PairEngine("opencv", lambda first, second: cuda_flow(cuda, first, second, params))
+            return PairEngine(
+                "opencv", lambda first, second: cuda_flow(cuda, first, second, params)
+            )
     if not hasattr(cv2, "optflow"):
         raise InputError(
-            f"OpenCV {cv2.__version__} has no optflow module; install opencv-contrib-python or use `engine: numba`"
+            f"OpenCV {cv2.__version__} has no optflow module; install opencv-contrib-python or use "
+            "`engine: numba`"
         )
     cv2.setNumThreads(threads)
     return PairEngine("opencv", lambda first, second: cpu_flow(first, second, params))
 
 
 def cpu_flow(first: Gray, second: Gray, params: TvL1Params) -> npt.NDArray[np.float32]:
-    """Two (H, W) frames -> (H, W, 2). A fresh object each time: after a small image an old one has fewer scales."""
+    """Two (H, W) frames -> (H, W, 2). A fresh object each time: after a small image an old one has
+    fewer scales.
+    """
     optflow: Any = cv2.optflow
     engine = optflow.DualTVL1OpticalFlow_create(
         tau=params.tau,

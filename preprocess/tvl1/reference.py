@@ -1,12 +1,14 @@
 """TV-L1 optical flow in float64 NumPy: the definition every engine is tested against.
 
-The method is Zach, Pock, Bischof, "A Duality Based Approach for Realtime TV-L1 Optical Flow" (2007), as described by
-Sanchez Perez, Meinhardt-Llopis, Facciolo, "TV-L1 Optical Flow Estimation" (IPOL 2013), with the choices of OpenCV's GPU
-implementation (cudaoptflow, `OpticalFlowDual_TVL1`, gamma 0): where it differs from the papers, OpenCV is followed.
-Coordinates are pixel centres, as in `cv2.resize`. Gray levels stay 0 to 255. Readable and slow; arrays are (H, W).
+The method is Zach, Pock, Bischof, "A Duality Based Approach for Realtime TV-L1 Optical Flow"
+(2007), as described by Sanchez Perez, Meinhardt-Llopis, Facciolo, "TV-L1 Optical Flow Estimation"
+(IPOL 2013), with the choices of OpenCV's GPU implementation (cudaoptflow, `OpticalFlowDual_TVL1`,
+gamma 0): where it differs from the papers, OpenCV is followed. Coordinates are pixel centres, as in
+`cv2.resize`. Gray levels stay 0 to 255. Readable and slow; arrays are (H, W).
 
-u is the flow (two fields), p the dual variable (two vector fields), rho the residual of brightness constancy, linear
-around the flow u0 that the second frame was warped with: rho(u) = I1(x + u0) + (u - u0) . grad I1(x + u0) - I0(x).
+u is the flow (two fields), p the dual variable (two vector fields), rho the residual of brightness
+constancy, linear around the flow u0 that the second frame was warped with: rho(u) = I1(x + u0) + (u
+- u0) . grad I1(x + u0) - I0(x).
 """
 
 from collections.abc import Iterator
@@ -20,19 +22,28 @@ Field = npt.NDArray[np.float64]
 Pair = tuple[Field, Field]
 
 
-def reference_flow(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8], params: TvL1Params) -> Field:
-    """Two (H, W) frames, at least 16 pixels a side -> (H, W, 2) pixels (dx, dy) from the first to the second."""
+def reference_flow(
+    first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8], params: TvL1Params
+) -> Field:
+    """Two (H, W) frames, at least 16 pixels a side -> (H, W, 2) pixels (dx, dy) from the first to
+    the second.
+    """
     levels = list(zip(pyramid(first, params), pyramid(second, params), strict=True))
     u = (np.zeros(levels[-1][0].shape), np.zeros(levels[-1][0].shape))
     for i0, i1 in reversed(levels):
         if u[0].shape != i0.shape:
-            u = (upsampled(u[0], i0.shape) / params.scale_step, upsampled(u[1], i0.shape) / params.scale_step)
+            u = (
+                upsampled(u[0], i0.shape) / params.scale_step,
+                upsampled(u[1], i0.shape) / params.scale_step,
+            )
         u = flow_at_level(i0, i1, u, params)
     return np.stack(u, axis=-1)
 
 
 def pyramid(image: npt.NDArray[np.uint8], params: TvL1Params) -> Iterator[Field]:
-    """Finest level first; the sizes are rounded from level to level, 256 -> 205 -> 164 at scale step 0.8."""
+    """Finest level first; the sizes are rounded from level to level, 256 -> 205 -> 164 at scale
+    step 0.8.
+    """
     level = image.astype(np.float64)
     for _ in range(params.scales):
         yield level
@@ -48,7 +59,9 @@ def upsampled(field: Field, shape: tuple[int, ...]) -> Field:
 
 
 def sampled(image: Field, shape: tuple[int, ...], step: tuple[float, float]) -> Field:
-    """Bilinear samples; pixel i of the result has its centre at (i + 0.5) * step - 0.5, clamped to the image."""
+    """Bilinear samples; pixel i of the result has its centre at (i + 0.5) * step - 0.5, clamped to
+    the image.
+    """
     return sampled_rows(sampled_rows(image, shape[0], step[0]).T, shape[1], step[1]).T
 
 
@@ -63,7 +76,9 @@ def sampled_rows(image: Field, num_rows: int, step: float) -> Field:
 
 
 def flow_at_level(i0: Field, i1: Field, u: Pair, params: TvL1Params) -> Pair:
-    """Refine u: warp, then iterate to the stopping rule; the dual variable lives on from warp to warp."""
+    """Refine u: warp, then iterate to the stopping rule; the dual variable lives on from warp to
+    warp.
+    """
     gradient = central_differences(i1)
     p = [(np.zeros_like(i0), np.zeros_like(i0)) for _ in u]
     for _ in range(params.warps):
@@ -76,8 +91,12 @@ def flow_at_level(i0: Field, i1: Field, u: Pair, params: TvL1Params) -> Pair:
         for n in range(params.iterations):
             old = u
             u = primal_step(u, p, constant, (gx, gy), params)
-            p = [dual_step(field, dual, params.tau / params.theta) for field, dual in zip(u, p, strict=True)]
-            # The change is only looked at when, falling by the tolerance an iteration, it could have come below it.
+            p = [
+                dual_step(field, dual, params.tau / params.theta)
+                for field, dual in zip(u, p, strict=True)
+            ]
+            # The change is only looked at when, falling by the tolerance an iteration, it could
+            # have come below it.
             if params.epsilon > 0 and n % 2 == 1 and expected < tolerance:
                 expected = float(((u[0] - old[0]) ** 2 + (u[1] - old[1]) ** 2).sum())
                 if expected <= tolerance:
@@ -94,7 +113,9 @@ def central_differences(image: Field) -> Pair:
 
 
 def bicubic_warp(image: Field, u: Pair) -> Field:
-    """The image at (x + dx, y + dy): Keys' cubic convolution, a = -0.5; pixels outside repeat the border."""
+    """The image at (x + dx, y + dy): Keys' cubic convolution, a = -0.5; pixels outside repeat the
+    border.
+    """
     height, width = image.shape
     y, x = np.mgrid[:height, :width]
     x, y = x + u[0], y + u[1]
@@ -117,8 +138,12 @@ def keys_weights(t: Field) -> tuple[Field, Field, Field, Field]:
     )
 
 
-def primal_step(u: Pair, p: list[Pair], constant: Field, gradient: Pair, params: TvL1Params) -> Pair:
-    """u + clamp(-rho / |g|^2, -lambda theta, lambda theta) g + theta div p, no brightness term where g vanishes."""
+def primal_step(
+    u: Pair, p: list[Pair], constant: Field, gradient: Pair, params: TvL1Params
+) -> Pair:
+    """u + clamp(-rho / |g|^2, -lambda theta, lambda theta) g + theta div p, no brightness term
+    where g vanishes.
+    """
     gx, gy = gradient
     squared = gx**2 + gy**2
     rho = constant + gx * u[0] + gy * u[1]
@@ -132,12 +157,16 @@ def primal_step(u: Pair, p: list[Pair], constant: Field, gradient: Pair, params:
 
 
 def divergence(p: Pair) -> Field:
-    """Backward differences, zero before the first pixel: the negative adjoint of the forward differences."""
+    """Backward differences, zero before the first pixel: the negative adjoint of the forward
+    differences.
+    """
     return np.diff(p[0], axis=1, prepend=0) + np.diff(p[1], axis=0, prepend=0)
 
 
 def dual_step(field: Field, p: Pair, step: float) -> Pair:
-    """One semi-implicit ascent of p along the forward differences of the field, zero behind the last pixel."""
+    """One semi-implicit ascent of p along the forward differences of the field, zero behind the
+    last pixel.
+    """
     dx = np.diff(field, axis=1, append=field[:, -1:])
     dy = np.diff(field, axis=0, append=field[-1:])
     norm = 1 + step * np.hypot(dx, dy)

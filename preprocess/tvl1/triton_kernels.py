@@ -1,9 +1,11 @@
-"""The image kernels of the `cuda` engine, in Triton; what they compute is written down in `reference.py`.
+"""The image kernels of the `cuda` engine, in Triton; what they compute is written down in
+`reference.py`.
 
-Planes are float32 (H, W), one after the other, and so are the programs. `state` holds a pair's fields twice, on the two
-sides that iterations read and write in turn; the first row of `control` says which side is the newer. One machine code
-serves all sizes and batches, so a result cannot depend on the batch. With TRITON_INTERPRET=1, set before Triton is
-imported, all of this runs in NumPy.
+Planes are float32 (H, W), one after the other, and so are the programs. `state` holds a pair's
+fields twice, on the two sides that iterations read and write in turn; the first row of `control`
+says which side is the newer. One machine code serves all sizes and batches, so a result cannot
+depend on the batch. With TRITON_INTERPRET=1, set before Triton is imported, all of this runs in
+NumPy.
 """
 
 import inspect
@@ -16,15 +18,21 @@ from triton.language import constexpr, tensor
 NUM_FIELDS = constexpr(6)
 """Of a pair in `state`: the flow u and v, and its duals pux, puy, pvx, pvy."""
 NUM_CONSTANTS = constexpr(4)
-"""What a warp makes constant: rho at flow zero, the gradient gx and gy, 1 / |gradient|^2 or 0 where that vanishes."""
+"""What a warp makes constant: rho at flow zero, the gradient gx and gy, 1 / |gradient|^2 or 0 where
+that vanishes.
+"""
 
 FLOAT32_EPSILON = constexpr(2.0**-23)
 
 
 def kernel(function: Any) -> Any:
-    """Compile for the GPU on first use, once a machine; or interpret. No argument's value is compiled in."""
+    """Compile for the GPU on first use, once a machine; or interpret. No argument's value is
+    compiled in.
+    """
     parameters = inspect.signature(function).parameters.values()
-    arguments = [parameter.name for parameter in parameters if parameter.annotation is not constexpr]
+    arguments = [
+        parameter.name for parameter in parameters if parameter.annotation is not constexpr
+    ]
     return triton.jit(function, do_not_specialize=arguments)
 
 
@@ -43,7 +51,9 @@ def resize(
     out_width: tensor,
     BLOCK: constexpr,
 ) -> None:
-    """Bilinear: row y of `out` lies `row_parts[y]` below row `rows[y]` of the image; likewise columns; times `gain`."""
+    """Bilinear: row y of `out` lies `row_parts[y]` below row `rows[y]` of the image; likewise
+    columns; times `gain`.
+    """
     blocks = tl.cdiv(out_height * out_width, BLOCK)
     plane = (tl.program_id(0) // blocks).to(tl.int64)
     pixel = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
@@ -54,14 +64,24 @@ def resize(
     lower, part = tl.load(row_parts + y, inside, 0.0), tl.load(column_parts + x, inside, 0.0)
     image = images + plane * height * width
     upper, lower = gain * (1.0 - lower), gain * lower
-    first = upper * tl.load(image + above * width + left) + lower * tl.load(image + below * width + left)
-    second = upper * tl.load(image + above * width + right) + lower * tl.load(image + below * width + right)
-    tl.store(out + plane * out_height * out_width + pixel, (1.0 - part) * first + part * second, inside)
+    first = upper * tl.load(image + above * width + left) + lower * tl.load(
+        image + below * width + left
+    )
+    second = upper * tl.load(image + above * width + right) + lower * tl.load(
+        image + below * width + right
+    )
+    tl.store(
+        out + plane * out_height * out_width + pixel, (1.0 - part) * first + part * second, inside
+    )
 
 
 @kernel
-def differences(images: tensor, gradients: tensor, height: tensor, width: tensor, BLOCK: constexpr) -> None:
-    """(T, H, W) -> (T, 2, H, W): half the difference of the two neighbours in x and in y, borders repeated."""
+def differences(
+    images: tensor, gradients: tensor, height: tensor, width: tensor, BLOCK: constexpr
+) -> None:
+    """(T, H, W) -> (T, 2, H, W): half the difference of the two neighbours in x and in y, borders
+    repeated.
+    """
     size = height * width
     blocks = tl.cdiv(size, BLOCK)
     frame = (tl.program_id(0) // blocks).to(tl.int64)
@@ -101,7 +121,9 @@ def warp(
     flow = state + (side * pairs + pair).to(tl.int64) * NUM_FIELDS * size
     u, v = tl.load(flow + pixel, inside, 0.0), tl.load(flow + size + pixel, inside, 0.0)
     image, gradient = images + (frame + 1) * size, gradients + (frame + 1) * 2 * size
-    warped, gx, gy = _bicubic(image, gradient, u, v, pixel // width, pixel % width, height, width, inside)
+    warped, gx, gy = _bicubic(
+        image, gradient, u, v, pixel // width, pixel % width, height, width, inside
+    )
     squared = gx * gx + gy * gy
     usable = squared > FLOAT32_EPSILON
     out = constants + pair.to(tl.int64) * NUM_CONSTANTS * size + pixel
@@ -124,8 +146,11 @@ def _bicubic(
     width: tensor,
     inside: tensor,
 ) -> tl.tuple:
-    """The image and its gradient at (x + u, y + v): Keys' cubic, a = -0.5; pixels outside repeat the border."""
-    # The flow is cut where all taps read the border, and split before the pixel's place is added: that would cost bits.
+    """The image and its gradient at (x + u, y + v): Keys' cubic, a = -0.5; pixels outside repeat
+    the border.
+    """
+    # The flow is cut where all taps read the border, and split before the pixel's place is added:
+    # that would cost bits.
     u = tl.minimum(tl.maximum(u, -2.0 - x), width + 1.0 - x)
     v = tl.minimum(tl.maximum(v, -2.0 - y), height + 1.0 - y)
     whole_u, whole_v = tl.floor(u), tl.floor(v)
@@ -159,8 +184,12 @@ def _keys_weight(t: tensor, tap: constexpr) -> tensor:
 
 
 @kernel
-def median(fields: tensor, out: tensor, height: tensor, width: tensor, SIDE: constexpr, BLOCK: constexpr) -> None:
-    """Median of the SIDE x SIDE neighbourhood of (planes, H, W), borders repeated; SIDE is 3 or 5."""
+def median(
+    fields: tensor, out: tensor, height: tensor, width: tensor, SIDE: constexpr, BLOCK: constexpr
+) -> None:
+    """Median of the SIDE x SIDE neighbourhood of (planes, H, W), borders repeated; SIDE
+    is 3 or 5.
+    """
     size = height * width
     blocks = tl.cdiv(size, BLOCK)
     plane = (tl.program_id(0) // blocks).to(tl.int64)
@@ -168,22 +197,35 @@ def median(fields: tensor, out: tensor, height: tensor, width: tensor, SIDE: con
     field = fields + plane * size
     y, x = pixel // width, pixel % width
     index = tl.arange(0, 32)[:, None]
-    window = tl.where(index < SIDE * SIDE, _neighbour(field, y, x, index, height, width, SIDE), float("inf"))
+    window = tl.where(
+        index < SIDE * SIDE, _neighbour(field, y, x, index, height, width, SIDE), float("inf")
+    )
     result = tl.zeros((BLOCK,), tl.float32)
-    # The median is the value that at most half of the others undercut, and more than half with its equals.
+    # The median is the value that at most half of the others undercut, and more than half with its
+    # equals.
     for candidate in range(SIDE * SIDE):
         value = _neighbour(field, y, x, candidate, height, width, SIDE)
         smaller = tl.sum((window < value[None, :]).to(tl.int32), 0)
         no_larger = tl.sum((window <= value[None, :]).to(tl.int32), 0)
-        result = tl.where((smaller <= SIDE * SIDE // 2) & (no_larger > SIDE * SIDE // 2), value, result)
+        result = tl.where(
+            (smaller <= SIDE * SIDE // 2) & (no_larger > SIDE * SIDE // 2), value, result
+        )
     tl.store(out + plane * size + pixel, result, pixel < size)
 
 
 @kernel
 def _neighbour(
-    field: tensor, y: tensor, x: tensor, index: tensor, height: tensor, width: tensor, SIDE: constexpr
+    field: tensor,
+    y: tensor,
+    x: tensor,
+    index: tensor,
+    height: tensor,
+    width: tensor,
+    SIDE: constexpr,
 ) -> tensor:
-    """The neighbour of this index, row after row; indices and pixels past the end read some pixel of the field."""
+    """The neighbour of this index, row after row; indices and pixels past the end read some pixel
+    of the field.
+    """
     row = tl.minimum(tl.maximum(y + index // SIDE - SIDE // 2, 0), height - 1)
     column = tl.minimum(tl.maximum(x + index % SIDE - SIDE // 2, 0), width - 1)
     return tl.load(field + row * width + column)

@@ -1,13 +1,16 @@
-"""The iterations of the `cuda` engine: several in one launch, without shared memory and without barriers.
+"""The iterations of the `cuda` engine: several in one launch, without shared memory and without
+barriers.
 
-One program is one warp. It owns a strip of COLUMNS columns and marches down the rows; iteration t works t rows behind
-the front, so a row enters once, goes through DEPTH iterations in registers, and leaves once. Of a strip's columns DEPTH
-on either side are only there for their neighbours, likewise DEPTH rows above and below a segment of ROWS rows.
+One program is one warp. It owns a strip of COLUMNS columns and marches down the rows; iteration t
+works t rows behind the front, so a row enters once, goes through DEPTH iterations in registers, and
+leaves once. Of a strip's columns DEPTH on either side are only there for their neighbours, likewise
+DEPTH rows above and below a segment of ROWS rows.
 
-A wave runs ahead of the stopping rule: it records the change after every second of its iterations, and `decide` then
-finds where the rule would have ended. Had it ended inside the wave, the wave is done again from the same state (the
-other side still holds it) with fewer iterations. A pair that has ended has RUN 0, and its programs return at once. Sums
-have a fixed order: lanes over the rows, lanes in a strip, strips and segments.
+A wave runs ahead of the stopping rule: it records the change after every second of its iterations,
+and `decide` then finds where the rule would have ended. Had it ended inside the wave, the wave is
+done again from the same state (the other side still holds it) with fewer iterations. A pair that
+has ended has RUN 0, and its programs return at once. Sums have a fixed order: lanes over the rows,
+lanes in a strip, strips and segments.
 """
 
 import triton.language as tl
@@ -15,8 +18,8 @@ from triton.language import constexpr, tensor
 
 from preprocess.tvl1.triton_kernels import NUM_CONSTANTS, NUM_FIELDS, kernel
 
-# Rows of `control`: the newer side of the state; iterations done and left in this warp; how many more until the rule is
-# looked at; how many the next wave does; iterations done in all warps.
+# Rows of `control`: the newer side of the state; iterations done and left in this warp; how many
+# more until the rule is looked at; how many the next wave does; iterations done in all warps.
 SIDE, DONE, LEFT, LOOK, RUN, TOTAL = (constexpr(row) for row in range(6))
 NUM_CONTROLS = 6
 
@@ -42,7 +45,8 @@ def advance(
 ) -> None:
     """RUN iterations, at most DEPTH, of every pair, from one side of `state` to the other.
 
-    `changes` is (pairs, tiles, DEPTH / 2): the squared change of the flow in iterations 1, 3, ... summed over a tile.
+    `changes` is (pairs, tiles, DEPTH / 2): the squared change of the flow in iterations 1, 3, ...
+    summed over a tile.
     """
     strips = tl.maximum(tl.cdiv(width - 2 * DEPTH, COLUMNS - 2 * DEPTH), 1)
     tiles = strips * tl.cdiv(height, ROWS)
@@ -64,9 +68,25 @@ def advance(
     end = tl.where(strip == strips - 1, width, first + COLUMNS - DEPTH)
     area = (begin, end, top, bottom)
     if run <= DEPTH // 2:
-        _march(source, target, fixed, change, x, area, height, width, run, limit, theta, step, DEPTH // 2)
+        _march(
+            source,
+            target,
+            fixed,
+            change,
+            x,
+            area,
+            height,
+            width,
+            run,
+            limit,
+            theta,
+            step,
+            DEPTH // 2,
+        )
     else:
-        _march(source, target, fixed, change, x, area, height, width, run, limit, theta, step, DEPTH)
+        _march(
+            source, target, fixed, change, x, area, height, width, run, limit, theta, step, DEPTH
+        )
 
 
 @kernel
@@ -85,7 +105,9 @@ def _march(
     step: tensor,
     DEPTH: constexpr,
 ) -> None:
-    """Do `run` iterations in a pipeline of DEPTH; write columns begin .. end - 1 of rows top .. bottom - 1."""
+    """Do `run` iterations in a pipeline of DEPTH; write columns begin .. end - 1 of rows top ..
+    bottom - 1.
+    """
     begin, end, top, bottom = area
     size = height * width
     nothing = tl.zeros_like(x).to(tl.float32)
@@ -124,7 +146,9 @@ def _march(
         held = now_held
         sums = now_sums
         done = front - DEPTH
-        _store_fields(target + done * width + x, size, row, (x >= begin) & (x < tl.where(done >= top, end, 0)))
+        _store_fields(
+            target + done * width + x, size, row, (x >= begin) & (x < tl.where(done >= top, end, 0))
+        )
         front += 1
     for look in tl.static_range(DEPTH // 2):
         tl.store(change + look, tl.sum(sums[look]))
@@ -142,10 +166,11 @@ def _iteration(
     theta: tensor,
     step: tensor,
 ) -> tensor:
-    """Take in a row, give out the one above it, done; `held` is that one with new flow and old duals.
+    """Take in a row, give out the one above it, done; `held` is that one with new flow and old
+    duals.
 
-    `between` is 0 where one of the two rows lies outside the image. With limit, theta and step 0 a row passes through
-    unchanged, to the bit: u - 0 * gx + 0 * div, and (p + 0) / 1.
+    `between` is 0 where one of the two rows lies outside the image. With limit, theta and step 0 a
+    row passes through unchanged, to the bit: u - 0 * gx + 0 * div, and (p + 0) / 1.
     """
     u, v, pux, puy, pvx, pvy = row
     u_above, v_above, pux_above, puy_above, pvx_above, pvy_above = held
@@ -210,8 +235,12 @@ def _store_fields(pixel: tensor, size: tensor, row: tensor, own: tensor) -> None
 
 
 @kernel
-def begin(control: tensor, iterations: tensor, look: tensor, pairs: tensor, DEPTH: constexpr) -> None:
-    """Before a warp's first wave, which does no more iterations than the warp before: it is a good guess."""
+def begin(
+    control: tensor, iterations: tensor, look: tensor, pairs: tensor, DEPTH: constexpr
+) -> None:
+    """Before a warp's first wave, which does no more iterations than the warp before: it is a good
+    guess.
+    """
     own = control + tl.program_id(0)
     guess = tl.load(own + DONE * pairs)
     guess = tl.where(guess == 0, DEPTH, tl.minimum(guess, DEPTH))
@@ -231,10 +260,11 @@ def decide(
     DEPTH: constexpr,
     TILES: constexpr,
 ) -> None:
-    """After a wave, for each pair: keep it and plan the next one, or plan it again up to where the rule was met.
+    """After a wave, for each pair: keep it and plan the next one, or plan it again up to where the
+    rule was met.
 
-    The rule is looked at when, falling by the tolerance an iteration, the change could have come below it: at the first
-    even number of iterations k with k * tolerance > change.
+    The rule is looked at when, falling by the tolerance an iteration, the change could have come
+    below it: at the first even number of iterations k with k * tolerance > change.
     """
     pair = tl.program_id(0)
     own = control + pair
