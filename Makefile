@@ -32,7 +32,7 @@ gpu: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy benchmarks preprocess shards train pipeline.py twinstream.py
+	$(BIN)/mypy benchmarks twinstream
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.flow

@@ -14,15 +14,15 @@ import numpy as np
 import webdataset as wds
 from numpy.typing import NDArray
 
-from shards import reader
-from shards.export import export_rawframes, video_folders
-from shards.jpeg import decode_gray, decode_rgb
-from shards.reader import ShardDataset, StoredSample
-from shards.sample import meta_from_json
-from shards.videos import VIDEOS_NAME, read_videos
-from train import transforms
-from train.loader import SnippetRecipe
-from train.transforms import Bytes
+from twinstream.shards import reader
+from twinstream.shards.export import export_rawframes, video_folders
+from twinstream.shards.jpeg import decode_gray, decode_rgb
+from twinstream.shards.reader import ShardDataset, StoredSample
+from twinstream.shards.sample import meta_from_json
+from twinstream.shards.videos import VIDEOS_NAME, read_videos
+from twinstream.train import transforms
+from twinstream.train.loader import SnippetRecipe
+from twinstream.train.transforms import Bytes
 
 OURS, WEBDATASET, RAWFRAMES = "ours, by index", "webdataset, streamed", "images in folders, cv2"
 RECIPE = SnippetRecipe(

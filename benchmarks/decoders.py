@@ -15,9 +15,9 @@ import numpy.typing as npt
 import torch
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from shards.jpeg import decode_gray, decode_rgb
-from shards.reader import StoredSample
-from shards.sample import flow_member, frame_member
+from twinstream.shards.jpeg import decode_gray, decode_rgb
+from twinstream.shards.reader import StoredSample
+from twinstream.shards.sample import flow_member, frame_member
 
 TRIES = 7
 Decoder = Callable[[bytes], Any]

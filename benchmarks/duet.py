@@ -21,12 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.flow import machine
-from pipeline import DEMO_FRAMES, Settings, demo_settings, train_and_score
-from preprocess.duet import CEILINGS, write_duet
-from preprocess.run import preprocess
-from shards.settings import build_settings
-from shards.videos import summary
-from train.attention import BlockMap, Observer, query_map
+from twinstream.demo import DEMO_FRAMES, demo_settings, train_and_score
+from twinstream.preprocess.duet import CEILINGS, write_duet
+from twinstream.preprocess.run import preprocess
+from twinstream.section import build_settings
+from twinstream.settings import Settings
+from twinstream.shards.videos import summary
+from twinstream.train.attention import BlockMap, Observer, query_map
 
 VIDEOS_PER_PAIR = {"train": 40, "test": 40}
 CMA_EPOCHS = 20

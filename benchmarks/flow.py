@@ -26,8 +26,8 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from preprocess.tvl1 import ENGINE_NAMES, TvL1Params, open_engine
-from preprocess.tvl1.reference import reference_flow
+from twinstream.preprocess.tvl1 import ENGINE_NAMES, TvL1Params, open_engine
+from twinstream.preprocess.tvl1.reference import reference_flow
 
 BASELINE = "cv2.optflow"
 VIDEOS = {"ucf101": 6, "weizmann": 4}
@@ -84,7 +84,7 @@ def gray_pairs(path: Path, num_pairs: int, size: tuple[int, int]) -> list[Gray]:
     # Needed for videos alone: a machine with a GPU may have nothing but frames.
     import cv2
 
-    from preprocess.decode import open_video
+    from twinstream.preprocess.decode import open_video
 
     with open_video(path, size=size, short_side=None, chunk_frames=2) as video:
         chunks = islice(video, 0, num_pairs * FRAMES_APART // 2, FRAMES_APART // 2)

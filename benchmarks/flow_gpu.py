@@ -24,10 +24,10 @@ import numpy.typing as npt
 import torch
 import triton
 
-from preprocess.tvl1 import Engine, Gray, TvL1Params, open_engine
-from preprocess.tvl1.cuda_batch import Tiling, batch_flow
-from preprocess.tvl1.cuda_engine import open_cuda
-from preprocess.tvl1.reference import reference_flow
+from twinstream.preprocess.tvl1 import Engine, Gray, TvL1Params, open_engine
+from twinstream.preprocess.tvl1.cuda_batch import Tiling, batch_flow
+from twinstream.preprocess.tvl1.cuda_engine import open_cuda
+from twinstream.preprocess.tvl1.reference import reference_flow
 
 BYTES_WITHOUT_REUSE = 64
 RUN = 17
@@ -89,7 +89,7 @@ def read_runs(videos: list[Path], num: int, size: tuple[int, int]) -> Runs:
     # Needed only where there is no file of frames.
     import cv2
 
-    from preprocess.decode import VideoError, open_video
+    from twinstream.preprocess.decode import VideoError, open_video
 
     def runs_of(path: Path) -> Iterator[Gray]:
         with (

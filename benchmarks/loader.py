@@ -26,16 +26,16 @@ import torch
 from benchmarks.contenders import OURS, RECIPE, Contender, all_contenders, refuse_differences
 from benchmarks.decoders import decoder_table
 from benchmarks.flow import machine
-from preprocess.run import preprocess
-from preprocess.settings import DatasetSettings, PreprocessSettings
-from shards import reader
-from shards.manifest import FILE_NAME
-from shards.reader import ShardDataset, StoredSample
-from shards.settings import ShardSettings
-from train import transforms
-from train.loader import TrainSnippets, load_train_batches
-from train.memory import keep_freed_memory
-from train.order import EpochSampler
+from twinstream.preprocess.run import preprocess
+from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings
+from twinstream.shards import reader
+from twinstream.shards.manifest import FILE_NAME
+from twinstream.shards.reader import ShardDataset, StoredSample
+from twinstream.shards.settings import ShardSettings
+from twinstream.train import transforms
+from twinstream.train.loader import TrainSnippets, load_train_batches
+from twinstream.train.memory import keep_freed_memory
+from twinstream.train.order import EpochSampler
 
 
 @dataclass

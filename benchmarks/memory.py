@@ -19,14 +19,14 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from benchmarks.flow import machine
-from preprocess.catalog import Video
-from preprocess.job import run_job
-from preprocess.plan import Job
-from preprocess.settings import PreprocessSettings
-from preprocess.shares import CPU_CHUNK_FRAMES
-from preprocess.tvl1 import TvL1Params
-from preprocess.worker_setup import WorkerSetup, make_recipe
-from shards.settings import ShardSettings
+from twinstream.preprocess.catalog import Video
+from twinstream.preprocess.job import run_job
+from twinstream.preprocess.plan import Job
+from twinstream.preprocess.settings import PreprocessSettings
+from twinstream.preprocess.shares import CPU_CHUNK_FRAMES
+from twinstream.preprocess.tvl1 import TvL1Params
+from twinstream.preprocess.worker_setup import WorkerSetup, make_recipe
+from twinstream.shards.settings import ShardSettings
 
 WIDTH, HEIGHT, FPS = 1920, 1080, 25
 NUM_DRAWN = 24

@@ -23,11 +23,11 @@ from torchvision import models
 
 from benchmarks.flow import machine
 from benchmarks.memory import peak_kibibytes
-from train.branch import RGB_CHANNELS, stem
-from train.cma import CMABlock
-from train.device import half_precision
-from train.memory import keep_freed_memory
-from train.model import BranchName, Kind, TwoBranch
+from twinstream.train.branch import RGB_CHANNELS, stem
+from twinstream.train.cma import CMABlock
+from twinstream.train.device import half_precision
+from twinstream.train.memory import keep_freed_memory
+from twinstream.train.model import BranchName, Kind, TwoBranch
 
 Clock = Callable[[], float]
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}

@@ -21,16 +21,16 @@ import cv2
 import numpy as np
 
 from benchmarks.flow import choose_videos, machine, spread, videos_below
-from preprocess.catalog import Catalog, folders_catalog
-from preprocess.doctor import stage_rate
-from preprocess.job import PARTS, VideoDone, run_job
-from preprocess.output import finish
-from preprocess.plan import Job, plan_jobs
-from preprocess.settings import DatasetSettings, PreprocessSettings, byte_settings
-from preprocess.shares import Node, default_chunk_frames, this_node, worker_share
-from preprocess.stage import WorkerSetup, make_recipe, run_jobs
-from shards.flow_codec import quantize
-from shards.settings import ShardSettings
+from twinstream.preprocess.catalog import Catalog, folders_catalog
+from twinstream.preprocess.doctor import stage_rate
+from twinstream.preprocess.job import PARTS, VideoDone, run_job
+from twinstream.preprocess.output import finish
+from twinstream.preprocess.plan import Job, plan_jobs
+from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings, byte_settings
+from twinstream.preprocess.shares import Node, default_chunk_frames, this_node, worker_share
+from twinstream.preprocess.stage import WorkerSetup, make_recipe, run_jobs
+from twinstream.shards.flow_codec import quantize
+from twinstream.shards.settings import ShardSettings
 
 
 @dataclass(frozen=True)

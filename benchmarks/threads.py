@@ -19,8 +19,8 @@ import cv2
 import numpy as np
 
 from benchmarks.flow import choose_videos, machine
-from preprocess.decode import open_video
-from preprocess.tvl1 import Engine, Gray, TvL1Params, open_engine
+from twinstream.preprocess.decode import open_video
+from twinstream.preprocess.tvl1 import Engine, Gray, TvL1Params, open_engine
 
 
 def gray_run(path: Path, num_frames: int, size: int) -> Gray:

@@ -16,11 +16,12 @@ import click
 import numpy as np
 
 from benchmarks.flow import machine
-from pipeline import Settings, train_and_score
-from preprocess.run import preprocess
-from shards.settings import build_settings
-from train.metrics import fuse, ranked_classes, wilson_interval
-from train.predictions import Predictions, read_predictions
+from twinstream.demo import train_and_score
+from twinstream.preprocess.run import preprocess
+from twinstream.section import build_settings
+from twinstream.settings import Settings
+from twinstream.train.metrics import fuse, ranked_classes, wilson_interval
+from twinstream.train.predictions import Predictions, read_predictions
 
 SIZE, CROP = 64, 56
 BOUND = 20 * SIZE / 256

@@ -9,7 +9,7 @@ row.
 
 from collections import Counter
 
-from preprocess.decode import Reason, VideoError
+from twinstream.preprocess.decode import Reason, VideoError
 
 DETAILS = {
     Reason.CRASHED: "its worker died each time it was tried",

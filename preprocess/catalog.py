@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from preprocess.dataset_files import list_files, read_text, splits_folder
-from preprocess.frame_folders import list_frame_folders
-from preprocess.listings import (
+from twinstream.errors import InputError
+from twinstream.preprocess.dataset_files import list_files, read_text, splits_folder
+from twinstream.preprocess.frame_folders import list_frame_folders
+from twinstream.preprocess.listings import (
     SPLIT_ALIASES,
     Listed,
     is_plain,
@@ -25,8 +26,7 @@ from preprocess.listings import (
     parse_kinetics,
     parse_split_list,
 )
-from shards.errors import InputError
-from shards.storage import locate
+from twinstream.shards.storage import locate
 
 Kind = Literal["ucf101", "kinetics", "folders", "csv", "rawframes"]
 SPLIT_FOLDERS = {"train", "val", "test", *SPLIT_ALIASES}

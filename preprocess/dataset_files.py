@@ -8,9 +8,9 @@ import io
 import os
 from pathlib import Path, PurePath, PurePosixPath
 
-from shards.errors import InputError
-from shards.remote import RemotePath
-from shards.storage import Location, file_sizes, locate
+from twinstream.errors import InputError
+from twinstream.shards.remote import RemotePath
+from twinstream.shards.storage import Location, file_sizes, locate
 
 NOT_VIDEOS = {
     ".txt",

@@ -24,16 +24,16 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from preprocess.containers import ContainerError, count_blocks
-from preprocess.picture import (
+from twinstream.preprocess.containers import ContainerError, count_blocks
+from twinstream.preprocess.picture import (
     Orientation,
     picture_orientation,
     scaled,
     short_side_size,
     turned_size,
 )
-from preprocess.tally import Tally, is_silent, promised_packets
-from shards.storage import Location, local_copy
+from twinstream.preprocess.tally import Tally, is_silent, promised_packets
+from twinstream.shards.storage import Location, local_copy
 
 PYAV_MAJOR = int(av.__version__.split(".")[0])
 MAX_FPS = 10_000

@@ -19,14 +19,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from preprocess.decode import open_video
-from preprocess.duet import draw_video, write_mp4
-from preprocess.shares import Node, default_chunk_frames, this_node
-from preprocess.stored_flow import stored_flow
-from preprocess.tvl1 import ENGINE_NAMES, TvL1Params, open_engine, resolve_engine
-from shards.errors import InputError
-from shards.jpeg import encode_jpeg
-from shards.settings import ShardSettings
+from twinstream.errors import InputError
+from twinstream.preprocess.decode import open_video
+from twinstream.preprocess.duet import draw_video, write_mp4
+from twinstream.preprocess.shares import Node, default_chunk_frames, this_node
+from twinstream.preprocess.stored_flow import stored_flow
+from twinstream.preprocess.tvl1 import ENGINE_NAMES, TvL1Params, open_engine, resolve_engine
+from twinstream.shards.jpeg import encode_jpeg
+from twinstream.shards.settings import ShardSettings
 
 LIBRARIES = ("av", "numba", "numpy", "opencv-contrib-python", "pyarrow", "ray", "torch", "triton")
 SLOW_ENGINES = ("reference",)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.flow_codec import is_saturated
+from twinstream.shards.flow_codec import is_saturated
 
 MICROPIXELS = 1e6
 """In a pixel."""

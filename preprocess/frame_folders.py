@@ -9,7 +9,7 @@ import os
 import re
 from pathlib import Path
 
-from shards.errors import InputError
+from twinstream.errors import InputError
 
 FRAME = re.compile(r"(?P<prefix>|.*\D)(?P<number>\d+)\.(?:jpe?g|png)", re.IGNORECASE)
 # What the extractors of flow call theirs: those may lie in the same folder.

@@ -17,9 +17,16 @@ from pathlib import Path
 import av
 from av.video.frame import VideoFrame
 
-from preprocess.decode import OpenedVideo, Reason, VideoError, VideoInfo, check_pixels, in_chunks
-from preprocess.frame_folders import frame_number
-from preprocess.picture import Orientation, short_side_size
+from twinstream.preprocess.decode import (
+    OpenedVideo,
+    Reason,
+    VideoError,
+    VideoInfo,
+    check_pixels,
+    in_chunks,
+)
+from twinstream.preprocess.frame_folders import frame_number
+from twinstream.preprocess.picture import Orientation, short_side_size
 
 END_OF_JPEG = b"\xff\xd9"
 TAIL_BYTES = 1024

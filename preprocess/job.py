@@ -20,17 +20,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from preprocess.catalog import Video
-from preprocess.decode import Reason, VideoError, VideoInfo
-from preprocess.flow_statistics import FlowStatistics
-from preprocess.plan import Job
-from preprocess.stored_flow import stored_flow
-from preprocess.tvl1 import Engine
-from shards.jpeg import encode_jpeg
-from shards.sample import SampleMeta
-from shards.storage import Location
-from shards.videos import Status, VideoRow
-from shards.writer import SampleSpool, ShardWriter, sample_spool, write_shard
+from twinstream.preprocess.catalog import Video
+from twinstream.preprocess.decode import Reason, VideoError, VideoInfo
+from twinstream.preprocess.flow_statistics import FlowStatistics
+from twinstream.preprocess.plan import Job
+from twinstream.preprocess.stored_flow import stored_flow
+from twinstream.preprocess.tvl1 import Engine
+from twinstream.shards.jpeg import encode_jpeg
+from twinstream.shards.sample import SampleMeta
+from twinstream.shards.storage import Location
+from twinstream.shards.videos import Status, VideoRow
+from twinstream.shards.writer import SampleSpool, ShardWriter, sample_spool, write_shard
 
 PARTS = ("decode", "flow", "encode")
 

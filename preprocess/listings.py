@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import PurePosixPath
 
-from shards.errors import InputError
+from twinstream.errors import InputError
 
 SPLIT_ALIASES = {"valid": "val", "validate": "val", "validation": "val"}
 

@@ -21,7 +21,7 @@ from typing import Any
 import cv2
 from av import library_versions
 
-from shards.errors import InputError
+from twinstream.errors import InputError
 
 PACKAGES = ("twinstream", "av", "llvmlite", "numba", "numpy", "pyarrow", "torch")
 SOURCES = ("preprocess", "shards")
@@ -85,7 +85,7 @@ def node_task() -> Callable[[str | None, str | None], NodeReport | tuple[str, st
         import socket
 
         try:
-            from preprocess.nodes import look_around
+            from twinstream.preprocess.nodes import look_around
         except ImportError as error:
             return socket.gethostname(), str(error)
         return look_around(root, sign)

@@ -12,23 +12,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from preprocess.catalog import Catalog
-from preprocess.job import video_row
-from preprocess.plan import Job
-from shards.assemble import Contents, finish_dataset, is_whole, shard_entry
-from shards.atomic import remove_temporaries, write_atomically
-from shards.errors import InputError
-from shards.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL
-from shards.index import IndexFile, read_index_file
-from shards.manifest import (
+from twinstream.errors import InputError
+from twinstream.preprocess.catalog import Catalog
+from twinstream.preprocess.job import video_row
+from twinstream.preprocess.plan import Job
+from twinstream.shards.assemble import Contents, finish_dataset, is_whole, shard_entry
+from twinstream.shards.atomic import remove_temporaries, write_atomically
+from twinstream.shards.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL
+from twinstream.shards.index import IndexFile, read_index_file
+from twinstream.shards.manifest import (
     FILE_NAME,
     FlowCodec,
     ShardEntry,
     read_manifest,
 )
-from shards.storage import Location, file_sizes
-from shards.videos import VIDEOS_NAME, Status, VideoRow, read_videos
-from shards.writer import index_path
+from twinstream.shards.storage import Location, file_sizes
+from twinstream.shards.videos import VIDEOS_NAME, Status, VideoRow, read_videos
+from twinstream.shards.writer import index_path
 
 DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 # Indexes read at the same time: in an object store each is some round trips of waiting.

@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from itertools import groupby
 
-from preprocess.catalog import Video
+from twinstream.preprocess.catalog import Video
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,31 @@ import time
 from collections import Counter
 from contextlib import closing
 
-from preprocess.catalog import Catalog, read_catalog
-from preprocess.output import disk_faults_told, done_jobs, finish, finished_rows, prepare_output
-from preprocess.plan import Job, plan_jobs
-from preprocess.run_log import LOG_NAME, RunLog, write_report
-from preprocess.settings import DatasetSettings, PreprocessSettings, byte_settings
-from preprocess.shares import Share, cluster_engine, default_chunk_frames, this_node, worker_share
-from preprocess.tvl1 import open_engine, resolve_engine
-from shards.atomic import remove_temporaries
-from shards.errors import InputError
-from shards.progress import Progress
-from shards.settings import ShardSettings
-from shards.storage import Location, appended_text, locate
-from shards.videos import VIDEOS_NAME, Status, VideoRow, summary
+from twinstream.errors import InputError
+from twinstream.preprocess.catalog import Catalog, read_catalog
+from twinstream.preprocess.output import (
+    disk_faults_told,
+    done_jobs,
+    finish,
+    finished_rows,
+    prepare_output,
+)
+from twinstream.preprocess.plan import Job, plan_jobs
+from twinstream.preprocess.run_log import LOG_NAME, RunLog, write_report
+from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings, byte_settings
+from twinstream.preprocess.shares import (
+    Share,
+    cluster_engine,
+    default_chunk_frames,
+    this_node,
+    worker_share,
+)
+from twinstream.preprocess.tvl1 import open_engine, resolve_engine
+from twinstream.progress import Progress
+from twinstream.shards.atomic import remove_temporaries
+from twinstream.shards.settings import ShardSettings
+from twinstream.shards.storage import Location, appended_text, locate
+from twinstream.shards.videos import VIDEOS_NAME, Status, VideoRow, summary
 
 
 def preprocess(
@@ -83,7 +95,7 @@ def _engine_and_share(settings: PreprocessSettings, address: str | None) -> tupl
         open_engine(engine, settings.tvl1)
         nodes = [this_node()]
     else:
-        from preprocess.stage import cluster_nodes
+        from twinstream.preprocess.stage import cluster_nodes
 
         nodes = cluster_nodes(address)
         engine = cluster_engine(settings.engine, nodes)
@@ -144,8 +156,8 @@ def _run(
     address: str | None,
     log: RunLog,
 ) -> None:
-    from preprocess.stage import run_jobs
-    from preprocess.worker_setup import WorkerSetup
+    from twinstream.preprocess.stage import run_jobs
+    from twinstream.preprocess.worker_setup import WorkerSetup
 
     setup = WorkerSetup(
         root=locate(dataset.root).absolute(),

@@ -16,11 +16,11 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
-from preprocess.job import PARTS, VideoDone
-from preprocess.nodes import versions_here
-from shards.atomic import write_atomically
-from shards.storage import Location
-from shards.videos import Status, VideoRow
+from twinstream.preprocess.job import PARTS, VideoDone
+from twinstream.preprocess.nodes import versions_here
+from twinstream.shards.atomic import write_atomically
+from twinstream.shards.storage import Location
+from twinstream.shards.videos import Status, VideoRow
 
 LOG_NAME, REPORT_NAME = "run.jsonl", "run.json"
 NUM_SLOWEST = 10

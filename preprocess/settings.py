@@ -4,8 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from preprocess.tvl1 import DEFAULT_GPU_BYTES, TvL1Params
-from shards.settings import Section, ShardSettings
+from twinstream.preprocess.tvl1 import DEFAULT_GPU_BYTES, TvL1Params
+from twinstream.section import Section
+from twinstream.shards.settings import ShardSettings
 
 
 def _size(value: object) -> object:

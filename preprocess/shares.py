@@ -11,8 +11,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from preprocess.tvl1 import num_gpus
-from shards.errors import InputError
+from twinstream.errors import InputError
+from twinstream.preprocess.tvl1 import num_gpus
 
 CPU_CHUNK_FRAMES = 32
 GPU_CHUNK_FRAMES = 256

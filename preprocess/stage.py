@@ -17,16 +17,16 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from preprocess.blame import Blame
-from preprocess.decode import Reason, VideoError
-from preprocess.job import Recipe, VideoAt, VideoDone, job_steps
-from preprocess.nodes import CommonGround, common_ground, node_task, num_places
-from preprocess.plan import Job
-from preprocess.run_log import Event, Happening
-from preprocess.shares import Node
-from preprocess.worker_setup import WorkerSetup, make_recipe
-from shards.errors import InputError
-from shards.signals import noted_signals
+from twinstream.errors import InputError
+from twinstream.preprocess.blame import Blame
+from twinstream.preprocess.decode import Reason, VideoError
+from twinstream.preprocess.job import Recipe, VideoAt, VideoDone, job_steps
+from twinstream.preprocess.nodes import CommonGround, common_ground, node_task, num_places
+from twinstream.preprocess.plan import Job
+from twinstream.preprocess.run_log import Event, Happening
+from twinstream.preprocess.shares import Node
+from twinstream.preprocess.worker_setup import WorkerSetup, make_recipe
+from twinstream.signals import noted_signals
 
 __all__ = ["WorkerSetup", "make_recipe", "run_jobs"]
 

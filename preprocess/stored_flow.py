@@ -11,9 +11,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from preprocess.flow_statistics import FlowStatistics, flow_statistics
-from preprocess.tvl1 import Engine, Gray
-from shards.flow_codec import quantize
+from twinstream.preprocess.flow_statistics import FlowStatistics, flow_statistics
+from twinstream.preprocess.tvl1 import Engine, Gray
+from twinstream.shards.flow_codec import quantize
 
 
 @dataclass(frozen=True)

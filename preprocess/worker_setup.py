@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from preprocess.decode import open_video
-from preprocess.frames import open_frames
-from preprocess.job import Recipe
-from preprocess.tvl1 import DEFAULT_GPU_BYTES, TvL1Params, open_engine
-from shards.storage import Location
+from twinstream.preprocess.decode import open_video
+from twinstream.preprocess.frames import open_frames
+from twinstream.preprocess.job import Recipe
+from twinstream.preprocess.tvl1 import DEFAULT_GPU_BYTES, TvL1Params, open_engine
+from twinstream.shards.storage import Location
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,22 @@ from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
-from shards.assemble import Contents, finish_dataset, shard_entry
-from shards.atomic import write_atomically
-from shards.errors import InputError
-from shards.index import IndexFile, JobRecord, file_sha256, index_bytes, read_index_file, sample_row
-from shards.manifest import FILE_NAME, FORMAT, FlowCodec, ShardEntry
-from shards.sample import SampleMeta, member_names, meta_from_json, num_members
-from shards.samples import shard_name
-from shards.storage import Location, file_sizes
-from shards.videos import Status, VideoRow
+from twinstream.errors import InputError
+from twinstream.shards.assemble import Contents, finish_dataset, shard_entry
+from twinstream.shards.atomic import write_atomically
+from twinstream.shards.index import (
+    IndexFile,
+    JobRecord,
+    file_sha256,
+    index_bytes,
+    read_index_file,
+    sample_row,
+)
+from twinstream.shards.manifest import FILE_NAME, FORMAT, FlowCodec, ShardEntry
+from twinstream.shards.sample import SampleMeta, member_names, meta_from_json, num_members
+from twinstream.shards.samples import shard_name
+from twinstream.shards.storage import Location, file_sizes
+from twinstream.shards.videos import Status, VideoRow
 
 Member = tuple[str, int, int]
 END_BYTES = 2 * tarfile.BLOCKSIZE

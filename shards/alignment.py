@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from shards.errors import InputError
-from shards.rawframes import parse_image_name
+from twinstream.errors import InputError
+from twinstream.shards.rawframes import parse_image_name
 
 
 class Layout(StrEnum):

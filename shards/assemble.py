@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Generic, Protocol, TypeVar
 
-from shards.atomic import remove_temporaries, write_atomically
-from shards.errors import InputError
-from shards.index import IndexFile, JobRecord, read_index_file
-from shards.manifest import (
+from twinstream.errors import InputError
+from twinstream.shards.atomic import remove_temporaries, write_atomically
+from twinstream.shards.index import IndexFile, JobRecord, read_index_file
+from twinstream.shards.manifest import (
     FILE_NAME,
     FORMAT,
     FileEntry,
@@ -25,9 +25,9 @@ from shards.manifest import (
     manifest_bytes,
     read_manifest,
 )
-from shards.storage import Location, file_sizes
-from shards.videos import VIDEOS_NAME, VideoRow, read_videos, videos_bytes
-from shards.writer import ShardWriter, index_path, write_shard
+from twinstream.shards.storage import Location, file_sizes
+from twinstream.shards.videos import VIDEOS_NAME, VideoRow, read_videos, videos_bytes
+from twinstream.shards.writer import ShardWriter, index_path, write_shard
 
 
 class Placed(Protocol):

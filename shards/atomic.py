@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from shards.remote import RemotePath
+from twinstream.shards.remote import RemotePath
 
 
 @contextmanager

@@ -18,9 +18,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shards.errors import InputError
-from shards.manifest import FileEntry
-from shards.storage import Location, read_range
+from twinstream.errors import InputError
+from twinstream.shards.manifest import FileEntry
+from twinstream.shards.storage import Location, read_range
 
 BLOCK_BYTES = 64 * 2**10
 SUM_BYTES = 4

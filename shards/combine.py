@@ -9,15 +9,15 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from shards.assemble import Contents, plan_shards, write_dataset
-from shards.copying import Copier, StoredBytes, fill_spool, stored_samples
-from shards.errors import InputError
-from shards.index import file_sha256
-from shards.manifest import FILE_NAME, Manifest, read_manifest
-from shards.sample import meta_from_json
-from shards.storage import Location
-from shards.videos import VIDEOS_NAME, Status, VideoRow, read_videos
-from shards.writer import ShardWriter, sample_spool
+from twinstream.errors import InputError
+from twinstream.shards.assemble import Contents, plan_shards, write_dataset
+from twinstream.shards.copying import Copier, StoredBytes, fill_spool, stored_samples
+from twinstream.shards.index import file_sha256
+from twinstream.shards.manifest import FILE_NAME, Manifest, read_manifest
+from twinstream.shards.sample import meta_from_json
+from twinstream.shards.storage import Location
+from twinstream.shards.videos import VIDEOS_NAME, Status, VideoRow, read_videos
+from twinstream.shards.writer import ShardWriter, sample_spool
 
 VIDEOS_PER_SHARD = "shards.videos_per_shard"
 # They choose and order videos; all others change what a frame or a flow field looks like.

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from shards.errors import InputError
+from twinstream.errors import InputError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -55,8 +55,8 @@ def info(path: str) -> None:
 
     Example: twinstream shards info out/shards
     """
-    from shards.info import describe
-    from shards.storage import locate
+    from twinstream.shards.info import describe
+    from twinstream.shards.storage import locate
 
     click.echo(describe(locate(path)))
 
@@ -69,9 +69,9 @@ def verify(path: str, fast: bool) -> None:
 
     Example: twinstream shards verify out/shards
     """
-    from shards.progress import Progress
-    from shards.storage import locate
-    from shards.verify import fast_faults, faults, num_bytes, num_steps
+    from twinstream.progress import Progress
+    from twinstream.shards.storage import locate
+    from twinstream.shards.verify import fast_faults, faults, num_bytes, num_steps
 
     found, dataset = 0, locate(path)
     with Progress(
@@ -109,8 +109,8 @@ def preview(path: str, keys: tuple[str, ...], out: Path) -> None:
 
     Example: twinstream shards preview out/shards --key Walk/v_Walk_g01_c01 --out walk.mp4
     """
-    from shards.preview import write_preview, write_preview_video
-    from shards.reader import ShardDataset
+    from twinstream.shards.preview import write_preview, write_preview_video
+    from twinstream.shards.reader import ShardDataset
 
     dataset = ShardDataset(path)
     samples = [dataset.sample(key) for key in keys]
@@ -138,10 +138,10 @@ def export(path: str, out: Path, layout: str) -> None:
 
     Example: twinstream shards export out/shards --out out/rawframes
     """
-    from shards.export import export_rawframes
-    from shards.manifest import read_manifest
-    from shards.progress import Progress
-    from shards.storage import locate
+    from twinstream.progress import Progress
+    from twinstream.shards.export import export_rawframes
+    from twinstream.shards.manifest import read_manifest
+    from twinstream.shards.storage import locate
 
     dataset = locate(path)
     manifest = read_manifest(dataset)
@@ -206,12 +206,12 @@ def import_(
     Example: twinstream shards import rawframes --out out/shards --bound 20 --splits
     train_rawframes.txt
     """
-    from shards.alignment import Layout
-    from shards.folders import found_videos, listed_videos
-    from shards.importer import foreign_codec, import_rawframes
-    from shards.progress import Progress
-    from shards.storage import locate
-    from shards.videos import summary
+    from twinstream.progress import Progress
+    from twinstream.shards.alignment import Layout
+    from twinstream.shards.folders import found_videos, listed_videos
+    from twinstream.shards.importer import foreign_codec, import_rawframes
+    from twinstream.shards.storage import locate
+    from twinstream.shards.videos import summary
 
     target = locate(out)
     classes = tuple(classes_file.read_text().splitlines()) if classes_file else None
@@ -242,11 +242,11 @@ def merge(paths: tuple[str, ...], out: str) -> None:
 
     Example: twinstream shards merge out/ucf out/hmdb --out out/both
     """
-    from shards.combine import merge
-    from shards.manifest import read_manifest
-    from shards.progress import Progress
-    from shards.storage import locate
-    from shards.videos import summary
+    from twinstream.progress import Progress
+    from twinstream.shards.combine import merge
+    from twinstream.shards.manifest import read_manifest
+    from twinstream.shards.storage import locate
+    from twinstream.shards.videos import summary
 
     sources, target = [locate(path) for path in paths], locate(out)
     entries = (
@@ -289,9 +289,9 @@ def subset(
 
     Example: twinstream shards subset out/shards --out out/few --split train --max-per-class 10
     """
-    from shards.combine import subset
-    from shards.storage import locate
-    from shards.videos import summary
+    from twinstream.shards.combine import subset
+    from twinstream.shards.storage import locate
+    from twinstream.shards.videos import summary
 
     target = locate(out)
     rows = subset(
@@ -316,11 +316,11 @@ def index(path: str, bound: float, zero: float, levels: float) -> None:
 
     Example: twinstream shards index downloads/shards --bound 20
     """
-    from shards.adopt import index_dataset
-    from shards.importer import foreign_codec
-    from shards.progress import Progress
-    from shards.storage import file_sizes, locate
-    from shards.videos import summary
+    from twinstream.progress import Progress
+    from twinstream.shards.adopt import index_dataset
+    from twinstream.shards.importer import foreign_codec
+    from twinstream.shards.storage import file_sizes, locate
+    from twinstream.shards.videos import summary
 
     folder, codec = locate(path), foreign_codec(bound, zero, levels)
     with Progress(

@@ -13,7 +13,9 @@ from datetime import timedelta
 from functools import lru_cache
 from typing import Any
 
-S3, GCS = "s3", "gs"
+from twinstream.credentials import STORE_SCHEMES
+
+S3, GCS = STORE_SCHEMES
 OPTIONS = {
     S3: ("region", "endpoint_override", "scheme", "anonymous"),
     GCS: ("endpoint_override", "scheme", "anonymous"),

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from shards.errors import InputError
-from shards.index import SampleIndex, read_index
-from shards.manifest import Manifest, ShardEntry
-from shards.storage import Location
-from shards.verify import file_faults
-from shards.writer import SampleSpool
+from twinstream.errors import InputError
+from twinstream.shards.index import SampleIndex, read_index
+from twinstream.shards.manifest import Manifest, ShardEntry
+from twinstream.shards.storage import Location
+from twinstream.shards.verify import file_faults
+from twinstream.shards.writer import SampleSpool
 
 
 @dataclass(frozen=True)

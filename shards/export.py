@@ -12,12 +12,12 @@ import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from shards.atomic import write_atomically
-from shards.copying import Copier, StoredBytes, stored_samples
-from shards.errors import InputError
-from shards.index import SampleIndex
-from shards.manifest import read_manifest
-from shards.rawframes import (
+from twinstream.errors import InputError
+from twinstream.shards.atomic import write_atomically
+from twinstream.shards.copying import Copier, StoredBytes, stored_samples
+from twinstream.shards.index import SampleIndex
+from twinstream.shards.manifest import read_manifest
+from twinstream.shards.rawframes import (
     CLASSES_NAME,
     FLOW_LIST,
     RGB_LIST,
@@ -26,7 +26,7 @@ from shards.rawframes import (
     image_names,
     list_text,
 )
-from shards.storage import Location
+from twinstream.shards.storage import Location
 
 
 def export_rawframes(

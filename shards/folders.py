@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.errors import InputError
-from shards.rawframes import folder_name, parse_image_name, read_list, split_of_list
+from twinstream.errors import InputError
+from twinstream.shards.rawframes import folder_name, parse_image_name, read_list, split_of_list
 
 
 @dataclass(frozen=True)

@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.alignment import Aligned, BadVideoError, Layout, align
-from shards.assemble import Contents, plan_shards, write_dataset
-from shards.errors import InputError
-from shards.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL, dequantize
-from shards.folders import VideoFolder
-from shards.jpeg import decode_unchanged
-from shards.manifest import FlowCodec
-from shards.sample import SampleMeta
-from shards.storage import Location
-from shards.videos import Status, VideoRow
-from shards.writer import SampleSpool, ShardWriter, sample_spool
+from twinstream.errors import InputError
+from twinstream.shards.alignment import Aligned, BadVideoError, Layout, align
+from twinstream.shards.assemble import Contents, plan_shards, write_dataset
+from twinstream.shards.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL, dequantize
+from twinstream.shards.folders import VideoFolder
+from twinstream.shards.jpeg import decode_unchanged
+from twinstream.shards.manifest import FlowCodec
+from twinstream.shards.sample import SampleMeta
+from twinstream.shards.storage import Location
+from twinstream.shards.videos import Status, VideoRow
+from twinstream.shards.writer import SampleSpool, ShardWriter, sample_spool
 
 END_OF_IMAGE = b"\xff\xd9"
 TAIL_BYTES = 1024

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from shards.errors import InputError
-from shards.sample import SampleMeta
-from shards.storage import Location
-from shards.videos import VideoRow
+from twinstream.errors import InputError
+from twinstream.shards.sample import SampleMeta
+from twinstream.shards.storage import Location
+from twinstream.shards.videos import VideoRow
 
 METADATA_KEY = b"twinstream"
 SCHEMA = pa.schema(

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from shards.manifest import ShardEntry, read_manifest
-from shards.storage import Location
-from shards.videos import VIDEOS_NAME, Status, VideoRow, read_videos, summary
+from twinstream.shards.manifest import ShardEntry, read_manifest
+from twinstream.shards.storage import Location
+from twinstream.shards.videos import VIDEOS_NAME, Status, VideoRow, read_videos, summary
 
 NUM_NAMED = 5
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.errors import InputError
+from twinstream.errors import InputError
 
 
 def encode_jpeg(image: NDArray[np.uint8], quality: int) -> bytes:

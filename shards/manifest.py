@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from shards.errors import InputError
-from shards.storage import Location
+from twinstream.errors import InputError
+from twinstream.shards.storage import Location
 
 FORMAT = 1
 FILE_NAME = "dataset.json"

@@ -17,7 +17,7 @@ from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from shards.reader import ShardDataset, StoredSample, read_flow, read_frames, read_meta
+from twinstream.shards.reader import ShardDataset, StoredSample, read_flow, read_frames, read_meta
 
 DEFAULT_FPS = 25.0
 

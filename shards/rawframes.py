@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.errors import InputError
+from twinstream.errors import InputError
 
 CLASSES_NAME = "classes.txt"
 RGB_LIST, FLOW_LIST = "_rawframes.txt", "_flow_rawframes.txt"

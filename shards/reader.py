@@ -15,17 +15,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.cache import BlockCache, open_cache
-from shards.errors import InputError
-from shards.flow_codec import dequantize
-from shards.jpeg import decode_gray, decode_rgb
-from shards.manifest import Manifest, read_manifest
-from shards.sample import SampleMeta, flow_member, frame_member, meta_from_json
-from shards.samples import Samples, StoredSample, WrittenVideos, read_written_videos
-from shards.settings import ShardSettings
-from shards.shard_index import IndexCache
-from shards.storage import Location, locate
-from shards.videos import VIDEOS_NAME
+from twinstream.errors import InputError
+from twinstream.shards.cache import BlockCache, open_cache
+from twinstream.shards.flow_codec import dequantize
+from twinstream.shards.jpeg import decode_gray, decode_rgb
+from twinstream.shards.manifest import Manifest, read_manifest
+from twinstream.shards.sample import SampleMeta, flow_member, frame_member, meta_from_json
+from twinstream.shards.samples import Samples, StoredSample, WrittenVideos, read_written_videos
+from twinstream.shards.settings import ShardSettings
+from twinstream.shards.shard_index import IndexCache
+from twinstream.shards.storage import Location, locate
+from twinstream.shards.videos import VIDEOS_NAME
 
 __all__ = [
     "ShardDataset",

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
-from shards.connection import connect, faults_told, open_file
+from twinstream.shards.connection import connect, faults_told, open_file
 
 READ_AHEAD_BYTES = 4 * 2**20
 CHUNK_BYTES = 32 * 2**20

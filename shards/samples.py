@@ -17,13 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from shards.cache import BlockCache
-from shards.errors import InputError
-from shards.index import SampleIndex
-from shards.manifest import FileEntry, ShardEntry
-from shards.shard_index import IndexCache, ShardIndex, parse_shard_index
-from shards.storage import Location, read_range
-from shards.videos import VIDEOS_NAME, Status, read_columns
+from twinstream.errors import InputError
+from twinstream.shards.cache import BlockCache
+from twinstream.shards.index import SampleIndex
+from twinstream.shards.manifest import FileEntry, ShardEntry
+from twinstream.shards.shard_index import IndexCache, ShardIndex, parse_shard_index
+from twinstream.shards.storage import Location, read_range
+from twinstream.shards.videos import VIDEOS_NAME, Status, read_columns
 
 COLUMNS = ["key", "split", "status", "num_frames", "shard"]
 # Indexes read at the same time: in an object store each is some round trips of waiting.

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.errors import InputError
-from shards.index import SampleIndex, parse_table
-from shards.storage import Location
+from twinstream.errors import InputError
+from twinstream.shards.index import SampleIndex, parse_table
+from twinstream.shards.storage import Location
 
 CACHE_BYTES = 64 * 2**20
 

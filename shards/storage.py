@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import parse_qsl, unquote
 
-from shards.atomic import write_atomically
-from shards.connection import OPTIONS
-from shards.errors import InputError
-from shards.remote import RemotePath
+from twinstream.credentials import refuse_credentials
+from twinstream.errors import InputError
+from twinstream.shards.atomic import write_atomically
+from twinstream.shards.connection import OPTIONS
+from twinstream.shards.remote import RemotePath
 
 Location = Path | RemotePath
-SECRET_OPTIONS = ("access_key=", "secret_key=", "token=")
 
 
 def locate(where: str | Location) -> Location:
@@ -51,24 +51,6 @@ def locate(where: str | Location) -> Location:
                 f"{scheme}://{key}: no option {name!r}; expected {', '.join(OPTIONS[scheme])}"
             )
     return RemotePath(scheme, key, options)
-
-
-def refuse_credentials(text: str, what: str) -> None:
-    """InputError, naming `what` and not the text, where a URI has a user, a password or a key in
-    it.
-    """
-    scheme, separator, rest = text.partition("://")
-    authority = rest.split("/")[0]
-    # An AWS secret may hold a slash, and what is before it then looks like HOST:PORT, which no
-    # bucket is.
-    has_user = "@" in authority + rest.partition("?")[2] or (
-        ":" in authority and scheme.endswith(tuple(OPTIONS))
-    )
-    if separator and (has_user or any(word in rest for word in SECRET_OPTIONS)):
-        raise InputError(
-            f"{what}: a URI must not hold credentials; put them into the environment "
-            "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY) or into a profile"
-        )
 
 
 def file_sizes(folder: Location) -> dict[str, int]:

@@ -14,13 +14,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from shards.errors import InputError
-from shards.index import SampleIndex, read_index
-from shards.jpeg import decode_unchanged
-from shards.manifest import FILE_NAME, FileEntry, Manifest, ShardEntry, read_manifest
-from shards.sample import member_names, meta_from_json
-from shards.storage import Location, file_sizes, local_copy
-from shards.videos import VIDEOS_NAME, Status, read_videos
+from twinstream.errors import InputError
+from twinstream.shards.index import SampleIndex, read_index
+from twinstream.shards.jpeg import decode_unchanged
+from twinstream.shards.manifest import FILE_NAME, FileEntry, Manifest, ShardEntry, read_manifest
+from twinstream.shards.sample import member_names, meta_from_json
+from twinstream.shards.storage import Location, file_sizes, local_copy
+from twinstream.shards.videos import VIDEOS_NAME, Status, read_videos
 
 
 def faults(dataset: Location, progress: Callable[[str], None] = lambda path: None) -> Iterator[str]:

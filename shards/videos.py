@@ -13,8 +13,8 @@ from enum import StrEnum
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards.errors import InputError
-from shards.storage import Location
+from twinstream.errors import InputError
+from twinstream.shards.storage import Location
 
 VIDEOS_NAME = "videos.parquet"
 

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any, BinaryIO
 
-from shards.atomic import atomic_file, write_atomically
-from shards.index import JobRecord, index_bytes, sample_row
-from shards.manifest import FORMAT
-from shards.sample import SampleMeta, member_names, meta_to_json
-from shards.storage import Location, spool_folder
-from shards.videos import VideoRow
+from twinstream.shards.atomic import atomic_file, write_atomically
+from twinstream.shards.index import JobRecord, index_bytes, sample_row
+from twinstream.shards.manifest import FORMAT
+from twinstream.shards.sample import SampleMeta, member_names, meta_to_json
+from twinstream.shards.storage import Location, spool_folder
+from twinstream.shards.videos import VideoRow
 
 SPOOL_BYTES = 32 * 2**20
 

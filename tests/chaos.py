@@ -18,10 +18,10 @@ from pathlib import Path
 import click
 import yaml
 
-from shards.verify import faults
 from tests.processes import worker_pids
 from tests.test_faults import write_videos
 from tests.test_preprocess import ROOT, digests, tree
+from twinstream.shards.verify import faults
 
 KINDS = ("worker -9", "driver -9", "driver INT", "driver TERM")
 SIGNALS = {"driver -9": signal.SIGKILL, "driver INT": signal.SIGINT, "driver TERM": signal.SIGTERM}

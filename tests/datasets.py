@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess.catalog import Catalog, Video
-from preprocess.output import finish
-from preprocess.plan import Job, plan_jobs
-from shards.flow_codec import quantize
-from shards.jpeg import encode_jpeg
-from shards.sample import SampleMeta
-from shards.storage import Location
-from shards.videos import Status, VideoRow
-from shards.writer import SampleSpool, sample_spool, write_shard
+from twinstream.preprocess.catalog import Catalog, Video
+from twinstream.preprocess.output import finish
+from twinstream.preprocess.plan import Job, plan_jobs
+from twinstream.shards.flow_codec import quantize
+from twinstream.shards.jpeg import encode_jpeg
+from twinstream.shards.sample import SampleMeta
+from twinstream.shards.storage import Location
+from twinstream.shards.videos import Status, VideoRow
+from twinstream.shards.writer import SampleSpool, sample_spool, write_shard
 
 SETTINGS = {"preprocess.bound": 20.0, "preprocess.seed": 0}
 CLASSES = ("left", "right")

@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from train.cma import CMABlock
-from train.model import TwoBranch
-from train.order import Share, rank_share
-from train.ranks import Ranks, joined_ranks, share_batch_norm
-from train.stages import plan_stages
-from train.update import add_gradients
+from twinstream.train.cma import CMABlock
+from twinstream.train.model import TwoBranch
+from twinstream.train.order import Share, rank_share
+from twinstream.train.ranks import Ranks, joined_ranks, share_batch_norm
+from twinstream.train.stages import plan_stages
+from twinstream.train.update import add_gradients
 
 SEGMENTS, CPU = 2, torch.device("cpu")
 (STAGE,) = plan_stages(["iter1"], "cma")

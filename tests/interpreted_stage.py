@@ -16,17 +16,17 @@ from click.testing import CliRunner
 from torch import Tensor
 
 from benchmarks import flow, flow_gpu
-from preprocess.catalog import Video
-from preprocess.decode import VideoInfo
-from preprocess.flow_statistics import flow_statistics
-from preprocess.job import Recipe, run_job
-from preprocess.plan import Job
-from preprocess.stored_flow import stored_flow
-from preprocess.tvl1 import Engine, cuda_engine, open_engine
-from preprocess.tvl1.cuda_copies import Copies
-from preprocess.tvl1.cuda_engine import open_cuda
-from shards.flow_codec import quantize
 from tests.interpreted_tvl1 import SHORT, Array, moving
+from twinstream.preprocess.catalog import Video
+from twinstream.preprocess.decode import VideoInfo
+from twinstream.preprocess.flow_statistics import flow_statistics
+from twinstream.preprocess.job import Recipe, run_job
+from twinstream.preprocess.plan import Job
+from twinstream.preprocess.stored_flow import stored_flow
+from twinstream.preprocess.tvl1 import Engine, cuda_engine, open_engine
+from twinstream.preprocess.tvl1.cuda_copies import Copies
+from twinstream.preprocess.tvl1.cuda_engine import open_cuda
+from twinstream.shards.flow_codec import quantize
 
 
 @pytest.mark.parametrize("max_bytes", [1, 1 << 30])

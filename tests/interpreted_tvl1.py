@@ -16,17 +16,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from preprocess.tvl1 import (
+from tests.test_tvl1 import textured
+from twinstream.errors import InputError
+from twinstream.preprocess.tvl1 import (
     TvL1Params,
     cuda_engine,
     reference,
     triton_kernels,
     triton_waves,
 )
-from preprocess.tvl1.cuda_batch import ASK_EVERY, Level, Tiling, resized, upsampled
-from preprocess.tvl1.cuda_engine import CudaEngine, open_cuda
-from shards.errors import InputError
-from tests.test_tvl1 import textured
+from twinstream.preprocess.tvl1.cuda_batch import ASK_EVERY, Level, Tiling, resized, upsampled
+from twinstream.preprocess.tvl1.cuda_engine import CudaEngine, open_cuda
 
 assert os.environ.get("TRITON_INTERPRET") == "1", "set TRITON_INTERPRET=1 before Python starts"
 

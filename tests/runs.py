@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from shards.settings import build_settings
-from train.checkpoint import save_checkpoint
-from train.cma import CMABlock
-from train.evaluate import build_model
-from train.model import TwoBranch
-from train.predictions import Predictions, write_predictions
-from train.run import CHECKPOINT, RunSettings, begin_run
-from train.stages import plan_stages
+from twinstream.section import build_settings
+from twinstream.train.checkpoint import save_checkpoint
+from twinstream.train.cma import CMABlock
+from twinstream.train.evaluate import build_model
+from twinstream.train.model import TwoBranch
+from twinstream.train.predictions import Predictions, write_predictions
+from twinstream.train.run import CHECKPOINT, RunSettings, begin_run
+from twinstream.train.stages import plan_stages
 
 BOUND = 20.0
 

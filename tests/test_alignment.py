@@ -4,7 +4,7 @@ refused.
 
 import pytest
 
-from shards.alignment import BadVideoError, Layout, align
+from twinstream.shards.alignment import BadVideoError, Layout, align
 
 
 def names(frames: range, flow_x: range, flow_y: range | None = None) -> list[str]:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from shards.errors import InputError
 from tests.runs import write_run
 from tests.test_cli import run
-from train import attention_picture
-from train.attention import (
+from twinstream.errors import InputError
+from twinstream.train import attention_picture
+from twinstream.train.attention import (
     BlockMap,
     Look,
     Observer,
@@ -25,10 +25,10 @@ from train.attention import (
     position_in_view,
     query_map,
 )
-from train.attention_picture import PANEL, attended, on_panel, panels
-from train.cma import CMABlock
-from train.model import BranchName, TwoBranch
-from train.transforms import View
+from twinstream.train.attention_picture import PANEL, attended, on_panel, panels
+from twinstream.train.cma import CMABlock
+from twinstream.train.model import BranchName, TwoBranch
+from twinstream.train.transforms import View
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_queries_are_pixels_of_the_stored_frame(dataset: Path, tmp_path: Path, k
 def test_a_query_outside_of_the_crop_is_refused(
     query: tuple[int, int], dataset: Path, tmp_path: Path
 ) -> None:
-    from shards.reader import ShardDataset
+    from twinstream.shards.reader import ShardDataset
 
     sample = ShardDataset(dataset).sample("left/test0")
     view = View(top=5, left=10, height=21, width=21, flip=False)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torchvision import models
 
-from shards.errors import InputError
-from train.branch import Branch, attention_places, cut_at, residual_blocks, stem
+from twinstream.errors import InputError
+from twinstream.train.branch import Branch, attention_places, cut_at, residual_blocks, stem
 
 PLACES = {
     18: ["layer2.1", "layer3.1"],

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from preprocess.catalog import (
+from twinstream.errors import InputError
+from twinstream.preprocess.catalog import (
     Catalog,
     Video,
     csv_catalog,
@@ -17,8 +18,7 @@ from preprocess.catalog import (
     ucf101_catalog,
     video_key,
 )
-from preprocess.listings import Listed, parse_csv, parse_kinetics
-from shards.errors import InputError
+from twinstream.preprocess.listings import Listed, parse_csv, parse_kinetics
 
 LISTS = {
     "classInd.txt": "1 Bend\n2 HandstandPushups\n3 Jack\n",

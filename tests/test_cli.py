@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 import pytest
 
-import twinstream
 from tests.test_verify import rewritten
+from twinstream import cli
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -24,13 +24,13 @@ def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["twinstream", *arguments])
     with pytest.raises(SystemExit) as ended:
-        twinstream.main()
+        cli.main()
     code = ended.value.code
     assert isinstance(code, int)
     return code
 
 
-@pytest.mark.parametrize("path", commands(twinstream.cli), ids=" ".join)
+@pytest.mark.parametrize("path", commands(cli.cli), ids=" ".join)
 def test_every_command_has_help_with_an_example(
     path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

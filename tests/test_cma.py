@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from train.cma import CMABlock
+from twinstream.train.cma import CMABlock
 
 
 def trained_block(channels: int = 8, context_channels: int | None = None) -> CMABlock:

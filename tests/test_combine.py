@@ -9,24 +9,24 @@ from pathlib import Path
 
 import pytest
 
-from preprocess.catalog import Catalog
-from preprocess.output import finish
-from preprocess.plan import plan_jobs
-from shards.adopt import index_dataset
-from shards.assemble import plan_shards
-from shards.combine import merge, subset
-from shards.errors import InputError
-from shards.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL
-from shards.folders import VideoFolder
-from shards.index import read_index
-from shards.manifest import FlowCodec, manifest_bytes, read_manifest
-from shards.reader import ShardDataset, read_meta
-from shards.verify import faults
-from shards.videos import read_videos, summary
-from shards.writer import TarStream
 from tests.datasets import SETTINGS, make_catalog, write_dataset, write_job
 from tests.test_import import stored
 from tests.test_writer import digests
+from twinstream.errors import InputError
+from twinstream.preprocess.catalog import Catalog
+from twinstream.preprocess.output import finish
+from twinstream.preprocess.plan import plan_jobs
+from twinstream.shards.adopt import index_dataset
+from twinstream.shards.assemble import plan_shards
+from twinstream.shards.combine import merge, subset
+from twinstream.shards.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL
+from twinstream.shards.folders import VideoFolder
+from twinstream.shards.index import read_index
+from twinstream.shards.manifest import FlowCodec, manifest_bytes, read_manifest
+from twinstream.shards.reader import ShardDataset, read_meta
+from twinstream.shards.verify import faults
+from twinstream.shards.videos import read_videos, summary
+from twinstream.shards.writer import TarStream
 
 OURS = FlowCodec(bound=20.0, zero=ZERO_LEVEL, levels=LEVELS_PER_SIDE)
 

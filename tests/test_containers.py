@@ -5,8 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from preprocess.containers import ContainerError, check_boxes, count_blocks, matroska_blocks
 from tests.videos import moving_square, write_sound, write_video
+from twinstream.preprocess.containers import (
+    ContainerError,
+    check_boxes,
+    count_blocks,
+    matroska_blocks,
+)
 
 EBML, SEGMENT, TRACKS, CLUSTER = (
     b"\x1a\x45\xdf\xa3",

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from preprocess.decode import OpenedVideo, Reason, VideoError, VideoInfo, open_video
 from tests.videos import moving_square, write_sound, write_video
+from twinstream.preprocess.decode import OpenedVideo, Reason, VideoError, VideoInfo, open_video
 
 RED, GREEN, BLUE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0)
 FASTSTART = {"movflags": "faststart"}

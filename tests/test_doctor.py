@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from preprocess import doctor
-from preprocess.doctor import (
+from twinstream.preprocess import doctor
+from twinstream.preprocess.doctor import (
     FrameCost,
     Prediction,
     drawn_frames,
@@ -14,8 +14,8 @@ from preprocess.doctor import (
     report,
     stage_rate,
 )
-from preprocess.shares import Node
-from preprocess.tvl1 import TvL1Params, open_engine
+from twinstream.preprocess.shares import Node
+from twinstream.preprocess.tvl1 import TvL1Params, open_engine
 
 
 def test_a_prediction_is_the_arithmetic_of_its_docstring() -> None:

@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from preprocess.duet import CEILINGS, LUMA, NUM_CLASSES, TABLE, colour_of, draw_video
+from twinstream.preprocess.duet import CEILINGS, LUMA, NUM_CLASSES, TABLE, colour_of, draw_video
 
 
 def best_alone(rows: tuple[tuple[int, ...], ...]) -> float:

@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import run_demo
-from preprocess.catalog import Video
-from preprocess.duet import DIRECTIONS, draw_video, write_mp4
-from preprocess.job import Recipe, run_job
-from preprocess.plan import Job
-from preprocess.stage import WorkerSetup, make_recipe
-from preprocess.tvl1 import TvL1Params
-from shards.index import read_index
-from shards.reader import ShardDataset, StoredSample, read_flow, read_frames
-from shards.verify import faults
 from tests.datasets import SETTINGS
+from twinstream.demo import run_demo
+from twinstream.preprocess.catalog import Video
+from twinstream.preprocess.duet import DIRECTIONS, draw_video, write_mp4
+from twinstream.preprocess.job import Recipe, run_job
+from twinstream.preprocess.plan import Job
+from twinstream.preprocess.stage import WorkerSetup, make_recipe
+from twinstream.preprocess.tvl1 import TvL1Params
+from twinstream.shards.index import read_index
+from twinstream.shards.reader import ShardDataset, StoredSample, read_flow, read_frames
+from twinstream.shards.verify import faults
 
 
 def recipe() -> Recipe:
@@ -86,9 +86,9 @@ def test_the_demo_goes_the_whole_road(tmp_path: Path, capsys: pytest.CaptureFixt
 
 @pytest.mark.real
 def test_real_videos_become_a_sound_dataset(real_data: Path, tmp_path: Path) -> None:
-    from pipeline import Settings
-    from preprocess.run import preprocess
-    from shards.settings import build_settings
+    from twinstream.preprocess.run import preprocess
+    from twinstream.section import build_settings
+    from twinstream.settings import Settings
 
     tree = {
         "dataset": {"kind": "ucf101", "root": str(real_data / "weizmann" / "videos"), "fold": 1},

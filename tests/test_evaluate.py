@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shards.errors import InputError
-from shards.manifest import manifest_bytes, read_manifest
 from tests.runs import write_run
 from tests.test_cli import run
-from train.evaluate import score_run, trained_branches
-from train.predictions import read_predictions
-from train.run import read_run_settings
-from train.settings import ModelSettings
+from twinstream.errors import InputError
+from twinstream.shards.manifest import manifest_bytes, read_manifest
+from twinstream.train.evaluate import score_run, trained_branches
+from twinstream.train.predictions import read_predictions
+from twinstream.train.run import read_run_settings
+from twinstream.train.settings import ModelSettings
 
 
 def test_the_last_stage_and_an_earlier_one_have_files_of_their_own(

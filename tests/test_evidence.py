@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shards.errors import InputError
 from tests.runs import write_tested
-from train.evidence import EQUAL, FLOW_ALONE, RGB_ALONE, Accuracy, case_of, read_evidence
+from twinstream.errors import InputError
+from twinstream.train.evidence import EQUAL, FLOW_ALONE, RGB_ALONE, Accuracy, case_of, read_evidence
 
 LABELS = [0, 1, 2, 0]
 

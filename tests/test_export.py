@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from shards.copying import Copier
-from shards.errors import InputError
-from shards.export import export_rawframes, video_folders
 from tests.datasets import write_dataset
 from tests.test_cli import run
 from tests.test_import import stored
 from tests.test_writer import digests
+from twinstream.errors import InputError
+from twinstream.shards.copying import Copier
+from twinstream.shards.export import export_rawframes, video_folders
 
 
 def test_every_image_is_the_stored_bytes_under_the_names_of_the_layout(

@@ -23,22 +23,22 @@ import numpy as np
 import pytest
 import yaml
 
-from pipeline import Settings
-from preprocess.catalog import Catalog, read_catalog
-from preprocess.duet import draw_video
-from preprocess.job import Recipe, run_job
-from preprocess.output import finish
-from preprocess.plan import Job, plan_jobs
-from preprocess.run_log import Event, Happening
-from preprocess.settings import byte_settings
-from preprocess.stage import run_jobs
-from preprocess.worker_setup import WorkerSetup, make_recipe
-from shards.settings import build_settings
-from shards.verify import faults
-from shards.videos import read_videos
 from tests.processes import readers
 from tests.test_preprocess import ROOT, digests, tree
 from tests.videos import write_video
+from twinstream.preprocess.catalog import Catalog, read_catalog
+from twinstream.preprocess.duet import draw_video
+from twinstream.preprocess.job import Recipe, run_job
+from twinstream.preprocess.output import finish
+from twinstream.preprocess.plan import Job, plan_jobs
+from twinstream.preprocess.run_log import Event, Happening
+from twinstream.preprocess.settings import byte_settings
+from twinstream.preprocess.stage import run_jobs
+from twinstream.preprocess.worker_setup import WorkerSetup, make_recipe
+from twinstream.section import build_settings
+from twinstream.settings import Settings
+from twinstream.shards.verify import faults
+from twinstream.shards.videos import read_videos
 
 PATIENCE_SECONDS = 120
 

@@ -13,16 +13,16 @@ import pytest
 import torch
 import yaml
 
-from shards.errors import InputError
-from shards.index import file_sha256
-from shards.settings import build_settings
-from shards.signals import StopSignal
 from tests.datasets import write_dataset
-from train.checkpoint import load_checkpoint
-from train.evaluate import score_run
-from train.fit import Trainer, train
-from train.journal import Journal, git_revision
-from train.run import RunSettings, read_run_settings
+from twinstream.errors import InputError
+from twinstream.section import build_settings
+from twinstream.shards.index import file_sha256
+from twinstream.signals import StopSignal
+from twinstream.train.checkpoint import load_checkpoint
+from twinstream.train.evaluate import score_run
+from twinstream.train.fit import Trainer, train
+from twinstream.train.journal import Journal, git_revision
+from twinstream.train.run import RunSettings, read_run_settings
 
 ROOT = Path(__file__).parents[1]
 
@@ -280,7 +280,7 @@ def test_the_test_writes_scores_of_both_branches_and_their_sums(
 def test_shards_of_other_classes_are_refused_at_test(
     dataset: Path, whole_run: Path, tmp_path: Path
 ) -> None:
-    from shards.manifest import manifest_bytes, read_manifest
+    from twinstream.shards.manifest import manifest_bytes, read_manifest
 
     other = tmp_path / "other"
     shutil.copytree(dataset, other)
@@ -295,12 +295,12 @@ def test_shards_of_other_classes_are_refused_at_test(
 def start_training(
     tmp_path: Path, dataset: Path, run: Path, *overrides: str
 ) -> subprocess.Popen[str]:
-    """`python -m train` with the settings of the other tests, under way when this returns."""
+    """`python -m twinstream.train` with the settings of the other tests; under way on return."""
     config = tmp_path / "pipeline.yaml"
     config.write_text(yaml.safe_dump(settings_tree(dataset)))
     changes = [part for override in overrides for part in ("--set", override)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "train", "-c", str(config), "--out", str(run), *changes],
+        [sys.executable, "-m", "twinstream.train", "-c", str(config), "--out", str(run), *changes],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.flow_codec import dequantize, is_saturated, quantize
-from shards.jpeg import decode_gray, encode_jpeg
+from twinstream.shards.flow_codec import dequantize, is_saturated, quantize
+from twinstream.shards.jpeg import decode_gray, encode_jpeg
 
 
 @pytest.mark.parametrize(

@@ -9,22 +9,22 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline import Settings
-from preprocess.catalog import read_catalog
-from preprocess.decode import Reason, VideoError
-from preprocess.frame_folders import frame_number, list_frame_folders
-from preprocess.frames import frame_names, open_frames
-from preprocess.job import run_job
-from preprocess.output import finish
-from preprocess.plan import plan_jobs
-from preprocess.settings import byte_settings
-from preprocess.worker_setup import WorkerSetup, make_recipe
-from shards.errors import InputError
-from shards.reader import ShardDataset, read_meta
-from shards.settings import build_settings
-from shards.verify import faults
-from shards.videos import VideoRow
 from tests.videos import moving_square
+from twinstream.errors import InputError
+from twinstream.preprocess.catalog import read_catalog
+from twinstream.preprocess.decode import Reason, VideoError
+from twinstream.preprocess.frame_folders import frame_number, list_frame_folders
+from twinstream.preprocess.frames import frame_names, open_frames
+from twinstream.preprocess.job import run_job
+from twinstream.preprocess.output import finish
+from twinstream.preprocess.plan import plan_jobs
+from twinstream.preprocess.settings import byte_settings
+from twinstream.preprocess.worker_setup import WorkerSetup, make_recipe
+from twinstream.section import build_settings
+from twinstream.settings import Settings
+from twinstream.shards.reader import ShardDataset, read_meta
+from twinstream.shards.verify import faults
+from twinstream.shards.videos import VideoRow
 
 
 def write_frames(

@@ -12,18 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shards.alignment import Layout
-from shards.copying import Copier, stored_samples
-from shards.errors import InputError
-from shards.export import export_rawframes
-from shards.folders import Catalog, found_videos, listed_videos
-from shards.importer import foreign_codec, import_rawframes
-from shards.jpeg import encode_jpeg
-from shards.manifest import read_manifest
-from shards.reader import ShardDataset, read_flow, read_frames, read_meta
-from shards.verify import faults
-from shards.videos import VideoRow, read_videos, summary
 from tests.test_writer import digests
+from twinstream.errors import InputError
+from twinstream.shards.alignment import Layout
+from twinstream.shards.copying import Copier, stored_samples
+from twinstream.shards.export import export_rawframes
+from twinstream.shards.folders import Catalog, found_videos, listed_videos
+from twinstream.shards.importer import foreign_codec, import_rawframes
+from twinstream.shards.jpeg import encode_jpeg
+from twinstream.shards.manifest import read_manifest
+from twinstream.shards.reader import ShardDataset, read_flow, read_frames, read_meta
+from twinstream.shards.verify import faults
+from twinstream.shards.videos import VideoRow, read_videos, summary
 
 ROOT = Path(__file__).parents[1]
 SIZE = (16, 24)
@@ -301,9 +301,9 @@ def test_the_codec_of_an_import_is_in_the_manifest_and_the_reader_uses_it(tmp_pa
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from shards.export import export_rawframes
-from shards.folders import found_videos
-from shards.importer import foreign_codec, import_rawframes
+from twinstream.shards.export import export_rawframes
+from twinstream.shards.folders import found_videos
+from twinstream.shards.importer import foreign_codec, import_rawframes
 
 class Die:
     def __init__(self, at): self.left = at

@@ -6,11 +6,11 @@ import av
 import numpy as np
 import pytest
 
-from shards.alignment import Layout
-from shards.info import describe
-from shards.preview import side_by_side, write_preview_video
-from shards.reader import ShardDataset
 from tests.test_import import bring_in, draw_video
+from twinstream.shards.alignment import Layout
+from twinstream.shards.info import describe
+from twinstream.shards.preview import side_by_side, write_preview_video
+from twinstream.shards.reader import ShardDataset
 
 
 def test_info_tells_counts_classes_hours_bytes_flow_and_settings(dataset: Path) -> None:

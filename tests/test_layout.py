@@ -39,8 +39,8 @@ def test_only_the_stage_imports_ray() -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys, twinstream\n"
-        "try: twinstream.cli(['--help'])\n"
+        "import sys\nfrom twinstream import cli\n"
+        "try: cli.cli(['--help'])\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'ray', 'cv2', 'av', 'numba', 'pyarrow', 'numpy', 'pydantic', "
         "'matplotlib'}\n"
@@ -57,7 +57,8 @@ def test_the_reader_and_the_trainer_work_without_ray_and_av() -> None:
     code = (
         "import sys\n"
         "sys.modules['ray'] = sys.modules['av'] = None\n"
-        "import shards.reader, shards.verify, shards.preview, train.fit, train.evaluate"
+        "import twinstream.shards.reader, twinstream.shards.verify, twinstream.shards.preview\n"
+        "import twinstream.train.fit, twinstream.train.evaluate"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False

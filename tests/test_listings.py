@@ -2,7 +2,8 @@
 
 import pytest
 
-from preprocess.listings import (
+from twinstream.errors import InputError
+from twinstream.preprocess.listings import (
     Listed,
     parse_class_index,
     parse_csv,
@@ -10,7 +11,6 @@ from preprocess.listings import (
     parse_split_list,
     split_name,
 )
-from shards.errors import InputError
 
 KINETICS_HEAD = "label,youtube_id,time_start,time_end,split,is_cc\n"
 

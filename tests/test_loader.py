@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from shards.errors import InputError
-from shards.reader import ShardDataset
 from tests.datasets import write_dataset
-from train.loader import (
+from twinstream.errors import InputError
+from twinstream.shards.reader import ShardDataset
+from twinstream.train.loader import (
     Batch,
     Choice,
     SnippetRecipe,
@@ -24,7 +24,7 @@ from train.loader import (
     num_workers,
     sample_rng,
 )
-from train.order import EpochSampler
+from twinstream.train.order import EpochSampler
 
 RECIPE = SnippetRecipe(segments=3, stack_length=5, crop_size=16, scales=(1.0,), flip=True, seed=0)
 

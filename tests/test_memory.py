@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 # heap has its size.
 COUNT = """
 import resource, torch
-from train.memory import keep_freed_memory
+from twinstream.train.memory import keep_freed_memory
 {first}
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.metrics import (
+from twinstream.train.metrics import (
     confusion_matrix,
     fuse,
     per_class_accuracy,

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision import models
 
-from train.branch import RGB_CHANNELS, stem
-from train.cma import CMABlock
-from train.model import BranchName, Kind, TwoBranch, consensus
+from twinstream.train.branch import RGB_CHANNELS, stem
+from twinstream.train.cma import CMABlock
+from twinstream.train.model import BranchName, Kind, TwoBranch, consensus
 
 CLASSES = 5
 SIDE = 48

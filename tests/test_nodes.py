@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from preprocess.nodes import (
+from twinstream.errors import InputError
+from twinstream.preprocess.nodes import (
     CommonGround,
     NodeReport,
     common_ground,
@@ -17,7 +18,6 @@ from preprocess.nodes import (
     source_digest,
     versions_here,
 )
-from shards.errors import InputError
 
 HERE = {"numpy": "2.4.6", "opencv": "5.0.0"}
 
@@ -74,7 +74,7 @@ def test_a_node_looks_for_what_it_is_told_and_for_nothing_that_is_no_path(tmp_pa
 
 
 def test_a_node_without_twinstream_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "preprocess.nodes", None)
+    monkeypatch.setitem(sys.modules, "twinstream.preprocess.nodes", None)
     answer = node_task()(None, None)
     with pytest.raises(
         InputError, match=r"node .*: has no twinstream, or another one \(.*preprocess\.nodes"

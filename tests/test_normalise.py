@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from shards.errors import InputError
-from shards.flow_codec import quantize
-from train.normalise import normalise, normalise_flow, normalise_rgb, refuse_other_codec
+from twinstream.errors import InputError
+from twinstream.shards.flow_codec import quantize
+from twinstream.train.normalise import normalise, normalise_flow, normalise_rgb, refuse_other_codec
 
 UNSCALED = torch.ones(1, 2)
 

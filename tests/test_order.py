@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.order import EpochSampler, epoch_order, global_batches, rank_share
+from twinstream.train.order import EpochSampler, epoch_order, global_batches, rank_share
 
 SHARDS = st.lists(st.integers(0, 9), min_size=1, max_size=12).filter(any)
 

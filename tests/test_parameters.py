@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from train.model import BranchName, Kind, TwoBranch
-from train.parameters import parameters_used, resnet_parameters
+from twinstream.train.model import BranchName, Kind, TwoBranch
+from twinstream.train.parameters import parameters_used, resnet_parameters
 
 BOTH: tuple[BranchName, ...] = ("rgb", "flow")
 

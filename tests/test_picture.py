@@ -5,7 +5,13 @@ import struct
 import numpy as np
 import pytest
 
-from preprocess.picture import Orientation, orientation, short_side_size, turned_size, upright
+from twinstream.preprocess.picture import (
+    Orientation,
+    orientation,
+    short_side_size,
+    turned_size,
+    upright,
+)
 
 ONE = 1 << 16
 STORED = [["a", "b", "c"], ["d", "e", "f"]]

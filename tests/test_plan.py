@@ -3,8 +3,8 @@
 from collections import Counter
 from dataclasses import replace
 
-from preprocess.plan import plan_jobs
 from tests.datasets import make_catalog
+from twinstream.preprocess.plan import plan_jobs
 
 
 def test_five_videos_at_two_a_shard_make_three_shards() -> None:

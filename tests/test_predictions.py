@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shards.errors import InputError
-from train.predictions import Predictions, read_predictions, write_predictions
+from twinstream.errors import InputError
+from twinstream.train.predictions import Predictions, read_predictions, write_predictions
 
 
 def test_predictions_survive_the_file(tmp_path: Path) -> None:

@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 import yaml
 
-from pipeline import Settings
-from preprocess.duet import draw_video
-from preprocess.run import check_skipped, preprocess
-from shards.errors import InputError
-from shards.reader import ShardDataset
-from shards.settings import build_settings
-from shards.verify import faults
-from shards.videos import Status, VideoRow, read_videos, summary
 from tests import test_writer
 from tests.processes import worker_pids
 from tests.videos import write_sound, write_video
+from twinstream.errors import InputError
+from twinstream.preprocess.duet import draw_video
+from twinstream.preprocess.run import check_skipped, preprocess
+from twinstream.section import build_settings
+from twinstream.settings import Settings
+from twinstream.shards.reader import ShardDataset
+from twinstream.shards.verify import faults
+from twinstream.shards.videos import Status, VideoRow, read_videos, summary
 
 ROOT = Path(__file__).parents[1]
 FRAMES = draw_video(np.random.default_rng(0), 0, 0, 48, 9)
@@ -190,7 +190,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
 def test_a_killed_worker_costs_its_job_and_nothing_else(
     videos: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from preprocess import stage
+    from twinstream.preprocess import stage
 
     killed: list[int] = []
     real = stage.run_jobs

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shards.progress import Progress, time_left
+from twinstream.progress import Progress, time_left
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_a_plain_line_tells_count_time_left_and_note(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = iter([0.0, 5.0, 20.0, 25.0])
-    monkeypatch.setattr("shards.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("twinstream.progress.time.monotonic", lambda: next(clock))
     with Progress("preprocess", 12, "video", done=2) as progress:
         progress.advance(note="too soon for a line")
         progress.advance(3, note="3 skipped")

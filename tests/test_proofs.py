@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import duet, weizmann
-from pipeline import Settings, demo_settings
-from shards.settings import build_settings
-from train.attention import BlockMap
-from train.predictions import Predictions
-from train.stages import plan_stages
+from twinstream.demo import demo_settings
+from twinstream.section import build_settings
+from twinstream.settings import Settings
+from twinstream.train.attention import BlockMap
+from twinstream.train.predictions import Predictions
+from twinstream.train.stages import plan_stages
 
 
 def test_the_duet_table_has_mean_spread_and_each_seed() -> None:

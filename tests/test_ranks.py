@@ -17,9 +17,9 @@ import yaml
 from tests.datasets import write_dataset
 from tests.gradients import one_step
 from tests.processes import descendants
-from train.fit import train
-from train.ranks import Ranks
-from train.run import read_run_settings
+from twinstream.train.fit import train
+from twinstream.train.ranks import Ranks
+from twinstream.train.run import read_run_settings
 
 ROOT = Path(__file__).parents[1]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -101,7 +101,7 @@ def test_a_rank_that_is_killed_ends_the_run_in_one_line_and_fewer_ranks_can_go_o
         | {"checkpoint_steps": 1, "validate_split": "test", "device": "cpu", "learning_rate": 1e-3},
     }
     config.write_text(yaml.safe_dump(tree))
-    command = [*TORCHRUN, "-m", "train", "-c", str(config), "--out", str(run)]
+    command = [*TORCHRUN, "-m", "twinstream.train", "-c", str(config), "--out", str(run)]
     torchrun = subprocess.Popen(
         command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
     )

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shards.errors import InputError
-from shards.reader import ShardDataset, read_flow, read_frames, read_meta
+from twinstream.errors import InputError
+from twinstream.shards.reader import ShardDataset, read_flow, read_frames, read_meta
 
 
 def test_frames_and_flow_are_those_asked_for(dataset: Path) -> None:

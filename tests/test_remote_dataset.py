@@ -16,22 +16,22 @@ import numpy as np
 import pytest
 import yaml
 
-from preprocess.decode import Reason, VideoError, open_video
-from preprocess.duet import draw_video
-from preprocess.job import video_row
-from preprocess.output import done_jobs, finish
-from preprocess.plan import plan_jobs
-from shards.cache import open_cache
-from shards.errors import InputError
-from shards.reader import ShardDataset, read_flow, read_frames, read_snippets
-from shards.storage import file_sizes, locate
-from shards.verify import faults
-from shards.videos import Status
-from shards.writer import write_shard
 from tests.datasets import SETTINGS, make_catalog, write_dataset, write_job
 from tests.stores import KEY, SECRET, Store, Wire
 from tests.test_preprocess import cli, digests
 from tests.videos import moving_square, write_video
+from twinstream.errors import InputError
+from twinstream.preprocess.decode import Reason, VideoError, open_video
+from twinstream.preprocess.duet import draw_video
+from twinstream.preprocess.job import video_row
+from twinstream.preprocess.output import done_jobs, finish
+from twinstream.preprocess.plan import plan_jobs
+from twinstream.shards.cache import open_cache
+from twinstream.shards.reader import ShardDataset, read_flow, read_frames, read_snippets
+from twinstream.shards.storage import file_sizes, locate
+from twinstream.shards.verify import faults
+from twinstream.shards.videos import Status
+from twinstream.shards.writer import write_shard
 
 ROOT = Path(__file__).parents[1]
 HEAD_BYTES = 2000
@@ -301,7 +301,7 @@ def test_lists_are_read_from_the_store(store: Store, tmp_path: Path) -> None:
 # Importing webdataset imports torch, whose own modules warn of things that are not ours to mend.
 @pytest.mark.filterwarnings("ignore")
 def test_a_shard_in_the_store_can_be_streamed(store: Store, dataset: Path, tmp_path: Path) -> None:
-    from train.stream import stream_samples
+    from twinstream.train.stream import stream_samples
 
     shutil.copytree(dataset, store.folder / tmp_path.name)
     name = "train/train-000000.tar"

@@ -13,11 +13,11 @@ import pytest
 
 from tests.runs import write_tested
 from tests.test_cli import run
-from train import paper
-from train.evidence import Evidence, read_evidence
-from train.report import as_csv, as_markdown, report_parts, write_report
-from train.report_figures import gains_table, sweep_table, write_gains, write_sweep
-from train.report_tables import (
+from twinstream.train import paper
+from twinstream.train.evidence import Evidence, read_evidence
+from twinstream.train.report import as_csv, as_markdown, report_parts, write_report
+from twinstream.train.report_figures import gains_table, sweep_table, write_gains, write_sweep
+from twinstream.train.report_tables import (
     Table,
     categories_table,
     gains,

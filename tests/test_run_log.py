@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from preprocess.job import VideoDone
-from preprocess.run_log import Event, Happening, RunLog, RunTally, report, write_report
-from shards.videos import VideoRow
+from twinstream.preprocess.job import VideoDone
+from twinstream.preprocess.run_log import Event, Happening, RunLog, RunTally, report, write_report
+from twinstream.shards.videos import VideoRow
 
 
 def done(key: str, seconds: float, reason: str | None = None) -> VideoDone:

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from shards.verify import faults
 from tests.chaos import EXPECTED_CODES, KINDS, SIGNALS
 from tests.processes import worker_pids
 from tests.test_faults import PATIENCE_SECONDS, started, wait_for, without_ray, write_videos
 from tests.test_preprocess import digests
+from twinstream.shards.verify import faults
 
 NUM_VIDEOS, NUM_SHARDS, NUM_KILLS = 60, 30, 10
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shards.sample import (
+from twinstream.shards.sample import (
     SampleMeta,
     flow_member,
     frame_member,

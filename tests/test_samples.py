@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from shards.errors import InputError
-from shards.index import read_index
-from shards.manifest import read_manifest
-from shards.reader import ShardDataset, read_frames
-from shards.samples import Samples, shard_name
-from shards.shard_index import IndexCache, parse_shard_index
-from shards.videos import read_videos, videos_bytes
 from tests.datasets import write_dataset
+from twinstream.errors import InputError
+from twinstream.shards.index import read_index
+from twinstream.shards.manifest import read_manifest
+from twinstream.shards.reader import ShardDataset, read_frames
+from twinstream.shards.samples import Samples, shard_name
+from twinstream.shards.shard_index import IndexCache, parse_shard_index
+from twinstream.shards.videos import read_videos, videos_bytes
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from pipeline import Settings
-from shards.errors import InputError
-from shards.settings import build_settings, read_settings
+from twinstream.errors import InputError
+from twinstream.section import build_settings, read_settings
+from twinstream.settings import Settings
 
 PIPELINE = Path(__file__).parents[1] / "pipeline.yaml"
 

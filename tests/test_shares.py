@@ -4,12 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from preprocess import stage
-from preprocess.run import preprocess
-from preprocess.settings import DatasetSettings, PreprocessSettings
-from preprocess.shares import Node, Share, cluster_engine, default_chunk_frames, worker_share
-from shards.errors import InputError
-from shards.settings import ShardSettings
+from twinstream.errors import InputError
+from twinstream.preprocess import stage
+from twinstream.preprocess.run import preprocess
+from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings
+from twinstream.preprocess.shares import (
+    Node,
+    Share,
+    cluster_engine,
+    default_chunk_frames,
+    worker_share,
+)
+from twinstream.shards.settings import ShardSettings
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shards.signals import noted_signals
+from twinstream.signals import noted_signals
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 # `snippets.test_starts` is called by its module: pytest would collect the bare name as a test.
-from shards.errors import InputError
-from train import snippets
+from twinstream.errors import InputError
+from twinstream.train import snippets
 
 SIZES = {
     "valid": st.integers(1, 400),

@@ -2,8 +2,8 @@
 
 import pytest
 
-from shards.errors import InputError
-from train.stages import Stage, plan_stages
+from twinstream.errors import InputError
+from twinstream.train.stages import Stage, plan_stages
 
 
 def test_the_paper_trains_flow_then_the_branches_in_turn() -> None:

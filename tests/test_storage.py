@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import Settings
-from shards.atomic import atomic_file, write_atomically
-from shards.connection import fault
-from shards.errors import InputError
-from shards.remote import RemotePath
-from shards.settings import build_settings
-from shards.storage import appended_text, file_sizes, local_copy, locate, read_range
 from tests.stores import BUCKET, KEY, SECRET, Store, Wire
+from twinstream.errors import InputError
+from twinstream.section import build_settings
+from twinstream.settings import Settings
+from twinstream.shards.atomic import atomic_file, write_atomically
+from twinstream.shards.connection import fault
+from twinstream.shards.remote import RemotePath
+from twinstream.shards.storage import appended_text, file_sizes, local_copy, locate, read_range
 
 ROOT = Path(__file__).parents[1]
 PART_BYTES = 10 * 2**20
@@ -146,8 +146,8 @@ def test_what_fails_midway_leaves_what_was_there(store: Store, num_bytes: int) -
 
 
 UPLOAD = f"""
-from shards.atomic import write_atomically
-from shards.storage import locate
+from twinstream.shards.atomic import write_atomically
+from twinstream.shards.storage import locate
 try:
     write_atomically(locate("s3://{BUCKET}/torn/x"), bytes(3 * {PART_BYTES}))
 except OSError as error:

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from preprocess.flow_statistics import FlowStatistics, flow_statistics
-from preprocess.stored_flow import StoredFlow, stored_flow
-from preprocess.tvl1 import Gray, TvL1Params, open_engine
-from shards.flow_codec import quantize
+from twinstream.preprocess.flow_statistics import FlowStatistics, flow_statistics
+from twinstream.preprocess.stored_flow import StoredFlow, stored_flow
+from twinstream.preprocess.tvl1 import Gray, TvL1Params, open_engine
+from twinstream.shards.flow_codec import quantize
 
 
 def some_flow(fields: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:

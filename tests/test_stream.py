@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from shards.errors import InputError
-from shards.reader import ShardDataset
 from tests.datasets import write_dataset
-from train.feed import Feed, shard_urls
-from train.loader import Batch
-from train.ranks import Ranks
-from train.settings import TrainSettings
+from twinstream.errors import InputError
+from twinstream.shards.reader import ShardDataset
+from twinstream.train.feed import Feed, shard_urls
+from twinstream.train.loader import Batch
+from twinstream.train.ranks import Ranks
+from twinstream.train.settings import TrainSettings
 
 STEPS = list[tuple[list[int], Batch]]
 

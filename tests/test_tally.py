@@ -2,7 +2,7 @@
 
 import pytest
 
-from preprocess.tally import Tally, is_silent, promised_packets
+from twinstream.preprocess.tally import Tally, is_silent, promised_packets
 
 
 @pytest.mark.parametrize(

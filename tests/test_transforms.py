@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from shards.errors import InputError
-from shards.flow_codec import quantize
+from twinstream.errors import InputError
+from twinstream.shards.flow_codec import quantize
 
 # `transforms.test_views` is called by its module: pytest would collect the bare name as a test.
-from train import transforms
-from train.normalise import normalise_flow
-from train.transforms import View, apply_views, negate_levels, random_view
+from twinstream.train import transforms
+from twinstream.train.normalise import normalise_flow
+from twinstream.train.transforms import View, apply_views, negate_levels, random_view
 
 Bytes = NDArray[np.uint8]
 

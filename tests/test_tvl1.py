@@ -11,9 +11,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 from pydantic import ValidationError
 
-from preprocess import tvl1
-from preprocess.tvl1 import Engine, Gray, TvL1Params, open_engine, reference, resolve_engine
-from shards.errors import InputError
+from twinstream.errors import InputError
+from twinstream.preprocess import tvl1
+from twinstream.preprocess.tvl1 import (
+    Engine,
+    Gray,
+    TvL1Params,
+    open_engine,
+    reference,
+    resolve_engine,
+)
 
 ENGINES = ("numba", "opencv", "reference")
 QUICK = TvL1Params(scales=3, warps=3, iterations=60)

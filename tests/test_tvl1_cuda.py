@@ -20,9 +20,11 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from preprocess import tvl1
-from preprocess.flow_statistics import flow_statistics
-from preprocess.tvl1 import (
+from tests.test_tvl1 import textured
+from twinstream.errors import InputError
+from twinstream.preprocess import tvl1
+from twinstream.preprocess.flow_statistics import flow_statistics
+from twinstream.preprocess.tvl1 import (
     Gray,
     TvL1Params,
     open_engine,
@@ -30,12 +32,16 @@ from preprocess.tvl1 import (
     triton_kernels,
     triton_waves,
 )
-from preprocess.tvl1.cuda_batch import OPTIONS, Tiling, batch_flow, bytes_of_frame, bytes_of_pair
-from preprocess.tvl1.cuda_engine import CudaEngine, open_cuda, pair_starts, quantized
-from preprocess.tvl1.reference import reference_flow
-from shards.errors import InputError
-from shards.flow_codec import quantize
-from tests.test_tvl1 import textured
+from twinstream.preprocess.tvl1.cuda_batch import (
+    OPTIONS,
+    Tiling,
+    batch_flow,
+    bytes_of_frame,
+    bytes_of_pair,
+)
+from twinstream.preprocess.tvl1.cuda_engine import CudaEngine, open_cuda, pair_starts, quantized
+from twinstream.preprocess.tvl1.reference import reference_flow
+from twinstream.shards.flow_codec import quantize
 
 ROOT = Path(__file__).parents[1]
 FIXED = TvL1Params(epsilon=0, iterations=20)

@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from preprocess.decode import open_video
-from preprocess.tvl1 import Gray, TvL1Params, lanes, open_engine
-from preprocess.tvl1.levels import level_sizes
-from preprocess.tvl1.numba_engine import NumbaEngine
-from preprocess.tvl1.reference import pyramid, reference_flow
 from tests.test_tvl1 import textured
+from twinstream.preprocess.decode import open_video
+from twinstream.preprocess.tvl1 import Gray, TvL1Params, lanes, open_engine
+from twinstream.preprocess.tvl1.levels import level_sizes
+from twinstream.preprocess.tvl1.numba_engine import NumbaEngine
+from twinstream.preprocess.tvl1.reference import pyramid, reference_flow
 
 FIXED = TvL1Params(epsilon=0, iterations=20)
 

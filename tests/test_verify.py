@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from shards.index import index_bytes, read_index_file
-from shards.manifest import FileEntry
-from shards.verify import fast_faults, faults, num_bytes
-from shards.videos import read_videos, videos_bytes
+from twinstream.shards.index import index_bytes, read_index_file
+from twinstream.shards.manifest import FileEntry
+from twinstream.shards.verify import fast_faults, faults, num_bytes
+from twinstream.shards.videos import read_videos, videos_bytes
 
 
 def test_a_sound_dataset_has_no_fault(dataset: Path) -> None:
@@ -53,7 +53,7 @@ def rewritten(dataset: Path, name: str, data: bytes) -> None:
     """
     import hashlib
 
-    from shards.manifest import manifest_bytes, read_manifest
+    from twinstream.shards.manifest import manifest_bytes, read_manifest
 
     manifest = read_manifest(dataset)
     (dataset / name).write_bytes(data)
@@ -72,7 +72,7 @@ def rewritten(dataset: Path, name: str, data: bytes) -> None:
 
 
 def test_a_missing_flow_field_is_told_with_the_numbers(dataset: Path) -> None:
-    from shards.index import SCHEMA, read_index
+    from twinstream.shards.index import SCHEMA, read_index
 
     name = "test/test-000000.parquet"
     rows = [

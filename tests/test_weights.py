@@ -7,10 +7,10 @@ import pytest
 import torch
 from torchvision import models
 
-from shards.errors import InputError
-from train.branch import Branch
-from train.model import Kind, TwoBranch
-from train.weights import fitted, flow_stem, initialise, read_state
+from twinstream.errors import InputError
+from twinstream.train.branch import Branch
+from twinstream.train.model import Kind, TwoBranch
+from twinstream.train.weights import fitted, flow_stem, initialise, read_state
 
 CLASSES = 5
 

@@ -8,11 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from preprocess.plan import plan_jobs
-from shards.atomic import atomic_file, remove_temporaries
-from shards.index import read_index, read_index_file
-from shards.sample import SampleMeta, member_names
-from shards.writer import sample_spool, write_shard
 from tests.datasets import (
     HEIGHT,
     SETTINGS,
@@ -22,6 +17,11 @@ from tests.datasets import (
     write_dataset,
     write_job,
 )
+from twinstream.preprocess.plan import plan_jobs
+from twinstream.shards.atomic import atomic_file, remove_temporaries
+from twinstream.shards.index import read_index, read_index_file
+from twinstream.shards.sample import SampleMeta, member_names
+from twinstream.shards.writer import sample_spool, write_shard
 
 
 def digests(folder: Path) -> dict[str, str]:

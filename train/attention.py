@@ -17,17 +17,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from shards.errors import InputError
-from shards.reader import StoredSample, open_dataset, read_snippets
-from train.branch import Branch
-from train.cma import CMABlock
-from train.device import choose_device, to_device
-from train.evaluate import build_model, read_weights, refuse_other_dataset
-from train.loader import new_batch, test_crop
-from train.model import BranchName, TwoBranch
-from train.run import read_run_settings
-from train.snippets import num_starts
-from train.transforms import Bytes, View, apply_views, test_views
+from twinstream.errors import InputError
+from twinstream.shards.reader import StoredSample, open_dataset, read_snippets
+from twinstream.train.branch import Branch
+from twinstream.train.cma import CMABlock
+from twinstream.train.device import choose_device, to_device
+from twinstream.train.evaluate import build_model, read_weights, refuse_other_dataset
+from twinstream.train.loader import new_batch, test_crop
+from twinstream.train.model import BranchName, TwoBranch
+from twinstream.train.run import read_run_settings
+from twinstream.train.snippets import num_starts
+from twinstream.train.transforms import Bytes, View, apply_views, test_views
 
 # Queries lie this share of the picture apart, where they are picked
 APART = 1 / 3

@@ -15,10 +15,18 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from shards.errors import InputError
-from shards.preview import flow_to_rgb, write_video
-from shards.reader import read_meta
-from train.attention import BlockMap, Look, Observer, key_centre, looks, over_features, query_map
+from twinstream.errors import InputError
+from twinstream.shards.preview import flow_to_rgb, write_video
+from twinstream.shards.reader import read_meta
+from twinstream.train.attention import (
+    BlockMap,
+    Look,
+    Observer,
+    key_centre,
+    looks,
+    over_features,
+    query_map,
+)
 
 Picture = NDArray[np.uint8]
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from shards.errors import InputError
-from train.cma import CMABlock
+from twinstream.errors import InputError
+from twinstream.train.cma import CMABlock
 
 RGB_CHANNELS = 3
 CLASSIFIER_STD = 0.001

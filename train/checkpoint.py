@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from shards.atomic import atomic_file
-from shards.errors import InputError
-from train.weights import read_state
+from twinstream.errors import InputError
+from twinstream.shards.atomic import atomic_file
+from twinstream.train.weights import read_state
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

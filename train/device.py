@@ -5,9 +5,9 @@ import os
 import torch
 from torch import Tensor
 
-from shards.errors import InputError
-from train.loader import Batch
-from train.normalise import normalise
+from twinstream.errors import InputError
+from twinstream.train.loader import Batch
+from twinstream.train.normalise import normalise
 
 
 def choose_device(name: str) -> torch.device:

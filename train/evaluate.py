@@ -15,22 +15,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from shards.atomic import write_atomically
-from shards.errors import InputError
-from shards.progress import Progress
-from shards.reader import ShardDataset, open_dataset
-from train.checkpoint import load_checkpoint
-from train.device import choose_device, half_precision, to_device
-from train.loader import TestSnippets, load_test_batches, num_workers
-from train.memory import keep_freed_memory
-from train.metrics import fuse, per_class_accuracy, top_k_accuracy
-from train.model import BRANCHES, BranchName, TwoBranch
-from train.normalise import refuse_other_codec
-from train.predictions import Predictions, Scores, write_predictions
-from train.run import CHECKPOINT, read_run_settings
-from train.settings import ModelSettings, TestSettings
-from train.stages import plan_stages
-from train.weights import IMAGENET
+from twinstream.errors import InputError
+from twinstream.progress import Progress
+from twinstream.shards.atomic import write_atomically
+from twinstream.shards.reader import ShardDataset, open_dataset
+from twinstream.train.checkpoint import load_checkpoint
+from twinstream.train.device import choose_device, half_precision, to_device
+from twinstream.train.loader import TestSnippets, load_test_batches, num_workers
+from twinstream.train.memory import keep_freed_memory
+from twinstream.train.metrics import fuse, per_class_accuracy, top_k_accuracy
+from twinstream.train.model import BRANCHES, BranchName, TwoBranch
+from twinstream.train.normalise import refuse_other_codec
+from twinstream.train.predictions import Predictions, Scores, write_predictions
+from twinstream.train.run import CHECKPOINT, read_run_settings
+from twinstream.train.settings import ModelSettings, TestSettings
+from twinstream.train.stages import plan_stages
+from twinstream.train.weights import IMAGENET
 
 PREDICTIONS, METRICS = "predictions", "metrics"
 FUSION_WEIGHTS: dict[str, tuple[float, float]] = {"1:1": (1, 1), "5:1": (5, 1), "1:5": (1, 5)}

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.errors import InputError
-from train.metrics import fuse, top_k_accuracy
-from train.predictions import Predictions, read_predictions
-from train.run import read_run_settings
+from twinstream.errors import InputError
+from twinstream.train.metrics import fuse, top_k_accuracy
+from twinstream.train.predictions import Predictions, read_predictions
+from twinstream.train.run import read_run_settings
 
 # Network and iteration; 0 is before any attention across branches
 Case = tuple[str, int]

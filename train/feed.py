@@ -5,14 +5,20 @@ Both loaders hand out the same batches where both mix the same number of shards 
 
 from collections.abc import Iterator
 
-from shards.errors import InputError
-from shards.reader import ShardDataset
-from shards.samples import Samples
-from train.loader import Batch, SnippetRecipe, TrainSnippets, load_train_batches, num_workers
-from train.order import EpochSampler, Share
-from train.ranks import Ranks
-from train.settings import TrainSettings
-from train.stream import StreamedShards, load_streamed_batches
+from twinstream.errors import InputError
+from twinstream.shards.reader import ShardDataset
+from twinstream.shards.samples import Samples
+from twinstream.train.loader import (
+    Batch,
+    SnippetRecipe,
+    TrainSnippets,
+    load_train_batches,
+    num_workers,
+)
+from twinstream.train.order import EpochSampler, Share
+from twinstream.train.ranks import Ranks
+from twinstream.train.settings import TrainSettings
+from twinstream.train.stream import StreamedShards, load_streamed_batches
 
 
 class Feed:

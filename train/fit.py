@@ -18,27 +18,27 @@ import torch
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from shards.errors import InputError
-from shards.index import file_sha256
-from shards.manifest import FILE_NAME
-from shards.progress import Progress
-from shards.reader import open_dataset
-from shards.signals import StopSignal, noted_signals
-from train.checkpoint import load_checkpoint, save_checkpoint
-from train.device import choose_device
-from train.evaluate import build_model, score_videos
-from train.feed import Feed
-from train.journal import Journal, record_start
-from train.loader import Batch, TestSnippets, num_workers
-from train.memory import keep_freed_memory
-from train.metrics import ranked_classes
-from train.normalise import refuse_other_codec
-from train.order import Share
-from train.ranks import Ranks, joined_ranks, share_batch_norm
-from train.run import CHECKPOINT, RunSettings, begin_run, can_resume
-from train.stages import Stage, plan_stages
-from train.update import add_gradients
-from train.weights import initialise
+from twinstream.errors import InputError
+from twinstream.progress import Progress
+from twinstream.shards.index import file_sha256
+from twinstream.shards.manifest import FILE_NAME
+from twinstream.shards.reader import open_dataset
+from twinstream.signals import StopSignal, noted_signals
+from twinstream.train.checkpoint import load_checkpoint, save_checkpoint
+from twinstream.train.device import choose_device
+from twinstream.train.evaluate import build_model, score_videos
+from twinstream.train.feed import Feed
+from twinstream.train.journal import Journal, record_start
+from twinstream.train.loader import Batch, TestSnippets, num_workers
+from twinstream.train.memory import keep_freed_memory
+from twinstream.train.metrics import ranked_classes
+from twinstream.train.normalise import refuse_other_codec
+from twinstream.train.order import Share
+from twinstream.train.ranks import Ranks, joined_ranks, share_batch_norm
+from twinstream.train.run import CHECKPOINT, RunSettings, begin_run, can_resume
+from twinstream.train.stages import Stage, plan_stages
+from twinstream.train.update import add_gradients
+from twinstream.train.weights import initialise
 
 
 @dataclass

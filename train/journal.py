@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from train.run import LOG, STARTS
+from twinstream.train.run import LOG, STARTS
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from shards.errors import InputError
-from shards.reader import read_snippets
-from shards.samples import Samples, StoredSample
-from shards.signals import SIGNALS
-from train import snippets, transforms
-from train.memory import keep_freed_memory
-from train.order import EpochSampler
+from twinstream.errors import InputError
+from twinstream.shards.reader import read_snippets
+from twinstream.shards.samples import Samples, StoredSample
+from twinstream.signals import SIGNALS
+from twinstream.train import snippets, transforms
+from twinstream.train.memory import keep_freed_memory
+from twinstream.train.order import EpochSampler
 
 NumCrops = Literal[1, 5, 10]
 # rgb (K, 3, S, S) uint8, flow (K, 2L, S, S) uint8, flow_scale (2,) float32, number: a label or a

@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from train.branch import RGB_CHANNELS, AttentionAt, Branch
+from twinstream.train.branch import RGB_CHANNELS, AttentionAt, Branch
 
 Kind = Literal["rgb", "flow", "two_stream", "nonlocal", "cma", "cma_nonlocal"]
 BranchName = Literal["rgb", "flow"]

@@ -9,8 +9,8 @@ a quarter of the floats.
 import torch
 from torch import Tensor
 
-from shards.errors import InputError
-from shards.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL
+from twinstream.errors import InputError
+from twinstream.shards.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

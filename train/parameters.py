@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torchvision import models
 
-from train.branch import RGB_CHANNELS
-from train.cma import CMABlock
-from train.model import BranchName, TwoBranch
+from twinstream.train.branch import RGB_CHANNELS
+from twinstream.train.cma import CMABlock
+from twinstream.train.model import BranchName, TwoBranch
 
 SIDE = 64
 

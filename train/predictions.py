@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from shards.atomic import atomic_file
-from shards.errors import InputError
+from twinstream.errors import InputError
+from twinstream.shards.atomic import atomic_file
 
 Scores = dict[str, NDArray[np.float32]]
 

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from shards.errors import InputError
+from twinstream.errors import InputError
 
 CPU = torch.device("cpu")
 

@@ -10,12 +10,12 @@ import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from shards.atomic import write_atomically
-from shards.errors import InputError
-from train.evidence import Evidence, read_evidence
-from train.report_figures import gains_table, sweep_table, write_gains, write_sweep
-from train.report_page import page
-from train.report_tables import (
+from twinstream.errors import InputError
+from twinstream.shards.atomic import write_atomically
+from twinstream.train.evidence import Evidence, read_evidence
+from twinstream.train.report_figures import gains_table, sweep_table, write_gains, write_sweep
+from twinstream.train.report_page import page
+from twinstream.train.report_tables import (
     Table,
     categories_table,
     iterations_table,

@@ -8,9 +8,18 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from train.evidence import EQUAL, RGB_ALONE, Case, Evidence, Weights
-from train.metrics import per_class_accuracy
-from train.report_tables import BASELINE, CATEGORIES, CMA, NON_LOCAL, Cell, Table, gains, gaps
+from twinstream.train.evidence import EQUAL, RGB_ALONE, Case, Evidence, Weights
+from twinstream.train.metrics import per_class_accuracy
+from twinstream.train.report_tables import (
+    BASELINE,
+    CATEGORIES,
+    CMA,
+    NON_LOCAL,
+    Cell,
+    Table,
+    gains,
+    gaps,
+)
 
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee")
 # RGB's share of the weights; the ratios of the paper are among them

@@ -8,8 +8,8 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from train.evidence import Evidence
-from train.report_tables import Cell, Table, beside_paper, shown
+from twinstream.train.evidence import Evidence
+from twinstream.train.report_tables import Cell, Table, beside_paper, shown
 
 PAGE = Template("""<!doctype html>
 <html lang="en">

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from train import paper
-from train.branch import AttentionAt
-from train.evidence import (
+from twinstream.train import paper
+from twinstream.train.branch import AttentionAt
+from twinstream.train.evidence import (
     EQUAL,
     FLOW_ALONE,
     FLOW_FIRST,
@@ -26,9 +26,9 @@ from train.evidence import (
     Evidence,
     Weights,
 )
-from train.metrics import confusion_matrix, per_class_accuracy
-from train.model import BRANCHES, WITH_CMA, BranchName, Kind, TwoBranch
-from train.parameters import parameters_used, resnet_parameters
+from twinstream.train.metrics import confusion_matrix, per_class_accuracy
+from twinstream.train.model import BRANCHES, WITH_CMA, BranchName, Kind, TwoBranch
+from twinstream.train.parameters import parameters_used, resnet_parameters
 
 Cell = str | float | None
 

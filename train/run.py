@@ -10,10 +10,11 @@ from typing import Any
 
 import yaml
 
-from shards.atomic import write_atomically
-from shards.errors import InputError
-from shards.settings import Section, ShardSettings, build_settings
-from train.settings import ModelSettings, TestSettings, TrainSettings
+from twinstream.errors import InputError
+from twinstream.section import Section, build_settings
+from twinstream.shards.atomic import write_atomically
+from twinstream.shards.settings import ShardSettings
+from twinstream.train.settings import ModelSettings, TestSettings, TrainSettings
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from shards.settings import Section
+from twinstream.section import Section
 
 StageName = Annotated[str, StringConstraints(pattern=r"^(flow|rgb|iter[1-9][0-9]*)$")]
 

@@ -10,7 +10,7 @@ with the same start; nothing is refused but too few frames.
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.errors import InputError
+from twinstream.errors import InputError
 
 
 def num_starts(num_frames: int, stack_length: int) -> int:

@@ -11,8 +11,8 @@ own first `iter` stage on and until then costs nothing.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shards.errors import InputError
-from train.model import BRANCHES, WITH_CMA, BranchName, Kind
+from twinstream.errors import InputError
+from twinstream.train.model import BRANCHES, WITH_CMA, BranchName, Kind
 
 
 @dataclass(frozen=True)

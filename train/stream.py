@@ -19,14 +19,14 @@ import webdataset as wds
 from numpy.typing import NDArray
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from shards.errors import InputError
-from shards.jpeg import decode_gray, decode_rgb
-from shards.sample import SampleMeta, meta_from_json
-from shards.storage import locate
-from train import transforms
-from train.loader import Batch, SnippetRecipe, loaded, new_batch
-from train.order import EpochSampler, Positions
-from train.transforms import Bytes
+from twinstream.errors import InputError
+from twinstream.shards.jpeg import decode_gray, decode_rgb
+from twinstream.shards.sample import SampleMeta, meta_from_json
+from twinstream.shards.storage import locate
+from twinstream.train import transforms
+from twinstream.train.loader import Batch, SnippetRecipe, loaded, new_batch
+from twinstream.train.order import EpochSampler, Positions
+from twinstream.train.transforms import Bytes
 
 # epoch, number of a shard, rows of the samples that are wanted of it, ascending
 Piece = tuple[int, int, tuple[int, ...]]

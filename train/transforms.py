@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.errors import InputError
+from twinstream.errors import InputError
 
 Bytes = NDArray[np.uint8]
 

@@ -9,11 +9,11 @@ that learns sees the difference: its statistics are a micro-batch's.
 import torch
 import torch.nn.functional as F
 
-from train.device import half_precision, to_device
-from train.loader import Batch
-from train.model import TwoBranch, consensus
-from train.order import Share
-from train.stages import Stage
+from twinstream.train.device import half_precision, to_device
+from twinstream.train.loader import Batch
+from twinstream.train.model import TwoBranch, consensus
+from twinstream.train.order import Share
+from twinstream.train.stages import Stage
 
 
 def add_gradients(

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torchvision import models
 
-from shards.errors import InputError
-from train.branch import RGB_CHANNELS, Branch
+from twinstream.errors import InputError
+from twinstream.train.branch import RGB_CHANNELS, Branch
 
 State = Mapping[str, Tensor]
 

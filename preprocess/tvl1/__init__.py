@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from shards.errors import InputError
+from twinstream.errors import InputError
 
 Gray = npt.NDArray[np.uint8]
 Flow = npt.NDArray[np.float32]
@@ -157,7 +157,7 @@ def open_engine(
         raise InputError(f"threads is {threads}; an engine needs at least 1")
     match resolve_engine(name):
         case "numba":
-            from preprocess.tvl1.numba_engine import open_numba
+            from twinstream.preprocess.tvl1.numba_engine import open_numba
 
             return open_numba(params, threads=threads)
         case "cuda":
@@ -167,15 +167,15 @@ def open_engine(
                     "engine: cuda needs a GPU that torch can use, and there is none; use `engine: "
                     "numba`"
                 )
-            from preprocess.tvl1.cuda_engine import open_cuda
+            from twinstream.preprocess.tvl1.cuda_engine import open_cuda
 
             return open_cuda(params, max_bytes=gpu_bytes)
         case "opencv":
-            from preprocess.tvl1.opencv import open_opencv
+            from twinstream.preprocess.tvl1.opencv import open_opencv
 
             return open_opencv(params, threads=threads)
         case _:
-            from preprocess.tvl1.reference import reference_flow
+            from twinstream.preprocess.tvl1.reference import reference_flow
 
             return PairEngine(
                 "reference", lambda first, second: reference_flow(first, second, params)

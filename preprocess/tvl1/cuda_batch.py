@@ -15,8 +15,8 @@ import torch
 import triton
 from torch import Tensor
 
-from preprocess.tvl1 import TvL1Params, triton_kernels, triton_waves
-from preprocess.tvl1.levels import level_sizes, positions
+from twinstream.preprocess.tvl1 import TvL1Params, triton_kernels, triton_waves
+from twinstream.preprocess.tvl1.levels import level_sizes, positions
 
 BLOCK = 256
 """Pixels of a program of the image kernels."""

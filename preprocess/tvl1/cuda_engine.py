@@ -15,13 +15,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from preprocess.flow_statistics import MICROPIXELS, FlowStatistics
-from preprocess.stored_flow import StoredFlow
-from preprocess.tvl1 import DEFAULT_GPU_BYTES, Flow, Gray, TvL1Params, empty_flow
-from preprocess.tvl1.cuda_batch import Tiling, batch_flow, bytes_of_frame, bytes_of_pair
-from preprocess.tvl1.cuda_copies import Copies
-from shards.errors import InputError
-from shards.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL
+from twinstream.errors import InputError
+from twinstream.preprocess.flow_statistics import MICROPIXELS, FlowStatistics
+from twinstream.preprocess.stored_flow import StoredFlow
+from twinstream.preprocess.tvl1 import DEFAULT_GPU_BYTES, Flow, Gray, TvL1Params, empty_flow
+from twinstream.preprocess.tvl1.cuda_batch import Tiling, batch_flow, bytes_of_frame, bytes_of_pair
+from twinstream.preprocess.tvl1.cuda_copies import Copies
+from twinstream.shards.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL
 
 Starts = npt.NDArray[np.int64]
 Convert = Callable[[Tensor], Tensor]

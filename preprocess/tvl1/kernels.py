@@ -13,7 +13,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from preprocess.tvl1.lanes import (
+from twinstream.preprocess.tvl1.lanes import (
     NUM_LANES,
     floor,
     keep_above,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from preprocess.tvl1 import MIN_SIDE, TvL1Params
+from twinstream.preprocess.tvl1 import MIN_SIDE, TvL1Params
 
 Positions = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]
 

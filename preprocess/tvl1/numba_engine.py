@@ -11,10 +11,10 @@ from queue import SimpleQueue
 import cv2
 import numpy as np
 
-from preprocess.tvl1 import Engine, Flow, Gray, TvL1Params, empty_flow, kernels
-from preprocess.tvl1.kernels import Floats
-from preprocess.tvl1.lanes import NUM_LANES
-from preprocess.tvl1.levels import level_sizes, positions
+from twinstream.preprocess.tvl1 import Engine, Flow, Gray, TvL1Params, empty_flow, kernels
+from twinstream.preprocess.tvl1.kernels import Floats
+from twinstream.preprocess.tvl1.lanes import NUM_LANES
+from twinstream.preprocess.tvl1.levels import level_sizes, positions
 
 PAIRS_A_TURN = 8
 """Pairs a thread takes at once: the first frame's pyramid is made anew for each turn."""

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from preprocess.tvl1 import Engine, Gray, PairEngine, TvL1Params
-from shards.errors import InputError
+from twinstream.errors import InputError
+from twinstream.preprocess.tvl1 import Engine, Gray, PairEngine, TvL1Params
 
 
 def open_opencv(params: TvL1Params, *, threads: int = 1) -> Engine:

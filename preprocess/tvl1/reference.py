@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from preprocess.tvl1 import MIN_SIDE, TvL1Params
+from twinstream.preprocess.tvl1 import MIN_SIDE, TvL1Params
 
 Field = npt.NDArray[np.float64]
 Pair = tuple[Field, Field]

@@ -16,7 +16,7 @@ lanes in a strip, strips and segments.
 import triton.language as tl
 from triton.language import constexpr, tensor
 
-from preprocess.tvl1.triton_kernels import NUM_CONSTANTS, NUM_FIELDS, kernel
+from twinstream.preprocess.tvl1.triton_kernels import NUM_CONSTANTS, NUM_FIELDS, kernel
 
 # Rows of `control`: the newer side of the state; iterations done and left in this warp; how many
 # more until the rule is looked at; how many the next wave does; iterations done in all warps.

@@ -1,7 +1,6 @@
-"""All sections of pipeline.yaml together, and the demo that takes them the whole road.
+"""The demo: the whole road on drawn videos, to accuracies whose best values are known.
 
-preprocess and train never import one another; whoever needs both stands here, above them. What is
-heavy is imported by what runs alone, so that reading settings stays cheap.
+What is heavy is imported by what runs alone, so that `--help` stays cheap.
 """
 
 import shutil
@@ -13,11 +12,9 @@ from typing import Any
 
 import yaml
 
-from preprocess.settings import DatasetSettings, PreprocessSettings
-from shards.errors import InputError
-from shards.settings import Section, ShardSettings, build_settings
-from train.run import RunSettings
-from train.settings import ModelSettings, TestSettings, TrainSettings
+from twinstream.errors import InputError
+from twinstream.section import build_settings
+from twinstream.settings import Settings
 
 DEMO_SEED = 0
 DEMO_FRAMES = 12
@@ -26,35 +23,14 @@ DEMO_MARK = ".twinstream-demo"
 DEMO_VIDEOS_PER_PAIR = {"train": 40, "test": 12}
 
 
-class Settings(Section):
-    """pipeline.yaml as a whole."""
-
-    dataset: DatasetSettings = DatasetSettings()
-    """Which videos there are."""
-    preprocess: PreprocessSettings = PreprocessSettings()
-    """How frames and flow are made."""
-    shards: ShardSettings = ShardSettings()
-    """The shard dataset."""
-    model: ModelSettings = ModelSettings()
-    """The network."""
-    train: TrainSettings = TrainSettings()
-    """How it learns."""
-    test: TestSettings = TestSettings()
-    """How it is scored."""
-
-    def run_settings(self) -> RunSettings:
-        """The sections that training and testing use."""
-        return RunSettings(shards=self.shards, model=self.model, train=self.train, test=self.test)
-
-
 def train_and_score(
     tree: Mapping[str, Any], overrides: Sequence[str], run: Path
 ) -> dict[str, float]:
     """Train into `run` and test it, or go on where that stood; top-1 in [0, 1] by score: rgb, flow,
     fused 1:1 ...
     """
-    from train.evaluate import score_run
-    from train.fit import train
+    from twinstream.train.evaluate import score_run
+    from twinstream.train.fit import train
 
     settings = build_settings(Settings, deepcopy(dict(tree)), overrides).run_settings()
     train(settings, run, resume=True)
@@ -114,12 +90,12 @@ def run_demo(
     """Draw duet, preprocess it, train and test both kinds of network; returns and shows the
     accuracies reached.
     """
-    from preprocess.duet import CEILINGS, write_duet
-    from preprocess.run import preprocess
-    from shards.preview import write_preview
-    from shards.reader import ShardDataset
-    from shards.videos import summary
-    from train.figures import write_bars
+    from twinstream.preprocess.duet import CEILINGS, write_duet
+    from twinstream.preprocess.run import preprocess
+    from twinstream.shards.preview import write_preview
+    from twinstream.shards.reader import ShardDataset
+    from twinstream.shards.videos import summary
+    from twinstream.train.figures import write_bars
 
     begun = time.monotonic()
     _empty(out)

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from shards.commands import shards
-from shards.errors import InputError
+from twinstream.errors import InputError
+from twinstream.shards.commands import shards
 
 if TYPE_CHECKING:
-    from pipeline import Settings
+    from twinstream.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -59,7 +59,7 @@ def demo(out: Path) -> None:
 
     Example: twinstream demo --out /tmp/demo
     """
-    from pipeline import run_demo
+    from twinstream.demo import run_demo
 
     run_demo(out)
 
@@ -79,7 +79,7 @@ def doctor(hours: float, size: int) -> None:
 
     Example: twinstream doctor --hours 600
     """
-    from preprocess.doctor import report
+    from twinstream.preprocess.doctor import report
 
     click.echo(report(hours, size))
 
@@ -102,8 +102,8 @@ def preprocess(
     Example: twinstream preprocess -c pipeline.yaml --set dataset.root=videos --set
     shards.path=out/shards
     """
-    from preprocess.run import check_skipped, preprocess
-    from shards.videos import summary
+    from twinstream.preprocess.run import check_skipped, preprocess
+    from twinstream.shards.videos import summary
 
     settings = load_settings(config, overrides)
     rows = preprocess(
@@ -123,8 +123,8 @@ def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool) -> 
 
     Example: twinstream train -c pipeline.yaml --set train.stages=[flow,iter1] --out runs/cma
     """
-    from train.fit import train
-    from train.ranks import shows_output
+    from twinstream.train.fit import train
+    from twinstream.train.ranks import shows_output
 
     train(load_settings(config, overrides).run_settings(), out, resume=resume)
     if shows_output():
@@ -163,8 +163,8 @@ def test(
 
     Example: twinstream test runs/cma --segments 25 --crops 10
     """
-    from train.evaluate import metrics_table, score_run
-    from train.run import read_run_settings
+    from twinstream.train.evaluate import metrics_table, score_run
+    from twinstream.train.run import read_run_settings
 
     given = {"split": split, "segments": segments, "crops": int(crops) if crops else None}
     settings = read_run_settings(run).test.model_copy(
@@ -186,7 +186,7 @@ def report(runs: tuple[Path, ...], out: Path) -> None:
 
     Example: twinstream report runs/two_stream runs/nonlocal runs/cma --out report
     """
-    from train.report import PAGE, write_report
+    from twinstream.train.report import PAGE, write_report
 
     for table in write_report(runs, out):
         for command in table.gaps:
@@ -261,7 +261,7 @@ def attention(
 
     Example: twinstream attention runs/cma --key Run/v_Run_g01_c01 --query 60,90 --out run.png
     """
-    from train.attention_picture import show
+    from twinstream.train.attention_picture import show
 
     show(run, key, out, queries, t=t, place=place, stage=stage, shards_path=shards_path)
     click.echo(str(out))
@@ -272,8 +272,8 @@ cli.add_command(shards)
 
 def load_settings(config: Path, overrides: tuple[str, ...]) -> "Settings":
     """All sections of a settings file, checked."""
-    from pipeline import Settings
-    from shards.settings import read_settings
+    from twinstream.section import read_settings
+    from twinstream.settings import Settings
 
     return read_settings(Settings, config, overrides)
 
@@ -301,7 +301,3 @@ def main() -> None:
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,24 @@
+"""No secret in a URI: settings are saved beside outputs, and messages repeat them."""
+
+from twinstream.errors import InputError
+
+STORE_SCHEMES = ("s3", "gs")
+SECRET_OPTIONS = ("access_key=", "secret_key=", "token=")
+
+
+def refuse_credentials(text: str, what: str) -> None:
+    """InputError, naming `what` and not the text, where a URI has a user, a password or a key in
+    it.
+    """
+    scheme, separator, rest = text.partition("://")
+    authority = rest.split("/")[0]
+    # An AWS secret may hold a slash, and what is before it then looks like HOST:PORT, which no
+    # bucket is.
+    has_user = "@" in authority + rest.partition("?")[2] or (
+        ":" in authority and scheme.endswith(STORE_SCHEMES)
+    )
+    if separator and (has_user or any(word in rest for word in SECRET_OPTIONS)):
+        raise InputError(
+            f"{what}: a URI must not hold credentials; put them into the environment "
+            "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY) or into a profile"
+        )

@@ -1,0 +1,130 @@
+"""pipeline.yaml -> frozen settings, with one line for every mistake.
+
+Each program declares its own sections beside itself as `Section`s; a default is written once,
+there. This file holds what they share: reading the YAML, `--set a.b=v`, and naming a wrong key
+together with the nearest right one.
+"""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from twinstream.credentials import refuse_credentials
+from twinstream.errors import InputError
+
+
+class Section(BaseModel):
+    """A section of pipeline.yaml: frozen, and a key it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def read_settings(model: type[M], path: Path, overrides: Sequence[str] = ()) -> M:
+    """The file's settings with `a.b=v` overrides applied, checked against `model`; InputError in
+    one line.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise InputError(f"{path}: no such settings file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if tree is not None and not isinstance(tree, dict):
+        raise InputError(
+            f"{path}: holds a {type(tree).__name__}, expected sections such as `dataset:`"
+        )
+    return build_settings(model, tree or {}, overrides, source=str(path))
+
+
+def build_settings(
+    model: type[M], tree: dict[str, Any], overrides: Sequence[str] = (), source: str = "settings"
+) -> M:
+    """The same from a tree that is in memory already."""
+    for override in overrides:
+        refuse_credentials(override, "--set")
+        _set(tree, override)
+    _refuse_credentials(tree, "")
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(f"{source}: {_one_line(error, model)}") from error
+
+
+def _set(tree: dict[str, Any], override: str) -> None:
+    """`a.b=v` sets tree["a"]["b"] to the YAML value v."""
+    path, equals, value = override.partition("=")
+    if not equals or not path:
+        raise InputError(f"--set {override}: expected section.key=value")
+    *sections, key = path.split(".")
+    for name in sections:
+        if tree.get(name) is None:
+            tree[name] = {}
+        tree = tree[name]
+        if not isinstance(tree, dict):
+            raise InputError(f"--set {override}: {name} is no section")
+    try:
+        tree[key] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {override}: {value!r} is not a YAML value") from error
+
+
+def _refuse_credentials(value: object, path: str) -> None:
+    """No setting may be a URI that tells a secret: settings are saved beside outputs and shown in
+    messages.
+    """
+    if isinstance(value, str):
+        refuse_credentials(value, path)
+    elif isinstance(value, dict):
+        for key, below in value.items():
+            _refuse_credentials(below, f"{path}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        for item in value:
+            _refuse_credentials(item, path)
+
+
+def _one_line(error: ValidationError, model: type[BaseModel]) -> str:
+    first, *others = error.errors()
+    path = ".".join(
+        str(part)
+        for part in first["loc"]
+        if not str(part).startswith(("function-", "constrained-"))
+    )
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        text = f"{path}: no such key{_nearest(path, model)}"
+    else:
+        text = f"{path}: {first['msg'].removeprefix('Value error, ')}, not {first['input']!r}"
+    return text + (f" (and {len(others)} more)" if others else "")
+
+
+def _nearest(path: str, model: type[BaseModel]) -> str:
+    """The key that was probably meant; the last part alone decides when the section was the
+    mistake.
+    """
+    keys = _all_keys(model)
+    leaf = path.rpartition(".")[2]
+    near = difflib.get_close_matches(path, keys, n=1, cutoff=0.6)
+    near = near or [key for key in keys if key.rpartition(".")[2] == leaf]
+    return (
+        f"; did you mean {near[0]}?" if near else f"; keys here: {', '.join(_siblings(path, keys))}"
+    )
+
+
+def _siblings(path: str, keys: list[str]) -> list[str]:
+    parent = path.rpartition(".")[0]
+    return [key for key in keys if key.rpartition(".")[0] == parent]
+
+
+def _all_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in model.model_fields.items():
+        keys.append(prefix + str(field.validation_alias or name))
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _all_keys(field.annotation, f"{prefix}{name}.")
+    return keys
