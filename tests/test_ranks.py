@@ -71,7 +71,7 @@ def rank_process(torchrun: subprocess.Popen[str], rank: int) -> int:
     """The process of this rank below torchrun."""
     for pid, name in descendants(torchrun.pid):
         environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        if "-m\0train" in name and f"RANK={rank}".encode() in environment:
+        if "-m\0twinstream.train" in name and f"RANK={rank}".encode() in environment:
             return pid
     raise AssertionError(f"no rank {rank} below {torchrun.pid}")
 

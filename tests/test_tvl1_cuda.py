@@ -208,7 +208,8 @@ def test_auto_is_cuda_where_torch_sees_a_gpu_and_numba_elsewhere(
 
 def test_a_machine_without_a_driver_does_not_import_torch() -> None:
     code = (
-        "import sys; from preprocess import tvl1; tvl1.has_library = lambda name: False\n"
+        "import sys; from twinstream.preprocess import tvl1\n"
+        "tvl1.has_library = lambda name: False\n"
         "assert tvl1.resolve_engine('auto') == 'numba' or tvl1.Path('/dev/kfd').exists()\n"
         "sys.exit('torch' in sys.modules)"
     )

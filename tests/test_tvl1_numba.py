@@ -144,7 +144,8 @@ def test_hard_edges_and_flicker_stay_finite(high: int) -> None:
 
 def test_a_second_start_compiles_nothing(tmp_path: Path) -> None:
     program = (
-        "import numpy as np; from preprocess.tvl1 import TvL1Params, kernels, open_engine\n"
+        "import numpy as np\n"
+        "from twinstream.preprocess.tvl1 import TvL1Params, kernels, open_engine\n"
         "open_engine('numba', TvL1Params(scales=2, warps=1))(np.zeros((2, 24, 24), np.uint8))\n"
         "print([len(k.stats.cache_misses) for k in (kernels.resize, kernels.fill_taps, "
         "kernels.warp, kernels.iterate)])"
@@ -156,8 +157,8 @@ def test_a_second_start_compiles_nothing(tmp_path: Path) -> None:
 def test_the_bits_do_not_depend_on_the_processors_vectors(tmp_path: Path) -> None:
     """`generic` is the least that this architecture has: no AVX, no FMA."""
     program = (
-        "from tests.test_tvl1_numba import noise; from preprocess.tvl1 import TvL1Params, "
-        "open_engine\n"
+        "from tests.test_tvl1_numba import noise\n"
+        "from twinstream.preprocess.tvl1 import TvL1Params, open_engine\n"
         "print(open_engine('numba', TvL1Params())(noise(3, 40, 61, seed=7)).tobytes().hex())"
     )
     expected = open_engine("numba", TvL1Params())(noise(3, 40, 61, seed=7)).tobytes().hex()
