@@ -19,14 +19,13 @@ from av.video.frame import VideoFrame
 
 from twinstream.preprocess.decode import (
     OpenedVideo,
-    Reason,
-    VideoError,
     VideoInfo,
     check_pixels,
     in_chunks,
 )
 from twinstream.preprocess.frame_folders import frame_number
 from twinstream.preprocess.picture import Orientation, short_side_size
+from twinstream.shards.videos import Reason, VideoError
 
 END_OF_JPEG = b"\xff\xd9"
 TAIL_BYTES = 1024

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinstream.preprocess.catalog import Video
-from twinstream.preprocess.decode import Reason, VideoError, VideoInfo
+from twinstream.preprocess.decode import VideoInfo
 from twinstream.preprocess.flow_statistics import FlowStatistics
 from twinstream.preprocess.plan import Job
 from twinstream.preprocess.stored_flow import stored_flow
@@ -29,7 +29,7 @@ from twinstream.preprocess.tvl1 import Engine
 from twinstream.shards.jpeg import encode_jpeg
 from twinstream.shards.sample import SampleMeta
 from twinstream.shards.storage import Location
-from twinstream.shards.videos import Status, VideoRow
+from twinstream.shards.videos import Reason, Status, VideoError, VideoRow, video_row
 from twinstream.shards.writer import SampleSpool, ShardWriter, sample_spool, write_shard
 
 PARTS = ("decode", "flow", "encode")
@@ -147,18 +147,9 @@ def job_steps(
                         writer, video, root / video.path, recipe, spool, watch
                     )
                 except VideoError as error:
-                    row = video_row(
-                        video, Status.SKIPPED, reason=error.reason.value, detail=error.detail
-                    )
+                    row = video_row(video, Status.SKIPPED, error.reason, detail=error.detail)
                 rows.append(row)
                 yield VideoDone(row, spool.num_frames, watch.seconds)
-
-
-def video_row(video: Video, status: Status, **known: Any) -> VideoRow:
-    """The row of a catalog's video, with whatever else is known of it."""
-    return VideoRow(
-        video.key, video.path, video.class_name, video.label, video.split, status.value, **known
-    )
 
 
 def _add_video(
@@ -181,9 +172,7 @@ def _add_video(
     source = {"num_frames": num_frames, "fps": info.fps, "width": info.width, "height": info.height}
     if num_frames < recipe.min_frames:
         detail = f"{num_frames} of at least {recipe.min_frames} frames"
-        return video_row(
-            video, Status.SKIPPED, reason=Reason.TOO_SHORT.value, detail=detail, **source
-        )
+        return video_row(video, Status.SKIPPED, Reason.TOO_SHORT, detail=detail, **source)
     meta = SampleMeta(
         *(video.key, video.class_name, video.label, num_frames, filled.width, filled.height),
         *(info.fps or 0.0, info.width, info.height),

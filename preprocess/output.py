@@ -14,7 +14,6 @@ from typing import Any
 
 from twinstream.errors import InputError
 from twinstream.preprocess.catalog import Catalog
-from twinstream.preprocess.job import video_row
 from twinstream.preprocess.plan import Job
 from twinstream.shards.assemble import Contents, finish_dataset, is_whole, shard_entry
 from twinstream.shards.atomic import remove_temporaries, write_atomically
@@ -27,7 +26,14 @@ from twinstream.shards.manifest import (
     read_manifest,
 )
 from twinstream.shards.storage import Location, file_sizes
-from twinstream.shards.videos import VIDEOS_NAME, Status, VideoRow, read_videos
+from twinstream.shards.videos import (
+    VIDEOS_NAME,
+    Reason,
+    Status,
+    VideoRow,
+    read_videos,
+    video_row,
+)
 from twinstream.shards.writer import index_path
 
 DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
@@ -142,15 +148,11 @@ def finish(
 def _plain_rows(catalog: Catalog) -> list[VideoRow]:
     """A row for each video that says no more than the catalog does."""
     return [
-        video_row(
-            video, Status.WRITTEN if video.present else Status.MISSING, **_missing(video.present)
-        )
+        video_row(video, Status.WRITTEN)
+        if video.present
+        else video_row(video, Status.MISSING, Reason.MISSING, detail="no such file")
         for video in sorted(catalog.videos, key=lambda video: video.key)
     ]
-
-
-def _missing(present: bool) -> dict[str, str]:
-    return {} if present else {"reason": "missing", "detail": "no such file"}
 
 
 def _identity(row: VideoRow) -> tuple[object, ...]:

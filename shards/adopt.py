@@ -10,7 +10,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from twinstream.errors import InputError
 from twinstream.shards.assemble import Contents, finish_dataset, shard_entry
@@ -27,10 +27,20 @@ from twinstream.shards.manifest import FILE_NAME, FORMAT, FlowCodec, ShardEntry
 from twinstream.shards.sample import SampleMeta, member_names, meta_from_json, num_members
 from twinstream.shards.samples import shard_name
 from twinstream.shards.storage import Location, file_sizes
-from twinstream.shards.videos import Status, VideoRow
+from twinstream.shards.videos import Status, VideoRow, video_row
 
 Member = tuple[str, int, int]
 END_BYTES = 2 * tarfile.BLOCKSIZE
+
+
+class StoredVideo(NamedTuple):
+    """A video of which only the sample is left; nobody knows its path, so that is the key."""
+
+    key: str
+    path: str
+    class_name: str
+    label: int
+    split: str
 
 
 def index_dataset(
@@ -86,7 +96,17 @@ def index_shard(folder: Location, name: str, split: str, settings: dict[str, Any
         rows.append(
             sample_row(meta, [offset for _, offset, _ in members], [size for _, _, size in members])
         )
-        videos.append(_video_row(meta, split, shard_name(name)))
+        videos.append(
+            video_row(
+                StoredVideo(meta.key, meta.key, meta.class_name, meta.label, split),
+                Status.WRITTEN,
+                num_frames=meta.num_frames,
+                fps=meta.fps,
+                width=meta.source_width,
+                height=meta.source_height,
+                shard=shard_name(name),
+            )
+        )
     record = JobRecord(FORMAT, digest, _num_bytes(tar), settings, tuple(videos))
     write_atomically(index, index_bytes(rows, record))
     return read_index_file(index)
@@ -176,15 +196,3 @@ def _refuse_disorder(path: Location, meta: SampleMeta, found: list[str]) -> None
         there = found[place] if place < len(found) else "the end of the shard"
         if there != name:
             raise InputError(f"{path.name}: {meta.key}: {there} where {name} belongs")
-
-
-def _video_row(meta: SampleMeta, split: str, shard: str) -> VideoRow:
-    known = (meta.key, meta.key, meta.class_name, meta.label, split, Status.WRITTEN.value)
-    return VideoRow(
-        *known,
-        num_frames=meta.num_frames,
-        fps=meta.fps,
-        width=meta.source_width,
-        height=meta.source_height,
-        shard=shard,
-    )

@@ -13,7 +13,7 @@ from twinstream.shards.flow_codec import quantize
 from twinstream.shards.jpeg import encode_jpeg
 from twinstream.shards.sample import SampleMeta
 from twinstream.shards.storage import Location
-from twinstream.shards.videos import Status, VideoRow
+from twinstream.shards.videos import Status, VideoRow, video_row
 from twinstream.shards.writer import SampleSpool, sample_spool, write_shard
 
 SETTINGS = {"preprocess.bound": 20.0, "preprocess.seed": 0}
@@ -80,15 +80,7 @@ def write_job(folder: Location, job: Job) -> None:
                 "mean_flow": 1.0,
                 "saturated": 0.0,
             }
-            plain = (
-                video.key,
-                video.path,
-                video.class_name,
-                video.label,
-                video.split,
-                Status.WRITTEN.value,
-            )
-            rows.append(VideoRow(*plain, **known))
+            rows.append(video_row(video, Status.WRITTEN, **known))
 
 
 def fill_spool(spool: SampleSpool, num_frames: int, label: int) -> None:

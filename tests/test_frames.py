@@ -12,7 +12,6 @@ import pytest
 from tests.videos import moving_square
 from twinstream.errors import InputError
 from twinstream.preprocess.catalog import read_catalog
-from twinstream.preprocess.decode import Reason, VideoError
 from twinstream.preprocess.frame_folders import frame_number, list_frame_folders
 from twinstream.preprocess.frames import frame_names, open_frames
 from twinstream.preprocess.job import run_job
@@ -24,7 +23,7 @@ from twinstream.section import build_settings
 from twinstream.settings import Settings
 from twinstream.shards.reader import ShardDataset, read_meta
 from twinstream.shards.verify import faults
-from twinstream.shards.videos import VideoRow
+from twinstream.shards.videos import Reason, VideoError, VideoRow
 
 
 def write_frames(
