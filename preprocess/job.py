@@ -136,7 +136,7 @@ def job_steps(
     rows: list[VideoRow] = []
     folder = out / job.split
     with write_shard(folder, job.name, recipe.settings, rows) as writer:
-        for video in job.videos:
+        for video in job.items:
             yield VideoAt(video.key)
             watch = Stopwatch()
             with sample_spool(folder) as spool:

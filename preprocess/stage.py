@@ -414,7 +414,7 @@ class Pool:
             return
         member.job = self._waiting.pop()
         options = {"num_returns": "streaming", "_generator_backpressure_num_objects": 1}
-        given_up = {video.key: self._blame.given_up.get(video.key) for video in member.job.videos}
+        given_up = {video.key: self._blame.given_up.get(video.key) for video in member.job.items}
         known = {key: error for key, error in given_up.items() if error is not None}
         self._members[member.actor.run.options(**options).remote(member.job, known)] = member
 

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from twinstream.errors import InputError
-from twinstream.shards.assemble import Contents, finish_dataset, shard_entry
+from twinstream.shards.assemble import Contents, FinishedShard, finish_dataset
 from twinstream.shards.atomic import write_atomically
 from twinstream.shards.index import (
     IndexFile,
@@ -23,7 +23,7 @@ from twinstream.shards.index import (
     read_index_file,
     sample_row,
 )
-from twinstream.shards.manifest import FILE_NAME, FORMAT, FlowCodec, ShardEntry
+from twinstream.shards.manifest import FILE_NAME, FORMAT, FlowCodec
 from twinstream.shards.sample import SampleMeta, member_names, meta_from_json, num_members
 from twinstream.shards.samples import shard_name
 from twinstream.shards.storage import Location, file_sizes
@@ -63,19 +63,17 @@ def index_dataset(
     settings: dict[str, Any] = {
         f"index.{name}": value for name, value in codec.model_dump().items()
     }
-    splits: dict[str, tuple[ShardEntry, ...]] = {}
-    rows: list[VideoRow] = []
+    shards = []
     for name in tars:
         split = split_of_shard(name)
-        file = index_shard(folder, name, split, settings)
-        splits[split] = (*splits.get(split, ()), shard_entry(name.removesuffix(".tar"), file))
-        rows += file.record.videos
+        index = index_shard(folder, name, split, settings)
+        shards.append(FinishedShard(split, name.removesuffix(".tar"), index))
         progress(name)
+    rows = [row for shard in shards for row in shard.index.record.videos]
     for key, count in Counter(row.key for row in rows).items():
         if count > 1:
             raise InputError(f"{folder}: {key}: in {count} places; a key stands for one sample")
-    finish_dataset(folder, splits, rows, Contents(class_names(rows), codec, settings))
-    return rows
+    return finish_dataset(folder, shards, Contents(class_names(rows), codec, settings))
 
 
 def index_shard(folder: Location, name: str, split: str, settings: dict[str, Any]) -> IndexFile:

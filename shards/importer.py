@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from twinstream.errors import InputError
 from twinstream.shards.alignment import Aligned, Layout, align
-from twinstream.shards.assemble import Contents, plan_shards, write_dataset
+from twinstream.shards.assemble import Contents, DatasetBuild, write_dataset
 from twinstream.shards.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL, dequantize
 from twinstream.shards.folders import VideoFolder
 from twinstream.shards.jpeg import decode_unchanged
 from twinstream.shards.manifest import FlowCodec
+from twinstream.shards.plan import key_hash, plan_shards
 from twinstream.shards.sample import SampleMeta
 from twinstream.shards.storage import Location
 from twinstream.shards.videos import Reason, Status, VideoError, VideoRow, video_row
@@ -71,7 +72,8 @@ def import_rawframes(
         for video in absent
     )
     contents = Contents(classes, codec, settings, missing)
-    return write_dataset(out, plan_shards(present, videos_per_shard), write, contents, progress)
+    plans = plan_shards(present, videos_per_shard, key_hash)
+    return write_dataset(DatasetBuild(out, plans, contents), write, progress)
 
 
 def foreign_codec(bound: float, zero: float, levels: float) -> FlowCodec:

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from twinstream.preprocess.catalog import Catalog, Video
-from twinstream.preprocess.output import finish
-from twinstream.preprocess.plan import Job, plan_jobs
+from twinstream.preprocess.plan import Job, dataset_build, plan_jobs
 from twinstream.shards.flow_codec import quantize
 from twinstream.shards.jpeg import encode_jpeg
 from twinstream.shards.sample import SampleMeta
@@ -49,7 +48,7 @@ def write_dataset(folder: Path, counts: dict[str, int], videos_per_shard: int = 
     jobs = plan_jobs(catalog.videos, videos_per_shard, seed=0)
     for job in jobs:
         write_job(folder, job)
-    finish(folder, catalog, jobs, SETTINGS)
+    dataset_build(folder, catalog, jobs, SETTINGS).finish()
     return folder
 
 
@@ -57,7 +56,7 @@ def write_job(folder: Location, job: Job) -> None:
     """One shard of the dataset."""
     rows: list[VideoRow] = []
     with write_shard(folder / job.split, job.name, SETTINGS, rows) as writer:
-        for video in job.videos:
+        for video in job.items:
             num_frames = num_frames_of(video)
             with sample_spool(folder) as spool:
                 fill_spool(spool, num_frames, video.label)
