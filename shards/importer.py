@@ -1,9 +1,9 @@
 """Folders of frames and flow that another tool wrote -> a shard dataset, the JPEGs byte for byte.
 
 Every image is decoded once, to see that it is whole and of one size and to tell the mean motion;
-what is stored is the file. What the folders do not tell stays unknown: fps is 0, and the share of
-flow beyond the bound is empty. A video that does not line up is refused by name, or becomes a
-skipped row; it is never mended.
+what is stored is the file. What the folders do not tell stays unknown: fps is 0 in KEY.json and
+empty in the row, as is the fraction of flow beyond the bound. A video that does not line up is
+refused by name, or becomes a skipped row; it is never mended.
 """
 
 import os
@@ -145,7 +145,6 @@ def _write_video(
         video,
         Status.WRITTEN,
         num_frames=num_frames,
-        fps=0.0,
         width=width,
         height=height,
         shard=writer.name,

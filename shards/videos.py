@@ -85,8 +85,8 @@ class LabelledVideo(Protocol):
 class VideoRow:
     """One video: path below the root; frames, fps, width, height of the source; None where unknown.
 
-    mean_flow is the mean of |(dx, dy)| in pixels; saturated the fraction of pixels beyond the
-    codec's bound.
+    An fps of 0 stands for an unknown one in KEY.json, and is None here. mean_flow is the mean of
+    |(dx, dy)| in pixels; saturated the fraction of pixels beyond the codec's bound.
     """
 
     key: str
@@ -104,6 +104,10 @@ class VideoRow:
     shard: str | None = None
     mean_flow: float | None = None
     saturated: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.fps == 0:
+            object.__setattr__(self, "fps", None)
 
 
 def video_row(

@@ -2,7 +2,6 @@
 word.
 """
 
-import pickle
 from pathlib import Path
 
 import av
@@ -367,15 +366,6 @@ def test_ffmpeg_says_nothing_on_the_terminal(
     path.write_bytes(content[: len(content) // 2] + bytes(300) + content[len(content) // 2 + 300 :])
     assert outcome(path)[0] == "decode_error"
     assert capfd.readouterr() == ("", "")
-
-
-def test_a_video_error_keeps_its_fields_across_processes() -> None:
-    error = pickle.loads(pickle.dumps(VideoError(Reason.DECODE_ERROR, "frame 3: damaged")))
-    assert (error.reason, error.detail, str(error)) == (
-        Reason.DECODE_ERROR,
-        "frame 3: damaged",
-        "decode_error: frame 3: damaged",
-    )
 
 
 # What `ffprobe -count_frames` and a look at the files say. None: frames come; else the reason.
