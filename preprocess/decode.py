@@ -10,7 +10,6 @@ Ogg, GIF) can be cut where no one sees it.
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -32,34 +31,12 @@ from twinstream.preprocess.picture import (
     turned_size,
 )
 from twinstream.preprocess.tally import Tally, is_silent, promised_packets
+from twinstream.preprocess.video_stream import OpenedVideo, VideoInfo
 from twinstream.shards.storage import Location, local_copy
 from twinstream.shards.videos import Reason, VideoError
 
 PYAV_MAJOR = int(av.__version__.split(".")[0])
 MAX_FPS = 10_000
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """Upright size of the source in pixels, frames/s (None when unknown), number of frames its
-    header claims.
-    """
-
-    width: int
-    height: int
-    fps: float | None
-    frames_in_header: int | None
-
-
-@dataclass(frozen=True)
-class OpenedVideo:
-    """An open video; iterate once for its (t, H, W, 3) uint8 RGB chunks."""
-
-    info: VideoInfo
-    chunks: Iterator[NDArray[np.uint8]]
-
-    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
-        return self.chunks
 
 
 @contextmanager

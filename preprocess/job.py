@@ -8,24 +8,24 @@ afterwards. How to decode and how to compute flow are passed in.
 """
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from twinstream.preprocess.catalog import Video
-from twinstream.preprocess.decode import VideoInfo
 from twinstream.preprocess.flow_statistics import FlowStatistics
 from twinstream.preprocess.plan import Job
 from twinstream.preprocess.stored_flow import stored_flow
 from twinstream.preprocess.tvl1 import Engine
+from twinstream.preprocess.video_stream import OpenVideo
 from twinstream.shards.jpeg import encode_jpeg
 from twinstream.shards.sample import SampleMeta
 from twinstream.shards.storage import Location
@@ -33,22 +33,6 @@ from twinstream.shards.videos import Reason, Status, VideoError, VideoRow, video
 from twinstream.shards.writer import SampleSpool, ShardWriter, sample_spool, write_shard
 
 PARTS = ("decode", "flow", "encode")
-
-
-class VideoStream(Protocol):
-    """An open video: what its header says, and an iterator of (t, H, W, 3) uint8 RGB chunks of the
-    stored size.
-    """
-
-    @property
-    def info(self) -> VideoInfo:
-        """Source width, height and fps."""
-
-    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
-        """Every frame once; VideoError where the video turns out to be damaged."""
-
-
-OpenVideo = Callable[[Location], AbstractContextManager[VideoStream]]
 
 
 @dataclass

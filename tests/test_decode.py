@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.videos import moving_square, write_sound, write_video
-from twinstream.preprocess.decode import OpenedVideo, VideoInfo, open_video
+from twinstream.preprocess.decode import open_video
+from twinstream.preprocess.video_stream import OpenedVideo, VideoInfo
 from twinstream.shards.videos import Reason, VideoError
 
 RED, GREEN, BLUE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0)
