@@ -89,7 +89,8 @@ def read_runs(videos: list[Path], num: int, size: tuple[int, int]) -> Runs:
     # Needed only where there is no file of frames.
     import cv2
 
-    from twinstream.preprocess.decode import VideoError, open_video
+    from twinstream.preprocess.decode import open_video
+    from twinstream.shards.videos import VideoError
 
     def runs_of(path: Path) -> Iterator[Gray]:
         with (

@@ -24,8 +24,7 @@ from benchmarks.flow import choose_videos, machine, spread, videos_below
 from twinstream.preprocess.catalog import Catalog, folders_catalog
 from twinstream.preprocess.doctor import stage_rate
 from twinstream.preprocess.job import PARTS, VideoDone, run_job
-from twinstream.preprocess.output import finish
-from twinstream.preprocess.plan import Job, plan_jobs
+from twinstream.preprocess.plan import Job, dataset_build, plan_jobs
 from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings, byte_settings
 from twinstream.preprocess.shares import Node, default_chunk_frames, this_node, worker_share
 from twinstream.preprocess.stage import WorkerSetup, make_recipe, run_jobs
@@ -103,7 +102,7 @@ def twinstream_run(
             started = time.perf_counter() - sum(video.seconds.values())
         done.append(video)
         ended = time.perf_counter()
-    finish(out, catalog, jobs, settings)
+    dataset_build(out, catalog, jobs, settings).finish()
     num_frames = sum(video.num_frames for video in done)
     name = f"twinstream, {engine}, {workers or 'all'} workers"
     part_seconds = sum(sum(video.seconds.values()) for video in done)

@@ -9,7 +9,7 @@ row.
 
 from collections import Counter
 
-from twinstream.preprocess.decode import Reason, VideoError
+from twinstream.shards.videos import Reason, VideoError
 
 DETAILS = {
     Reason.CRASHED: "its worker died each time it was tried",

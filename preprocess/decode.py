@@ -10,8 +10,6 @@ Ogg, GIF) can be cut where no one sees it.
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from enum import StrEnum
 from itertools import chain
 from pathlib import Path
 
@@ -33,61 +31,12 @@ from twinstream.preprocess.picture import (
     turned_size,
 )
 from twinstream.preprocess.tally import Tally, is_silent, promised_packets
+from twinstream.preprocess.video_stream import OpenedVideo, VideoInfo
 from twinstream.shards.storage import Location, local_copy
+from twinstream.shards.videos import Reason, VideoError
 
 PYAV_MAJOR = int(av.__version__.split(".")[0])
 MAX_FPS = 10_000
-
-
-class Reason(StrEnum):
-    """Why a video cannot be used."""
-
-    MISSING = "missing"
-    UNREADABLE = "unreadable"
-    NO_VIDEO_STREAM = "no_video_stream"
-    TOO_LARGE = "too_large"
-    DECODE_ERROR = "decode_error"
-    TOO_SHORT = "too_short"
-    TOO_LONG = "too_long"
-    TIMED_OUT = "timed_out"
-    CRASHED = "crashed"
-
-
-class VideoError(Exception):
-    """A video that cannot be used; `detail` is one line without paths, the same on
-    every machine.
-    """
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(reason, detail)
-        self.reason = reason
-        self.detail = detail
-
-    def __str__(self) -> str:
-        return f"{self.reason}: {self.detail}"
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """Upright size of the source in pixels, frames/s (None when unknown), number of frames its
-    header claims.
-    """
-
-    width: int
-    height: int
-    fps: float | None
-    frames_in_header: int | None
-
-
-@dataclass(frozen=True)
-class OpenedVideo:
-    """An open video; iterate once for its (t, H, W, 3) uint8 RGB chunks."""
-
-    info: VideoInfo
-    chunks: Iterator[NDArray[np.uint8]]
-
-    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
-        return self.chunks
 
 
 @contextmanager

@@ -17,16 +17,11 @@ from pathlib import Path
 import av
 from av.video.frame import VideoFrame
 
-from twinstream.preprocess.decode import (
-    OpenedVideo,
-    Reason,
-    VideoError,
-    VideoInfo,
-    check_pixels,
-    in_chunks,
-)
+from twinstream.preprocess.decode import check_pixels, in_chunks
 from twinstream.preprocess.frame_folders import frame_number
 from twinstream.preprocess.picture import Orientation, short_side_size
+from twinstream.preprocess.video_stream import OpenedVideo, VideoInfo
+from twinstream.shards.videos import Reason, VideoError
 
 END_OF_JPEG = b"\xff\xd9"
 TAIL_BYTES = 1024

@@ -8,47 +8,31 @@ afterwards. How to decode and how to compute flow are passed in.
 """
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from twinstream.preprocess.catalog import Video
-from twinstream.preprocess.decode import Reason, VideoError, VideoInfo
 from twinstream.preprocess.flow_statistics import FlowStatistics
 from twinstream.preprocess.plan import Job
 from twinstream.preprocess.stored_flow import stored_flow
 from twinstream.preprocess.tvl1 import Engine
+from twinstream.preprocess.video_stream import OpenVideo
 from twinstream.shards.jpeg import encode_jpeg
 from twinstream.shards.sample import SampleMeta
 from twinstream.shards.storage import Location
-from twinstream.shards.videos import Status, VideoRow
+from twinstream.shards.videos import Reason, Status, VideoError, VideoRow, video_row
 from twinstream.shards.writer import SampleSpool, ShardWriter, sample_spool, write_shard
 
 PARTS = ("decode", "flow", "encode")
-
-
-class VideoStream(Protocol):
-    """An open video: what its header says, and an iterator of (t, H, W, 3) uint8 RGB chunks of the
-    stored size.
-    """
-
-    @property
-    def info(self) -> VideoInfo:
-        """Source width, height and fps."""
-
-    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
-        """Every frame once; VideoError where the video turns out to be damaged."""
-
-
-OpenVideo = Callable[[Location], AbstractContextManager[VideoStream]]
 
 
 @dataclass
@@ -136,7 +120,7 @@ def job_steps(
     rows: list[VideoRow] = []
     folder = out / job.split
     with write_shard(folder, job.name, recipe.settings, rows) as writer:
-        for video in job.videos:
+        for video in job.items:
             yield VideoAt(video.key)
             watch = Stopwatch()
             with sample_spool(folder) as spool:
@@ -147,18 +131,9 @@ def job_steps(
                         writer, video, root / video.path, recipe, spool, watch
                     )
                 except VideoError as error:
-                    row = video_row(
-                        video, Status.SKIPPED, reason=error.reason.value, detail=error.detail
-                    )
+                    row = video_row(video, Status.SKIPPED, error.reason, detail=error.detail)
                 rows.append(row)
                 yield VideoDone(row, spool.num_frames, watch.seconds)
-
-
-def video_row(video: Video, status: Status, **known: Any) -> VideoRow:
-    """The row of a catalog's video, with whatever else is known of it."""
-    return VideoRow(
-        video.key, video.path, video.class_name, video.label, video.split, status.value, **known
-    )
 
 
 def _add_video(
@@ -181,9 +156,7 @@ def _add_video(
     source = {"num_frames": num_frames, "fps": info.fps, "width": info.width, "height": info.height}
     if num_frames < recipe.min_frames:
         detail = f"{num_frames} of at least {recipe.min_frames} frames"
-        return video_row(
-            video, Status.SKIPPED, reason=Reason.TOO_SHORT.value, detail=detail, **source
-        )
+        return video_row(video, Status.SKIPPED, Reason.TOO_SHORT, detail=detail, **source)
     meta = SampleMeta(
         *(video.key, video.class_name, video.label, num_frames, filled.width, filled.height),
         *(info.fps or 0.0, info.width, info.height),

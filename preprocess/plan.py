@@ -1,42 +1,38 @@
-"""Which video goes into which shard: a pure function of the catalog and the settings.
+"""What preprocessing makes: which video goes into which shard, and what else the dataset tells.
 
-Neither workers nor crashes can change it, so shards are the same bytes on every run. Training
-videos are ordered by a hash of seed and key, which mixes classes within a shard and does not depend
-on a library's random numbers; other splits keep the order of their keys. Absent videos are in no
-shard.
+A pure function of the catalog and the settings. The seed changes which training videos lie in one
+shard. Absent videos are in no shard, and have a row nevertheless.
 """
 
-import hashlib
-from dataclasses import dataclass
-from itertools import groupby
+from typing import Any
 
-from twinstream.preprocess.catalog import Video
+from twinstream.preprocess.catalog import Catalog, Video
+from twinstream.shards.assemble import Contents, DatasetBuild
+from twinstream.shards.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL
+from twinstream.shards.manifest import FlowCodec
+from twinstream.shards.plan import ShardPlan, key_hash, plan_shards
+from twinstream.shards.storage import Location
+from twinstream.shards.videos import Reason, Status, video_row
 
-
-@dataclass(frozen=True)
-class Job:
-    """One shard to make: `name` is `train-000000`, `split` its folder."""
-
-    split: str
-    name: str
-    videos: tuple[Video, ...]
+Job = ShardPlan[Video]
 
 
 def plan_jobs(videos: tuple[Video, ...], videos_per_shard: int, seed: int) -> list[Job]:
-    """5 training videos, 2 a shard -> train-000000 (2), train-000001 (2), train-000002 (1)."""
-    present = sorted(
-        (video for video in videos if video.present), key=lambda video: (video.split, video.key)
+    """One job a shard; videos that are not on disk are left out."""
+    present = [video for video in videos if video.present]
+    return plan_shards(present, videos_per_shard, lambda key: key_hash(f"{seed}/{key}"))
+
+
+def dataset_build(
+    out: Location, catalog: Catalog, jobs: list[Job], settings: dict[str, Any]
+) -> DatasetBuild[Video]:
+    """The dataset of these jobs at `out`; `settings` are all that change bytes."""
+    codec = FlowCodec(bound=settings["preprocess.bound"], zero=ZERO_LEVEL, levels=LEVELS_PER_SIDE)
+    missing = tuple(
+        video_row(video, Status.MISSING, Reason.MISSING, detail="no such file")
+        for video in catalog.videos
+        if not video.present
     )
-    jobs = []
-    for split, group in groupby(present, key=lambda video: video.split):
-        ordered = list(group)
-        if split == "train":
-            ordered.sort(key=lambda video: _rank(seed, video.key))
-        for number, start in enumerate(range(0, len(ordered), videos_per_shard)):
-            members = tuple(ordered[start : start + videos_per_shard])
-            jobs.append(Job(split, f"{split}-{number:06d}", members))
-    return jobs
-
-
-def _rank(seed: int, key: str) -> bytes:
-    return hashlib.sha256(f"{seed}/{key}".encode()).digest()
+    contents = Contents(catalog.classes, codec, settings, missing)
+    # The log of the run lies there too.
+    return DatasetBuild(out, jobs, contents, option="shards.path", beside_others=True)

@@ -10,14 +10,8 @@ from contextlib import closing
 
 from twinstream.errors import InputError
 from twinstream.preprocess.catalog import Catalog, read_catalog
-from twinstream.preprocess.output import (
-    disk_faults_told,
-    done_jobs,
-    finish,
-    finished_rows,
-    prepare_output,
-)
-from twinstream.preprocess.plan import Job, plan_jobs
+from twinstream.preprocess.output import disk_faults_told, prepare_output
+from twinstream.preprocess.plan import Job, dataset_build, plan_jobs
 from twinstream.preprocess.run_log import LOG_NAME, RunLog, write_report
 from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings, byte_settings
 from twinstream.preprocess.shares import (
@@ -51,10 +45,11 @@ def preprocess(
     jobs = plan_jobs(catalog.videos, shards.videos_per_shard, settings.seed)
     made_with = byte_settings(dataset, settings, shards, engine)
     out = locate(shards.path)
-    if (rows := finished_rows(out, catalog, made_with)) is not None:
+    build = dataset_build(out, catalog, jobs, made_with)
+    if (rows := build.finished_rows()) is not None:
         return rows
-    done = done_jobs(out, jobs, made_with)
-    left = [job for job in jobs if job.name not in done]
+    done = build.done_shards()
+    left = [job for job in jobs if job.path not in done]
     if dry_run:
         _tell_plan(catalog, jobs, left, engine, out)
         return []
@@ -67,7 +62,7 @@ def preprocess(
                 _run(left, dataset, settings, shards, engine, share, made_with, address, log)
             finally:
                 remove_temporaries(out)
-        rows = finish(out, catalog, jobs, made_with)
+        rows = build.finish()
         write_report(out, log.tally, rows, time.monotonic() - begun)
     return rows
 
@@ -190,7 +185,7 @@ def _run(
         tell=log.tell,
     )
     with (
-        Progress("preprocess", sum(len(job.videos) for job in jobs), "video") as progress,
+        Progress("preprocess", sum(len(job.items) for job in jobs), "video") as progress,
         closing(done),
     ):
         for _ in done:

@@ -19,13 +19,13 @@ from typing import Any
 
 from twinstream.errors import InputError
 from twinstream.preprocess.blame import Blame
-from twinstream.preprocess.decode import Reason, VideoError
 from twinstream.preprocess.job import Recipe, VideoAt, VideoDone, job_steps
 from twinstream.preprocess.nodes import CommonGround, common_ground, node_task, num_places
 from twinstream.preprocess.plan import Job
 from twinstream.preprocess.run_log import Event, Happening
 from twinstream.preprocess.shares import Node
 from twinstream.preprocess.worker_setup import WorkerSetup, make_recipe
+from twinstream.shards.videos import Reason, VideoError
 from twinstream.signals import noted_signals
 
 __all__ = ["WorkerSetup", "make_recipe", "run_jobs"]
@@ -414,7 +414,7 @@ class Pool:
             return
         member.job = self._waiting.pop()
         options = {"num_returns": "streaming", "_generator_backpressure_num_objects": 1}
-        given_up = {video.key: self._blame.given_up.get(video.key) for video in member.job.videos}
+        given_up = {video.key: self._blame.given_up.get(video.key) for video in member.job.items}
         known = {key: error for key, error in given_up.items() if error is not None}
         self._members[member.actor.run.options(**options).remote(member.job, known)] = member
 

@@ -10,10 +10,10 @@ import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from twinstream.errors import InputError
-from twinstream.shards.assemble import Contents, finish_dataset, shard_entry
+from twinstream.shards.assemble import Contents, FinishedShard, finish_dataset
 from twinstream.shards.atomic import write_atomically
 from twinstream.shards.index import (
     IndexFile,
@@ -23,14 +23,24 @@ from twinstream.shards.index import (
     read_index_file,
     sample_row,
 )
-from twinstream.shards.manifest import FILE_NAME, FORMAT, FlowCodec, ShardEntry
+from twinstream.shards.manifest import FILE_NAME, FORMAT, FlowCodec
 from twinstream.shards.sample import SampleMeta, member_names, meta_from_json, num_members
 from twinstream.shards.samples import shard_name
 from twinstream.shards.storage import Location, file_sizes
-from twinstream.shards.videos import Status, VideoRow
+from twinstream.shards.videos import Status, VideoRow, video_row
 
 Member = tuple[str, int, int]
 END_BYTES = 2 * tarfile.BLOCKSIZE
+
+
+class StoredVideo(NamedTuple):
+    """A video of which only the sample is left; nobody knows its path, so that is the key."""
+
+    key: str
+    path: str
+    class_name: str
+    label: int
+    split: str
 
 
 def index_dataset(
@@ -53,19 +63,17 @@ def index_dataset(
     settings: dict[str, Any] = {
         f"index.{name}": value for name, value in codec.model_dump().items()
     }
-    splits: dict[str, tuple[ShardEntry, ...]] = {}
-    rows: list[VideoRow] = []
+    shards = []
     for name in tars:
         split = split_of_shard(name)
-        file = index_shard(folder, name, split, settings)
-        splits[split] = (*splits.get(split, ()), shard_entry(name.removesuffix(".tar"), file))
-        rows += file.record.videos
+        index = index_shard(folder, name, split, settings)
+        shards.append(FinishedShard(split, name.removesuffix(".tar"), index))
         progress(name)
+    rows = [row for shard in shards for row in shard.index.record.videos]
     for key, count in Counter(row.key for row in rows).items():
         if count > 1:
             raise InputError(f"{folder}: {key}: in {count} places; a key stands for one sample")
-    finish_dataset(folder, splits, rows, Contents(class_names(rows), codec, settings))
-    return rows
+    return finish_dataset(folder, shards, Contents(class_names(rows), codec, settings))
 
 
 def index_shard(folder: Location, name: str, split: str, settings: dict[str, Any]) -> IndexFile:
@@ -86,7 +94,17 @@ def index_shard(folder: Location, name: str, split: str, settings: dict[str, Any
         rows.append(
             sample_row(meta, [offset for _, offset, _ in members], [size for _, _, size in members])
         )
-        videos.append(_video_row(meta, split, shard_name(name)))
+        videos.append(
+            video_row(
+                StoredVideo(meta.key, meta.key, meta.class_name, meta.label, split),
+                Status.WRITTEN,
+                num_frames=meta.num_frames,
+                fps=meta.fps,
+                width=meta.source_width,
+                height=meta.source_height,
+                shard=shard_name(name),
+            )
+        )
     record = JobRecord(FORMAT, digest, _num_bytes(tar), settings, tuple(videos))
     write_atomically(index, index_bytes(rows, record))
     return read_index_file(index)
@@ -176,15 +194,3 @@ def _refuse_disorder(path: Location, meta: SampleMeta, found: list[str]) -> None
         there = found[place] if place < len(found) else "the end of the shard"
         if there != name:
             raise InputError(f"{path.name}: {meta.key}: {there} where {name} belongs")
-
-
-def _video_row(meta: SampleMeta, split: str, shard: str) -> VideoRow:
-    known = (meta.key, meta.key, meta.class_name, meta.label, split, Status.WRITTEN.value)
-    return VideoRow(
-        *known,
-        num_frames=meta.num_frames,
-        fps=meta.fps,
-        width=meta.source_width,
-        height=meta.source_height,
-        shard=shard,
-    )

@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from twinstream.errors import InputError
 from twinstream.shards.rawframes import parse_image_name
+from twinstream.shards.videos import Reason, VideoError
 
 
 class Layout(StrEnum):
@@ -27,15 +27,6 @@ class Layout(StrEnum):
     AUTO = "auto"
     DENSEFLOW = "denseflow"
     DENSE_FLOW = "dense_flow"
-
-
-class BadVideoError(InputError):
-    """A video that cannot be imported, with the reason that its row would give."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
 
 
 @dataclass(frozen=True)
@@ -59,7 +50,7 @@ class Aligned:
 
 
 def align(names: Iterable[str], layout: Layout, index_base: int | None) -> Aligned:
-    """A folder's file names, lined up; BadVideoError `misaligned` when they do not fit. None finds
+    """A folder's file names, lined up; VideoError `misaligned` when they do not fit. None finds
     the base: 0 or 1.
     """
     numbered = _numbered(names)
@@ -67,11 +58,11 @@ def align(names: Iterable[str], layout: Layout, index_base: int | None) -> Align
     if flow_x.keys() != flow_y.keys():
         lone = min(flow_x.keys() ^ flow_y.keys())
         there, absent = ("x", "y") if lone in flow_x else ("y", "x")
-        raise BadVideoError("misaligned", f"flow_{there} {lone} without flow_{absent} {lone}")
+        raise VideoError(Reason.MISALIGNED, f"flow_{there} {lone} without flow_{absent} {lone}")
     base = _base(frames, index_base, "img")
     if _base(flow_x, index_base, "flow") != base:
-        raise BadVideoError(
-            "misaligned",
+        raise VideoError(
+            Reason.MISALIGNED,
             f"images are numbered from {base}, flow from {min(flow_x)}; expected one base",
         )
     skipped = _leading_flow(len(frames), len(flow_x), layout)
@@ -87,14 +78,14 @@ def _numbered(names: Iterable[str]) -> dict[str, dict[int, str]]:
         parsed = parse_image_name(name)
         if parsed is None:
             if name.lower().endswith((".jpg", ".jpeg", ".png")):
-                raise BadVideoError(
-                    "misaligned",
+                raise VideoError(
+                    Reason.MISALIGNED,
                     f"{name}: not a name of this layout, such as img_00000.jpg, flow_x_00000.jpg",
                 )
             continue
         kind, number = parsed
         if number in found[kind]:
-            raise BadVideoError("misaligned", f"{found[kind][number]} and {name} have one number")
+            raise VideoError(Reason.MISALIGNED, f"{found[kind][number]} and {name} have one number")
         found[kind][number] = name
     return found
 
@@ -102,15 +93,15 @@ def _numbered(names: Iterable[str]) -> dict[str, dict[int, str]]:
 def _base(files: dict[int, str], index_base: int | None, what: str) -> int:
     """The number of the first file: 0 or 1, with no gap behind it."""
     if not files:
-        raise BadVideoError("misaligned", f"no {what}_NNNNN.jpg")
+        raise VideoError(Reason.MISALIGNED, f"no {what}_NNNNN.jpg")
     first = min(files)
     if first not in ((0, 1) if index_base is None else (index_base,)):
         expected = "0 or 1" if index_base is None else str(index_base)
-        raise BadVideoError("misaligned", f"{what} numbers begin at {first}, expected {expected}")
+        raise VideoError(Reason.MISALIGNED, f"{what} numbers begin at {first}, expected {expected}")
     gap = next((number for number in range(first, first + len(files)) if number not in files), None)
     if gap is not None:
-        raise BadVideoError(
-            "misaligned", f"{what} {gap} is missing, the numbers go on to {max(files)}"
+        raise VideoError(
+            Reason.MISALIGNED, f"{what} {gap} is missing, the numbers go on to {max(files)}"
         )
     return first
 
@@ -118,7 +109,7 @@ def _base(files: dict[int, str], index_base: int | None, what: str) -> int:
 def _leading_flow(num_frames: int, num_flow: int, layout: Layout) -> int:
     """How many flow fields at the start have no frame to start from."""
     if num_frames < 2:
-        raise BadVideoError("too_short", f"{num_frames} frame, expected at least 2")
+        raise VideoError(Reason.TOO_SHORT, f"{num_frames} frame, expected at least 2")
     if layout == Layout.DENSE_FLOW and num_flow == num_frames:
         return 1
     if layout != Layout.DENSE_FLOW and num_flow == num_frames - 1:
@@ -129,6 +120,7 @@ def _leading_flow(num_frames: int, num_flow: int, layout: Layout) -> int:
         if layout == Layout.AUTO and num_flow == num_frames
         else ""
     )
-    raise BadVideoError(
-        "misaligned", f"{num_flow} flow fields for {num_frames} frames, expected {expected}{hint}"
+    raise VideoError(
+        Reason.MISALIGNED,
+        f"{num_flow} flow fields for {num_frames} frames, expected {expected}{hint}",
     )

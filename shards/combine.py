@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from twinstream.errors import InputError
-from twinstream.shards.assemble import Contents, plan_shards, write_dataset
+from twinstream.shards.assemble import Contents, DatasetBuild, write_dataset
 from twinstream.shards.copying import Copier, StoredBytes, fill_spool, stored_samples
 from twinstream.shards.index import file_sha256
 from twinstream.shards.manifest import FILE_NAME, Manifest, read_manifest
+from twinstream.shards.plan import key_hash, plan_shards
 from twinstream.shards.sample import meta_from_json
 from twinstream.shards.storage import Location
 from twinstream.shards.videos import VIDEOS_NAME, Status, VideoRow, read_videos
@@ -47,6 +48,21 @@ class Part:
     def key(self) -> str:
         """The sample's key."""
         return self.row.key
+
+    @property
+    def path(self) -> str:
+        """The path of the row."""
+        return self.row.path
+
+    @property
+    def class_name(self) -> str:
+        """The class of the row."""
+        return self.row.class_name
+
+    @property
+    def label(self) -> int:
+        """The label of the row."""
+        return self.row.label
 
     @property
     def split(self) -> str:
@@ -169,22 +185,21 @@ def _write(
     labels = {name: label for label, name in enumerate(classes)}
     copier = Copier()
 
+    def relabelled(row: VideoRow) -> VideoRow:
+        return replace(row, label=labels[row.class_name])
+
     def write(writer: ShardWriter, part: Part) -> VideoRow:
-        label = labels[part.row.class_name]
         members = copier.members(part.stored)
-        meta = replace(meta_from_json(next(members)), label=label)
+        meta = replace(meta_from_json(next(members)), label=part.label)
         with sample_spool(out) as spool:
             fill_spool(spool, meta.num_frames, members)
             writer.add(meta, spool)
-        return replace(part.row, label=label, shard=writer.name)
+        return replace(part.row, shard=writer.name)
 
-    contents = Contents(
-        classes,
-        like.flow_codec,
-        settings,
-        tuple(replace(row, label=labels[row.class_name]) for row in others),
-    )
-    return write_dataset(out, plan_shards(parts, _per_shard(like)), write, contents, progress)
+    contents = Contents(classes, like.flow_codec, settings, tuple(map(relabelled, others)))
+    parts = [replace(part, row=relabelled(part.row)) for part in parts]
+    plans = plan_shards(parts, _per_shard(like), key_hash)
+    return write_dataset(DatasetBuild(out, plans, contents), write, progress)
 
 
 def _per_shard(manifest: Manifest) -> int:

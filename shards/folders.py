@@ -28,6 +28,11 @@ class VideoFolder:
         """The folder's path with dots replaced, since a WebDataset key ends at the first dot."""
         return self.folder.replace(".", "_")
 
+    @property
+    def path(self) -> str:
+        """What its row calls the folder."""
+        return self.folder
+
 
 Catalog = tuple[list[VideoFolder], tuple[str, ...]]
 

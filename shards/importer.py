@@ -1,30 +1,30 @@
 """Folders of frames and flow that another tool wrote -> a shard dataset, the JPEGs byte for byte.
 
 Every image is decoded once, to see that it is whole and of one size and to tell the mean motion;
-what is stored is the file. What the folders do not tell stays unknown: fps is 0, and the share of
-flow beyond the bound is empty. A video that does not line up is refused by name, or becomes a
-skipped row; it is never mended.
+what is stored is the file. What the folders do not tell stays unknown: fps is 0 in KEY.json and
+empty in the row, as is the fraction of flow beyond the bound. A video that does not line up is
+refused by name, or becomes a skipped row; it is never mended.
 """
 
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twinstream.errors import InputError
-from twinstream.shards.alignment import Aligned, BadVideoError, Layout, align
-from twinstream.shards.assemble import Contents, plan_shards, write_dataset
+from twinstream.shards.alignment import Aligned, Layout, align
+from twinstream.shards.assemble import Contents, DatasetBuild, write_dataset
 from twinstream.shards.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL, dequantize
 from twinstream.shards.folders import VideoFolder
 from twinstream.shards.jpeg import decode_unchanged
 from twinstream.shards.manifest import FlowCodec
+from twinstream.shards.plan import key_hash, plan_shards
 from twinstream.shards.sample import SampleMeta
 from twinstream.shards.storage import Location
-from twinstream.shards.videos import Status, VideoRow
+from twinstream.shards.videos import Reason, Status, VideoError, VideoRow, video_row
 from twinstream.shards.writer import SampleSpool, ShardWriter, sample_spool
 
 END_OF_IMAGE = b"\xff\xd9"
@@ -54,12 +54,12 @@ def import_rawframes(
     def write(writer: ShardWriter, video: VideoFolder) -> VideoRow:
         try:
             return _write_video(writer, root, out, video, _files(root, video, layout, base), codec)
-        except BadVideoError as error:
+        except VideoError as error:
             if not skip_bad:
                 raise InputError(
-                    f"{root / video.folder}: {error}; --skip-bad leaves such videos out"
+                    f"{root / video.folder}: {error.detail}; --skip-bad leaves such videos out"
                 ) from error
-            return _row(video, Status.SKIPPED, reason=error.reason, detail=str(error))
+            return video_row(video, Status.SKIPPED, error.reason, detail=error.detail)
 
     settings = {f"import.{name}": value for name, value in codec.model_dump().items()}
     settings |= {
@@ -68,10 +68,12 @@ def import_rawframes(
         "shards.videos_per_shard": videos_per_shard,
     }
     missing = tuple(
-        _row(video, Status.MISSING, reason="missing", detail="no such folder") for video in absent
+        video_row(video, Status.MISSING, Reason.MISSING, detail="no such folder")
+        for video in absent
     )
     contents = Contents(classes, codec, settings, missing)
-    return write_dataset(out, plan_shards(present, videos_per_shard), write, contents, progress)
+    plans = plan_shards(present, videos_per_shard, key_hash)
+    return write_dataset(DatasetBuild(out, plans, contents), write, progress)
 
 
 def foreign_codec(bound: float, zero: float, levels: float) -> FlowCodec:
@@ -98,7 +100,7 @@ def common_base(root: Path, videos: Sequence[VideoFolder], layout: Layout) -> in
     for video in videos:
         try:
             bases[align(os.listdir(root / video.folder), layout, None).index_base] += 1
-        except BadVideoError:
+        except VideoError:
             continue
     if bases[0] == bases[1] > 0:
         raise InputError(
@@ -110,8 +112,8 @@ def common_base(root: Path, videos: Sequence[VideoFolder], layout: Layout) -> in
 def _files(root: Path, video: VideoFolder, layout: Layout, base: int) -> Aligned:
     files = align(os.listdir(root / video.folder), layout, base)
     if video.listed is not None and video.listed not in (len(files.frames), len(files.flow_x)):
-        raise BadVideoError(
-            "misaligned", f"{len(files.frames)} frames, its list says {video.listed}"
+        raise VideoError(
+            Reason.MISALIGNED, f"{len(files.frames)} frames, its list says {video.listed}"
         )
     return files
 
@@ -139,11 +141,10 @@ def _write_video(
             ),
             spool,
         )
-    return _row(
+    return video_row(
         video,
         Status.WRITTEN,
         num_frames=num_frames,
-        fps=0.0,
         width=width,
         height=height,
         shard=writer.name,
@@ -171,22 +172,18 @@ def _copy_images(
 def _image(
     folder: Path, name: str, shape: tuple[int, ...] | None
 ) -> tuple[bytes, NDArray[np.uint8]]:
-    """A file's bytes and its image; BadVideoError when it is cut short, no JPEG, or not of this
+    """A file's bytes and its image; VideoError when it is cut short, no JPEG, or not of this
     shape.
     """
     jpeg = (folder / name).read_bytes()
     if END_OF_IMAGE not in jpeg[-TAIL_BYTES:]:
-        raise BadVideoError("decode_error", f"{name}: {len(jpeg)} bytes without the end of a JPEG")
+        raise VideoError(
+            Reason.DECODE_ERROR, f"{name}: {len(jpeg)} bytes without the end of a JPEG"
+        )
     try:
         image = decode_unchanged(jpeg)
     except InputError as error:
-        raise BadVideoError("decode_error", f"{name}: {error}") from error
+        raise VideoError(Reason.DECODE_ERROR, f"{name}: {error}") from error
     if shape is not None and image.shape != shape:
-        raise BadVideoError("misaligned", f"{name} is {image.shape}, expected {shape}")
+        raise VideoError(Reason.MISALIGNED, f"{name} is {image.shape}, expected {shape}")
     return jpeg, image
-
-
-def _row(video: VideoFolder, status: Status, **known: Any) -> VideoRow:
-    return VideoRow(
-        video.key, video.folder, video.class_name, video.label, video.split, status.value, **known
-    )

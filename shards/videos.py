@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,12 +28,65 @@ class Status(StrEnum):
     MISSING = "missing"
 
 
+class Reason(StrEnum):
+    """Why a video cannot be used."""
+
+    MISSING = "missing"
+    UNREADABLE = "unreadable"
+    NO_VIDEO_STREAM = "no_video_stream"
+    TOO_LARGE = "too_large"
+    DECODE_ERROR = "decode_error"
+    TOO_SHORT = "too_short"
+    TOO_LONG = "too_long"
+    TIMED_OUT = "timed_out"
+    CRASHED = "crashed"
+    MISALIGNED = "misaligned"
+
+
+class VideoError(Exception):
+    """A video that cannot be used; `detail` is one line without paths, the same on
+    every machine.
+    """
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
+
+class LabelledVideo(Protocol):
+    """What is known of a video before it is opened: `path` is below the root."""
+
+    @property
+    def key(self) -> str:
+        """The sample's key."""
+
+    @property
+    def path(self) -> str:
+        """Of the file or folder."""
+
+    @property
+    def class_name(self) -> str:
+        """The name of its label."""
+
+    @property
+    def label(self) -> int:
+        """A position in the dataset's classes."""
+
+    @property
+    def split(self) -> str:
+        """The folder of its shard."""
+
+
 @dataclass(frozen=True)
 class VideoRow:
     """One video: path below the root; frames, fps, width, height of the source; None where unknown.
 
-    mean_flow is the mean of |(dx, dy)| in pixels; saturated the fraction of pixels beyond the
-    codec's bound.
+    An fps of 0 stands for an unknown one in KEY.json, and is None here. mean_flow is the mean of
+    |(dx, dy)| in pixels; saturated the fraction of pixels beyond the codec's bound.
     """
 
     key: str
@@ -50,6 +104,18 @@ class VideoRow:
     shard: str | None = None
     mean_flow: float | None = None
     saturated: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.fps == 0:
+            object.__setattr__(self, "fps", None)
+
+
+def video_row(
+    video: LabelledVideo, status: Status, reason: Reason | None = None, /, **known: Any
+) -> VideoRow:
+    """The row of a video, with whatever else is known of it under the names of VideoRow."""
+    named = (video.key, video.path, video.class_name, video.label, video.split)
+    return VideoRow(*named, status.value, None if reason is None else reason.value, **known)
 
 
 SCHEMA = pa.schema(

@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from twinstream.preprocess.catalog import Catalog, Video
-from twinstream.preprocess.output import finish
-from twinstream.preprocess.plan import Job, plan_jobs
+from twinstream.preprocess.plan import Job, dataset_build, plan_jobs
 from twinstream.shards.flow_codec import quantize
 from twinstream.shards.jpeg import encode_jpeg
 from twinstream.shards.sample import SampleMeta
 from twinstream.shards.storage import Location
-from twinstream.shards.videos import Status, VideoRow
+from twinstream.shards.videos import Status, VideoRow, video_row
 from twinstream.shards.writer import SampleSpool, sample_spool, write_shard
 
 SETTINGS = {"preprocess.bound": 20.0, "preprocess.seed": 0}
@@ -49,7 +48,7 @@ def write_dataset(folder: Path, counts: dict[str, int], videos_per_shard: int = 
     jobs = plan_jobs(catalog.videos, videos_per_shard, seed=0)
     for job in jobs:
         write_job(folder, job)
-    finish(folder, catalog, jobs, SETTINGS)
+    dataset_build(folder, catalog, jobs, SETTINGS).finish()
     return folder
 
 
@@ -57,7 +56,7 @@ def write_job(folder: Location, job: Job) -> None:
     """One shard of the dataset."""
     rows: list[VideoRow] = []
     with write_shard(folder / job.split, job.name, SETTINGS, rows) as writer:
-        for video in job.videos:
+        for video in job.items:
             num_frames = num_frames_of(video)
             with sample_spool(folder) as spool:
                 fill_spool(spool, num_frames, video.label)
@@ -80,15 +79,7 @@ def write_job(folder: Location, job: Job) -> None:
                 "mean_flow": 1.0,
                 "saturated": 0.0,
             }
-            plain = (
-                video.key,
-                video.path,
-                video.class_name,
-                video.label,
-                video.split,
-                Status.WRITTEN.value,
-            )
-            rows.append(VideoRow(*plain, **known))
+            rows.append(video_row(video, Status.WRITTEN, **known))
 
 
 def fill_spool(spool: SampleSpool, num_frames: int, label: int) -> None:

@@ -4,7 +4,8 @@ refused.
 
 import pytest
 
-from twinstream.shards.alignment import BadVideoError, Layout, align
+from twinstream.shards.alignment import Layout, align
+from twinstream.shards.videos import VideoError
 
 
 def names(frames: range, flow_x: range, flow_y: range | None = None) -> list[str]:
@@ -89,12 +90,12 @@ def test_numbers_order_the_files_beyond_five_digits_and_other_files_are_left_alo
 def test_what_does_not_line_up_is_refused_with_the_place(
     files: list[str], layout: str, base: int | None, message: str
 ) -> None:
-    with pytest.raises(BadVideoError, match=message) as refused:
+    with pytest.raises(VideoError, match=message) as refused:
         align(files, Layout(layout), base)
     assert refused.value.reason == "misaligned"
 
 
 def test_a_single_frame_is_too_short() -> None:
-    with pytest.raises(BadVideoError, match="1 frame, expected at least 2") as refused:
+    with pytest.raises(VideoError, match="1 frame, expected at least 2") as refused:
         align(names(range(1), range(1)), Layout.DENSE_FLOW, None)
     assert refused.value.reason == "too_short"

@@ -1,7 +1,7 @@
 """When a video is given up."""
 
 from twinstream.preprocess.blame import Blame
-from twinstream.preprocess.decode import Reason
+from twinstream.shards.videos import Reason
 
 
 def test_a_video_is_blamed_for_the_third_death_in_a_row_and_not_before() -> None:

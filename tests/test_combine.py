@@ -14,13 +14,10 @@ from tests.test_import import stored
 from tests.test_writer import digests
 from twinstream.errors import InputError
 from twinstream.preprocess.catalog import Catalog
-from twinstream.preprocess.output import finish
-from twinstream.preprocess.plan import plan_jobs
+from twinstream.preprocess.plan import dataset_build, plan_jobs
 from twinstream.shards.adopt import index_dataset
-from twinstream.shards.assemble import plan_shards
 from twinstream.shards.combine import merge, subset
 from twinstream.shards.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL
-from twinstream.shards.folders import VideoFolder
 from twinstream.shards.index import read_index
 from twinstream.shards.manifest import FlowCodec, manifest_bytes, read_manifest
 from twinstream.shards.reader import ShardDataset, read_meta
@@ -57,7 +54,7 @@ def write_other(
     jobs = plan_jobs(catalog.videos, 2, seed=0)
     for job in jobs:
         write_job(folder, job)
-    finish(folder, catalog, jobs, SETTINGS)
+    dataset_build(folder, catalog, jobs, SETTINGS).finish()
     return folder
 
 
@@ -284,18 +281,3 @@ def test_a_truncated_shard_is_named(dataset: Path, num_blocks: int) -> None:
 def test_a_dataset_that_has_a_manifest_is_not_indexed_again(dataset: Path) -> None:
     with pytest.raises(InputError, match="indexed already"):
         index_dataset(dataset, OURS)
-
-
-def test_the_plan_mixes_training_samples_by_their_keys_hash_and_keeps_the_order_of_other_keys() -> (
-    None
-):
-    items = [
-        VideoFolder(f"a/v{n}", "a", 0, split) for split in ("val", "train") for n in (3, 0, 2, 1)
-    ]
-    plans = plan_shards(items, 3)
-    assert [(plan.name, [item.key for item in plan.items]) for plan in plans] == [
-        ("train-000000", ["a/v0", "a/v3", "a/v2"]),
-        ("train-000001", ["a/v1"]),
-        ("val-000000", ["a/v0", "a/v1", "a/v2"]),
-        ("val-000001", ["a/v3"]),
-    ]

@@ -2,7 +2,6 @@
 word.
 """
 
-import pickle
 from pathlib import Path
 
 import av
@@ -11,7 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.videos import moving_square, write_sound, write_video
-from twinstream.preprocess.decode import OpenedVideo, Reason, VideoError, VideoInfo, open_video
+from twinstream.preprocess.decode import open_video
+from twinstream.preprocess.video_stream import OpenedVideo, VideoInfo
+from twinstream.shards.videos import Reason, VideoError
 
 RED, GREEN, BLUE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0)
 FASTSTART = {"movflags": "faststart"}
@@ -366,15 +367,6 @@ def test_ffmpeg_says_nothing_on_the_terminal(
     path.write_bytes(content[: len(content) // 2] + bytes(300) + content[len(content) // 2 + 300 :])
     assert outcome(path)[0] == "decode_error"
     assert capfd.readouterr() == ("", "")
-
-
-def test_a_video_error_keeps_its_fields_across_processes() -> None:
-    error = pickle.loads(pickle.dumps(VideoError(Reason.DECODE_ERROR, "frame 3: damaged")))
-    assert (error.reason, error.detail, str(error)) == (
-        Reason.DECODE_ERROR,
-        "frame 3: damaged",
-        "decode_error: frame 3: damaged",
-    )
 
 
 # What `ffprobe -count_frames` and a look at the files say. None: frames come; else the reason.

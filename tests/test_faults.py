@@ -29,8 +29,7 @@ from tests.videos import write_video
 from twinstream.preprocess.catalog import Catalog, read_catalog
 from twinstream.preprocess.duet import draw_video
 from twinstream.preprocess.job import Recipe, run_job
-from twinstream.preprocess.output import finish
-from twinstream.preprocess.plan import Job, plan_jobs
+from twinstream.preprocess.plan import Job, dataset_build, plan_jobs
 from twinstream.preprocess.run_log import Event, Happening
 from twinstream.preprocess.settings import byte_settings
 from twinstream.preprocess.stage import run_jobs
@@ -297,7 +296,7 @@ def without_ray(root: Path, out: Path) -> None:
     catalog, jobs, setup, settings = prepared(root, out)
     for job in jobs:
         list(run_job(job, root=root, out=out, recipe=make_recipe(setup)))
-    finish(out, catalog, jobs, settings)
+    dataset_build(out, catalog, jobs, settings).finish()
 
 
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on_when_there_is_room(

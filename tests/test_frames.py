@@ -12,19 +12,17 @@ import pytest
 from tests.videos import moving_square
 from twinstream.errors import InputError
 from twinstream.preprocess.catalog import read_catalog
-from twinstream.preprocess.decode import Reason, VideoError
 from twinstream.preprocess.frame_folders import frame_number, list_frame_folders
 from twinstream.preprocess.frames import frame_names, open_frames
 from twinstream.preprocess.job import run_job
-from twinstream.preprocess.output import finish
-from twinstream.preprocess.plan import plan_jobs
+from twinstream.preprocess.plan import dataset_build, plan_jobs
 from twinstream.preprocess.settings import byte_settings
 from twinstream.preprocess.worker_setup import WorkerSetup, make_recipe
 from twinstream.section import build_settings
 from twinstream.settings import Settings
 from twinstream.shards.reader import ShardDataset, read_meta
 from twinstream.shards.verify import faults
-from twinstream.shards.videos import VideoRow
+from twinstream.shards.videos import Reason, VideoError, VideoRow
 
 
 def write_frames(
@@ -217,7 +215,7 @@ def written(root: Path, out: Path, chunk_frames: int) -> list[VideoRow]:
     jobs = plan_jobs(catalog.videos, 2, seed=0)
     for job in jobs:
         list(run_job(job, root=root, out=out, recipe=make_recipe(setup)))
-    return finish(out, catalog, jobs, made_with)
+    return dataset_build(out, catalog, jobs, made_with).finish()
 
 
 def test_folders_of_frames_become_a_sound_dataset_and_every_one_has_a_row(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_what_folders_do_not_tell_is_unknown(tmp_path: Path) -> None:
     draw_video(tmp_path / "in" / "a" / "v")
     (row,) = bring_in(tmp_path / "in", tmp_path / "out")
     meta = read_meta(ShardDataset(tmp_path / "out").sample("a/v"))
-    assert (row.fps, row.saturated, meta.fps, meta.width, meta.height) == (0.0, None, 0.0, 24, 16)
+    assert (row.fps, row.saturated, meta.fps, meta.width, meta.height) == (None, None, 0.0, 24, 16)
     assert row.mean_flow == pytest.approx((0 + 10 + 20) / 3 * 20 / 127, abs=1e-4)
 
 

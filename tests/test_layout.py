@@ -53,6 +53,18 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_job_and_the_count_of_retries_import_no_ffmpeg() -> None:
+    code = (
+        "import sys\n"
+        "import twinstream.preprocess.job, twinstream.preprocess.blame\n"
+        "sys.exit('av was imported' if 'av' in sys.modules else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_reader_and_the_trainer_work_without_ray_and_av() -> None:
     code = (
         "import sys\n"

@@ -142,12 +142,12 @@ def test_another_catalogs_dataset_is_refused_and_kept(
     before = digests(finished)
     other = tmp_path / "videos"
     write_video(other / "train" / "class0" / "other.avi", FRAMES)
-    with pytest.raises(InputError, match="of another catalog"):
+    with pytest.raises(InputError, match="holds shards of other videos"):
         run(other, finished)
     half = tmp_path / "half"
     shutil.copytree(finished, half)
     (half / "dataset.json").unlink()
-    with pytest.raises(InputError, match=r"would not make|of another catalog"):
+    with pytest.raises(InputError, match=r"would not make|of other videos"):
         run(other, half)
     assert digests(finished) == before
 

@@ -21,16 +21,14 @@ from tests.stores import KEY, SECRET, Store, Wire
 from tests.test_preprocess import cli, digests
 from tests.videos import moving_square, write_video
 from twinstream.errors import InputError
-from twinstream.preprocess.decode import Reason, VideoError, open_video
+from twinstream.preprocess.decode import open_video
 from twinstream.preprocess.duet import draw_video
-from twinstream.preprocess.job import video_row
-from twinstream.preprocess.output import done_jobs, finish
-from twinstream.preprocess.plan import plan_jobs
+from twinstream.preprocess.plan import dataset_build, plan_jobs
 from twinstream.shards.cache import open_cache
 from twinstream.shards.reader import ShardDataset, read_flow, read_frames, read_snippets
 from twinstream.shards.storage import file_sizes, locate
 from twinstream.shards.verify import faults
-from twinstream.shards.videos import Status
+from twinstream.shards.videos import Reason, Status, VideoError, video_row
 from twinstream.shards.writer import write_shard
 
 ROOT = Path(__file__).parents[1]
@@ -263,11 +261,12 @@ def test_a_job_without_a_usable_video_leaves_nothing_in_the_store(
     out, catalog = locate(store.uri(tmp_path.name)), make_catalog({"train": 4})
     good, bad = plan_jobs(catalog.videos, 2, seed=0)
     write_job(out, good)
-    rows = [video_row(video, Status.SKIPPED, reason="unreadable") for video in bad.videos]
+    rows = [video_row(video, Status.SKIPPED, Reason.UNREADABLE) for video in bad.items]
     with write_shard(out / bad.split, bad.name, SETTINGS, rows):
         pass
-    assert sorted(done_jobs(out, [good, bad], SETTINGS)) == ["train-000000", "train-000001"]
-    finish(out, catalog, [good, bad], SETTINGS)
+    build = dataset_build(out, catalog, [good, bad], SETTINGS)
+    assert sorted(build.done_shards()) == ["train/train-000000", "train/train-000001"]
+    build.finish()
     named = [
         "dataset.json",
         f"train/{good.name}.parquet",

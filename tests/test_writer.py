@@ -107,7 +107,7 @@ def test_the_index_records_hash_settings_and_rows_of_its_job(tmp_path: Path) -> 
         == hashlib.sha256((tmp_path / "train" / "train-000000.tar").read_bytes()).hexdigest()
     )
     assert record.settings == SETTINGS
-    assert [row.key for row in record.videos] == [video.key for video in job.videos]
+    assert [row.key for row in record.videos] == [video.key for video in job.items]
 
 
 def test_an_atomic_file_closed_in_its_block_leaves_what_was_there(tmp_path: Path) -> None:
