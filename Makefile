@@ -10,12 +10,12 @@ demo: $(STAMP)
 
 # The runs stay in duet/ and weizmann/; the same command goes on where it was stopped.
 duet: $(STAMP)
-	$(BIN)/python -m benchmarks.duet --out duet
+	$(BIN)/python -m benchmarks.proofs.duet --out duet
 	$(BIN)/twinstream report duet/runs/*/* --out duet/report
 
 # Reads $TWINSTREAM_DATA/weizmann, or $TWINSTREAM_DATA itself where that holds videos/ and splits/.
 weizmann: $(STAMP)
-	$(BIN)/python -m benchmarks.weizmann --out weizmann
+	$(BIN)/python -m benchmarks.proofs.weizmann --out weizmann
 	$(BIN)/twinstream report weizmann/runs/*/* --out weizmann/report
 
 test: $(STAMP)

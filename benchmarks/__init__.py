@@ -1,1 +1,14 @@
-"""Side-by-side measurements: `python -m benchmarks.NAME`. No figure here is a test."""
+"""Side-by-side measurements: `python -m benchmarks.NAME`. No figure here is a test.
+
+| NAME | what is compared |
+|---|---|
+| `flow` | TV-L1 engines with OpenCV's; on a GPU (`flow_gpu`) batches with one core |
+| `threads` | one video on several threads with one |
+| `preprocess` | the whole stage with the loop that people write today |
+| `memory` | a worker's peak memory with the length of its video |
+| `loader` | reading by index with other ways (`contenders`), and JPEG decoders (`decoders`) |
+| `model` | the cost of each network with plain ResNets |
+| `proofs.duet`, `proofs.weizmann` | accuracies with and without attention across the branches |
+
+`measuring` has what several of them need.
+"""

@@ -198,13 +198,15 @@ def video_readers() -> dict[str, FramesAt]:
             .get_frames_at(numbers)
             .data.numpy()
         ]
+    # RuntimeError: torchcodec finds no FFmpeg that it can use.
     except (ImportError, RuntimeError):
         pass
     return found
 
 
 def refuse_differences(contenders: list[Contender], samples: list[StoredSample]) -> None:
-    """Everyone must give the same bytes, or their times say nothing."""
+    """AssertionError unless all give the same bytes: else their times say nothing."""
+    # webdataset gives the samples in the shard's order, so they are put in one of their own.
     ours, *others = [
         sorted(contender.items(samples), key=lambda item: item[0].tobytes())
         for contender in contenders

@@ -53,6 +53,7 @@ def decoders() -> dict[str, tuple[Decoder, Decoder]]:
             lambda data: turbo.decode(data, TJPF_GRAY),
             lambda data: turbo.decode(data, TJPF_RGB),
         )
+    # RuntimeError: the system has no libturbojpeg.
     except (ImportError, RuntimeError):
         pass
     return found
@@ -60,10 +61,11 @@ def decoders() -> dict[str, tuple[Decoder, Decoder]]:
 
 def decoder_table(samples: list[StoredSample]) -> str:
     """Microseconds an image, and the largest difference in levels from OpenCV's."""
-    known, lines = (
-        decoders(),
-        ["| JPEG decoder | flow field us | frame us | differs by at most |", "|---|---|---|---|"],
-    )
+    known = decoders()
+    lines = [
+        "| JPEG decoder | flow field us | frame us | differs by at most |",
+        "|---|---|---|---|",
+    ]
     members = list(zip(*[middle_members(sample) for sample in samples], strict=True))
     times = [
         fastest({name: pair[kind] for name, pair in known.items()}, members[kind])
@@ -103,12 +105,12 @@ def seconds(decode: Decoder, data: bytes) -> float:
 def middle_members(sample: StoredSample) -> tuple[bytes, bytes]:
     """A flow_x field and a frame from the middle of a sample, as stored."""
     index = sample.index
-    places = (
+    members = (
         flow_member(index.num_frames, index.num_frames // 2),
         frame_member(index.num_frames // 2),
     )
     field, frame = (
-        sample.read(int(index.offsets[place]), int(index.sizes[place])) for place in places
+        sample.read(int(index.offsets[member]), int(index.sizes[member])) for member in members
     )
     return field, frame
 

@@ -12,8 +12,6 @@ needed. Where PyAV is missing too, save the frames elsewhere with --save FILE.np
 --frames FILE.npz.
 """
 
-import os
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,15 +24,19 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from twinstream.preprocess.tvl1 import ENGINE_NAMES, TvL1Params, open_engine
+from benchmarks.measuring import (
+    choose_videos,
+    data_option,
+    folder_of_videos,
+    machine,
+    videos_by_kind,
+)
+from twinstream.preprocess.tvl1 import ENGINE_NAMES, Gray, TvL1Params, open_engine
 from twinstream.preprocess.tvl1.reference import reference_flow
 
 BASELINE = "cv2.optflow"
-VIDEOS = {"ucf101": 6, "weizmann": 4}
-SUFFIXES = (".avi", ".mp4", ".mkv", ".webm", ".mov")
 FRAMES_APART = 10
 
-Gray = npt.NDArray[np.uint8]
 Compute = Callable[[Gray], npt.NDArray[np.float32]]
 
 
@@ -49,32 +51,6 @@ class Row:
     seconds: float
     difference: float
     pixel_iterations: float | None
-
-
-def spread(items: list[Path], num: int) -> list[Path]:
-    """`num` of the items, evenly over the list; all where there are fewer."""
-    return items if len(items) <= num else [items[i * len(items) // num] for i in range(num)]
-
-
-def choose_videos(data: Path) -> list[Path]:
-    """Six UCF-101 and four Weizmann videos of the data folder, or ten of whatever lies below it."""
-    kinds = videos_by_kind(data)
-    return [
-        path
-        for name, paths in kinds.items()
-        for path in spread(paths, VIDEOS.get(name, sum(VIDEOS.values())))
-    ]
-
-
-def videos_by_kind(data: Path) -> dict[str, list[Path]]:
-    """The videos of the data folder's UCF-101 and Weizmann, or all below it under no name."""
-    found = {name: videos_below(data / name) for name in VIDEOS if (data / name).is_dir()}
-    return found or {"": videos_below(data)}
-
-
-def videos_below(folder: Path) -> list[Path]:
-    """Every video below the folder, sorted."""
-    return sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES)
 
 
 def gray_pairs(path: Path, num_pairs: int, size: tuple[int, int]) -> list[Gray]:
@@ -99,6 +75,7 @@ def open_all(names: tuple[str, ...]) -> dict[str, Compute]:
     """The engines, after the baseline where this OpenCV has it."""
     import cv2
 
+    # As many as our engines have: one.
     cv2.setNumThreads(1)
     engines: dict[str, Compute] = {}
     if hasattr(cv2, "optflow"):
@@ -120,6 +97,7 @@ def measure(path: Path, pairs: list[Gray], engines: dict[str, Compute]) -> list[
     difference: dict[str, float] = {}
     for name, engine in engines.items():
         difference[name] = float(np.linalg.norm(engine(pairs[0])[0] - expected, axis=-1).mean())
+    # The engines count from their start on: what the first pair took is taken off.
     before = {name: work_done(engine) for name, engine in engines.items()}
     for pair in pairs:
         for name, engine in engines.items():
@@ -212,9 +190,7 @@ def print_tables(rows: list[Row]) -> None:
 @click.command(
     help="Compare TV-L1 engines, for example: python -m benchmarks.flow --data ~/videos --pairs 2"
 )
-@click.option(
-    "--data", type=click.Path(path_type=Path), envvar="TWINSTREAM_DATA", help="Folder of videos."
-)
+@data_option
 @click.option(
     "--engine", "engines", multiple=True, default=("numba",), type=click.Choice(ENGINE_NAMES)
 )
@@ -270,11 +246,10 @@ def main(
 ) -> None:
     """Print one table a size."""
     shapes = tuple(parse_size(size) for size in sizes)
-    if frames is None and (data is None or not data.is_dir()):
-        raise click.ClickException(
-            f"no folder of videos at {data}; give --data DIR or set TWINSTREAM_DATA"
-        )
+    if frames is None:
+        data = folder_of_videos(data)
     if "cuda" in engines:
+        # It imports triton, which nothing else here needs.
         from benchmarks.flow_gpu import GpuPlan, measure_on_gpu, save_runs
 
         videos = [path for paths in videos_by_kind(data).values() for path in paths] if data else []
@@ -300,17 +275,6 @@ def run_on_cpu(
         for path in videos:
             rows += measure(path, gray_pairs(path, pairs, (width, height)), computes)
         print_tables(rows)
-
-
-def machine() -> str:
-    """Processor and number of cores, as far as the system tells."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return (
-        f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} "
-        "cores"
-    )
 
 
 if __name__ == "__main__":

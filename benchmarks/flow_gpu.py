@@ -2,7 +2,7 @@
 one core of `numba`.
 
 Every round takes other frames, so that no cache flatters; a figure is the median over the rounds
-after one that warms up, and the first call of all, which compiles, is told apart. `alone` is timed
+after one that warms up; the first call of all, which compiles, is given by itself. `alone` is timed
 by events on the device, frames and flow there; `host to host` by the clock, from gray frames to
 bytes of flow in the host's memory. The floor is what memory traffic allows without any reuse on the
 chip, 64 bytes a pixel-iteration, at the bandwidth of a copy in the same run.
@@ -104,6 +104,7 @@ def read_runs(videos: list[Path], num: int, size: tuple[int, int]) -> Runs:
                     ).astype(np.uint8)
 
     sources = [runs_of(path) for path in videos]
+    # One run of each video in turn, until all videos are at their end
     turns = chain.from_iterable(
         iter(lambda: [run for source in sources for run in islice(source, 1)], [])
     )
@@ -149,6 +150,7 @@ def seconds(action: Callable[[], Any]) -> float:
 
 def copy_bandwidth() -> float:
     """Bytes a second of a large copy on the device, read and written."""
+    # 1 GiB, many times what the caches hold
     source = torch.rand(1 << 28, device="cuda")
     target = torch.empty_like(source)
     times = [seconds_on_device(lambda: target.copy_(source)) for _ in range(7)]
@@ -158,6 +160,7 @@ def copy_bandwidth() -> float:
 def measure(batches: list[Gray], tiling: Tiling) -> Rates:
     """One tiling on every batch, the first to warm up."""
     params, starts = TvL1Params(), run_starts(len(batches[0]) // RUN)
+    # No limit of memory, so that a batch is not cut into smaller ones.
     engine = open_cuda(params, max_bytes=1 << 40, tiling=tiling)
     first_call = seconds(lambda: engine.stored_pairs(batches[0], starts, BOUND))
     first = torch.from_numpy(starts.astype(np.int32)).to(engine.device)
@@ -244,8 +247,8 @@ def table_line(
     name: str, rate: float, one_core: float, off: list[float], floor: float | None
 ) -> str:
     """One line; `rate`, `one_core` and `floor` in pairs a second."""
-    share = f"{rate / floor:.2f}" if floor else "-"
+    of_floor = f"{rate / floor:.2f}" if floor else "-"
     return (
         f"| {name} | {rate:.0f} | {rate / one_core:.1f} | {mean(off):.5f} ({max(off):.5f}) | "
-        f"{share} |"
+        f"{of_floor} |"
     )

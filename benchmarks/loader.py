@@ -5,7 +5,7 @@ same videos through the same views: ours by index; a plain webdataset pipeline t
 members; a folder of images read with OpenCV; and the videos decoded on the fly, which give no flow.
 One process, one thread, shard after shard, all contenders on a shard before the next, in turning
 order, so that a busy machine slows all alike. Bytes are what the process read, as the kernel counts
-them. Cold: the page cache is told to forget the files before each reading.
+them. Cold: the files are dropped from the page cache before each reading.
 """
 
 import os
@@ -25,7 +25,7 @@ import torch
 
 from benchmarks.contenders import OURS, RECIPE, Contender, all_contenders, refuse_differences
 from benchmarks.decoders import decoder_table
-from benchmarks.flow import machine
+from benchmarks.measuring import data_option, folder_of_videos, machine
 from twinstream.preprocess.run import preprocess
 from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings
 from twinstream.shards import reader
@@ -39,8 +39,8 @@ from twinstream.train.order import EpochSampler
 
 
 @dataclass
-class Tally:
-    """Of one contender: seconds a sample by shard, bytes read and samples."""
+class Cost:
+    """Of one contender: seconds a sample for each shard, bytes read, and samples."""
 
     seconds: list[float] = field(default_factory=list)
     num_bytes: int = 0
@@ -49,21 +49,22 @@ class Tally:
 
 def measured(
     contenders: list[Contender], shards: list[list[StoredSample]], *, cold: bool
-) -> dict[str, Tally]:
+) -> dict[str, Cost]:
     """Every contender on every shard, in turning order."""
-    tallies = {contender.name: Tally() for contender in contenders}
+    costs = {contender.name: Cost() for contender in contenders}
     for number, samples in enumerate(shards):
-        for place in range(len(contenders)):
-            contender = contenders[(number + place) % len(contenders)]
+        # Another one begins each shard, so that nobody always follows the same one.
+        first = number % len(contenders)
+        for contender in contenders[first:] + contenders[:first]:
             if cold:
                 forget(contender.files(samples))
             read_before, begun = bytes_read(), time.perf_counter()
             items = contender.items(samples)
-            tally = tallies[contender.name]
-            tally.seconds.append((time.perf_counter() - begun) / len(items))
-            tally.num_bytes += bytes_read() - read_before
-            tally.num_samples += len(items)
-    return tallies
+            cost = costs[contender.name]
+            cost.seconds.append((time.perf_counter() - begun) / len(items))
+            cost.num_bytes += bytes_read() - read_before
+            cost.num_samples += len(items)
+    return costs
 
 
 def bytes_read() -> int:
@@ -76,37 +77,38 @@ def forget(paths: Iterable[Path]) -> None:
     """Drop these files from the page cache."""
     for path in paths:
         file = os.open(path, os.O_RDONLY)
+        # Pages that are not on the disk yet would stay.
         os.fsync(file)
         os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(file)
 
 
-def table(tallies: dict[str, Tally]) -> str:
+def table(costs: dict[str, Cost]) -> str:
     """Samples/s from the median shard; the ratio is ours against it, the median over the shards."""
     lines = [
         "| | samples/s | ours is faster by | MB a sample | ours reads less by |",
         "|---|---|---|---|---|",
     ]
-    ours = tallies[OURS]
-    for name, tally in tallies.items():
+    ours = costs[OURS]
+    for name, cost in costs.items():
         ratio = median(
-            theirs / mine for theirs, mine in zip(tally.seconds, ours.seconds, strict=True)
+            theirs / mine for theirs, mine in zip(cost.seconds, ours.seconds, strict=True)
         )
-        size, less = tally.num_bytes / tally.num_samples, tally.num_bytes / ours.num_bytes
+        size, less = cost.num_bytes / cost.num_samples, cost.num_bytes / ours.num_bytes
         lines.append(
-            f"| {name} | {1 / median(tally.seconds):.0f} | {ratio:.2f} | {size / 1e6:.2f} | "
+            f"| {name} | {1 / median(cost.seconds):.0f} | {ratio:.2f} | {size / 1e6:.2f} | "
             f"{less:.1f} |"
         )
     return "\n".join(lines)
 
 
 def where_time_goes(dataset: ShardDataset, repeats: int) -> str:
-    """Shares of the CPU time of decoding, of crop, scale and flip, and of the rest, behind an epoch
-    not counted.
+    """How much of the CPU time is decoding, how much crop, scale and flip, and how much the rest,
+    after an epoch that is not counted.
     """
     snippets = TrainSnippets(dataset.samples("train"), RECIPE)
     sizes = [entry.num_samples for entry in dataset.manifest.splits["train"]]
-    shares = []
+    epochs = []
     for epoch in range(repeats + 1):
         sampler = EpochSampler(sizes, batch_size=8, seed=0, epoch=epoch)
         decoders, cutters = (
@@ -118,8 +120,8 @@ def where_time_goes(dataset: ShardDataset, repeats: int) -> str:
             for _ in load_train_batches(snippets, sampler, 0):
                 pass
             whole = time.process_time() - begun
-        shares.append((decoding[0] / whole, cutting[0] / whole, 1e3 * whole / sum(sizes)))
-    decode, augment, ms = (median(column) for column in zip(*shares[1:], strict=True))
+        epochs.append((decoding[0] / whole, cutting[0] / whole, 1e3 * whole / sum(sizes)))
+    decode, augment, ms = (median(column) for column in zip(*epochs[1:], strict=True))
     return (
         f"of {ms:.2f} ms CPU a sample in batches: JPEG decoding {decode:.1%} · crop, scale and "
         f"flip {augment:.1%} · "
@@ -164,9 +166,7 @@ def open_or_make(data: Path, shards: Path) -> ShardDataset:
         "/tmp/ucf"
     )
 )
-@click.option(
-    "--data", type=click.Path(path_type=Path), envvar="TWINSTREAM_DATA", help="Folder of videos."
-)
+@data_option
 @click.option(
     "--shards",
     type=click.Path(path_type=Path),
@@ -178,10 +178,7 @@ def open_or_make(data: Path, shards: Path) -> ShardDataset:
 @click.option("--decoders", is_flag=True, help="Also compare JPEG decoders.")
 def main(data: Path | None, shards: Path | None, repeats: int, decoders: bool) -> None:
     """Print the tables."""
-    if data is None or not data.is_dir():
-        raise click.ClickException(
-            f"no folder of videos at {data}; give --data DIR or set TWINSTREAM_DATA"
-        )
+    data = folder_of_videos(data)
     data = next(path for path in (data / "ucf101" / "videos", data) if path.is_dir())
     cv2.setNumThreads(1)
     keep_freed_memory()
@@ -200,6 +197,7 @@ def main(data: Path | None, shards: Path | None, repeats: int, decoders: bool) -
             f"{machine()}, {len(lengths)} videos of {np.mean(lengths):.0f} frames, {len(blocks)} "
             "shards\n"
         )
+        # Once for the page cache and for what is made at first use
         measured(contenders, blocks, cold=False)
         click.echo(
             "warm page cache\n\n" + table(measured(contenders, blocks * repeats, cold=False))

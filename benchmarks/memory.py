@@ -18,7 +18,7 @@ import numpy as np
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from benchmarks.flow import machine
+from benchmarks.measuring import machine, peak_kibibytes
 from twinstream.preprocess.catalog import Video
 from twinstream.preprocess.job import run_job
 from twinstream.preprocess.plan import Job
@@ -58,6 +58,7 @@ def write_long_video(path: Path, num_frames: int) -> None:
         )
         for number in range(num_frames):
             picture = pictures[number % NUM_DRAWN]
+            # The encoder left its last time there; None has it count on.
             picture.pts = None
             container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
@@ -86,14 +87,6 @@ def peak_mebibytes(folder: Path, name: str, engine: str, size: int) -> tuple[int
     (done,) = run_job(job, root=folder, out=setup.out, recipe=make_recipe(setup))
     tar = folder / f"out-{name}" / "train" / "train-000000.tar"
     return done.num_frames, peak_kibibytes() // 1024, tar.stat().st_size / 1e6
-
-
-def peak_kibibytes() -> int:
-    """Peak resident memory of this program; getrusage would also count what its parent held when it
-    started it.
-    """
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 @click.command(
@@ -127,6 +120,7 @@ def main(seconds: tuple[int, ...], engine: str, size: int) -> None:
             video = f"{length}.avi"
             write_long_video(folder / video, length * FPS)
             begun = time.perf_counter()
+            # A forked process would begin with the memory of this one.
             with get_context("spawn").Pool(1) as pool:
                 num_frames, peak, megabytes = pool.apply(
                     peak_mebibytes, (folder, video, engine, size)

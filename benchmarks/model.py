@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 from torchvision import models
 
-from benchmarks.flow import machine
-from benchmarks.memory import peak_kibibytes
+from benchmarks.measuring import machine, peak_kibibytes
 from twinstream.train.branch import RGB_CHANNELS, stem
 from twinstream.train.cma import CMABlock
 from twinstream.train.device import half_precision
@@ -168,6 +167,7 @@ def _test_step(forward: Callable[[], Tensor], device: torch.device) -> Callable[
 
 
 def _wait(device: torch.device) -> None:
+    # Kernels run on after their launch has come back.
     if device.type == "cuda":
         torch.cuda.synchronize()
 
@@ -197,8 +197,10 @@ def median_ratio(seconds: Sequence[float], parts: Sequence[Sequence[float]]) -> 
 def peak_mebibytes(case: Case, size: Size, threads: int) -> int:
     """Peak of this process, or of the GPU's allocator, over two steps."""
     torch.set_num_threads(threads)
+    # As in training, where memory given back and taken anew would cost time.
     keep_freed_memory()
     step = prepare(case, size)
+    # SGD makes its momentum at the end of the first step; the second one has it from the start.
     step()
     step()
     return (
@@ -209,8 +211,8 @@ def peak_mebibytes(case: Case, size: Size, threads: int) -> int:
 def written_out(block: CMABlock, x: Tensor, y: Tensor) -> Tensor:
     """The block's output with its softmax written out, every weight in memory."""
     z = block.attention_map(x, y) @ block.value(block.pool(y)).flatten(2).transpose(1, 2)
-    update: Tensor = block.bn(block.out(z.transpose(1, 2).reshape(len(x), -1, *x.shape[2:])))
-    return x + update
+    read: Tensor = block.bn(block.out(z.transpose(1, 2).reshape(len(x), -1, *x.shape[2:])))
+    return x + read
 
 
 def attention_line(channels: int, side: int, size: Size, rounds: int, clock: Clock) -> str:
@@ -219,6 +221,7 @@ def attention_line(channels: int, side: int, size: Size, rounds: int, clock: Clo
     """
     torch.manual_seed(0)
     block = CMABlock(channels).to(size.device).to(memory_format=torch.channels_last)
+    # Zero in a new block: both ways would give x and differ in nothing.
     nn.init.ones_(block.bn.weight)
     shape = size.batch, side, side, channels
     x, y, gradient = (torch.randn(shape, device=size.device).permute(0, 3, 1, 2) for _ in range(3))

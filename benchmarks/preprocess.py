@@ -3,9 +3,9 @@ DIR`.
 
 The loop is cv2.VideoCapture, cv2.resize, cv2.optflow (defaults, one thread) and cv2.imwrite of
 img/flow_x/flow_y, one process a core over the videos. Both get the same files and cores, one after
-the other. Throughput of twinstream counts from the first worker's start; Ray's own start is told
-apart, because it does not grow with the videos. What it could be is told too: what the parts allow
-that one worker was measured at, on all cores, or with GPUs the slower of those and the cores.
+the other. Throughput of twinstream counts from the first worker's start; Ray's own start has a
+column of its own, because it does not grow with the videos. Beside it stands what is possible: the
+rate of one worker's parts on all cores, or with GPUs the lower rate of GPUs and cores.
 `--engine cuda --no-loop` needs nothing of OpenCV's contrib modules.
 """
 
@@ -20,7 +20,14 @@ import click
 import cv2
 import numpy as np
 
-from benchmarks.flow import choose_videos, machine, spread, videos_below
+from benchmarks.measuring import (
+    choose_videos,
+    data_option,
+    folder_of_videos,
+    machine,
+    spread,
+    videos_below,
+)
 from twinstream.preprocess.catalog import Catalog, folders_catalog
 from twinstream.preprocess.doctor import stage_rate
 from twinstream.preprocess.job import PARTS, VideoDone, run_job
@@ -55,6 +62,7 @@ def todays_loop(videos: list[Path], out: Path, size: tuple[int, int], workers: i
     begun = time.perf_counter()
     jobs = [(path, out / path.stem, size) for path in videos]
     with get_context("spawn").Pool(workers) as pool:
+        # Comes back when the processes have started: that is no work on videos.
         pool.map(_ready, range(workers), chunksize=1)
         started = time.perf_counter()
         num_frames = sum(pool.starmap(_extract, jobs, chunksize=1))
@@ -68,6 +76,7 @@ def _ready(number: int) -> int:
 def _extract(path: Path, folder: Path, size: tuple[int, int]) -> int:
     """What the scripts do: read, resize, flow to the frame before, three files a frame."""
     folder.mkdir(parents=True)
+    # A process a core already
     cv2.setNumThreads(1)
     optflow: Any = cv2.optflow
     tvl1 = optflow.DualTVL1OpticalFlow_create()
@@ -98,6 +107,7 @@ def twinstream_run(
     done: list[VideoDone] = []
     started = 0.0
     for video in run_jobs(jobs, setup, workers=workers, address=None):
+        # A video is reported at its end; the work on the first began so much earlier.
         if not done:
             started = time.perf_counter() - sum(video.seconds.values())
         done.append(video)
@@ -111,11 +121,11 @@ def twinstream_run(
     )
 
 
-def outside_share(
+def fraction_outside(
     root: Path, catalog: Catalog, out: Path, size: tuple[int, int], engine: str
 ) -> tuple[float, list[VideoDone]]:
-    """The share of a worker's time that is not decoding, flow or encoding, measured without Ray and
-    on one core.
+    """The fraction of a worker's time that is not decoding, flow or encoding, and the videos,
+    without Ray and on one core.
     """
     setup, jobs, _ = prepared(root, catalog, out, size, engine)
     setup = replace(setup, cores=1)
@@ -186,9 +196,7 @@ def line(result: Result, baseline: Result) -> str:
         "--data ~/videos"
     )
 )
-@click.option(
-    "--data", type=click.Path(path_type=Path), envvar="TWINSTREAM_DATA", help="Folder of videos."
-)
+@data_option
 @click.option("--videos", "num_videos", default=6, show_default=True, help="Videos for both.")
 @click.option("--size", default=256, show_default=True, help="Side of the stored square.")
 @click.option("--engine", default="numba", show_default=True, type=click.Choice(["numba", "cuda"]))
@@ -212,10 +220,7 @@ def main(
     scaling: int,
 ) -> None:
     """Print the table, then how the stage scales and where its time goes."""
-    if data is None or not data.is_dir():
-        raise click.ClickException(
-            f"no folder of videos at {data}; give --data DIR or set TWINSTREAM_DATA"
-        )
+    data = folder_of_videos(data)
     videos = spread(choose_videos(data), num_videos)
     catalog = catalog_of(videos, data)
     # Short videos of one kind, so that no worker is left with a long one at the end.
@@ -234,8 +239,8 @@ def main(
     )
     with tempfile.TemporaryDirectory() as folder:
         out, shape = Path(folder), (size, size)
-        share, done = outside_share(data, catalog, out / "plain", shape, engine)
-        share_alike, _ = outside_share(data, alike, out / "plain alike", shape, engine)
+        outside, done = fraction_outside(data, catalog, out / "plain", shape, engine)
+        outside_alike, _ = fraction_outside(data, alike, out / "plain alike", shape, engine)
         many = twinstream_run(data, catalog, out / "many", shape, workers, engine)
         one = twinstream_run(data, alike, out / "one", shape, 1, engine)
         many_alike = twinstream_run(data, alike, out / "many alike", shape, workers, engine)
@@ -258,13 +263,13 @@ def main(
         "start, "
         f"{1 - one.part_seconds / one.seconds:.1%} of its time outside of decoding, flow and "
         "encoding; "
-        f"a loop without Ray {share_alike:.1%}"
+        f"a loop without Ray {outside_alike:.1%}"
     )
     num_frames = sum(video.num_frames for video in done)
     parts = {part: sum(video.seconds[part] for video in done) / num_frames for part in PARTS}
     click.echo(
         " · ".join(f"{part} {1e3 * seconds:.2f}" for part, seconds in parts.items())
-        + f" ms/frame · {share:.1%} of a worker's time is outside of them"
+        + f" ms/frame · {outside:.1%} of a worker's time is outside of them"
     )
     allowed = stage_rate(1 / parts["flow"], parts["decode"] + parts["encode"], node)
     rate = many_alike.num_frames / many_alike.seconds

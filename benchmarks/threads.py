@@ -18,7 +18,7 @@ import click
 import cv2
 import numpy as np
 
-from benchmarks.flow import choose_videos, machine
+from benchmarks.measuring import choose_videos, data_option, folder_of_videos, machine
 from twinstream.preprocess.decode import open_video
 from twinstream.preprocess.tvl1 import Engine, Gray, TvL1Params, open_engine
 
@@ -48,6 +48,7 @@ def timed(engine: Engine, gray: Gray) -> Times:
 
 def measure(engines: dict[int, Engine], gray: Gray, rounds: int) -> dict[int, Times]:
     """Medians for each number of threads."""
+    # The first call compiles.
     for engine in engines.values():
         engine(gray)
     turns = [
@@ -68,9 +69,7 @@ def measure(engines: dict[int, Engine], gray: Gray, rounds: int) -> dict[int, Ti
         "--threads 4"
     )
 )
-@click.option(
-    "--data", type=click.Path(path_type=Path), envvar="TWINSTREAM_DATA", help="Folder of videos."
-)
+@data_option
 @click.option(
     "--threads",
     "counts",
@@ -87,10 +86,7 @@ def measure(engines: dict[int, Engine], gray: Gray, rounds: int) -> dict[int, Ti
 @click.option("--rounds", default=5, show_default=True)
 def main(data: Path | None, counts: tuple[int, ...], frames: int, size: int, rounds: int) -> None:
     """Print one line a video and number of threads."""
-    if data is None or not data.is_dir():
-        raise click.ClickException(
-            f"no folder of videos at {data}; give --data DIR or set TWINSTREAM_DATA"
-        )
+    data = folder_of_videos(data)
     engines = {
         threads: open_engine("numba", TvL1Params(), threads=threads) for threads in (1, *counts)
     }
@@ -105,14 +101,14 @@ def main(data: Path | None, counts: tuple[int, ...], frames: int, size: int, rou
         for threads, times in found.items():
             gain = found[1].wall / times.wall
             gains.setdefault(threads, []).append(gain)
-            told = f"{times.wall * 1e3:.1f} | {times.cpu * 1e3:.1f} | {gain:.2f}"
-            click.echo(f"| {path.stem} | {threads} | {told} |")
+            figures = f"{times.wall * 1e3:.1f} | {times.cpu * 1e3:.1f} | {gain:.2f}"
+            click.echo(f"| {path.stem} | {threads} | {figures} |")
     for threads in counts:
-        told = (
+        figures = (
             f"median {median(gains[threads]):.2f} times one ({min(gains[threads]):.2f} to "
             f"{max(gains[threads]):.2f})"
         )
-        click.echo(f"\n{threads} threads: {told}, load {os.getloadavg()[0]:.1f} at the end")
+        click.echo(f"\n{threads} threads: {figures}, load {os.getloadavg()[0]:.1f} at the end")
 
 
 if __name__ == "__main__":

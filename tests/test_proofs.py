@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import duet, weizmann
+from benchmarks.proofs import duet, weizmann
 from twinstream.demo import demo_settings
 from twinstream.section import build_settings
 from twinstream.settings import Settings

@@ -1,4 +1,5 @@
-"""Real actions, one actor left out at a time: `python -m benchmarks.weizmann --data DIR --out DIR`.
+"""Real actions, one actor left out at a time: `python -m benchmarks.proofs.weizmann
+--data DIR --out DIR`.
 
 Weizmann has 10 actions by a few actors; a model is tested on the videos of the actor that it has
 not seen, and every video is tested once over the folds. All models start from random weights and
@@ -15,7 +16,7 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks.flow import machine
+from benchmarks.measuring import machine
 from twinstream.demo import train_and_score
 from twinstream.preprocess.run import preprocess
 from twinstream.section import build_settings
@@ -101,9 +102,9 @@ def table(folds: Mapping[str, Sequence[Predictions]]) -> str:
         each = hits(folds[run], weights)
         total = sum(len(fold.keys) for fold in folds[run])
         low, high = wilson_interval(sum(each), total)
-        told = " ".join(str(number) for number in each)
+        right = " ".join(str(number) for number in each)
         lines.append(
-            f"| {name} | {sum(each) / total:.1%} | {low:.0%} to {high:.0%} | {told} of {total} |"
+            f"| {name} | {sum(each) / total:.1%} | {low:.0%} to {high:.0%} | {right} of {total} |"
         )
     return "\n".join(lines)
 
@@ -127,8 +128,8 @@ def run_fold(data: Path, out: Path, fold: int) -> dict[str, Predictions]:
 
 @click.command(
     help=(
-        "Weizmann, an actor left out at a time, for example: python -m benchmarks.weizmann "
-        "--data weizmann"
+        "Weizmann, an actor left out at a time, for example: "
+        "python -m benchmarks.proofs.weizmann --data weizmann"
     )
 )
 @click.option(

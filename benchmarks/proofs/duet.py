@@ -1,5 +1,5 @@
-"""The claim on data whose ceilings are known: `python -m benchmarks.duet --out DIR`, some 15
-minutes on 2 cores.
+"""The claim on data whose ceilings are known: `python -m benchmarks.proofs.duet --out DIR`,
+some 15 minutes on 2 cores.
 
 duet's best possible accuracies are 25 % from colour, 25 % from motion, 50 % expected from the sum
 of branches trained each by itself and 100 % for whatever relates the two (preprocess/duet.py).
@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.flow import machine
+from benchmarks.measuring import machine
 from twinstream.demo import DEMO_FRAMES, demo_settings, train_and_score
 from twinstream.preprocess.duet import CEILINGS, write_duet
 from twinstream.preprocess.run import preprocess
@@ -111,6 +111,7 @@ def moving_keys(speed: NDArray[np.floating[Any]], block: BlockMap) -> NDArray[np
     cells = cv2.resize(
         speed.astype(np.float32), block.read_size[::-1], interpolation=cv2.INTER_AREA
     )
+    # The block's max-pool takes 2x2 features to a key; a last odd row or column is one by itself.
     odd = [(0, size % 2) for size in block.read_size]
     rows, columns = block.weights.shape[2:]
     fastest = np.pad(cells, odd).reshape(rows, 2, columns, 2).max(axis=(1, 3))
@@ -119,7 +120,9 @@ def moving_keys(speed: NDArray[np.floating[Any]], block: BlockMap) -> NDArray[np
 
 
 @click.command(
-    help="What each model reaches on duet, for example: python -m benchmarks.duet --out duet"
+    help=(
+        "What each model reaches on duet, for example: python -m benchmarks.proofs.duet --out duet"
+    )
 )
 @click.option("--out", type=click.Path(path_type=Path), default=Path("duet"), show_default=True)
 @click.option(
