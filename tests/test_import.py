@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.test_cli import run
 from tests.test_writer import digests
 from twinstream.errors import InputError
 from twinstream.shards.alignment import Layout
@@ -162,6 +163,17 @@ def test_frames_may_have_any_prefix_that_is_one(tmp_path: Path, name: str) -> No
         image.rename(image.with_name(name.format(t)))
     bring_in(tmp_path / "in", tmp_path / "out")
     assert digests(tmp_path / "out") == digests(tmp_path / "usual")
+
+
+def test_the_command_names_folders_that_it_leaves_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_video(tmp_path / "in" / "a" / "v")
+    draw_video(tmp_path / "in" / "loose")
+    folders = (str(tmp_path / "in"), "--out", str(tmp_path / "out"))
+    assert run(monkeypatch, "shards", "import", *folders, "--bound", "20") == 0
+    assert "1 folders (loose) in no class folder, left out\n" in capsys.readouterr().err
+    assert [row.key for row in read_videos(tmp_path / "out" / "videos.parquet")] == ["a/v"]
 
 
 def break_gap(folder: Path) -> None:
