@@ -3,9 +3,8 @@ of file names.
 
 Every video that a list names is in the catalog, on disk or not, and so is every file that could be
 a video: a file that turns out to be none becomes a row with a reason, never a hole. Labels are
-positions in `classes`. A key is the path below the root without its extension, dots replaced by
-underscores because a WebDataset key ends at the first dot; it names files and members, so a path
-that could leave the output folder is refused.
+positions in `classes`. What makes the key of a path, and the split and class of a folder, is in
+`shards`: folders of frames are the same videos here and in `twinstream shards import`.
 """
 
 from collections import Counter
@@ -16,21 +15,18 @@ from typing import Literal
 
 from twinstream.errors import InputError
 from twinstream.preprocess.dataset_files import list_files, read_text, splits_folder
-from twinstream.preprocess.frame_folders import list_frame_folders
 from twinstream.preprocess.listings import (
-    SPLIT_ALIASES,
     Listed,
-    is_plain,
     parse_class_index,
     parse_csv,
     parse_kinetics,
     parse_split_list,
 )
-from twinstream.shards.storage import locate
+from twinstream.shards.folders import classes_and_splits, first_few, list_frame_folders
+from twinstream.shards.keys import require_plain_class, video_key
+from twinstream.shards.storage import Location, locate
 
 Kind = Literal["ucf101", "kinetics", "folders", "csv", "rawframes"]
-SPLIT_FOLDERS = {"train", "val", "test", *SPLIT_ALIASES}
-NUM_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -75,9 +71,7 @@ def read_catalog(
     if not there.is_dir():
         raise InputError(f"dataset.root {root}: no such folder")
     is_folder = kind == "rawframes"
-    if is_folder and not isinstance(there, Path):
-        raise InputError(f"dataset.root {root}: folders of frames must be on a disk")
-    files = list_frame_folders(str(there)) if is_folder else list_files(there)
+    files = _frame_folders(there) if is_folder else list_files(there)
     if kind == "ucf101":
         folder = splits_folder(there, splits)
         names = ("classInd.txt", f"trainlist{fold:02d}.txt", f"testlist{fold:02d}.txt")
@@ -93,6 +87,12 @@ def read_catalog(
     return catalog
 
 
+def _frame_folders(root: Location) -> list[str]:
+    if not isinstance(root, Path):
+        raise InputError(f"dataset.root {root}: folders of frames must be on a disk")
+    return list_frame_folders(root)
+
+
 def _read_csvs(
     kind: Kind, annotations: str | Sequence[str] | None, parse: Callable[[str, str], list[Listed]]
 ) -> list[Listed]:
@@ -104,24 +104,6 @@ def _read_csvs(
         for path in paths
         for one in parse(read_text(locate(path), "dataset.annotations"), locate(path).name)
     ]
-
-
-def video_key(path: str, *, is_folder: bool = False) -> str:
-    """`Run/v.Run_g01.avi` -> `Run/v_Run_g01`; InputError for a path that no file in the output
-    could carry.
-
-    The name of a folder of frames has no extension: `Run/v.Run_g01` -> `Run/v_Run_g01`.
-    """
-    parts = path.split("/")
-    if "\\" in path or not is_plain(path) or not {"", ".", ".."}.isdisjoint(parts):
-        raise InputError(
-            f"{path!r}: not a usable path; expected one below dataset.root, in UTF-8, without "
-            "'..', backslashes or "
-            "control characters"
-        )
-    stem, dot, _ = parts[-1].rpartition(".")
-    name = stem if dot and stem and not is_folder else parts[-1]
-    return "/".join([*parts[:-1], name]).replace(".", "_")
 
 
 def ucf101_catalog(lists: dict[str, str], files: Sequence[str]) -> Catalog:
@@ -179,33 +161,16 @@ def csv_catalog(
 
 
 def folders_catalog(files: Sequence[str], root_name: str, *, is_folder: bool = False) -> Catalog:
-    """split/class/file if every top folder is named like a split, else class/file; files alone are
-    one class.
-
-    The class of files that lie in no folder is the root's own name; beside folders such files
-    belong nowhere. With `is_folder` each of `files` is a folder of frames.
+    """Class and split by the folders that a file lies in, as `classes_and_splits` reads them; files
+    beside class folders belong nowhere. With `is_folder` each of `files` is a folder of frames.
     """
-    in_folders = [path for path in files if "/" in path]
-    loose = [path for path in files if "/" not in path] if in_folders else []
-    by_split = all(path.split("/")[0].lower() in SPLIT_FOLDERS for path in in_folders)
-    listed = []
-    for path in in_folders or files:
-        *folders, _ = path.split("/")
-        if folders and by_split:
-            if len(folders) < 2:
-                raise InputError(
-                    f"{path}: in a split's folder but in no class's; expected SPLIT/CLASS/FILE"
-                )
-            split = SPLIT_ALIASES.get(folders[0].lower(), folders[0].lower())
-            listed.append(Listed(path, folders[1], split, path))
-        else:
-            listed.append(Listed(path, folders[0] if folders else root_name, "train", path))
+    known = classes_and_splits(files, root_name)
+    listed = [Listed(path, name, split, path) for path, (name, split) in known.items()]
     classes = tuple(sorted({one.class_name for one in listed}))
-    warnings = [f"{_named(loose, _noun(is_folder))} in no class folder, left out"] if loose else []
-    used = [one.name for one in listed]
-    return _catalog(
-        classes, listed, {name: name for name in used}, used, warnings, is_folder=is_folder
-    )
+    loose = [path for path in files if path not in known]
+    warnings = [f"{_named(loose, is_folder)} in no class folder, left out"] if loose else []
+    found: dict[str, str | None] = {path: path for path in known}
+    return _catalog(classes, listed, found, list(known), warnings, is_folder=is_folder)
 
 
 def require_a_video(catalog: Catalog, root: str) -> None:
@@ -235,12 +200,9 @@ def _catalog(
     videos: dict[str, Video] = {}
     places: dict[str, Listed] = {}
     for one in listed:
-        if not is_plain(one.class_name):
-            raise InputError(
-                f"{one.where}: class {one.class_name!r}; expected a name without control characters"
-            )
         path = found[one.name] or one.name
         key = video_key(path, is_folder=is_folder)
+        require_plain_class(one.class_name, one.where)
         if key in videos:
             _refuse_twice(key, places[key], one)
         places[key] = one
@@ -248,7 +210,7 @@ def _catalog(
         videos[key] = Video(key, path, one.class_name, labels[one.class_name], one.split, present)
     unnamed = sorted(set(files) - {video.path for video in videos.values()})
     if unnamed:
-        warnings = [*warnings, f"{_named(unnamed, _noun(is_folder))} that no list names, left out"]
+        warnings = [*warnings, f"{_named(unnamed, is_folder)} that no list names, left out"]
     return Catalog(classes, tuple(videos[key] for key in sorted(videos)), tuple(warnings))
 
 
@@ -269,20 +231,10 @@ def _absent_classes(listed: Sequence[Listed], files: Sequence[str]) -> list[str]
     absent = Counter(one.class_name for one in listed if one.class_name.casefold() not in there)
     if not absent:
         return []
-    named = ", ".join(
-        f"{name} ({count} videos)" for name, count in sorted(absent.items())[:NUM_NAMED]
-    )
-    return [f"{len(absent)} classes of the lists have no folder: {named}{_more(len(absent))}"]
+    classes = [f"{name} ({count} videos)" for name, count in sorted(absent.items())]
+    return [f"{len(absent)} classes of the lists have no folder: {first_few(classes)}"]
 
 
-def _noun(is_folder: bool) -> str:
-    return "folders" if is_folder else "files"
-
-
-def _named(paths: Sequence[str], noun: str) -> str:
-    """`7 files (a, b, c, d, e and more)`."""
-    return f"{len(paths)} {noun} ({', '.join(paths[:NUM_NAMED])}{_more(len(paths))})"
-
-
-def _more(count: int) -> str:
-    return f" and {count - NUM_NAMED} more" if count > NUM_NAMED else ""
+def _named(paths: Sequence[str], is_folder: bool) -> str:
+    """`7 files (a, b, c, d, e and 2 more)`."""
+    return f"{len(paths)} {'folders' if is_folder else 'files'} ({first_few(paths)})"

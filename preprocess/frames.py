@@ -11,16 +11,15 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 
 import av
 from av.video.frame import VideoFrame
 
 from twinstream.preprocess.decode import check_pixels, in_chunks
-from twinstream.preprocess.frame_folders import frame_number
 from twinstream.preprocess.picture import Orientation, short_side_size
 from twinstream.preprocess.video_stream import OpenedVideo, VideoInfo
+from twinstream.shards.rawframes import NO_FRAMES, number_fault, numbered_images, prefix_fault
 from twinstream.shards.videos import Reason, VideoError
 
 END_OF_JPEG = b"\xff\xd9"
@@ -33,21 +32,14 @@ def frame_names(names: Iterable[str]) -> list[str]:
 
     img_00001.jpg, img_00002.jpg, flow_x_00001.jpg -> img_00001.jpg, img_00002.jpg
     """
-    found = {name: frame_number(name) for name in names}
-    numbered = sorted((one[1], one[0], name) for name, one in found.items() if one is not None)
-    if not numbered:
-        raise VideoError(Reason.UNREADABLE, "no numbered images such as img_00001.jpg")
-    first_number, first_prefix, first_name = numbered[0]
-    for _, prefix, name in numbered:
-        if prefix != first_prefix:
-            raise VideoError(Reason.UNREADABLE, f"images of two names, {first_name} and {name}")
-    if first_number > 1:
-        raise VideoError(Reason.DECODE_ERROR, f"begins with {first_name}; expected number 0 or 1")
-    for (number, _, name), (next_number, _, next_name) in pairwise(numbered):
-        if next_number != number + 1:
-            fault = "have one number" if next_number == number else "are not neighbours"
-            raise VideoError(Reason.DECODE_ERROR, f"{name} and {next_name} {fault}")
-    return [name for _, _, name in numbered]
+    frames = numbered_images(names)["rgb"]
+    if not frames:
+        raise VideoError(Reason.UNREADABLE, NO_FRAMES)
+    if fault := prefix_fault(frames):
+        raise VideoError(Reason.UNREADABLE, fault)
+    if fault := number_fault(frames):
+        raise VideoError(Reason.DECODE_ERROR, fault)
+    return [frame.name for frame in frames]
 
 
 @contextmanager

@@ -8,15 +8,13 @@ InputError with the file's name and the line number. A listing says what ought t
 
 import csv
 import re
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import PurePosixPath
 
 from twinstream.errors import InputError
-
-SPLIT_ALIASES = {"valid": "val", "validate": "val", "validation": "val"}
+from twinstream.shards.split_names import split_name
 
 
 @dataclass(frozen=True)
@@ -30,23 +28,6 @@ class Listed:
     split: str
     where: str
     class_number: int | None = None
-
-
-def is_plain(text: str) -> bool:
-    """Whether a name or path fits on one line of a list: no control characters, line ends or halves
-    of letters.
-    """
-    return not any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in text)
-
-
-def split_name(text: str, where: str) -> str:
-    """The split in one spelling, `validate` -> `val`; it names a folder of the output, so it must
-    be a plain word.
-    """
-    name = text.strip().lower()
-    if not re.fullmatch(r"[a-z0-9_-]+", name):
-        raise InputError(f"{where}: split {text!r}; expected a word such as train, val or test")
-    return SPLIT_ALIASES.get(name, name)
 
 
 def parse_class_index(text: str, file_name: str) -> tuple[str, ...]:

@@ -11,11 +11,17 @@ Equal counts alone do not tell which end is missing, so dense_flow is never gues
 closed: a hole would shift every later pair.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from twinstream.shards.rawframes import parse_image_name
+from twinstream.shards.rawframes import (
+    NO_FRAMES,
+    ImageName,
+    number_fault,
+    numbered_images,
+    prefix_fault,
+)
 from twinstream.shards.videos import Reason, VideoError
 
 
@@ -50,60 +56,42 @@ class Aligned:
 
 
 def align(names: Iterable[str], layout: Layout, index_base: int | None) -> Aligned:
-    """A folder's file names, lined up; VideoError `misaligned` when they do not fit. None finds
-    the base: 0 or 1.
+    """A folder's file names, lined up; VideoError `misaligned` when they do not fit,
+    `unreadable` without frames, `decode_error` for images that are no JPEGs. None finds the base: 0
+    or 1.
     """
-    numbered = _numbered(names)
-    frames, flow_x, flow_y = numbered["rgb"], numbered["x"], numbered["y"]
-    if flow_x.keys() != flow_y.keys():
-        lone = min(flow_x.keys() ^ flow_y.keys())
-        there, absent = ("x", "y") if lone in flow_x else ("y", "x")
+    images = numbered_images(names)
+    frames, flow_x, flow_y = images["rgb"], images["x"], images["y"]
+    for image in (*frames, *flow_x, *flow_y):
+        if image.name.lower().endswith(".png"):
+            raise VideoError(Reason.DECODE_ERROR, f"{image.name}: import takes JPEGs only")
+    if not frames:
+        raise VideoError(Reason.UNREADABLE, NO_FRAMES)
+    x_numbers, y_numbers = ({image.number for image in flow} for flow in (flow_x, flow_y))
+    if x_numbers != y_numbers:
+        lone = min(x_numbers ^ y_numbers)
+        there, absent = ("x", "y") if lone in x_numbers else ("y", "x")
         raise VideoError(Reason.MISALIGNED, f"flow_{there} {lone} without flow_{absent} {lone}")
-    base = _base(frames, index_base, "img")
-    if _base(flow_x, index_base, "flow") != base:
+    if not flow_x:
+        raise VideoError(Reason.MISALIGNED, "no numbered flow such as flow_x_00001.jpg")
+    for sequence in (frames, flow_x, flow_y):
+        _refuse_disorder(sequence, index_base)
+    base = frames[0].number
+    if flow_x[0].number != base:
         raise VideoError(
             Reason.MISALIGNED,
-            f"images are numbered from {base}, flow from {min(flow_x)}; expected one base",
+            f"images are numbered from {base}, flow from {flow_x[0].number}; expected one base",
         )
     skipped = _leading_flow(len(frames), len(flow_x), layout)
-    ordered = [
-        tuple(files[number] for number in sorted(files)) for files in (frames, flow_x, flow_y)
-    ]
+    ordered = [tuple(image.name for image in sequence) for sequence in (frames, flow_x, flow_y)]
     return Aligned(base, ordered[0], ordered[1][skipped:], ordered[2][skipped:])
 
 
-def _numbered(names: Iterable[str]) -> dict[str, dict[int, str]]:
-    found: dict[str, dict[int, str]] = {"rgb": {}, "x": {}, "y": {}}
-    for name in sorted(names):
-        parsed = parse_image_name(name)
-        if parsed is None:
-            if name.lower().endswith((".jpg", ".jpeg", ".png")):
-                raise VideoError(
-                    Reason.MISALIGNED,
-                    f"{name}: not a name of this layout, such as img_00000.jpg, flow_x_00000.jpg",
-                )
-            continue
-        kind, number = parsed
-        if number in found[kind]:
-            raise VideoError(Reason.MISALIGNED, f"{found[kind][number]} and {name} have one number")
-        found[kind][number] = name
-    return found
-
-
-def _base(files: dict[int, str], index_base: int | None, what: str) -> int:
-    """The number of the first file: 0 or 1, with no gap behind it."""
-    if not files:
-        raise VideoError(Reason.MISALIGNED, f"no {what}_NNNNN.jpg")
-    first = min(files)
-    if first not in ((0, 1) if index_base is None else (index_base,)):
-        expected = "0 or 1" if index_base is None else str(index_base)
-        raise VideoError(Reason.MISALIGNED, f"{what} numbers begin at {first}, expected {expected}")
-    gap = next((number for number in range(first, first + len(files)) if number not in files), None)
-    if gap is not None:
-        raise VideoError(
-            Reason.MISALIGNED, f"{what} {gap} is missing, the numbers go on to {max(files)}"
-        )
-    return first
+def _refuse_disorder(images: Sequence[ImageName], index_base: int | None) -> None:
+    first = (0, 1) if index_base is None else (index_base,)
+    fault = prefix_fault(images) or number_fault(images, first)
+    if fault:
+        raise VideoError(Reason.MISALIGNED, fault)
 
 
 def _leading_flow(num_frames: int, num_flow: int, layout: Layout) -> int:

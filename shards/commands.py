@@ -215,15 +215,15 @@ def import_(
 
     target = locate(out)
     classes = tuple(classes_file.read_text().splitlines()) if classes_file else None
-    videos, names = (
-        listed_videos(folder, splits, classes) if splits else found_videos(folder, classes)
-    )
-    with Progress("import", len(videos), "video") as progress:
+    found = listed_videos(folder, splits, classes) if splits else found_videos(folder, classes)
+    for warning in found.warnings:
+        click.echo(warning, err=True)
+    with Progress("import", len(found.videos), "video") as progress:
         rows = import_rawframes(
             folder,
             target,
-            videos,
-            names,
+            found.videos,
+            found.classes,
             foreign_codec(bound, zero, levels),
             layout=Layout(layout),
             index_base=None if index_base == "auto" else int(index_base),

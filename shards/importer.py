@@ -27,7 +27,7 @@ from twinstream.shards.storage import Location
 from twinstream.shards.videos import Reason, Status, VideoError, VideoRow, video_row
 from twinstream.shards.writer import SampleSpool, ShardWriter, sample_spool
 
-END_OF_IMAGE = b"\xff\xd9"
+START_OF_IMAGE, END_OF_IMAGE = b"\xff\xd8", b"\xff\xd9"
 TAIL_BYTES = 1024
 
 
@@ -176,6 +176,8 @@ def _image(
     shape.
     """
     jpeg = (folder / name).read_bytes()
+    if not jpeg.startswith(START_OF_IMAGE):
+        raise VideoError(Reason.DECODE_ERROR, f"{name}: {len(jpeg)} bytes that are no JPEG")
     if END_OF_IMAGE not in jpeg[-TAIL_BYTES:]:
         raise VideoError(
             Reason.DECODE_ERROR, f"{name}: {len(jpeg)} bytes without the end of a JPEG"

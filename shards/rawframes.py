@@ -4,22 +4,38 @@ annotation lists.
     CLASS/VIDEO/img_00000.jpg  flow_x_00000.jpg  flow_y_00000.jpg   denseflow, and what we write: 0
     CLASS/VIDEO/img_00001.jpg  flow_x_00001.jpg  flow_y_00001.jpg   dense_flow of the TSN code: 1
 
-mmaction2 splits a line of its lists at white space and trusts its number for every modality,
-although N frames have N - 1 flow fields: hence no white space in a folder, and one list for frames
-and another for flow.
+An image is known by the number at the end of its name; what stands before the number says frame or
+flow, and is the same for all frames of a video. mmaction2 splits a line of its lists at white space
+and trusts its number for every modality, although N frames have N - 1 flow fields: hence no white
+space in a folder, and one list for frames and another for flow.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from twinstream.errors import InputError
 
 CLASSES_NAME = "classes.txt"
 RGB_LIST, FLOW_LIST = "_rawframes.txt", "_flow_rawframes.txt"
-_IMAGE = re.compile(r"(?:(?P<rgb>img|image)|(?:flow_)?(?P<axis>[xy]))_(?P<number>\d+)\.jpe?g")
-_SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
+_IMAGE = re.compile(r"(?P<prefix>|.*\D)(?P<number>\d+)\.(?:jpe?g|png)", re.IGNORECASE)
+_FLOW = re.compile(r"(?:flow_)?(?P<axis>[xy])_", re.IGNORECASE)
+NO_FRAMES = "no numbered images such as img_00001.jpg"
+
+ImageKind = Literal["rgb", "x", "y"]
+
+
+@dataclass(frozen=True)
+class ImageName:
+    """The name of a frame (`rgb`) or of one component of a flow field, and what it says."""
+
+    kind: ImageKind
+    prefix: str
+    number: int
+    name: str
 
 
 @dataclass(frozen=True)
@@ -39,12 +55,49 @@ def image_names(num_frames: int) -> list[str]:
     return frames + [f"flow_{axis}_{t:05d}.jpg" for t in range(num_frames - 1) for axis in "xy"]
 
 
-def parse_image_name(name: str) -> tuple[str, int] | None:
-    """`flow_x_00012.jpg` or `x_00012.jpg` -> ("x", 12), `img_00001.jpg` -> ("rgb", 1); None for
-    another file.
+def parse_image_name(name: str) -> ImageName | None:
+    """`img_00001.jpg` -> rgb, "img_", 1; `7.PNG` -> rgb, "", 7; `flow_x_00012.jpg` or `x_00012.jpg`
+    -> x, 12; None for hidden files and all else.
     """
     match = _IMAGE.fullmatch(name)
-    return (match["axis"] or "rgb", int(match["number"])) if match else None
+    if match is None or name.startswith("."):
+        return None
+    flow = _FLOW.fullmatch(match["prefix"])
+    kind: ImageKind = "rgb" if flow is None else "x" if flow["axis"] in "xX" else "y"
+    return ImageName(kind, match["prefix"], int(match["number"]), name)
+
+
+def numbered_images(names: Iterable[str]) -> dict[ImageKind, list[ImageName]]:
+    """The frames and the flow images of a folder, each in the order of their numbers."""
+    found: dict[ImageKind, list[ImageName]] = {"rgb": [], "x": [], "y": []}
+    for image in filter(None, map(parse_image_name, names)):
+        found[image.kind].append(image)
+    for images in found.values():
+        images.sort(key=lambda image: (image.number, image.prefix, image.name))
+    return found
+
+
+def prefix_fault(images: Sequence[ImageName]) -> str | None:
+    """`images of two names, img_1.jpg and image_2.jpg`; None where all have one prefix."""
+    for image in images:
+        if image.prefix != images[0].prefix:
+            return f"images of two names, {images[0].name} and {image.name}"
+    return None
+
+
+def number_fault(images: Sequence[ImageName], first: Sequence[int] = (0, 1)) -> str | None:
+    """Where the numbers of sorted images begin with none of `first`, have a gap or come twice; None
+    where they are in sequence.
+    """
+    if images[0].number not in first:
+        expected = " or ".join(map(str, first))
+        return f"begins with {images[0].name}; expected number {expected}"
+    for image, following in pairwise(images):
+        if following.number != image.number + 1:
+            same = following.number == image.number
+            fault = "have one number" if same else "are not neighbours"
+            return f"{image.name} and {following.name} {fault}"
+    return None
 
 
 def folder_name(name: str) -> str:
@@ -76,13 +129,6 @@ def read_list(path: Path) -> list[ListedVideo]:
             raise InputError(
                 f"{path}: line {number}: {line!r}, expected `CLASS/VIDEO num_frames label`"
             )
-        videos.append(ListedVideo(fields[0].strip(), int(fields[1]), int(fields[2])))
+        folder = PurePosixPath(fields[0].strip()).as_posix()
+        videos.append(ListedVideo(folder, int(fields[1]), int(fields[2])))
     return videos
-
-
-def split_of_list(path: Path) -> str:
-    """`ucf101_train_split_1_rawframes.txt` -> train; a name without such a word is the split
-    itself.
-    """
-    stem = path.stem.removesuffix("_rawframes")
-    return next((word for word in re.split(r"[_\-.]", stem) if word in _SPLITS), stem)

@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 
 from tests.videos import moving_square
-from twinstream.errors import InputError
 from twinstream.preprocess.catalog import read_catalog
-from twinstream.preprocess.frame_folders import frame_number, list_frame_folders
-from twinstream.preprocess.frames import frame_names, open_frames
+from twinstream.preprocess.frames import open_frames
 from twinstream.preprocess.job import run_job
 from twinstream.preprocess.plan import dataset_build, plan_jobs
 from twinstream.preprocess.settings import byte_settings
@@ -32,60 +30,6 @@ def write_frames(
     for number, frame in enumerate(moving_square(num_frames, width=width), first):
         cv2.imwrite(str(folder / f"img_{number:05d}{suffix}"), frame[..., ::-1])
     return folder
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("img_00001.jpg", ("img_", 1)),
-        ("frame000017.JPEG", ("frame", 17)),
-        ("v_Run_g01_c02_0003.png", ("v_Run_g01_c02_", 3)),
-        ("7.png", ("", 7)),
-        ("flow_x_00001.jpg", None),
-        ("y_00001.jpg", None),
-        ("._img_00001.jpg", None),
-        ("img_.jpg", None),
-        ("img_00001.txt", None),
-    ],
-)
-def test_a_frame_is_known_by_the_number_at_the_end_of_its_name(
-    name: str, expected: tuple[str, int] | None
-) -> None:
-    assert frame_number(name) == expected
-
-
-def test_frames_are_ordered_by_number_from_0_or_1_and_flow_beside_them_is_none() -> None:
-    names = [
-        "img_10.jpg",
-        "flow_x_00001.jpg",
-        "thumbs.db",
-        *(f"img_{number}.jpg" for number in range(1, 10)),
-    ]
-    assert frame_names(names) == [f"img_{number}.jpg" for number in range(1, 11)]
-    assert frame_names(["1.png", "0.png"]) == ["0.png", "1.png"]
-
-
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        ([], "unreadable: no numbered images such as img_00001.jpg"),
-        (["flow_x_00001.jpg"], "unreadable: no numbered images such as img_00001.jpg"),
-        (
-            ["img_1.jpg", "image_2.jpg"],
-            "unreadable: images of two names, img_1.jpg and image_2.jpg",
-        ),
-        (["img_2.jpg", "img_3.jpg"], "decode_error: begins with img_2.jpg; expected number 0 or 1"),
-        (
-            ["img_1.jpg", "img_2.jpg", "img_4.jpg"],
-            "decode_error: img_2.jpg and img_4.jpg are not neighbours",
-        ),
-        (["img_0.jpg", "img_0.png"], "decode_error: img_0.jpg and img_0.png have one number"),
-    ],
-)
-def test_what_is_no_whole_video_is_refused_by_the_names(names: list[str], message: str) -> None:
-    with pytest.raises(VideoError) as caught:
-        frame_names(names)
-    assert str(caught.value) == message
 
 
 def test_images_come_out_as_stored_in_chunks(tmp_path: Path) -> None:
@@ -149,28 +93,6 @@ def test_images_of_too_many_pixels_are_too_large(tmp_path: Path) -> None:
         open_frames(folder, size=(32, 32), short_side=None, chunk_frames=2, max_pixels=3000),
     ):
         pass
-
-
-def test_every_folder_that_holds_images_or_nothing_is_a_video(tmp_path: Path) -> None:
-    write_frames(tmp_path / "train" / "a" / "v.1", 2)
-    write_frames(tmp_path / "train" / "a" / "v.1" / "deeper", 2)
-    (tmp_path / "train" / "b" / "lost").mkdir(parents=True)
-    (tmp_path / "train" / "b" / ".cache").mkdir()
-    (tmp_path / "train" / "b" / "up").symlink_to(tmp_path / "train")
-    assert list_frame_folders(str(tmp_path)) == ["train/a/v.1", "train/b/lost"]
-    catalog = read_catalog("rawframes", str(tmp_path))
-    assert [(video.key, video.class_name, video.split) for video in catalog.videos] == [
-        ("train/a/v_1", "a", "train"),
-        ("train/b/lost", "b", "train"),
-    ]
-
-
-def test_a_root_that_holds_images_itself_is_refused(tmp_path: Path) -> None:
-    write_frames(tmp_path / "v", 2)
-    with pytest.raises(
-        InputError, match=r"holds images itself; expected CLASS/VIDEO/img_00001\.jpg below it"
-    ):
-        read_catalog("rawframes", str(tmp_path / "v"))
 
 
 def test_a_csv_names_folders_of_frames(tmp_path: Path) -> None:

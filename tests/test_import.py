@@ -9,15 +9,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
+from tests.test_cli import run
 from tests.test_writer import digests
 from twinstream.errors import InputError
 from twinstream.shards.alignment import Layout
 from twinstream.shards.copying import Copier, stored_samples
 from twinstream.shards.export import export_rawframes
-from twinstream.shards.folders import Catalog, found_videos, listed_videos
+from twinstream.shards.folders import FoundVideos, found_videos, listed_videos
 from twinstream.shards.importer import foreign_codec, import_rawframes
 from twinstream.shards.jpeg import encode_jpeg
 from twinstream.shards.manifest import read_manifest
@@ -47,10 +49,10 @@ def draw_video(
 
 
 def bring_in(
-    root: Path, out: Path, catalog: Catalog | None = None, **options: object
+    root: Path, out: Path, found: FoundVideos | None = None, **options: object
 ) -> list[VideoRow]:
-    videos, classes = catalog or found_videos(root, None)
-    return import_rawframes(root, out, videos, classes, OURS, **options)
+    found = found or found_videos(root, None)
+    return import_rawframes(root, out, found.videos, found.classes, OURS, **options)
 
 
 def stored(dataset: Path) -> dict[str, list[bytes]]:
@@ -141,6 +143,39 @@ def test_classes_and_splits_follow_from_the_folders(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "out").classes == ("a", "run fast")
 
 
+def test_lists_of_other_words_make_the_splits_train_val_and_test(tmp_path: Path) -> None:
+    lists = []
+    for number, name in enumerate(("Training", "validation", "testing")):
+        draw_video(tmp_path / "in" / "a" / f"v{number}")
+        lists.append(tmp_path / f"{name}_rawframes.txt")
+        lists[-1].write_text(f"a/v{number} 4 0\n")
+    rows = bring_in(tmp_path / "in", tmp_path / "out", listed_videos(tmp_path / "in", lists, None))
+    assert [row.split for row in sorted(rows, key=lambda row: row.key)] == ["train", "val", "test"]
+    assert set(read_manifest(tmp_path / "out").splits) == {"train", "val", "test"}
+
+
+@pytest.mark.parametrize("name", ["frame_{:06d}.jpg", "{}.jpg", "IMG_{}.JPG", "v.Run_{:03d}.jpeg"])
+def test_frames_may_have_any_prefix_that_is_one(tmp_path: Path, name: str) -> None:
+    draw_video(tmp_path / "in" / "a" / "v")
+    bring_in(tmp_path / "in", tmp_path / "usual")
+    for t in range(4):
+        image = tmp_path / "in" / "a" / "v" / f"img_{t:05d}.jpg"
+        image.rename(image.with_name(name.format(t)))
+    bring_in(tmp_path / "in", tmp_path / "out")
+    assert digests(tmp_path / "out") == digests(tmp_path / "usual")
+
+
+def test_the_command_names_folders_that_it_leaves_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_video(tmp_path / "in" / "a" / "v")
+    draw_video(tmp_path / "in" / "loose")
+    folders = (str(tmp_path / "in"), "--out", str(tmp_path / "out"))
+    assert run(monkeypatch, "shards", "import", *folders, "--bound", "20") == 0
+    assert "1 folders (loose) in no class folder, left out\n" in capsys.readouterr().err
+    assert [row.key for row in read_videos(tmp_path / "out" / "videos.parquet")] == ["a/v"]
+
+
 def break_gap(folder: Path) -> None:
     (folder / "img_00001.jpg").unlink()
 
@@ -158,12 +193,34 @@ def break_end(folder: Path) -> None:
     (folder / "flow_x_00001.jpg").write_bytes(whole[:-20])
 
 
+def png(folder: Path) -> bytes:
+    image = cv2.imread(str(folder / "img_00001.jpg"))
+    return cv2.imencode(".png", image)[1].tobytes()
+
+
+def break_png(folder: Path) -> None:
+    (folder / "img_00001.png").write_bytes(png(folder))
+    (folder / "img_00001.jpg").unlink()
+
+
+def break_content(folder: Path) -> None:
+    (folder / "img_00001.jpg").write_bytes(png(folder) + b"\xff\xd9")
+
+
+def break_all(folder: Path) -> None:
+    for image in folder.iterdir():
+        image.unlink()
+
+
 @pytest.mark.parametrize(
     ("damage", "reason", "detail"),
     [
-        (break_gap, "misaligned", "img 1 is missing"),
+        (break_gap, "misaligned", "img_00000.jpg and img_00002.jpg are not neighbours"),
         (break_size, "misaligned", r"img_00001.jpg is \(16, 16, 3\), expected \(16, 24, 3\)"),
         (break_channels, "misaligned", r"flow_y_00001.jpg is \(16, 24, 3\), expected \(16, 24\)"),
+        (break_png, "decode_error", "img_00001.png: import takes JPEGs only"),
+        (break_content, "decode_error", r"img_00001.jpg: \d+ bytes that are no JPEG"),
+        (break_all, "unreadable", "no numbered images such as img_00001.jpg"),
         (break_end, "decode_error", r"flow_x_00001.jpg: \d+ bytes without the end of a JPEG"),
     ],
 )
@@ -185,7 +242,7 @@ def test_a_folder_numbered_unlike_the_others_has_lost_its_first_frame(tmp_path: 
     for name in ("a/v1", "a/v2"):
         draw_video(tmp_path / "in" / name)
     draw_video(tmp_path / "in" / "a" / "v3", base=1)
-    with pytest.raises(InputError, match="a/v3: img numbers begin at 1, expected 0"):
+    with pytest.raises(InputError, match=r"a/v3: begins with img_00001.jpg; expected number 0"):
         bring_in(tmp_path / "in", tmp_path / "out")
 
 
@@ -237,8 +294,9 @@ def test_what_a_list_names_and_no_folder_holds_is_missing_and_a_wrong_count_is_t
     ("text", "message"),
     [
         ("a/v1 4\n", r"train.txt: line 1: 'a/v1 4', expected"),
-        ("a/v1 4 0\n../../etc 4 1\n", "not a folder CLASS/VIDEO below"),
-        ("/etc/x 4 0\n", "not a folder CLASS/VIDEO below"),
+        ("a/v1 4 0\n../../etc 4 1\n", r"'\.\./\.\./etc': not a usable path"),
+        ("/etc/x 4 0\n", "'/etc/x': not a usable path"),
+        ("v1 4 0\n", "'v1': not a folder CLASS/VIDEO below"),
         ("a/v1 4 0\nb/v1 4 0\n", "b/v1: label 0 is a before; name labels by --classes"),
         ("a/v1 4 1\n", "label 0 has no name among 2 classes"),
         ("a/v.1 4 0\na/v_1 4 0\n", "two videos with one key 'a/v_1': a/v.1 and a/v_1"),
@@ -259,11 +317,11 @@ def test_given_class_names_carry_their_labels(tmp_path: Path) -> None:
     classes = ("arm wrestling", "run fast")
     lists = [tmp_path / "kinetics400_val_list_rawframes.txt"]
     for videos in (
-        listed_videos(tmp_path / "in", lists, classes)[0],
-        found_videos(tmp_path / "in", classes)[0],
+        listed_videos(tmp_path / "in", lists, classes).videos,
+        found_videos(tmp_path / "in", classes).videos,
     ):
         assert [(video.class_name, video.label) for video in videos] == [("run fast", 1)]
-    assert listed_videos(tmp_path / "in", lists, classes)[0][0].split == "val"
+    assert listed_videos(tmp_path / "in", lists, classes).videos[0].split == "val"
     with pytest.raises(InputError, match="class 'run_fast' is not among the 1 of --classes"):
         found_videos(tmp_path / "in", ("walk",))
 
@@ -288,8 +346,8 @@ def test_a_foreign_codec_reads_as_its_tool_meant_it(
 def test_the_codec_of_an_import_is_in_the_manifest_and_the_reader_uses_it(tmp_path: Path) -> None:
     draw_video(tmp_path / "in" / "a" / "v")
     codec = foreign_codec(20.0, 127.5, 127.5)
-    videos, classes = found_videos(tmp_path / "in", None)
-    import_rawframes(tmp_path / "in", tmp_path / "out", videos, classes, codec)
+    found = found_videos(tmp_path / "in", None)
+    import_rawframes(tmp_path / "in", tmp_path / "out", found.videos, found.classes, codec)
     dataset = ShardDataset(tmp_path / "out")
     assert dataset.manifest.flow_codec == codec
     flow = dataset.flow_pixels(read_flow(dataset.sample("a/v"), 2, 1))
@@ -318,7 +376,9 @@ if sys.argv[1] == "export":
 else:
     codec = foreign_codec(20, 128, 127)
     found = found_videos(source, None)
-    import_rawframes(source, out, *found, codec, videos_per_shard=1, progress=at)
+    import_rawframes(
+        source, out, found.videos, found.classes, codec, videos_per_shard=1, progress=at
+    )
 """
 
 

@@ -9,7 +9,6 @@ from twinstream.preprocess.listings import (
     parse_csv,
     parse_kinetics,
     parse_split_list,
-    split_name,
 )
 
 KINETICS_HEAD = "label,youtube_id,time_start,time_end,split,is_cc\n"
@@ -98,11 +97,3 @@ def test_a_csv_without_splits_is_all_training() -> None:
     ]
     with pytest.raises(InputError, match="no column label"):
         parse_csv("path,class\n", "my.csv")
-
-
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [("Train", "train"), ("validation", "val"), ("valid", "val"), ("test_2", "test_2")],
-)
-def test_a_split_has_one_spelling(text: str, name: str) -> None:
-    assert split_name(text, "x") == name

@@ -1,0 +1,40 @@
+"""The splits of a dataset and the one spelling of each: train, val and test, whatever a list or a
+folder calls them.
+
+A split names a folder of the output, so it must be a plain word. Words that are no alias, such as
+`test_2`, stay as they are, in lower case.
+"""
+
+import re
+from pathlib import Path
+
+from twinstream.errors import InputError
+
+_ALIASES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validate", "validation"),
+    "test": ("test", "testing"),
+}
+_SPLITS = {alias: split for split, aliases in _ALIASES.items() for alias in aliases}
+
+
+def known_split(word: str) -> str | None:
+    """`Training` -> train, `validate` -> val; None for a word that is no split's name."""
+    return _SPLITS.get(word.lower())
+
+
+def split_name(text: str, where: str) -> str:
+    """The split in its one spelling; InputError, which begins with `where`, for what is no word."""
+    name = text.strip().lower()
+    if not re.fullmatch(r"[a-z0-9_-]+", name):
+        raise InputError(f"{where}: split {text!r}; expected a word such as train, val or test")
+    return known_split(name) or name
+
+
+def split_of_list(path: Path) -> str:
+    """`ucf101_train_split_1_rawframes.txt` -> train; a name without such a word is the split
+    itself.
+    """
+    stem = path.stem.removesuffix("_rawframes")
+    found = (known_split(word) for word in re.split(r"[_\-.]", stem))
+    return next((split for split in found if split), None) or split_name(stem, str(path))
