@@ -18,15 +18,15 @@ from twinstream.preprocess.output import (
     prepare_output,
 )
 from twinstream.preprocess.plan import Job, plan_jobs
-from twinstream.preprocess.run_log import LOG_NAME, RunLog, write_report
-from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings, byte_settings
-from twinstream.preprocess.shares import (
-    Share,
+from twinstream.preprocess.resources import (
+    WorkerResources,
     cluster_engine,
     default_chunk_frames,
     this_node,
-    worker_share,
+    worker_resources,
 )
+from twinstream.preprocess.run_log import LOG_NAME, RunLog, write_report
+from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings, byte_settings
 from twinstream.preprocess.tvl1 import open_engine, resolve_engine
 from twinstream.progress import Progress
 from twinstream.shards.atomic import remove_temporaries
@@ -68,7 +68,7 @@ def preprocess(
             finally:
                 remove_temporaries(out)
         rows = finish(out, catalog, jobs, made_with)
-        write_report(out, log.tally, rows, time.monotonic() - begun)
+        write_report(out, log.totals, rows, time.monotonic() - begun)
     return rows
 
 
@@ -86,7 +86,9 @@ def check_skipped(rows: list[VideoRow], max_skipped: int | None, shards_path: st
         )
 
 
-def _engine_and_share(settings: PreprocessSettings, address: str | None) -> tuple[str, Share]:
+def _engine_and_share(
+    settings: PreprocessSettings, address: str | None
+) -> tuple[str, WorkerResources]:
     """The engine for the whole run, by what the machines that work have, and what a worker takes of
     them.
     """
@@ -95,11 +97,11 @@ def _engine_and_share(settings: PreprocessSettings, address: str | None) -> tupl
         open_engine(engine, settings.tvl1)
         nodes = [this_node()]
     else:
-        from twinstream.preprocess.stage import cluster_nodes
+        from twinstream.preprocess.session import cluster_nodes
 
         nodes = cluster_nodes(address)
         engine = cluster_engine(settings.engine, nodes)
-    share = worker_share(
+    share = worker_resources(
         engine,
         nodes,
         threads=settings.threads,
@@ -151,12 +153,12 @@ def _run(
     settings: PreprocessSettings,
     shards: ShardSettings,
     engine: str,
-    share: Share,
+    share: WorkerResources,
     made_with: dict[str, object],
     address: str | None,
     log: RunLog,
 ) -> None:
-    from twinstream.preprocess.stage import run_jobs
+    from twinstream.preprocess.session import run_jobs
     from twinstream.preprocess.worker_setup import WorkerSetup
 
     setup = WorkerSetup(
@@ -187,7 +189,7 @@ def _run(
         address=address,
         max_tries=settings.max_tries,
         timeout_seconds=settings.timeout_seconds,
-        tell=log.tell,
+        on_event=log.write,
     )
     with (
         Progress("preprocess", sum(len(job.videos) for job in jobs), "video") as progress,

@@ -32,9 +32,9 @@ def test_a_package_imports_only_what_it_may(package: str) -> None:
         assert not imports(path) & FORBIDDEN[package], path.name
 
 
-def test_only_the_stage_imports_ray() -> None:
+def test_only_the_session_imports_ray() -> None:
     users = {path.name for path in (ROOT / "preprocess").rglob("*.py") if "ray" in imports(path)}
-    assert users == {"stage.py"}
+    assert users == {"session.py"}
 
 
 def test_help_imports_nothing_heavy() -> None:
