@@ -32,9 +32,10 @@ from twinstream.preprocess.catalog import Catalog, folders_catalog
 from twinstream.preprocess.doctor import stage_rate
 from twinstream.preprocess.job import PARTS, VideoDone, run_job
 from twinstream.preprocess.plan import Job, dataset_build, plan_jobs
+from twinstream.preprocess.resources import Node, default_chunk_frames, this_node, worker_resources
+from twinstream.preprocess.session import run_jobs
 from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings, byte_settings
-from twinstream.preprocess.shares import Node, default_chunk_frames, this_node, worker_share
-from twinstream.preprocess.stage import WorkerSetup, make_recipe, run_jobs
+from twinstream.preprocess.worker_setup import WorkerSetup, make_recipe
 from twinstream.shards.flow_codec import quantize
 from twinstream.shards.settings import ShardSettings
 
@@ -142,7 +143,7 @@ def prepared(
     """What a run needs, with the defaults of pipeline.yaml."""
     preprocess, shards = PreprocessSettings(size=size), ShardSettings(videos_per_shard=1)
     settings = byte_settings(DatasetSettings(kind="folders"), preprocess, shards, engine)
-    share = worker_share(
+    needs = worker_resources(
         engine,
         [this_node()],
         threads=preprocess.threads,
@@ -162,8 +163,8 @@ def prepared(
         jpeg_quality=shards.jpeg_quality,
         min_frames=preprocess.min_frames,
         settings=settings,
-        gpu_share=share.gpu,
-        cores=share.cores,
+        gpu_share=needs.gpu,
+        cores=needs.cores,
     )
     return setup, plan_jobs(catalog.videos, 1, seed=0), settings
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from twinstream.errors import InputError
 from twinstream.preprocess.decode import open_video
 from twinstream.preprocess.duet import draw_video, write_mp4
-from twinstream.preprocess.shares import Node, default_chunk_frames, this_node
+from twinstream.preprocess.resources import Node, default_chunk_frames, this_node
 from twinstream.preprocess.stored_flow import stored_flow
 from twinstream.preprocess.tvl1 import ENGINE_NAMES, TvL1Params, open_engine, resolve_engine
 from twinstream.shards.jpeg import encode_jpeg

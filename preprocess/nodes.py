@@ -1,9 +1,8 @@
-"""What the nodes of a cluster must have alike, found before their first job instead of in the
-bytes.
+"""What the nodes of a cluster must have in common, checked before a node gets its first job.
 
-Bytes depend on our own source, on the libraries that decode, compute and encode, and on the CPU's
-architecture; and a node that does not see the disk would tell of missing videos, and write where
-nobody looks. The price of asking each node is a second or two at its start.
+The bytes of a dataset depend on our own source, on the libraries that decode, compute and encode,
+and on the CPU's architecture. A node that does not see the disk would report its videos as missing,
+and write shards where nobody looks. The price: a second or two for each node that joins.
 """
 
 import hashlib
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-from av import library_versions
 
 from twinstream.errors import InputError
 
@@ -31,9 +29,7 @@ NUM_DIGITS = 12
 
 @dataclass(frozen=True)
 class NodeReport:
-    """What a node says of itself: its host, versions by name, and whether it sees the videos and
-    the output.
-    """
+    """A node's host, its versions by name, and whether it sees the videos and the output folder."""
 
     host: str
     versions: dict[str, str]
@@ -41,9 +37,17 @@ class NodeReport:
     sees_out: bool = True
 
 
+# A node on which twinstream cannot be imported answers with its host and the import's error.
+NodeAnswer = NodeReport | tuple[str, str]
+
+
 def versions_here() -> dict[str, str]:
     """Version of everything on which the bytes of a dataset depend, by name."""
+    # Here alone, so that who only counts nodes and retries does without FFmpeg.
+    from av import library_versions
+
     ffmpeg = (f"{name} {'.'.join(map(str, library_versions[name]))}" for name in FFMPEG_LIBRARIES)
+    # OpenCV has no function for the version of the JPEG library it was built with.
     jpeg = re.search(r"JPEG:\s+(.*)", cv2.getBuildInformation())
     return {name: _version(name) for name in PACKAGES} | {
         "twinstream source": source_digest(Path(__file__).parents[1]),
@@ -62,114 +66,98 @@ def source_digest(folder: Path) -> str:
     digest = hashlib.sha256()
     for package in SOURCES:
         for path in sorted((folder / package).rglob("*.py")):
+            # Zero bytes end the name and the text, so that text cannot pass for the next name.
             digest.update(
                 path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0"
             )
     return digest.hexdigest()[:NUM_DIGITS]
 
 
-def look_around(root: str | None, sign: str | None) -> NodeReport:
-    """Of this node; `root` and `sign`, a file of the output folder, are local paths it must see,
-    None where remote.
+def report_here(root: str | None, probe: str | None) -> NodeReport:
+    """The report of this node; `root` and `probe`, a file in the output folder, are local paths
+    that it must see, None for what is remote.
     """
-    sees_root, sees_out = (path is None or Path(path).exists() for path in (root, sign))
+    sees_root, sees_out = (path is None or Path(path).exists() for path in (root, probe))
     return NodeReport(socket.gethostname(), versions_here(), sees_root, sees_out)
 
 
-def node_task() -> Callable[[str | None, str | None], NodeReport | tuple[str, str]]:
-    """`look_around` as a function that can be sent to where twinstream is not: a nested one is
-    pickled by value.
+def node_task() -> Callable[[str | None, str | None], NodeAnswer]:
+    """`report_here` as a function for a node that may not have twinstream: Ray sends a nested
+    function as code, and any other by its module's name.
     """
 
-    def look(root: Any, sign: Any) -> Any:
+    def answer(root: Any, probe: Any) -> Any:
         import socket
 
         try:
-            from twinstream.preprocess.nodes import look_around
+            from twinstream.preprocess.nodes import report_here
         except ImportError as error:
             return socket.gethostname(), str(error)
-        return look_around(root, sign)
+        return report_here(root, probe)
 
-    return look
+    return answer
 
 
 @dataclass(frozen=True)
-class CommonGround:
-    """What this node has and every other must have too: versions, folder of the videos, a file in
-    the output folder.
-
-    Paths are None where every node sees them by nature.
+class NodeRequirements:
+    """What every node must have: these versions, the folder of the videos, and a file in the output
+    folder; a path is None where it is remote.
     """
 
     versions: dict[str, str]
     root: str | None = None
-    sign: str | None = None
+    probe: str | None = None
 
-    def check(self, report: NodeReport | tuple[str, str]) -> None:
+    def check(self, answer: NodeAnswer) -> None:
         """InputError, naming the node, when it cannot take part."""
-        if not isinstance(report, NodeReport):
-            host, text = report
+        if not isinstance(answer, NodeReport):
+            host, text = answer
             raise InputError(
                 f"node {host}: has no twinstream, or another one ({text}); install the same on "
                 "every node"
             )
-        told = [
-            f"{name} is {report.versions.get(name)} there and {self.versions.get(name)} here"
-            for name in sorted(report.versions.keys() | self.versions.keys())
-            if report.versions.get(name) != self.versions.get(name)
+        differences = [
+            f"{name} is {answer.versions.get(name)} there and {self.versions.get(name)} here"
+            for name in sorted(answer.versions.keys() | self.versions.keys())
+            if answer.versions.get(name) != self.versions.get(name)
         ]
-        if told:
+        if differences:
             raise InputError(
-                f"node {report.host}: {', '.join(told)}; every node needs the same versions"
+                f"node {answer.host}: {', '.join(differences)}; every node needs the same versions"
             )
         folders = (
-            ("dataset.root", self.root, report.sees_root),
-            ("shards.path", self.sign and Path(self.sign).parent, report.sees_out),
+            ("dataset.root", self.root, answer.sees_root),
+            ("shards.path", self.probe and Path(self.probe).parent, answer.sees_out),
         )
-        for name, folder, seen in folders:
-            if not seen:
+        for name, folder, is_seen in folders:
+            if not is_seen:
                 raise InputError(
-                    f"node {report.host}: does not see {name} {folder}; expected a disk that all "
+                    f"node {answer.host}: does not see {name} {folder}; expected a disk that all "
                     "nodes share, or a URI"
                 )
 
 
 @contextmanager
-def common_ground(root: object, out: object, *, on: bool = True) -> Iterator[CommonGround | None]:
-    """What to compare other nodes with, None unless `on`; within the block the output folder holds
-    a sign to look for.
+def node_requirements(root: object, out: object) -> Iterator[NodeRequirements]:
+    """What this node has; within the block the output folder holds a file that others look for.
 
-    Only paths of this machine's disks are looked for: `root` and `out` may be something else.
+    Only local paths are looked for: `root` and `out` may be remote locations.
     """
-    if not on:
-        yield None
-        return
-    sign = None
+    probe = None
     if isinstance(out, Path):
         out.mkdir(parents=True, exist_ok=True)
-        sign = out / f".nodes.{secrets.token_hex(4)}.tmp"
-        sign.touch()
+        # A new file, because each node's own disk may have a folder of the same name.
+        probe = out / f".nodes.{secrets.token_hex(4)}.tmp"
+        probe.touch()
     try:
-        yield CommonGround(
+        yield NodeRequirements(
             versions_here(),
             str(root) if isinstance(root, Path) else None,
-            str(sign) if sign else None,
+            str(probe) if probe else None,
         )
     finally:
-        if sign:
-            sign.unlink(missing_ok=True)
-
-
-def num_places(resources: dict[str, float], gpu_share: float, cores: int = 1) -> int:
-    """Workers of so many cores there is room for: 16 CPUs and 1 GPU at a share of 0.25 -> 4, at a
-    share of 0 -> 16.
-    """
-    by_cores = int(resources.get("CPU", 1)) // cores
-    return (
-        by_cores
-        if gpu_share == 0
-        else min(by_cores, int(round(resources.get("GPU", 0) / gpu_share, 6)))
-    )
+        if probe:
+            probe.unlink(missing_ok=True)
 
 
 def _version(name: str) -> str:

@@ -12,15 +12,15 @@ from twinstream.errors import InputError
 from twinstream.preprocess.catalog import Catalog, read_catalog
 from twinstream.preprocess.output import disk_faults_told, prepare_output
 from twinstream.preprocess.plan import Job, dataset_build, plan_jobs
-from twinstream.preprocess.run_log import LOG_NAME, RunLog, write_report
-from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings, byte_settings
-from twinstream.preprocess.shares import (
-    Share,
+from twinstream.preprocess.resources import (
+    WorkerResources,
     cluster_engine,
     default_chunk_frames,
     this_node,
-    worker_share,
+    worker_resources,
 )
+from twinstream.preprocess.run_log import LOG_NAME, RunLog, write_report
+from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings, byte_settings
 from twinstream.preprocess.tvl1 import open_engine, resolve_engine
 from twinstream.progress import Progress
 from twinstream.shards.atomic import remove_temporaries
@@ -63,7 +63,7 @@ def preprocess(
             finally:
                 remove_temporaries(out)
         rows = build.finish()
-        write_report(out, log.tally, rows, time.monotonic() - begun)
+        write_report(out, log.totals, rows, time.monotonic() - begun)
     return rows
 
 
@@ -81,7 +81,9 @@ def check_skipped(rows: list[VideoRow], max_skipped: int | None, shards_path: st
         )
 
 
-def _engine_and_share(settings: PreprocessSettings, address: str | None) -> tuple[str, Share]:
+def _engine_and_share(
+    settings: PreprocessSettings, address: str | None
+) -> tuple[str, WorkerResources]:
     """The engine for the whole run, by what the machines that work have, and what a worker takes of
     them.
     """
@@ -90,11 +92,11 @@ def _engine_and_share(settings: PreprocessSettings, address: str | None) -> tupl
         open_engine(engine, settings.tvl1)
         nodes = [this_node()]
     else:
-        from twinstream.preprocess.stage import cluster_nodes
+        from twinstream.preprocess.session import cluster_nodes
 
         nodes = cluster_nodes(address)
         engine = cluster_engine(settings.engine, nodes)
-    share = worker_share(
+    share = worker_resources(
         engine,
         nodes,
         threads=settings.threads,
@@ -146,12 +148,12 @@ def _run(
     settings: PreprocessSettings,
     shards: ShardSettings,
     engine: str,
-    share: Share,
+    share: WorkerResources,
     made_with: dict[str, object],
     address: str | None,
     log: RunLog,
 ) -> None:
-    from twinstream.preprocess.stage import run_jobs
+    from twinstream.preprocess.session import run_jobs
     from twinstream.preprocess.worker_setup import WorkerSetup
 
     setup = WorkerSetup(
@@ -182,7 +184,7 @@ def _run(
         address=address,
         max_tries=settings.max_tries,
         timeout_seconds=settings.timeout_seconds,
-        tell=log.tell,
+        on_event=log.write,
     )
     with (
         Progress("preprocess", sum(len(job.items) for job in jobs), "video") as progress,

@@ -1,8 +1,8 @@
-"""What a run tells of itself: one line an event in run.jsonl as it goes, run.json at the end.
+"""The log of a run: run.jsonl, one line an event as it happens, and run.json, a report at the end.
 
-Both lie beside dataset.json and are no part of the dataset: they hold clocks and hosts, and nothing
-hashes them. The log grows over resumed runs; run.json speaks of the last run alone, and of every
-video in its totals.
+Both lie beside dataset.json and are no part of the dataset: they hold times and hosts, and no
+digest covers them. Resumed runs append to the log; run.json is of the last run alone, but for its
+counts of videos, which are of the whole dataset.
 """
 
 import json
@@ -26,8 +26,8 @@ LOG_NAME, REPORT_NAME = "run.jsonl", "run.json"
 NUM_SLOWEST = 10
 
 
-class Happening(StrEnum):
-    """What can happen to a worker or in it."""
+class EventKind(StrEnum):
+    """What can happen to a worker or in it; the values are the words of run.jsonl."""
 
     STARTED = "worker started"
     ENDED = "worker ended"
@@ -38,14 +38,17 @@ class Happening(StrEnum):
     WAITING = "no worker could start yet"
 
 
-TOLD_AT_ONCE = {Happening.LOST, Happening.CRASHED, Happening.TIMED_OUT, Happening.WAITING}
+# Printed when they happen; the progress line has room for numbers alone.
+SHOWN_AT_ONCE = {EventKind.LOST, EventKind.CRASHED, EventKind.TIMED_OUT, EventKind.WAITING}
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened; `worker` is its host and process, `key` the video it is in."""
+    """Something that happened; `worker` is its host/process, `key` the video it is in, `done` that
+    video when it is finished.
+    """
 
-    happening: Happening
+    kind: EventKind
     worker: str
     job: str | None = None
     key: str | None = None
@@ -53,7 +56,7 @@ class Event:
 
 
 @dataclass
-class RunTally:
+class RunTotals:
     """Sums over the videos of this run, and the workers that are alive."""
 
     started: float
@@ -67,11 +70,12 @@ class RunTally:
 
     def add(self, event: Event) -> None:
         """Count one event."""
-        if event.happening is Happening.STARTED:
+        if event.kind is EventKind.STARTED:
             self.alive.add(event.worker)
-        elif event.happening in (Happening.ENDED, Happening.LOST, Happening.TIMED_OUT):
+        elif event.kind in (EventKind.ENDED, EventKind.LOST, EventKind.TIMED_OUT):
             self.alive.discard(event.worker)
-            self.num_lost += event.happening is not Happening.ENDED
+            # A worker that hangs is killed, which is as much of a loss.
+            self.num_lost += event.kind is not EventKind.ENDED
         elif event.done is not None:
             self._add_video(event.worker, event.done)
 
@@ -91,38 +95,38 @@ class RunTally:
         parts = [
             f"{part} {1e3 * self.seconds[part] / max(self.num_frames, 1):.3g}" for part in PARTS
         ]
-        told = ", ".join(f"{reason} {count}" for reason, count in sorted(self.skipped.items()))
-        skipped = f"{self.skipped.total()} skipped" + (f": {told}" if told else "")
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(self.skipped.items()))
+        skipped = f"{self.skipped.total()} skipped" + (f": {reasons}" if reasons else "")
         rate = self.num_frames / max(now - self.started, 1e-9)
         workers = f"{len(self.alive)} worker{'' if len(self.alive) == 1 else 's'}"
         return f"{rate:.3g} frames/s · {' · '.join(parts)} ms/frame · {skipped} · {workers}"
 
 
-def trouble(event: Event) -> str:
+def event_line(event: Event) -> str:
     """`worker lost: host/4711, train-000003, Run/v_Run_g01_c01`, as far as each is known."""
-    return f"{event.happening}: " + ", ".join(
+    return f"{event.kind}: " + ", ".join(
         part for part in (event.worker, event.job, event.key) if part
     )
 
 
 class RunLog:
-    """Writes each event to run.jsonl below `out` and keeps the sums."""
+    """Writes each event to an open run.jsonl and keeps the sums."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
-        self.tally = RunTally(time.monotonic())
+        self.totals = RunTotals(time.monotonic())
 
-    def tell(self, event: Event) -> None:
-        """One line: when, what, who, where, and of a video what became of it and how
-        long it took.
+    def write(self, event: Event) -> None:
+        """Append a line: time, kind, worker, job, video; of a finished video its status, reason,
+        frames and seconds. Trouble is printed as well.
         """
-        if event.happening is Happening.STARTED and not self.tally.num_frames:
-            # The rate is that of work; Ray's own start does not grow with the videos.
-            self.tally.started = time.monotonic()
-        self.tally.add(event)
+        if event.kind is EventKind.STARTED and not self.totals.num_frames:
+            # Frames/s is the rate of work: Ray's start takes as long for few videos as for many.
+            self.totals.started = time.monotonic()
+        self.totals.add(event)
         line: dict[str, Any] = {
             "time": round(time.time(), 3),
-            "event": event.happening,
+            "event": event.kind,
             "worker": event.worker,
         }
         line |= {"job": event.job, "key": event.key}
@@ -137,37 +141,38 @@ class RunLog:
                 part: round(seconds, 3) for part, seconds in event.done.seconds.items()
             }
         self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        # At once, so that the log of a run that is killed is complete.
         self._file.flush()
-        if event.happening in TOLD_AT_ONCE:
-            tqdm.write(trouble(event), file=sys.stderr)
+        if event.kind in SHOWN_AT_ONCE:
+            tqdm.write(event_line(event), file=sys.stderr)
 
     def note(self) -> str:
         """The sums for the progress line."""
-        return self.tally.note(time.monotonic())
+        return self.totals.note(time.monotonic())
 
 
-def report(tally: RunTally, rows: list[VideoRow], seconds: float) -> dict[str, Any]:
+def report(totals: RunTotals, rows: list[VideoRow], seconds: float) -> dict[str, Any]:
     """run.json: throughput, hosts and slowest videos of this run of `seconds`, versions, totals of
     the dataset.
     """
-    frames = max(tally.num_frames, 1)
+    frames = max(totals.num_frames, 1)
     return {
         "seconds": round(seconds, 1),
-        "num_frames": tally.num_frames,
-        "frames_per_second": round(tally.num_frames / max(seconds, 1e-9), 2),
-        "ms_per_frame": {part: round(1e3 * tally.seconds[part] / frames, 3) for part in PARTS},
-        "frames_by_host": dict(sorted(tally.frames_by_host.items())),
-        "workers_lost": tally.num_lost,
+        "num_frames": totals.num_frames,
+        "frames_per_second": round(totals.num_frames / max(seconds, 1e-9), 2),
+        "ms_per_frame": {part: round(1e3 * totals.seconds[part] / frames, 3) for part in PARTS},
+        "frames_by_host": dict(sorted(totals.frames_by_host.items())),
+        "workers_lost": totals.num_lost,
         "versions": dict(sorted((versions_here() | {"ray": version("ray")}).items())),
         "videos": dict(sorted(Counter(row.reason or row.status for row in rows).items())),
         "slowest": [
             {"key": key, "seconds": round(spent, 2), "num_frames": count}
-            for spent, key, count in tally.slowest
+            for spent, key, count in totals.slowest
         ],
     }
 
 
-def write_report(out: Location, tally: RunTally, rows: list[VideoRow], seconds: float) -> None:
+def write_report(out: Location, totals: RunTotals, rows: list[VideoRow], seconds: float) -> None:
     """Write run.json below `out`; it is no part of the dataset."""
-    text = json.dumps(report(tally, rows, seconds), indent=2, ensure_ascii=False)
+    text = json.dumps(report(totals, rows, seconds), indent=2, ensure_ascii=False)
     write_atomically(out / REPORT_NAME, (text + "\n").encode())

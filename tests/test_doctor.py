@@ -14,7 +14,7 @@ from twinstream.preprocess.doctor import (
     report,
     stage_rate,
 )
-from twinstream.preprocess.shares import Node
+from twinstream.preprocess.resources import Node
 from twinstream.preprocess.tvl1 import TvL1Params, open_engine
 
 

@@ -30,9 +30,9 @@ from twinstream.preprocess.catalog import Catalog, read_catalog
 from twinstream.preprocess.duet import draw_video
 from twinstream.preprocess.job import Recipe, run_job
 from twinstream.preprocess.plan import Job, dataset_build, plan_jobs
-from twinstream.preprocess.run_log import Event, Happening
+from twinstream.preprocess.run_log import Event, EventKind
+from twinstream.preprocess.session import run_jobs
 from twinstream.preprocess.settings import byte_settings
-from twinstream.preprocess.stage import run_jobs
 from twinstream.preprocess.worker_setup import WorkerSetup, make_recipe
 from twinstream.section import build_settings
 from twinstream.settings import Settings
@@ -240,10 +240,12 @@ def test_a_worker_lost_in_any_part_of_its_work_costs_its_job_and_nothing_else(
     options = {"workers": 1, "address": None, "max_tries": 2, "timeout_seconds": PATIENCE_SECONDS}
     with ThreadPoolExecutor() as pool:
         strikes = pool.submit(strike_all, tmp_path, out, os.getpid())
-        done = list(run_jobs(jobs, setup, tell=events.append, open_recipe=held_recipe, **options))
+        done = list(
+            run_jobs(jobs, setup, on_event=events.append, open_recipe=held_recipe, **options)
+        )
         strikes.result()
     assert len(done) == 2
-    assert [event.happening for event in events].count(Happening.LOST) == len(HELD)
+    assert [event.kind for event in events].count(EventKind.LOST) == len(HELD)
     without_ray(root, tmp_path / "peace")
     assert (
         digests(out)["train/train-000000.tar"]

@@ -32,9 +32,9 @@ def test_a_package_imports_only_what_it_may(package: str) -> None:
         assert not imports(path) & FORBIDDEN[package], path.name
 
 
-def test_only_the_stage_imports_ray() -> None:
+def test_only_the_session_imports_ray() -> None:
     users = {path.name for path in (ROOT / "preprocess").rglob("*.py") if "ray" in imports(path)}
-    assert users == {"stage.py"}
+    assert users == {"session.py"}
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -53,10 +53,10 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_job_and_the_count_of_retries_import_no_ffmpeg() -> None:
+def test_a_job_and_the_pool_import_no_ffmpeg() -> None:
     code = (
         "import sys\n"
-        "import twinstream.preprocess.job, twinstream.preprocess.blame\n"
+        "import twinstream.preprocess.job, twinstream.preprocess.pool\n"
         "sys.exit('av was imported' if 'av' in sys.modules else 0)"
     )
     done = subprocess.run(

@@ -9,12 +9,11 @@ import pytest
 
 from twinstream.errors import InputError
 from twinstream.preprocess.nodes import (
-    CommonGround,
     NodeReport,
-    common_ground,
-    look_around,
+    NodeRequirements,
+    node_requirements,
     node_task,
-    num_places,
+    report_here,
     source_digest,
     versions_here,
 )
@@ -23,16 +22,15 @@ HERE = {"numpy": "2.4.6", "opencv": "5.0.0"}
 
 
 def test_this_node_can_work_with_itself(tmp_path: Path) -> None:
-    with common_ground(tmp_path, tmp_path / "out") as ground:
-        assert ground is not None
-        ground.check(look_around(ground.root, ground.sign))
-        assert all(ground.versions.values())
-        assert "unknown" not in ground.versions.values()
+    with node_requirements(tmp_path, tmp_path / "out") as required:
+        required.check(report_here(required.root, required.probe))
+        assert all(required.versions.values())
+        assert "unknown" not in required.versions.values()
     assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("there", "told"),
+    ("there", "named"),
     [
         ({"numpy": "2.4.6", "opencv": "4.10.0"}, "opencv is 4.10.0 there and 5.0.0 here"),
         (
@@ -43,34 +41,34 @@ def test_this_node_can_work_with_itself(tmp_path: Path) -> None:
         (HERE | {"extra": "1"}, "extra is 1 there and None here"),
     ],
 )
-def test_other_versions_are_named_with_the_node(there: dict[str, str], told: str) -> None:
+def test_other_versions_are_named_with_the_node(there: dict[str, str], named: str) -> None:
     with pytest.raises(InputError) as caught:
-        CommonGround(HERE).check(NodeReport("gpu7", there))
-    assert str(caught.value).startswith(f"node gpu7: {told}")
+        NodeRequirements(HERE).check(NodeReport("gpu7", there))
+    assert str(caught.value).startswith(f"node gpu7: {named}")
     assert str(caught.value).endswith("every node needs the same versions")
 
 
 def test_a_node_that_does_not_see_the_disks_is_named() -> None:
-    ground = CommonGround(HERE, "/data/videos", "/data/out/.nodes.1.tmp")
+    required = NodeRequirements(HERE, "/data/videos", "/data/out/.nodes.1.tmp")
     fit = NodeReport("gpu7", HERE)
-    ground.check(fit)
+    required.check(fit)
     with pytest.raises(
         InputError, match=r"node gpu7: does not see dataset\.root /data/videos; expected a disk"
     ):
-        ground.check(replace(fit, sees_root=False))
+        required.check(replace(fit, sees_root=False))
     with pytest.raises(
         InputError, match=r"node gpu7: does not see shards\.path /data/out; expected a disk"
     ):
-        ground.check(replace(fit, sees_out=False))
+        required.check(replace(fit, sees_out=False))
 
 
-def test_a_node_looks_for_what_it_is_told_and_for_nothing_that_is_no_path(tmp_path: Path) -> None:
-    report = look_around(str(tmp_path / "absent"), str(tmp_path))
+def test_a_node_looks_for_what_it_is_asked_and_for_nothing_that_is_no_path(tmp_path: Path) -> None:
+    report = report_here(str(tmp_path / "absent"), str(tmp_path))
     assert (report.sees_root, report.sees_out) == (False, True)
-    report = look_around(None, None)
+    report = report_here(None, None)
     assert (report.sees_root, report.sees_out) == (True, True)
-    with common_ground("s3://bucket/videos", "s3://bucket/out") as ground:
-        assert ground == CommonGround(versions_here(), None, None)
+    with node_requirements("s3://bucket/videos", "s3://bucket/out") as required:
+        assert required == NodeRequirements(versions_here(), None, None)
 
 
 def test_a_node_without_twinstream_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +77,7 @@ def test_a_node_without_twinstream_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(
         InputError, match=r"node .*: has no twinstream, or another one \(.*preprocess\.nodes"
     ):
-        CommonGround(HERE).check(answer)
+        NodeRequirements(HERE).check(answer)
 
 
 def test_the_question_can_be_sent_to_where_twinstream_is_not() -> None:
@@ -88,7 +86,7 @@ def test_the_question_can_be_sent_to_where_twinstream_is_not() -> None:
     sent = cloudpickle.dumps(node_task())
     with pytest.raises(AttributeError):
         pickle.dumps(node_task())
-    assert b"look_around" in sent
+    assert b"report_here" in sent
     assert isinstance(pickle.loads(sent)(None, None), NodeReport)
 
 
@@ -99,20 +97,3 @@ def test_any_changed_line_of_source_is_another_digest(tmp_path: Path) -> None:
     assert source_digest(tmp_path) == first
     (tmp_path / "preprocess" / "plan.py").write_text("a = 2\n")
     assert source_digest(tmp_path) != first
-
-
-@pytest.mark.parametrize(
-    ("resources", "gpu_share", "cores", "places"),
-    [
-        ({"CPU": 16, "GPU": 1}, 0.25, 1, 4),
-        ({"CPU": 16, "GPU": 1}, 0.25, 8, 2),
-        ({"CPU": 16, "GPU": 1}, 0.0, 1, 16),
-        ({"CPU": 2, "GPU": 8}, 0.5, 1, 2),
-        ({"CPU": 4}, 1, 1, 0),
-        ({"CPU": 7}, 0.0, 2, 3),
-    ],
-)
-def test_there_are_as_many_workers_as_fit(
-    resources: dict[str, float], gpu_share: float, cores: int, places: int
-) -> None:
-    assert num_places(resources, gpu_share, cores) == places

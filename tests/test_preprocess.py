@@ -190,10 +190,10 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
 def test_a_killed_worker_costs_its_job_and_nothing_else(
     videos: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from twinstream.preprocess import stage
+    from twinstream.preprocess import session
 
     killed: list[int] = []
-    real = stage.run_jobs
+    real = session.run_jobs
 
     def run_and_kill(*arguments: object, **options: object) -> Iterator[object]:
         for done in real(*arguments, **options):
@@ -203,7 +203,7 @@ def test_a_killed_worker_costs_its_job_and_nothing_else(
                     os.kill(pid, signal.SIGKILL)
             yield done
 
-    monkeypatch.setattr(stage, "run_jobs", run_and_kill)
+    monkeypatch.setattr(session, "run_jobs", run_and_kill)
     run(videos, tmp_path / "shards")
     assert killed
     assert digests(tmp_path / "shards") == digests(finished)

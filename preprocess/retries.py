@@ -1,26 +1,25 @@
-"""Which video is given up, when workers die or hang: a pure count of what happened in each.
+"""How often a video is tried when workers die or hang in it, and when it is left out.
 
 A worker that dies takes its job along, and the job starts anew: the machine may be at fault. Only
-when the same video has cost `max_tries` workers in a row is it left out, as `crashed`; one that
-makes no progress is left out at once, as `timed_out`, because another wait would be as long. The
-counts last as long as the run: after a restart a video has its tries again, and ends in the same
-row.
+when the same video has cost `max_tries` workers in a row is it left out, as `crashed`. A video that
+makes no progress is left out at once, as `timed_out`, because another try would wait as long. The
+counts last as long as the run: a resumed run gives each video all its tries again, and comes to the
+same row.
 """
 
 from collections import Counter
 
 from twinstream.shards.videos import Reason, VideoError
 
+# Fixed words: they are stored in the table of videos, whose bytes must not depend on the machine.
 DETAILS = {
     Reason.CRASHED: "its worker died each time it was tried",
     Reason.TIMED_OUT: "no progress within preprocess.timeout_seconds",
 }
 
 
-class Blame:
-    """Deaths in a row by the key of a video (or the name of a job that was in none), and what is
-    given up.
-    """
+class Retries:
+    """Deaths in a row by a video's key (by the job's name for a worker that was in no video)."""
 
     def __init__(self, max_tries: int) -> None:
         self._max_tries = max_tries
@@ -32,9 +31,9 @@ class Blame:
         self._deaths[key] += 1
         return self._deaths[key] >= self._max_tries
 
-    def survived(self, key: str) -> None:
-        """The video went through: what died in it before was the machine."""
-        del self._deaths[key]
+    def succeeded(self, key: str) -> None:
+        """Forget the deaths in a video that went through: they were the machine's fault."""
+        del self._deaths[key]  # A Counter takes this for a key it does not have, too.
 
     def give_up(self, key: str, reason: Reason) -> None:
         """Leave this video out from now on."""
