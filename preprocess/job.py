@@ -16,22 +16,23 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from twinstream.preprocess.catalog import Video
 from twinstream.preprocess.flow_statistics import FlowStatistics
+from twinstream.preprocess.frames_to_flow import gray_frames
 from twinstream.preprocess.plan import Job
 from twinstream.preprocess.stored_flow import stored_flow
 from twinstream.preprocess.tvl1 import Engine
-from twinstream.preprocess.video_stream import OpenVideo
+from twinstream.preprocess.video_stream import OpenVideo, VideoInfo
 from twinstream.shards.jpeg import encode_jpeg
 from twinstream.shards.sample import SampleMeta
 from twinstream.shards.storage import Location
 from twinstream.shards.videos import Reason, Status, VideoError, VideoRow, video_row
 from twinstream.shards.writer import SampleSpool, ShardWriter, sample_spool, write_shard
 
+NOTHING_KNOWN = VideoInfo(0, 0, None, None)
 PARTS = ("decode", "flow", "encode")
 
 
@@ -92,10 +93,11 @@ class Recipe:
 
 @dataclass
 class Filled:
-    """What came of a video's frames: stored size in pixels, statistics of its flow, whether it was
-    too long.
+    """What came of a video's frames: what its header says, stored size in pixels, statistics of its
+    flow, whether it was too long.
     """
 
+    info: VideoInfo = NOTHING_KNOWN
     height: int = 0
     width: int = 0
     is_cut: bool = False
@@ -145,14 +147,10 @@ def _add_video(
     watch: Stopwatch,
 ) -> Generator[VideoAt, None, VideoRow]:
     """Add the video to the shard and return its row; VideoError if it cannot be used."""
-    with recipe.open_video(path) as stream:
-        info = stream.info
-        if not recipe.cut_long:
-            _check_length(info.frames_in_header or 0, recipe.max_frames)
-        filled = Filled()
-        for _ in _fill(filled, spool, stream, recipe, watch):
-            yield VideoAt(video.key)
-    num_frames = spool.num_frames
+    filled = Filled()
+    for _ in fill_spool(filled, spool, path, recipe, watch):
+        yield VideoAt(video.key)
+    info, num_frames = filled.info, spool.num_frames
     source = {"num_frames": num_frames, "fps": info.fps, "width": info.width, "height": info.height}
     if num_frames < recipe.min_frames:
         detail = f"{num_frames} of at least {recipe.min_frames} frames"
@@ -166,6 +164,20 @@ def _add_video(
     flow = {"mean_flow": filled.statistics.mean_speed, "saturated": filled.statistics.saturated}
     told = _cut_text(num_frames, info.frames_in_header) if filled.is_cut else None
     return video_row(video, Status.WRITTEN, detail=told, shard=writer.name, **source, **flow)
+
+
+def fill_spool(
+    filled: Filled, spool: SampleSpool, path: Location, recipe: Recipe, watch: Stopwatch
+) -> Iterator[None]:
+    """Decode a video, and encode every frame and flow field into the spool; yields at each step.
+
+    VideoError if the video cannot be used; that it is too short is left to the caller to say.
+    """
+    with recipe.open_video(path) as stream:
+        filled.info = stream.info
+        if not recipe.cut_long:
+            _check_length(filled.info.frames_in_header or 0, recipe.max_frames)
+        yield from _fill(filled, spool, stream, recipe, watch)
 
 
 def _check_length(num_frames: int, max_frames: int | None) -> None:
@@ -197,7 +209,7 @@ def _fill(
             raise VideoError(Reason.TOO_LONG, f"more than {recipe.max_frames} frames")
         if len(frames):
             filled.height, filled.width = frames.shape[1:3]
-            gray = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames])
+            gray = gray_frames(frames)
             if previous is not None:
                 gray = np.concatenate([previous, gray])
             previous = gray[-1:]

@@ -1,11 +1,13 @@
 """Sections `dataset` and `preprocess` of pipeline.yaml."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from twinstream.errors import InputError
 from twinstream.preprocess.tvl1 import DEFAULT_GPU_BYTES, TvL1Params
-from twinstream.section import Section
+from twinstream.section import Section, build_settings
 from twinstream.shards.settings import ShardSettings
 
 
@@ -100,6 +102,35 @@ class PreprocessSettings(Section):
     """More skipped videos than this end the run with exit code 1, after all else is written; off
     when not set.
     """
+
+
+# What a manifest must say for new videos to be treated like the dataset's, beside their size.
+NEEDED = ("preprocess.engine", "preprocess.bound", "shards.jpeg_quality")
+# Written for the record; no setting changes it.
+FIXED = ("preprocess.tvl1.gamma",)
+
+
+def made_settings(made_with: Mapping[str, Any], source: str) -> PreprocessSettings:
+    """The inverse of `byte_settings`, for a dataset's manifest: how its frames and flow were made.
+
+    InputError that names `source` where the manifest does not say: for an imported dataset.
+    """
+    has_size = not {"preprocess.size", "preprocess.short_side"}.isdisjoint(made_with)
+    missing = [path for path in NEEDED if path not in made_with]
+    if missing or not has_size:
+        raise InputError(
+            f"{source}: has no {missing[0] if missing else 'preprocess.size'}, so it is not known "
+            "how its frames and flow were made of videos; an imported dataset does not say"
+        )
+    tree: dict[str, Any] = {"tvl1": {}}
+    for path, value in made_with.items():
+        section, _, name = path.partition(".")
+        if section == "preprocess" and path not in FIXED:
+            below, _, parameter = name.rpartition(".")
+            (tree[below] if below else tree)[parameter] = value
+    if tree.get("too_long") is None:
+        tree.pop("too_long", None)
+    return build_settings(PreprocessSettings, tree, source=source)
 
 
 def byte_settings(

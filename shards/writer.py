@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any, BinaryIO
 
+import numpy as np
+
 from twinstream.shards.atomic import atomic_file, write_atomically
-from twinstream.shards.index import JobRecord, index_bytes, sample_row
+from twinstream.shards.index import JobRecord, SampleIndex, index_bytes, sample_row
 from twinstream.shards.manifest import FORMAT
 from twinstream.shards.sample import SampleMeta, member_names, meta_to_json
 from twinstream.shards.storage import Location, spool_folder
@@ -52,6 +54,22 @@ class SampleSpool:
     def add_flow(self, x_jpeg: bytes, y_jpeg: bytes) -> None:
         """Append the next flow field, dx then dy."""
         self._flow_sizes += [self._flow.write(x_jpeg), self._flow.write(y_jpeg)]
+
+    def sample_index(self, key: str, label: int, height: int, width: int) -> SampleIndex:
+        """Where `read` finds the members: as in a shard, but that the JSON has no bytes."""
+        sizes = np.array([0, *self._frame_sizes, *self._flow_sizes], np.int32)
+        offsets = np.cumsum(sizes, dtype=np.int64) - sizes
+        return SampleIndex(key, label, self.num_frames, width, height, offsets, sizes)
+
+    def read(self, begin: int, num_bytes: int) -> bytes:
+        """Bytes of neighbouring frames, or of neighbouring flow images, at an offset of the
+        index.
+        """
+        frame_bytes = sum(self._frame_sizes)
+        is_flow = begin >= frame_bytes
+        file = self._flow if is_flow else self._frames
+        file.seek(begin - frame_bytes if is_flow else begin)
+        return file.read(num_bytes)
 
     def members(self) -> Iterator[bytes]:
         """Every frame, then every flow image, in the order of the format."""

@@ -49,6 +49,15 @@ def real_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def preprocessed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a preprocessed dataset, a run and a video, for all tests: none changes it."""
+    # Not at the head: the tests of a GPU need less than this imports.
+    from tests.preprocessed import write_folder
+
+    return write_folder(tmp_path_factory.mktemp("preprocessed"))
+
+
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
     """A small finished dataset: 3 training and 2 test samples of 2 classes, 32x24."""

@@ -27,9 +27,11 @@ def write_run(
     stages: Sequence[str] = ("flow", "iter1"),
     *,
     trained: bool = True,
+    classes: Sequence[str] = ("left", "right"),
+    **about: Any,
 ) -> TwoBranch:
     """A run of depth 18 that stands behind its last stage, with each STAGE.pt; blocks off identity
-    if trained.
+    if trained. `about` is what else its checkpoints say.
     """
     torch.manual_seed(5)
     tree: dict[str, Any] = {
@@ -46,11 +48,11 @@ def write_run(
     }
     settings = build_settings(RunSettings, tree)
     begin_run(run, settings)
-    model = build_model(settings.model, 2)
+    model = build_model(settings.model, len(classes))
     for module in model.modules():
         if trained and isinstance(module, CMABlock):
             nn.init.uniform_(module.bn.weight, 0.2, 1)
-    state = {"model": model.state_dict(), "classes": ["left", "right"], "bound": BOUND}
+    state = {"model": model.state_dict(), "classes": list(classes), "bound": BOUND, **about}
     for number, stage in enumerate(plan_stages(stages, settings.model.kind), start=1):
         state["attending"] = list(stage.attending)
         save_checkpoint(run / f"{stage.name}.pt", state)

@@ -52,6 +52,7 @@ def test_a_wrong_option_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> Non
         ("shards", "verify", "absent"),
         ("shards", "preview", "absent"),
         ("test", "absent"),
+        ("predict", "absent", "video.mp4"),
     ],
     ids=" ".join,
 )

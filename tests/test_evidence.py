@@ -9,7 +9,8 @@ import pytest
 
 from tests.runs import write_tested
 from twinstream.errors import InputError
-from twinstream.train.evidence import EQUAL, FLOW_ALONE, RGB_ALONE, Accuracy, case_of, read_evidence
+from twinstream.train.evidence import FLOW_ALONE, RGB_ALONE, Accuracy, case_of, read_evidence
+from twinstream.train.metrics import EQUAL
 
 LABELS = [0, 1, 2, 0]
 

@@ -48,6 +48,24 @@ def test_writing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     ]
 
 
+def test_a_spool_is_read_like_the_shard_that_is_written_from_it(
+    dataset: Path, tmp_path: Path
+) -> None:
+    (stored, *_) = read_index(dataset / "test" / "test-000000.parquet")
+    tar = (dataset / "test" / "test-000000.tar").read_bytes()
+    with sample_spool(tmp_path) as spool:
+        fill_spool(spool, stored.num_frames, stored.label)
+        index = spool.sample_index(stored.key, stored.label, HEIGHT, WIDTH)
+        assert (index.key, index.label, index.num_frames) == (stored.key, 0, stored.num_frames)
+        assert (index.height, index.width) == (HEIGHT, WIDTH)
+        assert index.sizes[1:].tolist() == stored.sizes[1:].tolist()
+        for member in reversed(range(1, len(index.sizes))):
+            begin, size = int(stored.offsets[member]), int(stored.sizes[member])
+            assert spool.read(int(index.offsets[member]), size) == tar[begin : begin + size]
+        neighbours = spool.read(int(index.offsets[-2]), int(index.sizes[-2:].sum()))
+        assert neighbours == b"".join([*spool.members()][-2:])
+
+
 def test_offsets_and_sizes_of_the_index_are_those_of_the_tar(dataset: Path) -> None:
     with tarfile.open(dataset / "train" / "train-000000.tar") as tar:
         members = [(member.name, member.offset_data, member.size) for member in tar]

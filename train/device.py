@@ -7,7 +7,7 @@ from torch import Tensor
 
 from twinstream.errors import InputError
 from twinstream.train.loader import Batch
-from twinstream.train.normalise import normalise
+from twinstream.train.normalise import network_inputs
 
 
 def choose_device(name: str) -> torch.device:
@@ -38,5 +38,4 @@ def to_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tenso
     numbers.
     """
     rgb, flow, scale, numbers = (tensor.to(device, non_blocking=True) for tensor in batch)
-    scale = scale.repeat_interleave(rgb.shape[1], dim=0)
-    return *normalise(rgb.flatten(0, 1), flow.flatten(0, 1), scale), numbers
+    return *network_inputs(rgb, flow, scale), numbers

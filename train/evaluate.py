@@ -45,14 +45,18 @@ def score_videos(
     attending: tuple[BranchName, ...],
     batch_views: int,
     workers: int,
+    shown: bool = True,
 ) -> Scores:
     """(V, C) float32 mean snippet scores of each branch in `outputs`, videos in the order of
-    `views`.
+    `views`; its progress is `shown` or not.
     """
     model.eval()
     per_batch = max(1, batch_views // views.num_crops)
     sums: dict[BranchName, torch.Tensor] = {}
-    with torch.inference_mode(), Progress("test", len(views), "segment") as progress:
+    with (
+        torch.inference_mode(),
+        Progress("test", len(views), "segment", shown=shown) as progress,
+    ):
         for batch in load_test_batches(views, per_batch, workers):
             frames, stacks, videos = to_device(batch, device)
             with half_precision(device):

@@ -17,18 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinstream.errors import InputError
-from twinstream.train.metrics import fuse, top_k_accuracy
+from twinstream.train.metrics import Weights, fuse, top_k_accuracy
 from twinstream.train.predictions import Predictions, read_predictions
 from twinstream.train.run import read_run_settings
+from twinstream.train.stages import iteration_of
 
 # Network and iteration; 0 is before any attention across branches
 Case = tuple[str, int]
-Weights = tuple[float, float]
 
-# Weights of the RGB and flow scores for a name in the tables; two-stream's and those of odd and
-# even iterations
 RGB_ALONE, FLOW_ALONE = (1.0, 0.0), (0.0, 1.0)
-EQUAL, RGB_FIRST, FLOW_FIRST = (1.0, 1.0), (5.0, 1.0), (1.0, 5.0)
 MUST_AGREE = ("classes", "split", "segments", "crops", "depth")
 
 
@@ -115,8 +112,8 @@ def case_of(kind: str, stage: str) -> Case:
     """two_stream, rgb -> (baseline, 0); cma, iter2 -> (cma, 2); cma, flow -> (baseline, 0): no
     block has acted yet.
     """
-    if stage.startswith("iter"):
-        return kind, int(stage.removeprefix("iter"))
+    if iteration := iteration_of(stage):
+        return kind, iteration
     return ("nonlocal", 0) if kind == "nonlocal" else ("baseline", 0)
 
 

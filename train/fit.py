@@ -35,7 +35,7 @@ from twinstream.train.metrics import ranked_classes
 from twinstream.train.normalise import refuse_other_codec
 from twinstream.train.order import Share
 from twinstream.train.ranks import Ranks, joined_ranks, share_batch_norm
-from twinstream.train.run import CHECKPOINT, RunSettings, begin_run, can_resume
+from twinstream.train.run import CHECKPOINT, RunSettings, begin_run, can_resume, keep_manifest
 from twinstream.train.stages import Stage, plan_stages
 from twinstream.train.update import add_gradients
 from twinstream.train.weights import initialise
@@ -83,6 +83,7 @@ class Trainer:
             )
         if self.ranks.is_first:
             begin_run(self.out, self.settings)
+            keep_manifest(self.out, self.dataset.manifest)
         self._begin_stage()
         self._open_journal(None)
 

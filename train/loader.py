@@ -95,11 +95,31 @@ class Choice:
     number: int
 
 
+class Videos(Protocol):
+    """Videos to take snippets of: a split of a dataset, or one video that is in none."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, position: int, /) -> StoredSample: ...
+    def shortest(self) -> StoredSample:
+        """One of those with the fewest frames."""
+        ...
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The key of every video."""
+        ...
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(V,) the label of every video."""
+        ...
+
+
 class Snippets(Dataset[Item], Generic[Place], ABC):
     """Snippets of videos by place, one by one or straight into a batch."""
 
     def __init__(
-        self, samples: Samples, views: int, snippets: int, stack_length: int, crop_size: int
+        self, samples: Videos, views: int, snippets: int, stack_length: int, crop_size: int
     ) -> None:
         self.samples = usable(samples, stack_length)
         self.stack_length, self.crop_size = stack_length, crop_size
@@ -158,7 +178,7 @@ class TestSnippets(Snippets[int]):
 
     def __init__(
         self,
-        samples: Samples,
+        samples: Videos,
         *,
         segments: int,
         stack_length: int,
@@ -191,9 +211,9 @@ def test_crop(height: int, width: int) -> int:
     return round(min(height, width) * 7 / 8)
 
 
-def usable(samples: Samples, stack_length: int) -> Samples:
+def usable(samples: Videos, stack_length: int) -> Videos:
     """The samples; InputError when one is too short for a stack, or there is none."""
-    if not samples:
+    if not len(samples):
         raise InputError("this split holds no samples")
     shortest = samples.shortest()
     try:

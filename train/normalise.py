@@ -28,6 +28,16 @@ def refuse_other_codec(dataset: str, zero: float, levels: float) -> None:
         )
 
 
+def network_inputs(rgb: Tensor, flow: Tensor, flow_scale: Tensor) -> tuple[Tensor, Tensor]:
+    """A batch of snippets as `twinstream.snippets` gives it -> what the network takes, normalised.
+
+    (B, K, 3, S, S) uint8, (B, K, 2L, S, S) uint8, (B, 2) float32 -> (B * K, 3, S, S) and
+    (B * K, 2L, S, S) float32, a video's K snippets one after another.
+    """
+    scale = flow_scale.repeat_interleave(rgb.shape[1], dim=0)
+    return normalise(rgb.flatten(0, 1), flow.flatten(0, 1), scale)
+
+
 def normalise(
     rgb: Tensor, flow: Tensor, flow_scale: Tensor, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:

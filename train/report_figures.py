@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from twinstream.train.evidence import EQUAL, RGB_ALONE, Case, Evidence, Weights
-from twinstream.train.metrics import per_class_accuracy
+from twinstream.train.evidence import RGB_ALONE, Case, Evidence
+from twinstream.train.metrics import EQUAL, Weights, per_class_accuracy
 from twinstream.train.report_tables import (
     BASELINE,
     CATEGORIES,

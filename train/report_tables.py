@@ -15,18 +15,14 @@ from numpy.typing import NDArray
 
 from twinstream.train import paper
 from twinstream.train.branch import AttentionAt
-from twinstream.train.evidence import (
+from twinstream.train.evidence import FLOW_ALONE, RGB_ALONE, Accuracy, Case, Evidence
+from twinstream.train.metrics import (
     EQUAL,
-    FLOW_ALONE,
-    FLOW_FIRST,
-    RGB_ALONE,
-    RGB_FIRST,
-    Accuracy,
-    Case,
-    Evidence,
     Weights,
+    confusion_matrix,
+    fusion_weights,
+    per_class_accuracy,
 )
-from twinstream.train.metrics import confusion_matrix, per_class_accuracy
 from twinstream.train.model import BRANCHES, WITH_CMA, BranchName, Kind, TwoBranch
 from twinstream.train.parameters import parameters_used, resnet_parameters
 
@@ -85,9 +81,7 @@ def weights_of(case: Case, score: str) -> Weights:
     """
     if score != "S":
         return RGB_ALONE if score == "R" else FLOW_ALONE
-    if case[1] == 0:
-        return EQUAL
-    return RGB_FIRST if case[1] % 2 else FLOW_FIRST
+    return fusion_weights(case[1])
 
 
 def iterations_table(evidence: Evidence) -> Table:

@@ -1,5 +1,5 @@
-"""A run folder: settings.yaml, starts.jsonl, log.jsonl, checkpoint.pt, STAGE.pt for each finished
-stage, test's files.
+"""A run folder: settings.yaml, dataset.json (a copy of the dataset's), starts.jsonl, log.jsonl,
+checkpoint.pt, STAGE.pt for each finished stage, test's files.
 
 It is bound to its settings: going on with other ones is refused, naming the key that differs,
 except for those that do not change the result.
@@ -13,7 +13,15 @@ import yaml
 from twinstream.errors import InputError
 from twinstream.section import Section, build_settings
 from twinstream.shards.atomic import write_atomically
+from twinstream.shards.manifest import (
+    FILE_NAME,
+    Manifest,
+    manifest_bytes,
+    parse_manifest,
+    read_manifest,
+)
 from twinstream.shards.settings import ShardSettings
+from twinstream.shards.storage import locate
 from twinstream.train.settings import ModelSettings, TestSettings, TrainSettings
 
 CHECKPOINT = "checkpoint.pt"
@@ -61,6 +69,26 @@ def begin_run(run: Path, settings: RunSettings) -> None:
         (run / LOG).write_bytes(b"")
     except OSError as error:
         raise InputError(f"--out {run}: cannot be written to ({error.strerror})") from error
+
+
+def keep_manifest(run: Path, manifest: Manifest) -> None:
+    """Copy the dataset's dataset.json into the run: what it takes to use the network on a video,
+    when the dataset is gone.
+    """
+    write_atomically(run / FILE_NAME, manifest_bytes(manifest))
+
+
+def read_run_manifest(run: Path, settings: RunSettings) -> Manifest:
+    """The manifest of the dataset that the run was trained on: the run's own copy, or the dataset's
+    for a run that has none. InputError when both are gone.
+    """
+    path = run / FILE_NAME
+    if path.exists():
+        return parse_manifest(path.read_bytes(), path)
+    try:
+        return read_manifest(locate(settings.shards.path))
+    except InputError as error:
+        raise InputError(f"{run}: keeps no {FILE_NAME}, and of its dataset: {error}") from error
 
 
 def read_run_settings(run: Path) -> RunSettings:

@@ -52,7 +52,12 @@ def plan_stages(names: Sequence[str], kind: Kind) -> list[Stage]:
     return stages
 
 
+def iteration_of(stage: str) -> int:
+    """How many times a branch has learned attention by then: iter2 -> 2, flow and rgb -> 0."""
+    return int(stage.removeprefix("iter")) if stage.startswith("iter") else 0
+
+
 def _learner(name: str) -> BranchName:
-    if name.startswith("iter"):
-        return "rgb" if int(name.removeprefix("iter")) % 2 else "flow"
+    if iteration_of(name):
+        return "rgb" if iteration_of(name) % 2 else "flow"
     return "rgb" if name == "rgb" else "flow"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from twinstream import __version__
 from twinstream.errors import InputError
 from twinstream.shards.commands import shards
 
@@ -43,7 +44,7 @@ def with_settings(command: F) -> F:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="twinstream")
+@click.version_option(__version__)
 def cli() -> None:
     """Action videos -> aligned RGB/TV-L1-flow shards -> two-branch network with cross-modality
     attention.
@@ -171,6 +172,79 @@ def test(
         update={k: v for k, v in given.items() if v is not None}
     )
     click.echo(metrics_table(score_run(run, settings, shards_path, stage)))
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("videos", nargs=-1, required=True, metavar="VIDEO...")
+@click.option(
+    "--top", type=click.IntRange(min=1), default=5, show_default=True, help="Classes to print."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines, one for each video.")
+@click.option(
+    "--segments",
+    type=click.IntRange(min=1),
+    help="Snippets a video; the run's test.segments when not given.",
+)
+@click.option(
+    "--crops",
+    type=click.Choice(["1", "5", "10"]),
+    help="Crops a snippet; the run's test.crops when not given.",
+)
+@click.option(
+    "--stage",
+    help="Score with the network as it was behind this stage; as training left it when not given.",
+)
+@click.option(
+    "--engine", help="Compute flow with another engine than the run's dataset was made with."
+)
+@click.option("--device", help="auto, cpu or cuda; the run's train.device when not given.")
+def predict(
+    run: Path,
+    videos: tuple[str, ...],
+    top: int,
+    as_json: bool,
+    segments: int | None,
+    crops: str | None,
+    stage: str | None,
+    engine: str | None,
+    device: str | None,
+) -> None:
+    """The best classes of video files, by a trained run; needs neither its dataset nor shards.
+
+    A video that cannot be used is one line on stderr; the others are scored, and the exit code
+    is 1.
+
+    Example: twinstream predict runs/cma a.mp4 b.mp4 --top 3
+    """
+    import json
+    from dataclasses import asdict
+
+    from twinstream.predictor import Predictor, lines
+    from twinstream.progress import Progress
+
+    predictor = Predictor(
+        run,
+        segments=segments,
+        crops=int(crops) if crops else None,
+        stage=stage,
+        engine=engine,
+        device=device,
+    )
+    failed = False
+    with Progress("predict", len(videos), "video") as progress:
+        for video in videos:
+            try:
+                found = predictor(video, top=top)
+            except InputError as error:
+                failed = True
+                progress.write(f"twinstream: {error}", sys.stderr)
+            else:
+                told = json.dumps(asdict(found)) if as_json else "\n".join(lines(found))
+                progress.write(told, sys.stdout)
+            progress.advance()
+    if failed:
+        sys.exit(1)
 
 
 @cli.command()

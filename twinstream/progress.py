@@ -4,7 +4,7 @@ import sys
 import time
 from datetime import timedelta
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
 
 from tqdm import tqdm
 
@@ -57,6 +57,11 @@ class Progress:
             left = time_left(self._done - done_then, self._total - self._done, now - begun)
             told = (f"{self._name}: {self._done}/{self._total} {self._unit}", left, note)
             print(" · ".join(part for part in told if part), file=sys.stderr, flush=True)
+
+    def write(self, line: str, file: TextIO) -> None:
+        """Print a line above the bar, which may be there or not."""
+        self._bar.write(line, file=file)
+        file.flush()
 
 
 def time_left(num_done: int, num_left: int, seconds: float) -> str:

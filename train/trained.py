@@ -1,0 +1,80 @@
+"""A trained network as a plain nn.Module: `twinstream.load_network`.
+
+It knows its classes, which branches classify, and which of them attend, so that a call computes
+what `twinstream test` computes.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from twinstream.train.evaluate import read_weights, trained_branches
+from twinstream.train.model import BranchName, TwoBranch
+from twinstream.train.run import RunSettings, read_run_settings
+
+
+class TrainedNetwork(TwoBranch):
+    """The network of a run as it stands behind a stage; made by `load_network`."""
+
+    classes: tuple[str, ...]
+    """The name of each score"""
+    settings: RunSettings
+    """The run's settings: `settings.model.stack_length`, `settings.train.crop_size` ..."""
+    stage: str
+    """The last stage that was trained"""
+    outputs: tuple[BranchName, ...]
+    """The branches that have learned to classify"""
+    attending: tuple[BranchName, ...]
+    """The branches that read the other one"""
+
+    def __init__(self, settings: RunSettings, stage: str, state: dict[str, Any]) -> None:
+        model = settings.model
+        super().__init__(
+            model.kind,
+            model.depth,
+            len(state["classes"]),
+            model.stack_length,
+            model.dropout,
+            attention_at=model.attention_at,
+        )
+        self.load_state_dict(state["model"])
+        self.classes = tuple(state["classes"])
+        self.settings, self.stage = settings, stage
+        self.outputs = trained_branches(model, settings.train.stages, stage)
+        self.attending = tuple(state["attending"])
+        self.dataset_sha256: str | None = state.get("dataset_sha256")
+
+    def forward(
+        self,
+        rgb: Tensor | None,
+        flow: Tensor | None,
+        *,
+        outputs: Collection[BranchName] | None = None,
+        attending: Collection[BranchName] | None = None,
+    ) -> dict[BranchName, Tensor]:
+        """(N, 3, S, S), (N, 2L, S, S) float32 -> (N, num_classes) scores of each branch, by name.
+
+        Inputs are normalised as `twinstream.network_inputs` does it. Scores are those of N
+        snippets, before softmax; a video's are the mean over its snippets.
+        """
+        return super().forward(
+            rgb,
+            flow,
+            outputs=self.outputs if outputs is None else outputs,
+            attending=self.attending if attending is None else attending,
+        )
+
+
+def load_network(run: str | Path, stage: str | None = None) -> TrainedNetwork:
+    """The network of a run's folder, on the CPU and in eval mode: as training left it, or as it was
+    behind `stage`.
+
+    InputError for a folder that is no run, a stage it does not train, or weights that are not
+    there.
+    """
+    run = Path(run)
+    settings = read_run_settings(run)
+    found, state = read_weights(run, settings.train.stages, stage)
+    return TrainedNetwork(settings, found, state).eval()

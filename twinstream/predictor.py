@@ -1,0 +1,308 @@
+"""Class scores straight from video files: `twinstream.predict` and `twinstream predict`.
+
+A video is decoded, its flow computed and both stored as JPEGs exactly as the run's dataset was
+made, as the manifest in the run's folder says; then it is scored as `twinstream test` scores it. So
+a video of the dataset gets the scores that the test gives it. The JPEGs are kept in a spool on
+disk: memory does not grow with the length of a video, and no shard is written.
+
+The module is not called predict, since it would then stand where the function `predict` does.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import TypedDict, Unpack, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinstream.errors import InputError
+from twinstream.preprocess.job import Filled, Recipe, Stopwatch, fill_spool
+from twinstream.preprocess.resources import default_chunk_frames
+from twinstream.preprocess.settings import PreprocessSettings, made_settings
+from twinstream.preprocess.tvl1 import resolve_engine
+from twinstream.preprocess.worker_setup import WorkerSetup, make_recipe
+from twinstream.section import build_settings
+from twinstream.shards.manifest import FILE_NAME, Manifest, manifest_bytes
+from twinstream.shards.samples import StoredSample
+from twinstream.shards.storage import locate
+from twinstream.shards.videos import Reason, VideoError
+from twinstream.shards.writer import SampleSpool, sample_spool
+from twinstream.train.device import choose_device
+from twinstream.train.evaluate import score_videos
+from twinstream.train.loader import TestSnippets
+from twinstream.train.metrics import Weights, fuse, fusion_weights, ranked_classes
+from twinstream.train.predictions import Scores
+from twinstream.train.run import read_run_manifest
+from twinstream.train.settings import TestSettings
+from twinstream.train.stages import iteration_of
+from twinstream.train.trained import TrainedNetwork, load_network
+
+Ranking = list[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The best classes of one video, best first, each as (class, score).
+
+    The score is the softmax of the mean snippet score, in [0, 1]; over all classes it adds up to 1.
+    None for a branch that the run has not trained, and for `fused` where it has not both.
+    """
+
+    video: str
+    num_frames: int
+    rgb: Ranking | None
+    flow: Ranking | None
+    fused: Ranking | None
+    """Of the weighted mean of both branches' mean snippet scores"""
+    fused_weights: Weights
+    """Of RGB and flow: those of `twinstream report` for the stage, 1:1, 5:1 or 1:5"""
+
+
+class Options(TypedDict, total=False):
+    """What `predict` may be given by name, for type checkers."""
+
+    top: int
+    segments: int | None
+    crops: int | None
+    stage: str | None
+    engine: str | None
+    device: str | None
+
+
+class Predictor:
+    """A run's network and its dataset's way to decode, ready for one video after another.
+
+    `segments` and `crops` are the run's test settings when None, `stage` the last one. `engine`
+    computes flow with another engine than the dataset's: auto, numba, cuda ...; `device` is auto,
+    cpu or cuda, the run's train.device when None. InputError for a run that cannot be used.
+    """
+
+    def __init__(
+        self,
+        run: str | Path,
+        *,
+        segments: int | None = None,
+        crops: int | None = None,
+        stage: str | None = None,
+        engine: str | None = None,
+        device: str | None = None,
+    ) -> None:
+        run = Path(run)
+        self.network = load_network(run, stage)
+        settings = self.network.settings
+        given = {"segments": segments, "crops": crops}
+        tree = settings.test.model_dump() | {k: v for k, v in given.items() if v is not None}
+        self._test = build_settings(TestSettings, tree, source="predict")
+        manifest = read_run_manifest(run, settings)
+        _refuse_other_manifest(run, self.network, manifest)
+        made = made_settings(manifest.settings, f"{run}: {FILE_NAME}")
+        self._recipe = _recipe(run, manifest, made, engine)
+        self._device = choose_device(device or settings.train.device)
+        self.network.to(self._device)
+
+    def __call__(self, video: str | Path, *, top: int = 5) -> Prediction:
+        """The `top` best classes of a video file; InputError in one line if it cannot be used."""
+        if top < 1:
+            raise InputError(f"predict: top is {top}, expected at least 1")
+        scores, num_frames = self.scores(video)
+        weights = fusion_weights(iteration_of(self.network.stage))
+        named: Scores = dict(scores)
+        if {"rgb", "flow"} <= scores.keys():
+            fused = fuse(scores["rgb"], scores["flow"], weights) / sum(weights)
+            named["fused"] = fused.astype(np.float32)
+        rankings = {name: ranking(row, self.network.classes, top) for name, (row,) in named.items()}
+        return Prediction(
+            video=str(video),
+            num_frames=num_frames,
+            rgb=rankings.get("rgb"),
+            flow=rankings.get("flow"),
+            fused=rankings.get("fused"),
+            fused_weights=weights,
+        )
+
+    def scores(self, video: str | Path) -> tuple[Scores, int]:
+        """(1, C) float32 mean snippet scores of each trained branch, as in predictions.parquet, and
+        the number of frames. InputError as above.
+        """
+        with self._spooled(video) as (sample, num_frames):
+            views = TestSnippets(
+                SpooledVideo(sample),
+                segments=self._test.segments,
+                stack_length=self.network.settings.model.stack_length,
+                crops=self._test.crops,
+                crop_size=self.network.settings.train.crop_size,
+            )
+            scores = score_videos(
+                self.network,
+                views,
+                self._device,
+                outputs=self.network.outputs,
+                attending=self.network.attending,
+                batch_views=self._test.batch_views,
+                workers=0,
+                shown=False,
+            )
+        return scores, num_frames
+
+    @contextmanager
+    def _spooled(self, video: str | Path) -> Iterator[tuple["SpooledSample", int]]:
+        """The video decoded and encoded, for as long as the block lasts."""
+        path = locate(video)
+        filled, least = Filled(), self.network.settings.model.stack_length + 1
+        least = max(least, self._recipe.min_frames)
+        with sample_spool(Path(tempfile.gettempdir())) as spool:
+            try:
+                for _ in fill_spool(filled, spool, path, self._recipe, Stopwatch()):
+                    pass
+                if spool.num_frames < least:
+                    detail = f"{spool.num_frames} of at least {least} frames"
+                    raise VideoError(Reason.TOO_SHORT, detail)
+            except VideoError as error:
+                raise InputError(f"{video}: {error}") from error
+            # There is no label to compare with.
+            index = spool.sample_index(str(video), -1, filled.height, filled.width)
+            yield SpooledSample(Path(path.name), index, spool=spool), spool.num_frames
+
+
+@dataclass(frozen=True)
+class SpooledSample(StoredSample):
+    """A sample that is in no shard: its members are read from a spool."""
+
+    spool: SampleSpool = field(kw_only=True)
+
+    def read(self, begin: int, num_bytes: int) -> bytes:
+        """`num_bytes` of the spool from `begin` on."""
+        return self.spool.read(begin, num_bytes)
+
+
+@dataclass(frozen=True)
+class SpooledVideo:
+    """One spooled sample where a split of a dataset is expected (`train.loader.Videos`)."""
+
+    sample: SpooledSample
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, position: int, /) -> StoredSample:
+        return (self.sample,)[position]
+
+    def shortest(self) -> StoredSample:
+        """The one there is."""
+        return self.sample
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Its name."""
+        return (self.sample.index.key,)
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(1,) its label."""
+        return np.array([self.sample.index.label], np.int64)
+
+
+@overload
+def predict(video: str | Path, run: str | Path, **options: Unpack[Options]) -> Prediction: ...
+@overload
+def predict(
+    video: list[str] | list[Path] | tuple[str | Path, ...],
+    run: str | Path,
+    **options: Unpack[Options],
+) -> list[Prediction]: ...
+def predict(
+    video: str | Path | list[str] | list[Path] | tuple[str | Path, ...],
+    run: str | Path,
+    *,
+    top: int = 5,
+    segments: int | None = None,
+    crops: int | None = None,
+    stage: str | None = None,
+    engine: str | None = None,
+    device: str | None = None,
+) -> Prediction | list[Prediction]:
+    """The `top` best classes of a video file by a trained run; a list of files gives a list.
+
+    Each score is the softmax of the mean score over `segments` snippets and their `crops`, as
+    `twinstream test` computes it: for a video of the run's dataset it is the same. InputError in
+    one line for the first video that cannot be used; `Predictor`, which takes the same options,
+    loads a run once and takes videos one by one.
+    """
+    predictor = Predictor(
+        run, segments=segments, crops=crops, stage=stage, engine=engine, device=device
+    )
+    if isinstance(video, str | Path):
+        return predictor(video, top=top)
+    return [predictor(each, top=top) for each in video]
+
+
+def ranking(scores: NDArray[np.float32], classes: Sequence[str], top: int) -> Ranking:
+    """(C,) mean snippet scores -> the `top` best classes with their softmax, best first."""
+    weights = np.exp(scores.astype(np.float64) - scores.max())
+    shares = weights / weights.sum()
+    best = ranked_classes(scores[None])[0, :top]
+    return [(classes[number], float(shares[number])) for number in best]
+
+
+def lines(prediction: Prediction) -> Iterator[str]:
+    """A prediction for a person: the video, then a line for each score."""
+    yield prediction.video
+    rgb_weight, flow_weight = prediction.fused_weights
+    for name, best in (
+        ("rgb", prediction.rgb),
+        ("flow", prediction.flow),
+        (f"fused {rgb_weight:g}:{flow_weight:g}", prediction.fused),
+    ):
+        if best is not None:
+            listed = " · ".join(f"{class_name} {score:.1%}" for class_name, score in best)
+            yield f"{name:>10}  {listed}"
+
+
+def _refuse_other_manifest(run: Path, network: TrainedNetwork, manifest: Manifest) -> None:
+    """InputError when the manifest is not that of the dataset which the network was trained on."""
+    found = sha256(manifest_bytes(manifest)).hexdigest()
+    if network.dataset_sha256 not in (None, found):
+        raise InputError(
+            f"{run}: was trained on another dataset than the one that is now at "
+            f"{network.settings.shards.path}"
+        )
+
+
+def _recipe(run: Path, manifest: Manifest, made: PreprocessSettings, engine: str | None) -> Recipe:
+    """How videos become frames and flow, with all cores of this machine; the engine is the
+    dataset's unless another is named.
+    """
+    size = made.size if made.short_side is None else (2 * made.short_side, made.short_side)
+    name = resolve_engine(engine or made.engine)
+    setup = WorkerSetup(
+        root=Path(),
+        out=Path(),
+        size=None if made.short_side else made.size,
+        short_side=made.short_side,
+        max_pixels=made.max_pixels,
+        chunk_frames=default_chunk_frames(name, *size),
+        engine=name,
+        tvl1=made.tvl1,
+        bound=made.bound,
+        jpeg_quality=manifest.settings["shards.jpeg_quality"],
+        min_frames=made.min_frames,
+        settings=manifest.settings,
+        max_frames=made.max_frames,
+        cut_long=made.too_long == "cut",
+        cores=len(os.sched_getaffinity(0)),
+        from_frames=manifest.settings.get("dataset.kind") == "rawframes",
+    )
+    try:
+        return make_recipe(setup)
+    except InputError as error:
+        if engine is not None:
+            raise
+        raise InputError(
+            f"{run}: its dataset has flow of engine {name}, which is not here ({error}); name "
+            "another engine if its flow may differ a little: --engine numba, engine='numba'"
+        ) from error
