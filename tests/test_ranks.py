@@ -19,7 +19,7 @@ from tests.gradients import one_step
 from tests.processes import descendants
 from twinstream.train.fit import train
 from twinstream.train.ranks import Ranks
-from twinstream.train.run import read_run_settings
+from twinstream.train.run_folder import read_run_settings
 
 ROOT = Path(__file__).parents[1]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -71,7 +71,7 @@ def rank_process(torchrun: subprocess.Popen[str], rank: int) -> int:
     """The process of this rank below torchrun."""
     for pid, name in descendants(torchrun.pid):
         environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        if "-m\0train" in name and f"RANK={rank}".encode() in environment:
+        if "-m\0twinstream.train" in name and f"RANK={rank}".encode() in environment:
             return pid
     raise AssertionError(f"no rank {rank} below {torchrun.pid}")
 

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from twinstream.errors import InputError
-from twinstream.train.loader import Batch
+from twinstream.train.batch import Batch
+from twinstream.train.choices import DeviceName
 from twinstream.train.normalise import normalise
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: DeviceName) -> torch.device:
     """The GPU where `auto` finds one, each of torchrun's processes its own; InputError when cuda is
     not there.
     """
@@ -33,10 +34,11 @@ def half_precision(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
-def to_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, K, C, S, S) bytes -> normalised (B*K, C, S, S) floats of both modalities, and the (B,)
-    numbers.
-    """
-    rgb, flow, scale, numbers = (tensor.to(device, non_blocking=True) for tensor in batch)
+def network_input(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(B, K, C, S, S) bytes -> (B*K, C, S, S) normalised float32 of RGB and of flow."""
+    # From page-locked memory the copies run beside the host; kernels on the same stream wait.
+    rgb, flow, scale = (
+        part.to(device, non_blocking=True) for part in (batch.rgb, batch.flow, batch.flow_scale)
+    )
     scale = scale.repeat_interleave(rgb.shape[1], dim=0)
-    return *normalise(rgb.flatten(0, 1), flow.flatten(0, 1), scale), numbers
+    return normalise(rgb.flatten(0, 1), flow.flatten(0, 1), scale)

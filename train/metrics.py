@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 Scores = NDArray[np.floating[Any]]
 Labels = NDArray[np.integer[Any]]
 
+# The paper's weighted sums of both branches: (weight of RGB, weight of flow)
+FUSION_WEIGHTS: dict[str, tuple[float, float]] = {"1:1": (1, 1), "5:1": (5, 1), "1:5": (1, 5)}
+
 
 def fuse(rgb: Scores, flow: Scores, weights: tuple[float, float]) -> Scores:
     """(V, C), (V, C) -> (V, C), weights[0] * rgb + weights[1] * flow.

@@ -16,6 +16,7 @@ import click
 
 from twinstream.errors import InputError
 from twinstream.shards.commands import shards
+from twinstream.train.choices import NUM_CROPS
 
 if TYPE_CHECKING:
     from twinstream.settings import Settings
@@ -141,7 +142,7 @@ def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool) -> 
 )
 @click.option(
     "--crops",
-    type=click.Choice(["1", "5", "10"]),
+    type=click.Choice([*map(str, NUM_CROPS)]),
     help="Crops a snippet; the run's test.crops when not given.",
 )
 @click.option(
@@ -164,7 +165,7 @@ def test(
     Example: twinstream test runs/cma --segments 25 --crops 10
     """
     from twinstream.train.evaluate import metrics_table, score_run
-    from twinstream.train.run import read_run_settings
+    from twinstream.train.run_folder import read_run_settings
 
     given = {"split": split, "segments": segments, "crops": int(crops) if crops else None}
     settings = read_run_settings(run).test.model_copy(
