@@ -21,12 +21,13 @@ from twinstream.shards.reader import ShardDataset, StoredSample
 from twinstream.shards.sample import meta_from_json
 from twinstream.shards.videos import VIDEOS_NAME, read_videos
 from twinstream.train import transforms
+from twinstream.train.choices import STACK_LENGTH, TSN_SCALES
 from twinstream.train.loader import SnippetRecipe
 from twinstream.train.transforms import Bytes
 
 OURS, WEBDATASET, RAWFRAMES = "ours, by index", "webdataset, streamed", "images in folders, cv2"
 RECIPE = SnippetRecipe(
-    segments=3, stack_length=5, crop_size=224, scales=(1.0, 0.875, 0.75, 0.66), flip=True, seed=0
+    segments=3, stack_length=STACK_LENGTH, crop_size=224, scales=TSN_SCALES, flip=True, seed=0
 )
 FramesAt = Callable[[Path, list[int]], list[Any]]
 # rgb (K, 3, S, S), flow (K, 2L, S, S), flow_scale (2,), label

@@ -23,15 +23,16 @@ from torchvision import models
 
 from benchmarks.measuring import machine, peak_kibibytes
 from twinstream.train.branch import RGB_CHANNELS, stem
+from twinstream.train.choices import BOTH, DEPTHS, STACK_LENGTH, BranchName, ModelKind
 from twinstream.train.cma import CMABlock
 from twinstream.train.device import half_precision
 from twinstream.train.memory import keep_freed_memory
-from twinstream.train.model import BranchName, Kind, TwoBranch
+from twinstream.train.model import TwoBranch
 
 Clock = Callable[[], float]
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
-CLASSES, STACK = 400, 5
-FLOW_CHANNELS = 2 * STACK
+CLASSES = 400
+FLOW_CHANNELS = 2 * STACK_LENGTH
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,13 @@ class Case:
     """
 
     name: str
-    kind: Kind | None
+    kind: ModelKind | None
     """None: torchvision's ResNet, no code of ours"""
     trains: BranchName | None
     outputs: tuple[BranchName, ...]
     attending: tuple[BranchName, ...] = ()
 
 
-BOTH: tuple[BranchName, ...] = ("rgb", "flow")
 CASES = (
     Case("plain rgb, training", None, "rgb", ("rgb",)),
     Case("plain flow, training", None, "flow", ("flow",)),
@@ -116,7 +116,7 @@ def prepare(case: Case, size: Size) -> Callable[[], None]:
         net = plain_resnet(name, size.depth)
         forward = _plain_forward(net, rgb if name == "rgb" else flow)
     else:
-        net = TwoBranch(case.kind, size.depth, CLASSES, STACK)
+        net = TwoBranch(case.kind, size.depth, CLASSES)
         forward = _forward(net, rgb, flow, case)
     net.to(device).to(memory_format=torch.channels_last)
     net.train(case.trains is not None)
@@ -251,9 +251,7 @@ def attention_line(channels: int, side: int, size: Size, rounds: int, clock: Clo
 @click.command(
     help="Cost of each model, for example: python -m benchmarks.model --batch 3 --rounds 5"
 )
-@click.option(
-    "--depth", default=50, show_default=True, type=click.Choice(["18", "34", "50", "101", "152"])
-)
+@click.option("--depth", default=50, show_default=True, type=click.Choice([*map(str, DEPTHS)]))
 @click.option("--side", default=224, show_default=True, help="Side of the network's input.")
 @click.option(
     "--batch", default=6, show_default=True, help="Snippets a step; 6 are two videos of 3 segments."

@@ -11,23 +11,26 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from twinstream.train.batch import Batch
 from twinstream.train.cma import CMABlock
+from twinstream.train.gradient import add_gradients
 from twinstream.train.model import TwoBranch
-from twinstream.train.order import Share, rank_share
+from twinstream.train.order import rank_part
 from twinstream.train.ranks import Ranks, joined_ranks, share_batch_norm
 from twinstream.train.stages import plan_stages
-from twinstream.train.update import add_gradients
 
 SEGMENTS, CPU = 2, torch.device("cpu")
 (STAGE,) = plan_stages(["iter1"], "cma")
 
 
-def drawn_batch(num_videos: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A batch of random bytes."""
+def drawn_batch(num_videos: int, positions: Tensor) -> Batch:
+    """These of so many videos of random bytes."""
     draw = torch.Generator().manual_seed(3)
     rgb = torch.randint(256, (num_videos, SEGMENTS, 3, 48, 48), dtype=torch.uint8, generator=draw)
     flow = torch.randint(256, (num_videos, SEGMENTS, 4, 48, 48), dtype=torch.uint8, generator=draw)
-    return rgb, flow, torch.ones(num_videos, 2), torch.arange(num_videos) % 3
+    scale, labels = torch.ones(num_videos, 2), torch.arange(num_videos) % 3
+    chosen = (part[positions] for part in (rgb, flow, scale, labels))
+    return Batch(*chosen, positions)
 
 
 def one_step(
@@ -49,18 +52,10 @@ def one_step(
     model.train_only(STAGE.trains)
     share_batch_norm(model, ranks)
     model.train(learns)
-    share = rank_share(torch.arange(num_videos).numpy(), ranks.rank, ranks.size)
-    rgb, flow, scale, labels = (
-        part[torch.from_numpy(share.positions)] for part in drawn_batch(num_videos)
-    )
+    part = rank_part(torch.arange(num_videos).numpy(), ranks.rank, ranks.size)
+    batch = drawn_batch(num_videos, torch.from_numpy(part.positions))
     loss, _ = add_gradients(
-        model,
-        (rgb, flow, scale, labels),
-        Share(share.positions, share.num_counted, share.num_global),
-        STAGE,
-        CPU,
-        segments=SEGMENTS,
-        micro_batch=micro_batch,
+        model, batch, part, STAGE, CPU, segments=SEGMENTS, micro_batch=micro_batch
     )
     ranks.sum_gradients(model.parameters())
     found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}

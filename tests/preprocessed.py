@@ -13,7 +13,7 @@ from twinstream.preprocess.run import preprocess
 from twinstream.section import build_settings
 from twinstream.settings import Settings
 from twinstream.shards.reader import open_shards
-from twinstream.train.run import keep_manifest
+from twinstream.train.run_folder import keep_manifest
 
 STEPS = {"Run": 4, "Walk": 1}
 VIDEOS = {"train": ["Run", "Walk", "Run", "Walk"], "test": ["Run"]}

@@ -1,6 +1,7 @@
 """Run folders for tests, with weights or predictions that nobody had to train for."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ import torch
 from torch import nn
 
 from twinstream.section import build_settings
-from twinstream.train.checkpoint import save_checkpoint
+from twinstream.shards.index import file_sha256
+from twinstream.shards.manifest import FILE_NAME
+from twinstream.train.checkpoint import Checkpoint, Position, TrainingState, save_checkpoint
 from twinstream.train.cma import CMABlock
-from twinstream.train.evaluate import build_model
-from twinstream.train.model import TwoBranch
+from twinstream.train.model import TwoBranch, build_model
 from twinstream.train.predictions import Predictions, write_predictions
-from twinstream.train.run import CHECKPOINT, RunSettings, begin_run
+from twinstream.train.run_folder import CHECKPOINT, RunSettings, begin_run
 from twinstream.train.stages import plan_stages
 
 BOUND = 20.0
@@ -28,12 +30,15 @@ def write_run(
     *,
     trained: bool = True,
     classes: Sequence[str] = ("left", "right"),
-    **about: Any,
+    bound: float = BOUND,
+    dataset_sha256: str | None = None,
 ) -> TwoBranch:
     """A run of depth 18 that stands behind its last stage, with each STAGE.pt; blocks off identity
-    if trained. `about` is what else its checkpoints say.
+    if trained. Trained on `dataset`, or on one of that SHA-256.
     """
     torch.manual_seed(5)
+    manifest = dataset / FILE_NAME
+    sha256 = dataset_sha256 or (file_sha256(manifest) if manifest.exists() else "no dataset")
     tree: dict[str, Any] = {
         "shards": {"path": str(dataset)},
         "model": {"kind": kind, "depth": 18, "rgb_weights": None, "flow_weights": None},
@@ -52,11 +57,11 @@ def write_run(
     for module in model.modules():
         if trained and isinstance(module, CMABlock):
             nn.init.uniform_(module.bn.weight, 0.2, 1)
-    state = {"model": model.state_dict(), "classes": list(classes), "bound": BOUND, **about}
     for number, stage in enumerate(plan_stages(stages, settings.model.kind), start=1):
-        state["attending"] = list(stage.attending)
-        save_checkpoint(run / f"{stage.name}.pt", state)
-        save_checkpoint(run / CHECKPOINT, state | {"position": {"stage": number}})
+        weights = Checkpoint(model.state_dict(), list(classes), bound, sha256, stage.attending)
+        save_checkpoint(run / f"{stage.name}.pt", weights)
+        training = TrainingState(Position(stage=number), {}, {}, log_bytes=0)
+        save_checkpoint(run / CHECKPOINT, replace(weights, training=training))
     return model
 
 
@@ -77,13 +82,19 @@ def write_tested(
     """
     if not run.exists():
         begin_run(run, build_settings(RunSettings, {"model": {"kind": kind}}))
-    told = {"depth": 50, "attention_at": "every_other", "split": "val", "segments": 25, "crops": 10}
+    common = {
+        "depth": 50,
+        "attention_at": "every_other",
+        "split": "val",
+        "segments": 25,
+        "crops": 10,
+    }
     more = {"kind": kind, "stage": stage, "classes": list(classes), "dataset_kind": "folders"}
     scores = {
         branch: np.eye(len(classes), dtype=np.float32)[list(given)]
         for branch, given in answers.items()
     }
     names = tuple(keys or [f"video{n}" for n in range(len(labels))])
-    predictions = Predictions(names, np.array(labels), scores, told | more | about)
+    predictions = Predictions(names, np.array(labels), scores, common | more | about)
     write_predictions(run / f"predictions{suffix}.parquet", predictions)
     return run

@@ -26,8 +26,9 @@ from twinstream.train.attention import (
     query_map,
 )
 from twinstream.train.attention_picture import PANEL, attended, on_panel, panels
+from twinstream.train.choices import BranchName
 from twinstream.train.cma import CMABlock
-from twinstream.train.model import BranchName, TwoBranch
+from twinstream.train.model import TwoBranch
 from twinstream.train.transforms import View
 
 

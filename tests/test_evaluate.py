@@ -14,7 +14,7 @@ from twinstream.errors import InputError
 from twinstream.shards.manifest import manifest_bytes, read_manifest
 from twinstream.train.evaluate import score_run, trained_branches
 from twinstream.train.predictions import read_predictions
-from twinstream.train.run import read_run_settings
+from twinstream.train.run_folder import read_run_settings
 from twinstream.train.settings import ModelSettings
 
 

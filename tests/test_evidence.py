@@ -9,14 +9,20 @@ import pytest
 
 from tests.runs import write_tested
 from twinstream.errors import InputError
-from twinstream.train.evidence import FLOW_ALONE, RGB_ALONE, Accuracy, case_of, read_evidence
+from twinstream.train.evidence import (
+    FLOW_ALONE,
+    RGB_ALONE,
+    Accuracy,
+    read_evidence,
+    variant_of,
+)
 from twinstream.train.metrics import EQUAL
 
 LABELS = [0, 1, 2, 0]
 
 
 @pytest.mark.parametrize(
-    ("kind", "stage", "case"),
+    ("kind", "stage", "variant"),
     [
         ("two_stream", "rgb", ("baseline", 0)),
         ("rgb", "rgb", ("baseline", 0)),
@@ -28,9 +34,9 @@ LABELS = [0, 1, 2, 0]
     ],
 )
 def test_a_stage_is_evidence_of_a_network_and_an_iteration(
-    kind: str, stage: str, case: tuple[str, int]
+    kind: str, stage: str, variant: tuple[str, int]
 ) -> None:
-    assert case_of(kind, stage) == case
+    assert variant_of(kind, stage) == variant
 
 
 def test_runs_on_other_videos_are_pooled(tmp_path: Path) -> None:
@@ -63,7 +69,7 @@ def test_an_rgb_run_and_a_flow_run_are_a_two_stream(tmp_path: Path) -> None:
     rgb = write_tested(tmp_path / "rgb", "rgb", "rgb", {"rgb": [0, 1, 0, 1]}, LABELS)
     flow = write_tested(tmp_path / "flow", "flow", "flow", {"flow": [0, 2, 2, 0]}, LABELS)
     evidence = read_evidence([rgb, flow])
-    assert len(evidence.cases[("baseline", 0)]) == 1
+    assert len(evidence.variants[("baseline", 0)]) == 1
     # Where the branches differ both classes have 1, and the lower one is taken.
     assert evidence.accuracy(("baseline", 0), EQUAL) == Accuracy(1.0 * 3 / 4, 1.0, None)
     assert evidence.accuracy(("baseline", 0), (1, 5)) == evidence.accuracy(
@@ -75,7 +81,7 @@ def test_an_rgb_run_and_a_flow_run_on_other_videos_are_not(tmp_path: Path) -> No
     rgb = write_tested(tmp_path / "rgb", "rgb", "rgb", {"rgb": [0]}, [0], keys=["a"])
     flow = write_tested(tmp_path / "flow", "flow", "flow", {"flow": [0]}, [0], keys=["b"])
     evidence = read_evidence([rgb, flow])
-    assert len(evidence.cases[("baseline", 0)]) == 2
+    assert len(evidence.variants[("baseline", 0)]) == 2
     assert evidence.accuracy(("baseline", 0), EQUAL) is None
 
 
@@ -92,7 +98,7 @@ def test_what_a_branch_was_not_scored_for_is_not_there(tmp_path: Path) -> None:
 def test_every_stage_of_a_run_is_read(tmp_path: Path) -> None:
     run = write_tested(tmp_path / "cma", "cma", "iter3", {"rgb": [0, 1, 2, 0]}, LABELS)
     write_tested(run, "cma", "iter1", {"rgb": [0, 1, 2, 1]}, LABELS, suffix="-iter1")
-    assert {case: len(each) for case, each in read_evidence([run]).cases.items()} == {
+    assert {variant: len(each) for variant, each in read_evidence([run]).variants.items()} == {
         ("cma", 1): 1,
         ("cma", 3): 1,
     }

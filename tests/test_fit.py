@@ -8,21 +8,24 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
+from torchvision import models
 
 from tests.datasets import write_dataset
 from twinstream.errors import InputError
 from twinstream.section import build_settings
 from twinstream.shards.index import file_sha256
-from twinstream.signals import StopSignal
-from twinstream.train.checkpoint import load_checkpoint
+from twinstream.train import fit
+from twinstream.train.checkpoint import Position, load_checkpoint, load_resumable
 from twinstream.train.evaluate import score_run
-from twinstream.train.fit import Trainer, train
-from twinstream.train.journal import Journal, git_revision
-from twinstream.train.run import RunSettings, read_run_settings
+from twinstream.train.fit import train
+from twinstream.train.gradient import add_gradients
+from twinstream.train.run_folder import RunSettings, read_run_settings
+from twinstream.train.run_log import TrainingLog, git_revision
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,16 +60,17 @@ def losses(run: Path) -> list[tuple[str, int, int, float]]:
     ]
 
 
-class StoppedAfterSteps(Trainer):
-    """Stands in for a kill: leaves without saving anything more."""
+def kill_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step behind so many ends training in its middle, with nothing more saved."""
+    left = [steps]
 
-    steps_left = 0
-
-    def _save_or_stop(self, stop: StopSignal) -> None:
-        super()._save_or_stop(stop)
-        self.steps_left -= 1
-        if self.steps_left == 0:
+    def killed(*arguments: Any, **options: Any) -> tuple[float, int]:
+        if not left[0]:
             raise KeyboardInterrupt
+        left[0] -= 1
+        return add_gradients(*arguments, **options)
+
+    monkeypatch.setattr(fit, "add_gradients", killed)
 
 
 @pytest.fixture(scope="module")
@@ -81,16 +85,20 @@ def whole_run(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-@pytest.mark.parametrize(("steps", "every"), [(1, 500), (3, 500), (3, 1), (6, 1)])
+@pytest.mark.parametrize(("steps", "every"), [(1, 500), (3, 500), (3, 1), (4, 500), (6, 1)])
 def test_a_resumed_run_has_the_same_losses_and_weights(
-    dataset: Path, tmp_path: Path, whole_run: Path, steps: int, every: int
+    dataset: Path,
+    tmp_path: Path,
+    whole_run: Path,
+    steps: int,
+    every: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = make_settings(dataset, f"train.checkpoint_steps={every}")
-    trainer = StoppedAfterSteps(settings, tmp_path / "part")
-    trainer.start()
-    trainer.steps_left = steps
-    with pytest.raises(KeyboardInterrupt):
-        trainer.run()
+    with monkeypatch.context() as patch:
+        kill_after(steps, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings, tmp_path / "part", resume=False)
     train(make_settings(dataset, "train.workers=1"), tmp_path / "part", resume=True)
     assert losses(tmp_path / "part") == losses(whole_run)
     assert len(losses(whole_run)) == 8
@@ -154,31 +162,61 @@ def test_a_loss_that_is_nan_ends_the_run_and_names_the_step(dataset: Path, tmp_p
 
 
 def test_weights_that_are_no_longer_finite_are_not_saved(dataset: Path, tmp_path: Path) -> None:
-    trainer = Trainer(make_settings(dataset), tmp_path / "run")
-    trainer.start()
-    torch.nn.init.constant_(trainer.model.flow.fc.weight, float("inf"))
-    good = r"no checkpoint was written yet; try a lower train\.learning_rate"
+    # In the branch that is frozen: the loss does not show it.
+    net = models.resnet18(weights=None, num_classes=2)
+    torch.nn.init.constant_(net.fc.weight, float("inf"))
+    torch.save(net.state_dict(), tmp_path / "rgb.pt")
+    settings = make_settings(dataset, f"model.rgb_weights={tmp_path}/rgb.pt")
     with pytest.raises(
-        InputError, match=rf"^weights are no longer finite at stage flow, epoch 1, step 1; {good}$"
+        InputError,
+        match=r"^weights are no longer finite at stage flow, epoch 2, step 1; no checkpoint was "
+        r"written yet; try a lower train\.learning_rate$",
     ):
-        trainer._save()
+        train(settings, tmp_path / "run", resume=False)
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
 
 def test_a_loss_that_is_infinite_ends_the_run_and_names_the_last_checkpoint(
     dataset: Path, tmp_path: Path
 ) -> None:
-    trainer = Trainer(make_settings(dataset), tmp_path / "run")
-    trainer.start()
-    trainer._save()
-    before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
-    torch.nn.init.constant_(trainer.model.flow.fc.bias[:1].data, 3e38)
-    torch.nn.init.constant_(trainer.model.flow.fc.bias[1:].data, -3e38)
+    settings = make_settings(dataset, "train.learning_rate=1e30", "train.checkpoint_steps=1")
     with pytest.raises(
-        InputError, match=r"^the loss is (inf|NaN) at .*run/checkpoint\.pt is from before it"
+        InputError,
+        match=r"^the loss is (inf|NaN) at stage flow, epoch 1, step 2; "
+        r".*run/checkpoint\.pt is from before it",
     ):
-        trainer.run()
-    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
+        train(settings, tmp_path / "run", resume=False)
+    checkpoint, training = load_resumable(tmp_path / "run" / "checkpoint.pt")
+    assert training.position.step == 1
+    assert all(bool(value.isfinite().all()) for value in checkpoint.model.values())
+
+
+def test_checkpoints_are_plain_dicts_with_the_keys_that_they_have_always_had(
+    whole_run: Path, tmp_path: Path
+) -> None:
+    weights = {"model", "classes", "bound", "dataset_sha256", "attending"}
+    training = {"position", "optimizer", "schedule", "log_bytes"}
+    stage, last = (
+        torch.load(whole_run / f"{name}.pt", weights_only=True) for name in ("flow", "checkpoint")
+    )
+    assert (stage.keys(), last.keys()) == (weights, weights | training)
+    assert last["position"] == {"stage": 2, "epoch": 0, "step": 0, "seen": 0, "correct": 0}
+    assert last["attending"] == ["rgb"]
+    torch.save(
+        last | {"position": {"stage": 1, "epoch": 0, "step": 1, "seen": 2, "correct": 1}},
+        tmp_path / "checkpoint.pt",
+    )
+    checkpoint, found = load_resumable(tmp_path / "checkpoint.pt")
+    assert found.position == Position(stage=1, step=1, seen=2, correct=1)
+    assert (checkpoint.classes, checkpoint.attending) == (["left", "right"], ("rgb",))
+
+
+def test_a_file_that_training_cannot_go_on_from_is_refused(whole_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"flow\.pt: holds the weights of a stage"):
+        load_resumable(whole_run / "flow.pt")
+    torch.save({"model": {}}, tmp_path / "other.pt")
+    with pytest.raises(InputError, match=r"other\.pt: not a checkpoint of twinstream"):
+        load_checkpoint(tmp_path / "other.pt")
 
 
 def test_every_start_is_recorded_with_versions_and_dataset(dataset: Path, whole_run: Path) -> None:
@@ -219,13 +257,13 @@ def test_tensorboard_shows_the_log_and_after_a_resume_as_if_nothing_had_happened
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     (tmp_path / "log.jsonl").write_text("")
-    journal = Journal(tmp_path)
+    log = TrainingLog(tmp_path, first_step=0, num_bytes=0)
     for step, loss in enumerate((3.0, 2.0, 9.0)):
-        journal.write({"stage": "flow", "step": step, "loss": loss}, step)
-    journal.close()
-    journal = Journal(tmp_path, first_step=2)
-    journal.write({"stage": "flow", "step": 2, "loss": 1.0}, 2)
-    journal.close()
+        log.write({"stage": "flow", "step": step, "loss": loss}, step)
+    log.close()
+    log = TrainingLog(tmp_path, first_step=2, num_bytes=0)
+    log.write({"stage": "flow", "step": 2, "loss": 1.0}, 2)
+    log.close()
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("flow/loss")] == [
@@ -287,7 +325,7 @@ def test_shards_of_other_classes_are_refused_at_test(
     manifest = read_manifest(other).model_copy(update={"classes": ("up", "down")})
     (other / "dataset.json").write_bytes(manifest_bytes(manifest))
     with pytest.raises(
-        InputError, match=r"2 classes \(up, down ...\), the network was trained on 2 \(left, right"
+        InputError, match=r"2 classes \(up, down ...\), the network was trained on 2 classes \(left"
     ):
         score_run(whole_run, make_settings(dataset).test, str(other))
 
@@ -335,9 +373,8 @@ def test_a_run_that_was_killed_in_mid_epoch_goes_on_bit_for_bit_with_other_worke
     # first.
     while True:
         process.send_signal(signal.SIGSTOP)
-        if (run / "checkpoint.pt").exists() and load_checkpoint(run / "checkpoint.pt")["position"][
-            "step"
-        ] == 1:
+        path = run / "checkpoint.pt"
+        if path.exists() and load_resumable(path)[1].position.step == 1:
             break
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         process.send_signal(signal.SIGCONT)

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from tests.datasets import write_dataset
 from twinstream.errors import InputError
 from twinstream.shards.reader import ShardDataset
+from twinstream.train.batch import Batch
 from twinstream.train.loader import (
-    Batch,
     Choice,
     SnippetRecipe,
     TestSnippets,
@@ -22,7 +23,6 @@ from twinstream.train.loader import (
     load_test_batches,
     load_train_batches,
     num_workers,
-    sample_rng,
 )
 from twinstream.train.order import EpochSampler
 
@@ -43,15 +43,6 @@ def read_epoch(snippets: TrainSnippets, workers: int, **changes: int) -> list[Ba
     )
 
 
-def test_the_random_choices_of_a_sample_depend_on_seed_epoch_and_key() -> None:
-    draws = {
-        sample_rng(*args).integers(2**60)
-        for args in [(0, 0, "a"), (1, 0, "a"), (0, 1, "a"), (0, 0, "b")]
-    }
-    assert len(draws) == 4
-    assert sample_rng(0, 0, "a").integers(2**60) == sample_rng(0, 0, "a").integers(2**60)
-
-
 def test_frame_and_flow_of_a_snippet_start_at_the_same_time(dataset: Path) -> None:
     # In the drawn samples frame t is 10 t red, and dx of field t is +-t pixels.
     snippets = train_snippets(dataset)
@@ -69,18 +60,41 @@ def test_frame_and_flow_of_a_snippet_start_at_the_same_time(dataset: Path) -> No
 
 def equal(some: list[Batch], others: list[Batch]) -> bool:
     return all(
-        torch.equal(a, b)
+        torch.equal(vars(one)[name], vars(other)[name])
         for one, other in zip(some, others, strict=True)
-        for a, b in zip(one, other, strict=True)
+        for name in vars(one)
     )
 
 
 def test_a_plain_data_loader_stacks_the_items_to_the_same_batches(dataset: Path) -> None:
     snippets = train_snippets(dataset)
     sampler = EpochSampler([3], batch_size=2, seed=0, epoch=1)
-    assert equal(
-        list(DataLoader(snippets, batch_sampler=sampler, num_workers=1)), read_epoch(snippets, 0)
-    )
+    plain = list(DataLoader(snippets, batch_sampler=sampler, num_workers=1))
+    for items, batch in zip(plain, read_epoch(snippets, 0), strict=True):
+        assert torch.equal(items.rgb, batch.rgb)
+        assert torch.equal(items.flow, batch.flow)
+        assert torch.equal(items.flow_scale, batch.flow_scale)
+        assert torch.equal(items.label, batch.labels)
+
+
+def test_a_batch_says_which_videos_it_shows_and_what_they_are(dataset: Path) -> None:
+    snippets = train_snippets(dataset)
+    batches = read_epoch(snippets, 0)
+    positions = [int(p) for batch in batches for p in batch.positions]
+    assert sorted(positions) == [0, 1, 2]
+    labels = [int(label) for batch in batches for label in batch.labels]
+    assert labels == [snippets.samples.labels[position] for position in positions]
+
+
+def test_every_part_of_a_batch_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a DataLoader does it where there is a GPU; here without one."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, device=None: tensor + 1)
+    batch = Batch(*(torch.full((2,), n) for n in range(5)))
+    pinned = pin_memory(batch)
+    assert isinstance(pinned, Batch)
+    assert [tensor.tolist() for tensor in vars(pinned).values()] == [[n + 1] * 2 for n in range(5)]
+    fault = InputError("a fault passes as it is")
+    assert pin_memory(fault) is fault
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
@@ -101,8 +115,9 @@ def test_ranks_together_read_the_batch_that_one_would(dataset: Path) -> None:
     snippets = train_snippets(dataset)
     ranks = [read_epoch(snippets, 0, rank=rank, num_ranks=2) for rank in range(2)]
     for whole, first, second in zip(read_epoch(snippets, 0), *ranks, strict=True):
-        for part, *parts in zip(whole, first, second, strict=True):
-            # 3 videos in batches of 2 and 1: the second rank's place in the last one repeats.
+        for name, part in vars(whole).items():
+            # 3 videos in batches of 2 and 1: of the last one the second rank repeats the video.
+            parts = [vars(first)[name], vars(second)[name]]
             assert torch.equal(part, torch.cat(parts)[: len(part)])
 
 
@@ -124,9 +139,9 @@ def test_a_damaged_member_is_one_line_with_shard_and_key_from_any_process(
 class DyingSnippets(TrainSnippets):
     """Stands in for a worker that the system kills."""
 
-    def choose(self, place: tuple[int, int]) -> Choice:
+    def choose(self, index: tuple[int, int]) -> Choice:
         os.kill(os.getpid(), signal.SIGKILL)
-        return super().choose(place)
+        return super().choose(index)
 
 
 def test_a_worker_that_is_killed_ends_the_reading_in_one_line(dataset: Path) -> None:
@@ -142,9 +157,13 @@ def test_the_test_scores_every_segment_and_crop_of_every_video(dataset: Path) ->
         ShardDataset(dataset).samples("test"), segments=4, stack_length=5, crops=10, crop_size=16
     )
     batches = list(load_test_batches(views, 3, 0))
-    assert sum(len(numbers) for *_, numbers in batches) == 8
-    assert batches[0][0].shape == (3, 10, 3, 16, 16)
-    assert torch.cat([numbers for *_, numbers in batches]).tolist() == [0] * 4 + [1] * 4
+    assert sum(len(batch) for batch in batches) == 8
+    assert batches[0].rgb.shape == (3, 10, 3, 16, 16)
+    positions, labels = (
+        torch.cat([vars(batch)[name] for batch in batches]) for name in ("positions", "labels")
+    )
+    assert positions.tolist() == [0] * 4 + [1] * 4
+    assert labels.tolist() == [0] * 4 + [1] * 4
     assert views.labels.tolist() == [0, 1]
 
 

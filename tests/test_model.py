@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torchvision import models
 
 from twinstream.train.branch import RGB_CHANNELS, stem
+from twinstream.train.choices import BranchName, ModelKind
 from twinstream.train.cma import CMABlock
-from twinstream.train.model import BranchName, Kind, TwoBranch, consensus
+from twinstream.train.model import TwoBranch, consensus
 
 CLASSES = 5
 SIDE = 48
@@ -56,7 +57,7 @@ def num_parameters(module: nn.Module) -> int:
 )
 @pytest.mark.parametrize("name", ["rgb", "flow"])
 def test_at_the_start_each_branch_is_the_plain_resnet_to_the_last_bit(
-    name: BranchName, kind: Kind, depth: int, training: bool
+    name: BranchName, kind: ModelKind, depth: int, training: bool
 ) -> None:
     torch.manual_seed(1)
     model = TwoBranch(kind, depth, CLASSES).train(training)
@@ -313,7 +314,7 @@ def test_one_of_two_frozen_branches_scores_without_the_dropout_of_training() -> 
     ],
 )
 def test_a_kind_has_its_branches_and_blocks_and_no_others(
-    kind: Kind, names: list[str], num_blocks: int
+    kind: ModelKind, names: list[str], num_blocks: int
 ) -> None:
     model = TwoBranch(kind, 18, CLASSES).eval()
     assert [name for name, _ in model.named_children()] == names

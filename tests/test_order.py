@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twinstream.train.order import EpochSampler, epoch_order, global_batches, rank_share
+from twinstream.train.order import EpochSampler, epoch_order, global_batches, rank_part
 
 SHARDS = st.lists(st.integers(0, 9), min_size=1, max_size=12).filter(any)
 
@@ -43,9 +43,9 @@ def test_a_window_mixes_so_many_shards_and_leaves_none_out(
     shard_of = np.repeat(np.arange(len(sizes)), sizes)[order]
     # Once a shard of a later group has begun, no shard of an earlier one comes again.
     first, last = (
-        {shard: place for place, shard in list(enumerate(shard_of))[::step]} for step in (-1, 1)
+        {shard: index for index, shard in list(enumerate(shard_of))[::step]} for step in (-1, 1)
     )
-    under_way = [sum(first[s] <= place <= last[s] for s in first) for place in range(len(order))]
+    under_way = [sum(first[s] <= index <= last[s] for s in first) for index in range(len(order))]
     assert max(under_way) <= window
 
 
@@ -55,7 +55,7 @@ def test_a_window_of_one_still_draws_the_order_of_the_shards() -> None:
 
 
 @given(SHARDS, st.integers(1, 7), st.integers(1, 5), st.integers(0, 9))
-def test_over_the_ranks_every_sample_counts_once_and_every_rank_has_as_many_places(
+def test_over_the_ranks_every_sample_counts_once_and_every_rank_has_as_many_samples(
     sizes: list[int], batch_size: int, num_ranks: int, epoch: int
 ) -> None:
     samplers = [
@@ -64,47 +64,39 @@ def test_over_the_ranks_every_sample_counts_once_and_every_rank_has_as_many_plac
         )
         for rank in range(num_ranks)
     ]
-    alone = EpochSampler(sizes, batch_size=batch_size, seed=1, epoch=epoch).shares
+    alone = EpochSampler(sizes, batch_size=batch_size, seed=1, epoch=epoch).parts
     counted: Counter[int] = Counter()
-    for whole, *shares in zip(alone, *(sampler.shares for sampler in samplers), strict=True):
-        assert len({len(share.positions) for share in shares}) == 1
-        assert {share.num_global for share in shares} == {len(whole.positions)}
+    for whole, *parts in zip(alone, *(sampler.parts for sampler in samplers), strict=True):
+        assert len({len(part.positions) for part in parts}) == 1
+        assert {part.num_global for part in parts} == {len(whole.positions)}
         seen = [
-            position
-            for share in shares
-            for position in share.positions[: share.num_counted].tolist()
+            position for part in parts for position in part.positions[: part.num_counted].tolist()
         ]
         assert sorted(seen) == sorted(whole.positions.tolist())
-        assert {p for share in shares for p in share.positions.tolist()} == {
-            *whole.positions.tolist()
-        }
+        assert {p for part in parts for p in part.positions.tolist()} == {*whole.positions.tolist()}
         counted.update(seen)
     assert counted == Counter(range(sum(sizes)))
 
 
 def test_what_does_not_divide_repeats_samples_of_the_same_batch_at_the_end() -> None:
-    shares = [rank_share(np.array([7, 3, 9, 4, 6]), rank, 2) for rank in range(2)]
-    assert [
-        (share.positions.tolist(), share.num_counted, share.num_global) for share in shares
-    ] == [
+    parts = [rank_part(np.array([7, 3, 9, 4, 6]), rank, 2) for rank in range(2)]
+    assert [(part.positions.tolist(), part.num_counted, part.num_global) for part in parts] == [
         ([7, 9, 6], 3, 5),
         ([3, 4, 7], 2, 5),
     ]
-    assert rank_share(np.array([7]), 2, 3).num_counted == 0
+    assert rank_part(np.array([7]), 2, 3).num_counted == 0
 
 
 def test_an_epoch_begun_in_the_middle_is_the_rest_of_the_whole_on_any_number_of_ranks() -> None:
     options = {"batch_size": 4, "seed": 5, "epoch": 3, "window": 2}
-    whole = EpochSampler([5, 6, 7], **options).shares
+    whole = EpochSampler([5, 6, 7], **options).parts
     for num_ranks in (1, 2, 3):
         rest = [
-            EpochSampler([5, 6, 7], **options, rank=rank, num_ranks=num_ranks, first_step=2).shares
+            EpochSampler([5, 6, 7], **options, rank=rank, num_ranks=num_ranks, first_step=2).parts
             for rank in range(num_ranks)
         ]
         for before, *now in zip(whole[2:], *rest, strict=True):
             seen = [
-                position
-                for share in now
-                for position in share.positions[: share.num_counted].tolist()
+                position for part in now for position in part.positions[: part.num_counted].tolist()
             ]
             assert sorted(seen) == sorted(before.positions.tolist())

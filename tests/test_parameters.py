@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from twinstream.train.model import BranchName, Kind, TwoBranch
+from twinstream.train.choices import BranchName, ModelKind
+from twinstream.train.model import TwoBranch
 from twinstream.train.parameters import parameters_used, resnet_parameters
 
 BOTH: tuple[BranchName, ...] = ("rgb", "flow")
@@ -25,7 +26,10 @@ BOTH: tuple[BranchName, ...] = ("rgb", "flow")
     ],
 )
 def test_parameters_relative_to_one_resnet50_of_400_classes(
-    kind: Kind, outputs: tuple[BranchName, ...], attending: tuple[BranchName, ...], ratio: float
+    kind: ModelKind,
+    outputs: tuple[BranchName, ...],
+    attending: tuple[BranchName, ...],
+    ratio: float,
 ) -> None:
     with torch.device("meta"):
         model = TwoBranch(kind, 50, 400)

@@ -1,5 +1,6 @@
 """Classes straight from a video: the scores of the test, and a line for what cannot be used."""
 
+import hashlib
 import json
 import math
 import shutil
@@ -22,14 +23,16 @@ from twinstream.preprocess.settings import (
     made_settings,
 )
 from twinstream.section import build_settings
-from twinstream.shards.manifest import manifest_bytes
+from twinstream.shards.index import file_sha256
+from twinstream.shards.manifest import FILE_NAME, manifest_bytes
 from twinstream.shards.settings import ShardSettings
 from twinstream.train.evaluate import score_run
-from twinstream.train.fit import Trainer
+from twinstream.train.fit import begin_training, open_session
 from twinstream.train.metrics import fusion_weights
 from twinstream.train.predictions import read_predictions
-from twinstream.train.run import RunSettings, read_run_manifest, read_run_settings
-from twinstream.train.stages import iteration_of
+from twinstream.train.ranks import Ranks
+from twinstream.train.run_folder import RunSettings, read_run_manifest, read_run_settings
+from twinstream.train.stages import iteration
 
 
 @pytest.fixture
@@ -100,13 +103,15 @@ def test_a_ranking_adds_up_to_one_and_large_scores_do_not_overflow() -> None:
     [("flow", (1, 1)), ("rgb", (1, 1)), ("iter1", (5, 1)), ("iter2", (1, 5)), ("iter3", (5, 1))],
 )
 def test_fusion_weights_follow_the_stage(stage: str, weights: tuple[float, float]) -> None:
-    assert fusion_weights(iteration_of(stage)) == weights
+    assert fusion_weights(iteration(stage)) == weights
 
 
 def test_a_run_predicts_when_its_dataset_is_gone(preprocessed: Path, tmp_path: Path) -> None:
     manifest = ts.open_shards(preprocessed / "out" / "shards").manifest
     folder = tmp_path / "run"
-    write_run(folder, tmp_path / "gone", classes=["Run", "Walk"], bound=10.0)
+    sha256 = file_sha256(preprocessed / "out" / "shards" / FILE_NAME)
+    gone = tmp_path / "gone"
+    write_run(folder, gone, classes=["Run", "Walk"], bound=10.0, dataset_sha256=sha256)
     with pytest.raises(InputError, match=r"keeps no dataset\.json, and of its dataset: .*gone: no"):
         Predictor(folder)
     (folder / "dataset.json").write_bytes(manifest_bytes(manifest))
@@ -137,7 +142,8 @@ def test_training_keeps_the_manifest_of_its_dataset(dataset: Path, tmp_path: Pat
         "model": {"kind": "flow", "depth": 18, "flow_weights": None},
         "train": {"stages": ["flow"], "crop_size": 40, "device": "cpu"},
     }
-    Trainer(build_settings(RunSettings, tree), tmp_path / "run").start()
+    session = open_session(build_settings(RunSettings, tree), tmp_path / "run", Ranks())
+    begin_training(session)
     assert (tmp_path / "run" / "dataset.json").read_bytes() == (
         dataset / "dataset.json"
     ).read_bytes()
@@ -173,9 +179,15 @@ def test_another_engine_is_taken_only_when_it_is_named(
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     manifest = read_run_manifest(run_folder, read_run_settings(run_folder))
     changed = manifest.settings | {"preprocess.engine": "cuda"}
-    (run_folder / "dataset.json").write_bytes(
-        manifest_bytes(manifest.model_copy(update={"settings": changed}))
+    data = manifest_bytes(manifest.model_copy(update={"settings": changed}))
+    write_run(
+        run_folder,
+        preprocessed / "out" / "shards",
+        classes=["Run", "Walk"],
+        bound=10.0,
+        dataset_sha256=hashlib.sha256(data).hexdigest(),
     )
+    (run_folder / "dataset.json").write_bytes(data)
     with pytest.raises(
         InputError, match=r"flow of engine cuda, which is not here .*--engine numba"
     ):

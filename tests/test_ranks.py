@@ -19,7 +19,7 @@ from tests.gradients import one_step
 from tests.processes import descendants
 from twinstream.train.fit import train
 from twinstream.train.ranks import Ranks
-from twinstream.train.run import read_run_settings
+from twinstream.train.run_folder import read_run_settings
 
 ROOT = Path(__file__).parents[1]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -14,10 +14,11 @@ import pytest
 from tests.runs import write_tested
 from tests.test_cli import run
 from twinstream.train import paper
-from twinstream.train.evidence import Evidence, read_evidence
+from twinstream.train.evidence import Evidence, Variant, read_evidence
 from twinstream.train.report import as_csv, as_markdown, report_parts, write_report
 from twinstream.train.report_figures import gains_table, sweep_table, write_gains, write_sweep
 from twinstream.train.report_tables import (
+    ITERATIONS,
     Table,
     categories_table,
     gains,
@@ -53,16 +54,9 @@ def runs(tmp_path: Path) -> list[Path]:
 
 
 def test_the_branch_trained_last_weighs_five_times() -> None:
-    assert [
-        weights_of((name, n), "S")
-        for name, n in (("baseline", 0), ("cma", 1), ("cma", 2), ("cma", 3))
-    ] == [
-        (1, 1),
-        (5, 1),
-        (1, 5),
-        (5, 1),
-    ]
-    assert (weights_of(("cma", 1), "R"), weights_of(("cma", 2), "F")) == ((1, 0), (0, 1))
+    assert [weights_of(variant, "S") for variant in ITERATIONS] == [(1, 1), (5, 1), (1, 5), (5, 1)]
+    assert weights_of(Variant("cma", 1), "R") == (1, 0)
+    assert weights_of(Variant("cma", 2), "F") == (0, 1)
 
 
 def test_accuracies_at_each_iteration(runs: list[Path]) -> None:
@@ -247,8 +241,8 @@ def test_the_papers_numbers_stand_beside_ours_only_on_its_dataset(
 
 
 def test_the_papers_tables_agree_with_one_another() -> None:
-    for case in (("baseline", 0), ("cma", 1), ("cma", 2), ("cma", 3)):
-        assert list(paper.ACCURACIES[case]) == ["R", "F", "S"]
+    for variant in ITERATIONS:
+        assert list(paper.ACCURACIES[variant]) == ["R", "F", "S"]
     assert paper.ACCURACIES["cma", 1]["F"] == paper.ACCURACIES["baseline", 0]["F"]
     assert len(paper.CONFUSIONS) == 10
 

@@ -9,7 +9,8 @@ from torchvision import models
 
 from twinstream.errors import InputError
 from twinstream.train.branch import Branch
-from twinstream.train.model import Kind, TwoBranch
+from twinstream.train.choices import ModelKind
+from twinstream.train.model import TwoBranch
 from twinstream.train.weights import fitted, flow_stem, initialise, read_state
 
 CLASSES = 5
@@ -81,7 +82,7 @@ def test_a_checkpoint_gives_each_branch_its_own_weights_and_blocks(tmp_path: Pat
 
 
 def test_a_plain_branch_and_one_with_blocks_start_from_each_other(tmp_path: Path) -> None:
-    kinds: tuple[tuple[Kind, bool], ...] = (
+    kinds: tuple[tuple[ModelKind, bool], ...] = (
         ("cma", False),
         ("two_stream", True),
         ("nonlocal", True),

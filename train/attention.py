@@ -19,13 +19,15 @@ from torch import Tensor, nn
 
 from twinstream.errors import InputError
 from twinstream.shards.reader import StoredSample, open_dataset, read_snippets
+from twinstream.train.batch import new_batch
 from twinstream.train.branch import Branch
+from twinstream.train.choices import BranchName
 from twinstream.train.cma import CMABlock
-from twinstream.train.device import choose_device, to_device
-from twinstream.train.evaluate import build_model, read_weights, refuse_other_dataset
-from twinstream.train.loader import new_batch, test_crop
-from twinstream.train.model import BranchName, TwoBranch
-from twinstream.train.run import read_run_settings
+from twinstream.train.device import choose_device, network_input
+from twinstream.train.evaluate import read_weights, refuse_other_dataset
+from twinstream.train.loader import test_crop
+from twinstream.train.model import TwoBranch, build_model
+from twinstream.train.run_folder import read_run_settings
 from twinstream.train.snippets import num_starts
 from twinstream.train.transforms import Bytes, View, apply_views, test_views
 
@@ -74,13 +76,14 @@ class Observer:
         stage: str | None = None,
     ) -> None:
         self.settings = read_run_settings(run)
-        _, state = read_weights(run, self.settings.train.stages, stage)
+        _, checkpoint = read_weights(run, self.settings.train.stages, stage)
         self.dataset = open_dataset(self.settings.shards, shards_path)
-        refuse_other_dataset(state, self.dataset)
+        refuse_other_dataset(checkpoint, self.dataset)
         self.device = choose_device(self.settings.train.device)
-        self.model = build_model(self.settings.model, len(state["classes"])).to(self.device).eval()
-        self.model.load_state_dict(state["model"])
-        self.attending: tuple[BranchName, ...] = tuple(state["attending"])
+        model = build_model(self.settings.model, len(checkpoint.classes))
+        model.load_state_dict(checkpoint.model)
+        self.model = model.to(self.device).eval()
+        self.attending = checkpoint.attending
         self.blocks = attention_blocks(self.model, self.attending, str(run), place)
 
     def times(self, key: str) -> range:
@@ -112,16 +115,17 @@ class Observer:
 
     def _maps(self, frame: Bytes, stack: list[Bytes], view: View) -> tuple[BlockMap, ...]:
         batch = new_batch(1, 1, self.settings.model.stack_length, self.settings.train.crop_size)
-        rgb, flow, scale, _ = (part.numpy() for part in batch)
-        scale[0] = apply_views([frame], [stack], [view], rgb, flow)
-        snippet, fields, _ = to_device(batch, self.device)
+        rgb, flow = batch.rgb.numpy(), batch.flow.numpy()
+        batch.flow_scale.numpy()[0] = apply_views([frame], [stack], [view], rgb, flow)
         maps: dict[str, tuple[NDArray[np.float32], tuple[int, int]]] = {}
         handles = [
             block.register_forward_pre_hook(_keep_map(maps, name))
             for name, (_, block) in self.blocks.items()
         ]
         with torch.inference_mode():
-            self.model(snippet, fields, outputs=("rgb",), attending=self.attending)
+            self.model(
+                *network_input(batch, self.device), outputs=("rgb",), attending=self.attending
+            )
         for handle in handles:
             handle.remove()
         return tuple(BlockMap(name, reads, *maps[name]) for name, (reads, _) in self.blocks.items())

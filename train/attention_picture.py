@@ -73,7 +73,7 @@ def write_look(look: Look, title: str, path: Path) -> None:
         titles = [
             f"RGB, frame {look.t}",
             f"flow, to {fastest:.1f} px",
-            *(_told(look, block, q) for q in look.queries),
+            *(_panel_title(look, block, q) for q in look.queries),
         ]
         for axis, panel, text in zip(row, panels(look, block, fastest), titles, strict=True):
             axis.imshow(panel)
@@ -172,7 +172,7 @@ def _dotted(picture: Picture, query: tuple[int, int], colour: Sequence[int]) -> 
     return picture
 
 
-def _told(look: Look, block: BlockMap, query: tuple[int, int]) -> str:
+def _panel_title(look: Look, block: BlockMap, query: tuple[int, int]) -> str:
     weights = query_map(block, query, look.frame.shape[:2])
     over = "flow" if block.reads == "flow" else "RGB"
     return (

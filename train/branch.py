@@ -10,20 +10,18 @@ keeps no graph. From iter2 on it reads the trained branch through those blocks; 
 would come back that way round is cut.
 """
 
-from typing import Literal, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torchvision import models
 
 from twinstream.errors import InputError
+from twinstream.train.choices import EVERY_OTHER, AttentionAt
 from twinstream.train.cma import CMABlock
 
 RGB_CHANNELS = 3
 CLASSIFIER_STD = 0.001
-
-# Residual blocks by torchvision's names, or every other one of res3 and res4
-AttentionAt = Literal["every_other"] | tuple[str, ...]
 
 
 class Branch(nn.Module):
@@ -47,7 +45,7 @@ class Branch(nn.Module):
         *,
         has_cma: bool = False,
         has_non_local: bool = False,
-        attention_at: AttentionAt = "every_other",
+        attention_at: AttentionAt = EVERY_OTHER,
     ) -> None:
         super().__init__()
         net = models.get_model(f"resnet{depth}", weights=None, num_classes=num_classes)
@@ -125,7 +123,7 @@ def attention_places(net: nn.Module, attention_at: AttentionAt) -> tuple[str, ..
     34 and 50 have 5, 101 has 13, 152 has 22. InputError for a block that is not there.
     """
     blocks = residual_blocks(net)
-    if attention_at == "every_other":
+    if attention_at == EVERY_OTHER:
         return tuple(
             name for name in blocks if name.startswith(("layer2.", "layer3.")) and int(name[7:]) % 2
         )

@@ -1,29 +1,124 @@
 """Checkpoints that hold all that is needed to go on, written whole or not at all.
 
-Only tensors and plain values, read with `weights_only=True`: opening someone's checkpoint runs no
-code. There is no random state in them, because order, augmentation and dropout follow from (seed,
-stage, epoch, step).
+The file is a flat dict of tensors and plain values, read with `weights_only=True`: to open
+someone's checkpoint runs no code. There is no random state in it, because order, augmentation and
+dropout follow from (seed, stage, epoch, step).
 """
 
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
+from torch import Tensor
 
 from twinstream.errors import InputError
 from twinstream.shards.atomic import atomic_file
+from twinstream.train.choices import BranchName
 from twinstream.train.weights import read_state
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Replace `path` by this state."""
+@dataclass(frozen=True)
+class Position:
+    """How far training is: the stages before `stage`, its epochs before `epoch`, and of that epoch
+    the steps before `step` are done.
+    """
+
+    stage: int = 0
+    epoch: int = 0
+    step: int = 0
+    seen: int = 0
+    """Videos of the epoch that were trained on, over all ranks"""
+    correct: int = 0
+    """How many of them were classified correctly"""
+
+    @property
+    def is_stage_start(self) -> bool:
+        """Whether nothing of the stage is done yet."""
+        return not (self.epoch or self.step)
+
+    def after_step(self, num_videos: int, num_correct: int) -> Self:
+        """One step further in the same epoch."""
+        seen, correct = self.seen + num_videos, self.correct + num_correct
+        return replace(self, step=self.step + 1, seen=seen, correct=correct)
+
+    def after_epoch(self) -> Self:
+        """The beginning of the next epoch."""
+        return replace(self, epoch=self.epoch + 1, step=0, seen=0, correct=0)
+
+    def after_stage(self) -> Self:
+        """The beginning of the next stage."""
+        return replace(self, stage=self.stage + 1, epoch=0, step=0, seen=0, correct=0)
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What training goes on from, beyond the weights."""
+
+    position: Position
+    optimizer: dict[str, Any]
+    """A state_dict; empty at the start of a stage, which begins with a new optimizer"""
+    schedule: dict[str, Any]
+    """The learning rate's, in the same way"""
+    log_bytes: int
+    """Length of log.jsonl at that time"""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network, what it must be used with and, in checkpoint.pt, where its training stands."""
+
+    model: dict[str, Tensor]
+    """A TwoBranch's state_dict"""
+    classes: list[str]
+    bound: float
+    """Of the dataset's flow, in pixels"""
+    dataset_sha256: str
+    """Of its dataset.json"""
+    attending: tuple[BranchName, ...]
+    """The branches whose CMA blocks are computed"""
+    training: TrainingState | None = None
+    """None in STAGE.pt, from which nothing goes on"""
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Replace `path` by this checkpoint."""
+    # Not asdict: it would copy every tensor.
+    state = dict(vars(checkpoint)) | {"attending": list(checkpoint.attending)}
+    training = state.pop("training")
+    if training is not None:
+        state |= vars(training) | {"position": asdict(training.position)}
     with atomic_file(path) as file:
         torch.save(state, file)
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The state in `path`, on the CPU; InputError when it is absent, damaged or not ours."""
+def load_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint in `path`, on the CPU; InputError when it is absent, damaged or not ours."""
     state = read_state(path)
-    if not {"model", "classes", "attending"} <= state.keys():
-        raise InputError(f"{path}: not a checkpoint of twinstream")
-    return state
+    try:
+        training = None
+        if "position" in state:
+            training = TrainingState(
+                Position(**state["position"]),
+                state["optimizer"],
+                state["schedule"],
+                state["log_bytes"],
+            )
+        return Checkpoint(
+            state["model"],
+            state["classes"],
+            state["bound"],
+            state["dataset_sha256"],
+            tuple(state["attending"]),
+            training,
+        )
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a checkpoint of twinstream") from error
+
+
+def load_resumable(path: Path) -> tuple[Checkpoint, TrainingState]:
+    """The checkpoint in `path`, and its part that training goes on from; InputError without one."""
+    checkpoint = load_checkpoint(path)
+    if checkpoint.training is None:
+        raise InputError(f"{path}: holds the weights of a stage, and not where training stands")
+    return checkpoint, checkpoint.training

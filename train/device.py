@@ -1,19 +1,24 @@
 """Where the network computes, and how a batch of bytes gets there."""
 
 import os
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from twinstream.errors import InputError
-from twinstream.train.loader import Batch
+from twinstream.train.batch import Batch
+from twinstream.train.choices import DeviceName
 from twinstream.train.normalise import network_inputs
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: DeviceName) -> torch.device:
     """The GPU where `auto` finds one, each of torchrun's processes its own; InputError when cuda is
     not there.
     """
+    # Python's callers may give anything.
+    if name not in get_args(DeviceName):
+        raise InputError(f"device {name!r}: expected {', '.join(get_args(DeviceName))}")
     if name == "cpu" or not torch.cuda.is_available():
         if name == "cuda":
             raise InputError("train.device: cuda, but torch sees no GPU here; use cpu or auto")
@@ -33,9 +38,10 @@ def half_precision(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
-def to_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, K, C, S, S) bytes -> normalised (B*K, C, S, S) floats of both modalities, and the (B,)
-    numbers.
-    """
-    rgb, flow, scale, numbers = (tensor.to(device, non_blocking=True) for tensor in batch)
-    return *network_inputs(rgb, flow, scale), numbers
+def network_input(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(B, K, C, S, S) bytes -> (B*K, C, S, S) normalised float32 of RGB and of flow."""
+    # From page-locked memory the copies run beside the host; kernels on the same stream wait.
+    rgb, flow, scale = (
+        part.to(device, non_blocking=True) for part in (batch.rgb, batch.flow, batch.flow_scale)
+    )
+    return network_inputs(rgb, flow, scale)

@@ -19,21 +19,25 @@ from twinstream.errors import InputError
 from twinstream.progress import Progress
 from twinstream.shards.atomic import write_atomically
 from twinstream.shards.reader import ShardDataset, open_dataset
-from twinstream.train.checkpoint import load_checkpoint
-from twinstream.train.device import choose_device, half_precision, to_device
+from twinstream.train.checkpoint import Checkpoint, load_checkpoint, load_resumable
+from twinstream.train.choices import BOTH, BRANCHES, IMAGENET, BranchName
+from twinstream.train.device import choose_device, half_precision, network_input
 from twinstream.train.loader import TestSnippets, load_test_batches, num_workers
 from twinstream.train.memory import keep_freed_memory
-from twinstream.train.metrics import fuse, per_class_accuracy, top_k_accuracy
-from twinstream.train.model import BRANCHES, BranchName, TwoBranch
+from twinstream.train.metrics import FUSION_WEIGHTS, fuse, per_class_accuracy, top_k_accuracy
+from twinstream.train.model import TwoBranch, build_model
 from twinstream.train.normalise import refuse_other_codec
-from twinstream.train.predictions import Predictions, Scores, write_predictions
-from twinstream.train.run import CHECKPOINT, read_run_settings
+from twinstream.train.predictions import (
+    BranchScores,
+    Predictions,
+    predictions_file,
+    write_predictions,
+)
+from twinstream.train.run_folder import CHECKPOINT, read_run_settings
 from twinstream.train.settings import ModelSettings, TestSettings
 from twinstream.train.stages import plan_stages
-from twinstream.train.weights import IMAGENET
 
-PREDICTIONS, METRICS = "predictions", "metrics"
-FUSION_WEIGHTS: dict[str, tuple[float, float]] = {"1:1": (1, 1), "5:1": (5, 1), "1:5": (1, 5)}
+METRICS = "metrics"
 
 
 def score_videos(
@@ -46,7 +50,7 @@ def score_videos(
     batch_views: int,
     workers: int,
     shown: bool = True,
-) -> Scores:
+) -> BranchScores:
     """(V, C) float32 mean snippet scores of each branch in `outputs`, videos in the order of
     `views`; its progress is `shown` or not.
     """
@@ -58,16 +62,19 @@ def score_videos(
         Progress("test", len(views), "segment", shown=shown) as progress,
     ):
         for batch in load_test_batches(views, per_batch, workers):
-            frames, stacks, videos = to_device(batch, device)
+            rgb, flow = network_input(batch, device)
+            videos = batch.positions.to(device, non_blocking=True)
             with half_precision(device):
-                scores = model(frames, stacks, outputs=outputs, attending=attending)
-            for name, snippet_scores in scores.items():
-                wide = snippet_scores.double().reshape(len(videos), -1, snippet_scores.shape[1])
+                scores = model(rgb, flow, outputs=outputs, attending=attending)
+            for name, crop_scores in scores.items():
+                # In float64: in which order a video's segments are added then does not show.
+                wide = crop_scores.double().reshape(len(batch), -1, crop_scores.shape[1])
                 empty = torch.zeros(
                     len(views.samples), wide.shape[2], dtype=wide.dtype, device=device
                 )
+                # A video's segments may lie in two batches, or several of them in one.
                 sums.setdefault(name, empty).index_add_(0, videos, wide.mean(1))
-            progress.advance(len(videos))
+            progress.advance(len(batch))
     return {name: (total / views.segments).float().cpu().numpy() for name, total in sums.items()}
 
 
@@ -83,11 +90,11 @@ def score_run(
     keep_freed_memory()
     settings = read_run_settings(run)
     dataset = open_dataset(settings.shards, shards_path)
-    stage, state = read_weights(run, settings.train.stages, stage)
-    refuse_other_dataset(state, dataset)
+    stage, checkpoint = read_weights(run, settings.train.stages, stage)
+    refuse_other_dataset(checkpoint, dataset)
     device = choose_device(settings.train.device)
-    model = build_model(settings.model, len(state["classes"])).to(device)
-    model.load_state_dict(state["model"])
+    model = build_model(settings.model, len(checkpoint.classes)).to(device)
+    model.load_state_dict(checkpoint.model)
     split = test.split or default_split(dataset)
     views = TestSnippets(
         dataset.samples(split),
@@ -101,7 +108,7 @@ def score_run(
         views,
         device,
         outputs=trained_branches(settings.model, settings.train.stages, stage),
-        attending=tuple(state["attending"]),
+        attending=checkpoint.attending,
         batch_views=test.batch_views,
         workers=num_workers(settings.train.workers),
     )
@@ -110,17 +117,17 @@ def score_run(
         "kind": settings.model.kind,
         "depth": settings.model.depth,
         "attention_at": settings.model.attention_at,
-        "classes": state["classes"],
+        "classes": checkpoint.classes,
         "dataset_kind": dataset.manifest.settings.get("dataset.kind"),
     }
     keys = views.samples.keys
     suffix = "" if stage == settings.train.stages[-1] else f"-{stage}"
     predictions = Predictions(keys, views.labels, scores, about | more)
-    write_predictions(run / f"{PREDICTIONS}{suffix}.parquet", predictions)
+    write_predictions(predictions_file(run, suffix), predictions)
     metrics = {
         **about,
         "num_videos": len(keys),
-        "scores": score_figures(scores, views.labels, state["classes"]),
+        "scores": score_figures(scores, views.labels, checkpoint.classes),
     }
     write_atomically(
         run / f"{METRICS}{suffix}.json", (json.dumps(metrics, indent=2) + "\n").encode()
@@ -128,13 +135,14 @@ def score_run(
     return metrics
 
 
-def read_weights(run: Path, stages: Sequence[str], stage: str | None) -> tuple[str, dict[str, Any]]:
+def read_weights(run: Path, stages: Sequence[str], stage: str | None) -> tuple[str, Checkpoint]:
     """The stage that the run's network stands in, or the named one, and its checkpoint. InputError
     for one not done.
     """
     if stage is None:
-        state = load_checkpoint(run / CHECKPOINT)
-        return stages[min(state["position"]["stage"], len(stages) - 1)], state
+        checkpoint, training = load_resumable(run / CHECKPOINT)
+        # Behind the last stage the position is one beyond it.
+        return stages[min(training.position.stage, len(stages) - 1)], checkpoint
     if stage not in stages:
         raise InputError(f"{run}: no stage {stage}, it trains {', '.join(stages)}")
     return stage, load_checkpoint(run / f"{stage}.pt")
@@ -147,29 +155,27 @@ def trained_branches(
     weights.
     """
     done = plan_stages(stages[: stages.index(stage) + 1], model.kind)
-    begun = {"rgb": model.rgb_weights, "flow": model.flow_weights}
     return tuple(
         name
         for name in BRANCHES[model.kind]
-        if any(each.trains == name for each in done) or begun[name] not in (None, IMAGENET)
+        if any(each.trains == name for each in done)
+        or model.first_weights[name] not in (None, IMAGENET)
     )
 
 
 def default_split(dataset: ShardDataset) -> str:
     """What is scored when no split is named: Kinetics calls it val, most others test."""
-    return (
-        "val"
-        if "test" not in dataset.manifest.splits and "val" in dataset.manifest.splits
-        else "test"
-    )
+    return next((split for split in ("test", "val") if split in dataset.manifest.splits), "test")
 
 
-def score_figures(scores: Scores, labels: NDArray[np.int64], classes: list[str]) -> dict[str, Any]:
+def score_figures(
+    scores: BranchScores, labels: NDArray[np.int64], classes: list[str]
+) -> dict[str, Any]:
     """Top-1, top-5 and per-class accuracy of each branch, and of the weighted sums where there are
     both.
     """
-    named: Scores = dict(scores)
-    if {"rgb", "flow"} <= scores.keys():
+    named: BranchScores = dict(scores)
+    if scores.keys() >= {*BOTH}:
         named |= {
             f"fused {name}": fuse(scores["rgb"], scores["flow"], weights).astype(np.float32)
             for name, weights in FUSION_WEIGHTS.items()
@@ -177,35 +183,26 @@ def score_figures(scores: Scores, labels: NDArray[np.int64], classes: list[str])
     return {name: _figures(values, labels, classes) for name, values in named.items()}
 
 
-def refuse_other_dataset(state: dict[str, Any], dataset: ShardDataset) -> None:
+def refuse_other_dataset(checkpoint: Checkpoint, dataset: ShardDataset) -> None:
     """InputError when the shards have other classes or another codec than those the network was
     trained on.
     """
     manifest = dataset.manifest
-    if list(manifest.classes) != state["classes"]:
+    if list(manifest.classes) != checkpoint.classes:
         raise InputError(
-            f"{dataset.path}: {len(manifest.classes)} classes ({', '.join(manifest.classes[:3])} "
-            "...), the network "
-            f"was trained on {len(state['classes'])} ({', '.join(state['classes'][:3])} ...)"
+            f"{dataset.path}: {_named(manifest.classes)}, the network was trained on "
+            f"{_named(checkpoint.classes)}"
         )
     refuse_other_codec(str(dataset.path), manifest.flow_codec.zero, manifest.flow_codec.levels)
-    if manifest.flow_codec.bound != state["bound"]:
+    if manifest.flow_codec.bound != checkpoint.bound:
         raise InputError(
             f"{dataset.path}: flow bound {manifest.flow_codec.bound}, the network was trained on "
-            f"{state['bound']}"
+            f"{checkpoint.bound}"
         )
 
 
-def build_model(model: ModelSettings, num_classes: int) -> TwoBranch:
-    """The network of section `model` for that many classes, with random weights."""
-    return TwoBranch(
-        model.kind,
-        model.depth,
-        num_classes,
-        model.stack_length,
-        model.dropout,
-        attention_at=model.attention_at,
-    )
+def _named(classes: Sequence[str]) -> str:
+    return f"{len(classes)} classes ({', '.join(classes[:3])} ...)"
 
 
 def _figures(

@@ -11,27 +11,34 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twinstream.errors import InputError
+from twinstream.train.choices import BOTH
 from twinstream.train.metrics import Weights, fuse, top_k_accuracy
-from twinstream.train.predictions import Predictions, read_predictions
-from twinstream.train.run import read_run_settings
-from twinstream.train.stages import iteration_of
-
-# Network and iteration; 0 is before any attention across branches
-Case = tuple[str, int]
+from twinstream.train.predictions import Predictions, predictions_file, read_predictions
+from twinstream.train.run_folder import read_run_settings
+from twinstream.train.stages import iteration
 
 RGB_ALONE, FLOW_ALONE = (1.0, 0.0), (0.0, 1.0)
 MUST_AGREE = ("classes", "split", "segments", "crops", "depth")
 
 
+class Variant(NamedTuple):
+    """A trained network of the paper's tables."""
+
+    network: str
+    """baseline, nonlocal, cma or cma_nonlocal"""
+    iteration: int
+    """0 before any attention across branches"""
+
+
 @dataclass(frozen=True)
 class Accuracy:
-    """Shares in [0, 1] over all videos; `spread` is the standard deviation of top-1 over runs on
+    """In [0, 1] over all videos; `spread` is the standard deviation of top-1 over runs on
     the same videos.
     """
 
@@ -42,19 +49,19 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What runs have predicted, by case; every case has at least one entry."""
+    """What runs have predicted, by variant; every variant has at least one entry."""
 
-    cases: dict[Case, list[Predictions]]
+    variants: dict[Variant, list[Predictions]]
     about: dict[str, Any]
     """What all agree in (classes, split, segments, crops, depth), and the first one's dataset_kind
     and attention_at.
     """
 
-    def accuracy(self, case: Case, weights: Weights) -> Accuracy | None:
+    def accuracy(self, variant: Variant, weights: Weights) -> Accuracy | None:
         """Of that weighted sum; None where a branch it needs was not scored."""
         found = [
             (p, scores)
-            for p in self.cases.get(case, [])
+            for p in self.variants.get(variant, [])
             if (scores := weighted(p, weights)) is not None
         ]
         if not found:
@@ -66,14 +73,14 @@ class Evidence:
         return Accuracy(top1, top5, statistics.stdev(tops[0]) if repeated else None)
 
     def pooled(
-        self, case: Case, weights: Weights
+        self, variant: Variant, weights: Weights
     ) -> tuple[NDArray[np.floating[Any]], NDArray[np.int64]] | None:
         """(V, C) scores and (V,) labels of all runs one after another; None where nothing was
         scored.
         """
         found = [
             (p, scores)
-            for p in self.cases.get(case, [])
+            for p in self.variants.get(variant, [])
             if (scores := weighted(p, weights)) is not None
         ]
         if not found:
@@ -85,7 +92,7 @@ class Evidence:
     @property
     def num_videos(self) -> int:
         """Different videos that any run has scored."""
-        return len({key for each in self.cases.values() for p in each for key in p.keys})
+        return len({key for each in self.variants.values() for p in each for key in p.keys})
 
 
 def weighted(predictions: Predictions, weights: Weights) -> NDArray[np.floating[Any]] | None:
@@ -93,8 +100,7 @@ def weighted(predictions: Predictions, weights: Weights) -> NDArray[np.floating[
     when another is not.
     """
     given = [
-        (weight, predictions.scores.get(name))
-        for weight, name in zip(weights, ("rgb", "flow"), strict=True)
+        (weight, predictions.scores.get(name)) for weight, name in zip(weights, BOTH, strict=True)
     ]
     needed = [(weight, scores) for weight, scores in given if weight]
     if any(scores is None for _, scores in needed):
@@ -108,13 +114,13 @@ def weighted(predictions: Predictions, weights: Weights) -> NDArray[np.floating[
     )
 
 
-def case_of(kind: str, stage: str) -> Case:
+def variant_of(kind: str, stage: str) -> Variant:
     """two_stream, rgb -> (baseline, 0); cma, iter2 -> (cma, 2); cma, flow -> (baseline, 0): no
     block has acted yet.
     """
-    if iteration := iteration_of(stage):
-        return kind, iteration
-    return ("nonlocal", 0) if kind == "nonlocal" else ("baseline", 0)
+    if iteration(stage):
+        return Variant(kind, iteration(stage))
+    return Variant("nonlocal" if kind == "nonlocal" else "baseline", 0)
 
 
 def read_evidence(runs: Sequence[Path]) -> Evidence:
@@ -127,21 +133,22 @@ def read_evidence(runs: Sequence[Path]) -> Evidence:
         for key in MUST_AGREE:
             if predictions.about[key] != first.about[key]:
                 raise InputError(
-                    f"{path}: {_told(key, predictions)}, {first_path} has {_told(key, first)}; "
+                    f"{path}: {_named(key, predictions)}, {first_path} has {_named(key, first)}; "
                     "one report holds what was tested in one way"
                 )
-    cases: dict[Case, list[Predictions]] = {}
+    variants: dict[Variant, list[Predictions]] = {}
     for _, predictions in found:
-        cases.setdefault(case_of(predictions.about["kind"], predictions.about["stage"]), []).append(
-            predictions
-        )
-    return Evidence({case: list(paired(each)) for case, each in cases.items()}, dict(first.about))
+        variant = variant_of(predictions.about["kind"], predictions.about["stage"])
+        variants.setdefault(variant, []).append(predictions)
+    return Evidence(
+        {variant: list(paired(each)) for variant, each in variants.items()}, dict(first.about)
+    )
 
 
 def prediction_files(run: Path) -> list[Path]:
     """predictions.parquet and predictions-STAGE.parquet of a run; InputError when there is none."""
     read_run_settings(run)
-    files = sorted(run.glob("predictions*.parquet"))
+    files = sorted(run.glob(predictions_file(run, "*").name))
     if not files:
         raise InputError(f"{run}: not tested yet; `twinstream test {run}` writes its predictions")
     return files
@@ -162,7 +169,7 @@ def paired(pieces: Sequence[Predictions]) -> Iterator[Predictions]:
         yield one
 
 
-def _told(key: str, predictions: Predictions) -> str:
+def _named(key: str, predictions: Predictions) -> str:
     value = predictions.about[key]
     return (
         f"{len(value)} classes ({', '.join(value[:3])} ...)"

@@ -1,4 +1,4 @@
-"""Where the trainer's batches come from: by index or streamed, epoch by epoch, each rank its share.
+"""Where the trainer's batches come from: by index or streamed, epoch by epoch, each rank its part.
 
 Both loaders hand out the same batches where both mix the same number of shards at a time.
 """
@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from twinstream.errors import InputError
 from twinstream.shards.reader import ShardDataset
 from twinstream.shards.samples import Samples
+from twinstream.train.batch import Batch
 from twinstream.train.loader import (
-    Batch,
     SnippetRecipe,
     TrainSnippets,
     load_train_batches,
     num_workers,
 )
-from twinstream.train.order import EpochSampler, Share
+from twinstream.train.order import EpochSampler, RankPart
 from twinstream.train.ranks import Ranks
 from twinstream.train.settings import TrainSettings
 from twinstream.train.stream import StreamedShards, load_streamed_batches
@@ -54,7 +54,9 @@ class Feed:
         """Steps of an epoch, whatever the number of ranks."""
         return -(-sum(self._shard_sizes) // self._train.batch_size)
 
-    def batches(self, epoch: int, first_step: int, ranks: Ranks) -> Iterator[tuple[Share, Batch]]:
+    def batches(
+        self, epoch: int, first_step: int, ranks: Ranks
+    ) -> Iterator[tuple[RankPart, Batch]]:
         """What is left of an epoch for this rank: which samples, and their snippets."""
         sampler = EpochSampler(
             self._shard_sizes,
@@ -71,7 +73,7 @@ class Feed:
             batches = load_streamed_batches(self._source, sampler, workers)
         else:
             batches = load_train_batches(self._source, sampler, workers)
-        yield from zip(sampler.shares, batches, strict=True)
+        yield from zip(sampler.parts, batches, strict=True)
 
 
 def shard_urls(samples: Samples, template: str | None) -> list[str]:
@@ -80,7 +82,7 @@ def shard_urls(samples: Samples, template: str | None) -> list[str]:
     """
     if template is not None and "{shard}" not in template:
         raise InputError(
-            f"train.stream_url: {template!r} names no {{shard}}, the place of a shard's path"
+            f"train.stream_url: {template!r} names no {{shard}}, which stands for a shard's path"
         )
     paths = [entry.tar.path for entry in samples.entries]
     if template is None:

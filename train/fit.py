@@ -1,7 +1,7 @@
-"""The training loop: stages, epochs, steps, in that order from top to bottom.
+"""The training loop: stages, epochs, steps, in that order from top to bottom (`fit`).
 
 One branch learns at a time with SGD on the cross-entropy of its consensus; the other is frozen,
-BatchNorm included. Each stage begins with a fresh optimizer at the initial rate, cut by 10 when
+BatchNorm included. Each stage begins with a new optimizer at the initial rate, cut by 10 when
 accuracy is on a plateau. Whatever a step draws at random follows from (seed, stage, epoch, step,
 rank), so a run that was stopped and resumed writes the same losses as one that was not. The price:
 the generator is seeded anew before every step.
@@ -10,9 +10,9 @@ the generator is seeded anew before every step.
 import math
 import signal
 import time
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.optim import SGD
@@ -22,302 +22,278 @@ from twinstream.errors import InputError
 from twinstream.progress import Progress
 from twinstream.shards.index import file_sha256
 from twinstream.shards.manifest import FILE_NAME
-from twinstream.shards.reader import open_dataset
+from twinstream.shards.reader import ShardDataset, open_dataset
 from twinstream.signals import StopSignal, noted_signals
-from twinstream.train.checkpoint import load_checkpoint, save_checkpoint
+from twinstream.train.checkpoint import (
+    Checkpoint,
+    Position,
+    TrainingState,
+    load_resumable,
+    save_checkpoint,
+)
 from twinstream.train.device import choose_device
-from twinstream.train.evaluate import build_model, score_videos
+from twinstream.train.evaluate import score_videos
 from twinstream.train.feed import Feed
-from twinstream.train.journal import Journal, record_start
-from twinstream.train.loader import Batch, TestSnippets, num_workers
+from twinstream.train.gradient import add_gradients
+from twinstream.train.loader import TestSnippets, num_workers
 from twinstream.train.memory import keep_freed_memory
 from twinstream.train.metrics import ranked_classes
+from twinstream.train.model import TwoBranch, build_model
 from twinstream.train.normalise import refuse_other_codec
-from twinstream.train.order import Share
 from twinstream.train.ranks import Ranks, joined_ranks, share_batch_norm
-from twinstream.train.run import CHECKPOINT, RunSettings, begin_run, can_resume, keep_manifest
+from twinstream.train.run_folder import (
+    CHECKPOINT,
+    RunSettings,
+    begin_run,
+    can_resume,
+    keep_manifest,
+)
+from twinstream.train.run_log import TrainingLog, record_start
+from twinstream.train.seeds import step_seed
+from twinstream.train.settings import TrainSettings
 from twinstream.train.stages import Stage, plan_stages
-from twinstream.train.update import add_gradients
 from twinstream.train.weights import initialise
 
 
-@dataclass
-class Position:
-    """Where training stands: all of epoch `epoch` before step `step` is done; seen and correct
-    count its videos.
-    """
+@dataclass(frozen=True)
+class Session:
+    """What a run trains with, opened once. Only the weights in `model` change."""
 
-    stage: int = 0
-    epoch: int = 0
-    step: int = 0
-    seen: int = 0
-    correct: int = 0
-
-
-class Trainer:
-    """A network, its data and where its training stands; `run` goes on from there to the end."""
-
-    def __init__(self, settings: RunSettings, out: Path, ranks: Ranks | None = None) -> None:
-        keep_freed_memory()
-        self.settings, self.out = settings, out
-        self.ranks = ranks or Ranks(device=choose_device(settings.train.device))
-        self.device = self.ranks.device
-        self.dataset = open_dataset(settings.shards)
-        codec = self.dataset.manifest.flow_codec
-        refuse_other_codec(settings.shards.path, codec.zero, codec.levels)
-        self.dataset_sha256 = file_sha256(self.dataset.path / FILE_NAME)
-        self.stages = plan_stages(settings.train.stages, settings.model.kind)
-        self.feed = Feed(self.dataset, settings.train, settings.model.stack_length)
-        torch.manual_seed(settings.train.seed)
-        self.model = build_model(settings.model, len(self.dataset.manifest.classes)).to(self.device)
-        share_batch_norm(self.model, self.ranks)
-        self.at = Position()
-        self.has_checkpoint = self.stopping = False
-        self.journal: Journal | None = None
-
-    def start(self) -> None:
-        """Begin with first weights; the folder appears only when they could be had."""
-        for name in self.model.names:
-            initialise(
-                self.model.branch(name), getattr(self.settings.model, f"{name}_weights"), name
-            )
-        if self.ranks.is_first:
-            begin_run(self.out, self.settings)
-            keep_manifest(self.out, self.dataset.manifest)
-        self._begin_stage()
-        self._open_journal(None)
-
-    def resume(self) -> None:
-        """Go on from the checkpoint; what the log says beyond it is dropped."""
-        state = load_checkpoint(self.out / CHECKPOINT)
-        if state["dataset_sha256"] != self.dataset_sha256:
-            raise InputError(
-                f"{self.out}: was trained on another dataset than the one at {self.dataset.path}"
-            )
-        self.at, self.has_checkpoint = Position(**state["position"]), True
-        if self.at.stage == len(self.stages):
-            return
-        self._begin_stage()
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.ranks.sums(0)  # No rank writes a new checkpoint while another still reads this one.
-        self._open_journal(state["log_bytes"])
-
-    def run(self) -> None:
-        """Train every stage that is left."""
-        with noted_signals() as stop:
-            while self.at.stage < len(self.stages):
-                stage = self.stages[self.at.stage]
-                self._run_stage(stage, stop)
-                if self.ranks.is_first:
-                    save_checkpoint(self.out / f"{stage.name}.pt", self._weights())
-                self.at = Position(stage=self.at.stage + 1)
-                if self.at.stage < len(self.stages):
-                    self._begin_stage()
-                self._save()
-        if self.journal is not None:
-            self.journal.close()
-
-    def _run_stage(self, stage: Stage, stop: StopSignal) -> None:
-        train, steps = self.settings.train, self.feed.epoch_steps
-        done = self.at.epoch * steps + self.at.step
-        with Progress(
-            stage.name, train.epochs * steps, "step", done, shown=self.ranks.is_first
-        ) as progress:
-            while self.at.epoch < train.epochs:
-                self._run_epoch(stage, progress, stop)
-
-    def _run_epoch(self, stage: Stage, progress: Progress, stop: StopSignal) -> None:
-        at = self.at
-        self.model.train()
-        before = time.perf_counter()
-        for share, batch in self.feed.batches(self._epochs_begun, at.step, self.ranks):
-            arrived = time.perf_counter()
-            loss = self._step(stage, batch, share, stop)
-            ended = time.perf_counter()
-            times = {"data_ms": 1e3 * (arrived - before), "step_ms": 1e3 * (ended - arrived)}
-            self._log({"step": at.step, "loss": loss, "learning_rate": self._rate(), **times})
-            at.step += 1
-            told = f"data {times['data_ms']:.0f} · step {times['step_ms']:.0f} ms"
-            progress.advance(
-                note=f"epoch {at.epoch + 1}/{self.settings.train.epochs} · loss {loss:.3f} · {told}"
-            )
-            self._save_or_stop(stop)
-            before = time.perf_counter()
-        self._end_epoch(stage)
-
-    def _step(self, stage: Stage, batch: Batch, share: Share, stop: StopSignal) -> float:
-        """One update of the branch that learns; returns the loss of the batch over all ranks."""
-        train = self.settings.train
-        torch.manual_seed(hash((train.seed, self._epochs_begun, self.at.step, self.ranks.rank)))
-        self.optimizer.zero_grad(set_to_none=True)
-        loss, correct = add_gradients(
-            self.model,
-            batch,
-            share,
-            stage,
-            self.device,
-            segments=train.segments,
-            micro_batch=train.micro_batch,
-        )
-        self.ranks.sum_gradients(self.model.parameters())
-        self.optimizer.step()
-        loss, num_correct, stops = self.ranks.sums(loss, correct, stop.number is not None)
-        if not math.isfinite(loss):
-            raise self._diverged(f"the loss is {'NaN' if math.isnan(loss) else loss}")
-        self.at.seen += share.num_global
-        self.at.correct += int(num_correct)
-        # A signal that any rank has noted stops all of them behind the same step.
-        self.stopping = bool(stops)
-        return loss
-
-    def _end_epoch(self, stage: Stage) -> None:
-        figures = {"train_accuracy": self.at.correct / self.at.seen}
-        if self.settings.train.validate_split:
-            figures["validation_accuracy"] = self._validate(
-                stage, self.settings.train.validate_split
-            )
-        self.schedule.step(figures.get("validation_accuracy", figures["train_accuracy"]))
-        self._log(figures)
-        self.at = Position(stage=self.at.stage, epoch=self.at.epoch + 1)
-        self._save()
-
-    def _validate(self, stage: Stage, split: str) -> float:
-        """Top-1 accuracy of the branch that learns, on the centre crops of as many snippets as in
-        training.
-        """
-        samples = self.dataset.samples(split)
-        correct = self._num_correct(stage, samples[self.ranks.rank :: self.ranks.size])
-        return self.ranks.sums(correct)[0] / len(samples)
-
-    def _num_correct(self, stage: Stage, samples: Any) -> int:
-        """Of one rank's share of a split, which may be empty."""
-        train, model = self.settings.train, self.settings.model
-        if not samples:
-            return 0
-        views = TestSnippets(
-            samples,
-            segments=train.segments,
-            stack_length=model.stack_length,
-            crops=1,
-            crop_size=train.crop_size,
-        )
-        scores = score_videos(
-            self.model,
-            views,
-            self.device,
-            outputs=(stage.trains,),
-            attending=stage.attending,
-            batch_views=train.batch_size,
-            workers=num_workers(train.workers),
-        )
-        return int((ranked_classes(scores[stage.trains])[:, 0] == views.labels).sum())
-
-    def _begin_stage(self) -> None:
-        """The other branch frozen, a fresh optimizer at the initial rate."""
-        train = self.settings.train
-        self.model.train_only(self.stages[self.at.stage].trains)
-        self.optimizer = SGD(
-            [parameter for parameter in self.model.parameters() if parameter.requires_grad],
-            lr=train.learning_rate,
-            momentum=train.momentum,
-            weight_decay=train.weight_decay,
-        )
-        self.schedule = ReduceLROnPlateau(
-            self.optimizer, mode="max", factor=0.1, patience=train.plateau_patience
-        )
-
-    def _save(self) -> None:
-        if not all(bool(value.isfinite().all()) for value in self.model.state_dict().values()):
-            raise self._diverged("weights are no longer finite")
-        self.has_checkpoint = True
-        if self.journal is None:
-            return
-        progress = {
-            "position": asdict(self.at),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "log_bytes": self.journal.num_bytes,
-        }
-        save_checkpoint(self.out / CHECKPOINT, self._weights() | progress)
-
-    def _weights(self) -> dict[str, Any]:
-        """The network and what it must be used with."""
-        stage = self.stages[min(self.at.stage, len(self.stages) - 1)]
-        return {
-            "model": self.model.state_dict(),
-            "classes": list(self.dataset.manifest.classes),
-            "bound": self.dataset.manifest.flow_codec.bound,
-            "dataset_sha256": self.dataset_sha256,
-            "attending": list(stage.attending),
-        }
-
-    def _save_or_stop(self, stop: StopSignal) -> None:
-        """Between two steps everything fits together: the only place where a signal
-        ends the run.
-        """
-        if self.stopping or self.at.step % self.settings.train.checkpoint_steps == 0:
-            self._save()
-        if self.stopping:
-            stop.number = stop.number or signal.SIGTERM
-            stop.check()
-
-    def _diverged(self, what: str) -> InputError:
-        where = (
-            f"stage {self.stages[self.at.stage].name}, epoch {self.at.epoch + 1}, step "
-            f"{self.at.step + 1}"
-        )
-        good = (
-            f"{self.out / CHECKPOINT} is from before it"
-            if self.has_checkpoint
-            else "no checkpoint was written yet"
-        )
-        return InputError(f"{what} at {where}; {good}; try a lower train.learning_rate")
-
-    @property
-    def _epochs_begun(self) -> int:
-        """Epochs before this one, over all stages: with the seed it fixes order and
-        augmentation.
-        """
-        return self.at.stage * self.settings.train.epochs + self.at.epoch
-
-    @property
-    def _steps_done(self) -> int:
-        """Steps over all stages, TensorBoard's axis."""
-        return self._epochs_begun * self.feed.epoch_steps + self.at.step
-
-    def _rate(self) -> float:
-        return float(self.optimizer.param_groups[0]["lr"])
-
-    def _open_journal(self, num_bytes: int | None) -> None:
-        """On the first rank: the others keep no log."""
-        if self.ranks.is_first:
-            told = {"path": str(self.dataset.path), "sha256": self.dataset_sha256}
-            record_start(self.out, told, self.device, self.ranks.size)
-            self.journal = Journal(self.out, first_step=self._steps_done, num_bytes=num_bytes)
-
-    def _log(self, figures: dict[str, Any]) -> None:
-        if self.journal is not None:
-            stage = {"stage": self.stages[self.at.stage].name, "epoch": self.at.epoch}
-            self.journal.write(stage | figures, self._steps_done)
+    out: Path
+    settings: RunSettings
+    ranks: Ranks
+    dataset: ShardDataset
+    dataset_sha256: str
+    stages: list[Stage]
+    feed: Feed
+    model: TwoBranch
 
 
 def train(settings: RunSettings, out: Path, *, resume: bool) -> None:
-    """Train into the folder `out`, from the beginning or from its checkpoint; under torchrun, as
-    one of its ranks.
+    """Train into the run directory `out`, from the beginning or from its checkpoint; under
+    torchrun, as one of its ranks.
     """
-    device = choose_device(settings.train.device)
-    with joined_ranks(device) as ranks:
-        trainer = Trainer(settings, out, ranks)
+    keep_freed_memory()
+    with joined_ranks(choose_device(settings.train.device)) as ranks:
+        session = open_session(settings, out, ranks)
         found = can_resume(out, settings, resume=resume)
+        # Sync: before any rank goes on, all of them must start from the same weights.
         if ranks.sums(found)[0] not in (0, ranks.size):
             raise InputError(
                 f"--out {out}: not every rank sees the checkpoint; the folder must be one for all "
                 "of them"
             )
-        if found:
-            trainer.resume()
-        else:
-            trainer.start()
-        trainer.run()
+        start = load_training(session) if found else begin_training(session)
+        if start.position.stage < len(session.stages):
+            with closing(open_log(session, start)) as log, noted_signals() as stop:
+                fit(session, start, log, stop)
+
+
+def fit(session: Session, start: TrainingState, log: TrainingLog, stop: StopSignal) -> None:
+    """Train from `start` to the end of the last stage. The position advances here, nowhere else."""
+    model, ranks, train = session.model, session.ranks, session.settings.train
+    at, epoch_steps = start.position, session.feed.epoch_steps
+    for stage in session.stages[at.stage :]:
+        optimizer, schedule = begin_stage(model, stage, train)
+        if not at.is_stage_start:
+            optimizer.load_state_dict(start.optimizer)
+            schedule.load_state_dict(start.schedule)
+        done, total = at.epoch * epoch_steps + at.step, train.epochs * epoch_steps
+        with Progress(stage.name, total, "step", done, shown=ranks.is_first) as progress:
+            while at.epoch < train.epochs:
+                # Counted over all stages: it fixes order and augmentation.
+                epoch = at.stage * train.epochs + at.epoch
+                model.train()
+                waiting = time.perf_counter()
+                for part, batch in session.feed.batches(epoch, at.step, ranks):
+                    begun = time.perf_counter()
+                    torch.manual_seed(step_seed(train.seed, epoch, at.step, ranks.rank))
+                    optimizer.zero_grad()
+                    loss, correct = add_gradients(
+                        model, batch, part, stage, ranks.device, train.segments, train.micro_batch
+                    )
+                    # Sync: one gradient on all ranks, so that their networks stay equal.
+                    ranks.sum_gradients(model.parameters())
+                    optimizer.step()
+                    # Sync: the loss of the whole batch; and a signal that any rank has noted, so
+                    # that all of them stop behind the same step.
+                    loss, right, stops = ranks.sums(loss, correct, stop.number is not None)
+                    if not math.isfinite(loss):
+                        raise diverged(
+                            session, at, f"the loss is {'NaN' if math.isnan(loss) else loss}"
+                        )
+                    data_ms, step_ms = 1e3 * (begun - waiting), 1e3 * (time.perf_counter() - begun)
+                    line = {"stage": stage.name, "epoch": at.epoch, "step": at.step, "loss": loss}
+                    line |= {"learning_rate": optimizer.param_groups[0]["lr"]}
+                    line |= {"data_ms": data_ms, "step_ms": step_ms}
+                    log.write(line, epoch * epoch_steps + at.step)
+                    at = at.after_step(part.num_global, int(right))
+                    times = f"data {data_ms:.0f} · step {step_ms:.0f} ms"
+                    progress.advance(
+                        note=f"epoch {at.epoch + 1}/{train.epochs} · loss {loss:.3f} · {times}"
+                    )
+                    # Between two steps all parts of the state fit together: only here may a run
+                    # be interrupted.
+                    if stops or at.step % train.checkpoint_steps == 0:
+                        save(session, log, at, optimizer, schedule)
+                    if stops:
+                        # A rank that no signal has reached ends as SIGTERM would end it.
+                        stop.number = stop.number or signal.SIGTERM
+                        stop.check()
+                    waiting = time.perf_counter()
+                accuracies = {"train_accuracy": at.correct / at.seen}
+                if train.validate_split:
+                    accuracies["validation_accuracy"] = validate(
+                        session, stage, train.validate_split
+                    )
+                # The last one decides; it is the same on all ranks, and so the rate stays the same.
+                schedule.step([*accuracies.values()][-1])
+                line = {"stage": stage.name, "epoch": at.epoch, **accuracies}
+                log.write(line, epoch * epoch_steps + at.step)
+                at = at.after_epoch()
+                save(session, log, at, optimizer, schedule)
+        if ranks.is_first:
+            save_checkpoint(session.out / f"{stage.name}.pt", checkpoint_at(session, at))
+        at = at.after_stage()
+        save(session, log, at)
+
+
+def open_session(settings: RunSettings, out: Path, ranks: Ranks) -> Session:
+    """Dataset, batches and a network with random weights; InputError where they do not fit."""
+    dataset = open_dataset(settings.shards)
+    manifest = dataset.manifest
+    refuse_other_codec(settings.shards.path, manifest.flow_codec.zero, manifest.flow_codec.levels)
+    stages = plan_stages(settings.train.stages, settings.model.kind)
+    feed = Feed(dataset, settings.train, settings.model.stack_length)
+    # The same on all ranks, which do not exchange their weights.
+    torch.manual_seed(settings.train.seed)
+    model = build_model(settings.model, len(manifest.classes)).to(ranks.device)
+    share_batch_norm(model, ranks)
+    sha256 = file_sha256(dataset.path / FILE_NAME)
+    return Session(out, settings, ranks, dataset, sha256, stages, feed, model)
+
+
+def begin_training(session: Session) -> TrainingState:
+    """First weights into the model; the run directory appears only when they could be had."""
+    for name in session.model.names:
+        initialise(session.model.branch(name), session.settings.model.first_weights[name], name)
+    if session.ranks.is_first:
+        begin_run(session.out, session.settings)
+        keep_manifest(session.out, session.dataset.manifest)
+    return TrainingState(Position(), {}, {}, log_bytes=0)
+
+
+def load_training(session: Session) -> TrainingState:
+    """The checkpoint's weights into the model; returns the rest of it."""
+    checkpoint, training = load_resumable(session.out / CHECKPOINT)
+    if checkpoint.dataset_sha256 != session.dataset_sha256:
+        raise InputError(
+            f"{session.out}: was trained on another dataset than the one at {session.dataset.path}"
+        )
+    session.model.load_state_dict(checkpoint.model)
+    # Sync: no rank writes a new checkpoint while another still reads this one.
+    session.ranks.sums(0)
+    return training
+
+
+def open_log(session: Session, start: TrainingState) -> TrainingLog:
+    """The log from `start` on: what it says beyond the checkpoint is dropped."""
+    if session.ranks.is_first:
+        dataset = {"path": str(session.dataset.path), "sha256": session.dataset_sha256}
+        record_start(session.out, dataset, session.ranks.device, session.ranks.size)
+    at, epochs = start.position, session.settings.train.epochs
+    first_step = (at.stage * epochs + at.epoch) * session.feed.epoch_steps + at.step
+    run = session.out if session.ranks.is_first else None
+    return TrainingLog(run, first_step=first_step, num_bytes=start.log_bytes)
+
+
+def begin_stage(
+    model: TwoBranch, stage: Stage, train: TrainSettings
+) -> tuple[SGD, ReduceLROnPlateau]:
+    """The other branch frozen; a new optimizer at the initial rate, and what will cut the rate."""
+    model.train_only(stage.trains)
+    optimizer = SGD(
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        lr=train.learning_rate,
+        momentum=train.momentum,
+        weight_decay=train.weight_decay,
+    )
+    schedule = ReduceLROnPlateau(optimizer, mode="max", factor=0.1, patience=train.plateau_patience)
+    return optimizer, schedule
+
+
+def validate(session: Session, stage: Stage, split: str) -> float:
+    """Top-1 accuracy of the branch that learns, on the centre crops of as many snippets as in
+    training.
+    """
+    train, ranks, samples = session.settings.train, session.ranks, session.dataset.samples(split)
+    own, correct = samples[ranks.rank :: ranks.size], 0
+    # Of a small split a rank may have no video.
+    if own:
+        views = TestSnippets(
+            own,
+            segments=train.segments,
+            stack_length=session.settings.model.stack_length,
+            crops=1,
+            crop_size=train.crop_size,
+        )
+        scores = score_videos(
+            session.model,
+            views,
+            ranks.device,
+            outputs=(stage.trains,),
+            attending=stage.attending,
+            batch_views=train.batch_size,
+            workers=num_workers(train.workers),
+        )
+        correct = int((ranked_classes(scores[stage.trains])[:, 0] == views.labels).sum())
+    # Sync: every rank has scored a part of the split, and needs the accuracy of all of it.
+    return ranks.sums(correct)[0] / len(samples)
+
+
+def save(
+    session: Session,
+    log: TrainingLog,
+    at: Position,
+    optimizer: SGD | None = None,
+    schedule: ReduceLROnPlateau | None = None,
+) -> None:
+    """Replace checkpoint.pt, if the weights are finite: what it holds is always good to go on from.
+    Between two stages there is no optimizer to keep.
+    """
+    if not all(bool(value.isfinite().all()) for value in session.model.state_dict().values()):
+        raise diverged(session, at, "weights are no longer finite")
+    if session.ranks.is_first:
+        training = TrainingState(
+            at,
+            optimizer.state_dict() if optimizer else {},
+            schedule.state_dict() if schedule else {},
+            log.num_bytes,
+        )
+        save_checkpoint(session.out / CHECKPOINT, checkpoint_at(session, at, training))
+
+
+def checkpoint_at(
+    session: Session, at: Position, training: TrainingState | None = None
+) -> Checkpoint:
+    """The network as it is, and what it must be used with."""
+    stage = session.stages[min(at.stage, len(session.stages) - 1)]
+    manifest = session.dataset.manifest
+    return Checkpoint(
+        session.model.state_dict(),
+        list(manifest.classes),
+        manifest.flow_codec.bound,
+        session.dataset_sha256,
+        stage.attending,
+        training,
+    )
+
+
+def diverged(session: Session, at: Position, what: str) -> InputError:
+    """The error that ends a run whose loss or weights are no longer finite."""
+    path = session.out / CHECKPOINT
+    good = f"{path} is from before it" if path.exists() else "no checkpoint was written yet"
+    return InputError(
+        f"{what} at stage {session.stages[at.stage].name}, epoch {at.epoch + 1}, step "
+        f"{at.step + 1}; {good}; try a lower train.learning_rate"
+    )

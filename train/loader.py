@@ -3,43 +3,50 @@ the trainer.
 
 What a sample shows in an epoch is a function of (seed, epoch, key) alone, so workers, ranks and
 resuming change nothing; the order is train/order.py's. Only the members a snippet needs are read
-and decoded, and what is cut from them goes straight to its place in the batch. A fault of the data
-travels from a worker as a value, because an exception raised there would arrive wrapped in a
+and decoded, and what is cut from them is written straight into its row of the batch. A fault of the
+data travels from a worker as a value, because an exception raised there would arrive wrapped in a
 traceback.
 """
 
-import hashlib
-import math
 import os
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
 from twinstream.errors import InputError
 from twinstream.shards.reader import read_snippets
 from twinstream.shards.samples import Samples, StoredSample
 from twinstream.signals import SIGNALS
 from twinstream.train import snippets, transforms
+from twinstream.train.batch import Batch, new_batch
+from twinstream.train.choices import NumCrops
 from twinstream.train.memory import keep_freed_memory
 from twinstream.train.order import EpochSampler
+from twinstream.train.seeds import sample_rng
 
-NumCrops = Literal[1, 5, 10]
-# rgb (K, 3, S, S) uint8, flow (K, 2L, S, S) uint8, flow_scale (2,) float32, number: a label or a
-# video's position
-Item = tuple[Tensor, Tensor, Tensor, int]
-# The same with a leading batch dimension, numbers (B,) int64
-Batch = tuple[Tensor, Tensor, Tensor, Tensor]
-Place = TypeVar("Place")
+Index = TypeVar("Index")
 MAX_WORKERS = 8
+
+
+class Item(NamedTuple):
+    """One row of a batch, for a DataLoader that stacks items itself."""
+
+    rgb: Tensor
+    """(K, 3, S, S) uint8"""
+    flow: Tensor
+    """(K, 2L, S, S) uint8"""
+    flow_scale: Tensor
+    """(2,) float32"""
+    label: int
 
 
 @dataclass(frozen=True)
@@ -64,35 +71,15 @@ class SnippetRecipe:
         )
 
 
-def new_batch(size: int, snippets: int, stack_length: int, crop_size: int) -> Batch:
-    """A batch to be filled. A worker's lies in shared memory, where the trainer finds it without a
-    copy.
-    """
-
-    def empty(dtype: torch.dtype, *shape: int) -> Tensor:
-        if get_worker_info() is None:
-            return torch.empty(shape, dtype=dtype)
-        # What torch's own collate function asks for; share_memory_() would copy memory that is yet
-        # to be written.
-        storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)  # type: ignore[no-untyped-call]
-        return torch.empty(0, dtype=dtype).set_(storage).reshape(shape)
-
-    rgb, flow = (
-        empty(torch.uint8, size, snippets, c, crop_size, crop_size) for c in (3, 2 * stack_length)
-    )
-    return rgb, flow, empty(torch.float32, size, 2), empty(torch.int64, size)
-
-
 @dataclass(frozen=True)
 class Choice:
-    """What a batch shows in one row: each of V views of each of K snippets, and the number that
-    goes with it.
-    """
+    """What a row of a batch shows: each of V views of each of K snippets of a video."""
 
     sample: StoredSample
+    position: int
+    """The video's, in its split"""
     starts: list[int]
     views: Sequence[transforms.View]
-    number: int
 
 
 class Videos(Protocol):
@@ -115,8 +102,8 @@ class Videos(Protocol):
         ...
 
 
-class Snippets(Dataset[Item], Generic[Place], ABC):
-    """Snippets of videos by place, one by one or straight into a batch."""
+class Snippets(Dataset[Item], Generic[Index], ABC):
+    """Snippets of videos by index, one by one or straight into a batch."""
 
     def __init__(
         self, samples: Videos, views: int, snippets: int, stack_length: int, crop_size: int
@@ -125,27 +112,30 @@ class Snippets(Dataset[Item], Generic[Place], ABC):
         self.stack_length, self.crop_size = stack_length, crop_size
         self._views, self._snippets = views, snippets
 
-    def __getitem__(self, place: Place) -> Item:
-        rgb, flow, scales, numbers = self.batch([place])
-        return rgb[0], flow[0], scales[0], int(numbers[0])
+    def __getitem__(self, index: Index) -> Item:
+        batch = self.batch([index])
+        return Item(batch.rgb[0], batch.flow[0], batch.flow_scale[0], int(batch.labels[0]))
 
-    def batch(self, places: Sequence[Place]) -> Batch:
-        """What a DataLoader would stack of these places' items, without the copy."""
+    def batch(self, indexes: Sequence[Index]) -> Batch:
+        """The items of these indexes as a DataLoader would stack them, without the copy."""
         batch = new_batch(
-            len(places), self._views * self._snippets, self.stack_length, self.crop_size
+            len(indexes), self._views * self._snippets, self.stack_length, self.crop_size
         )
-        rgb, flow, scales, numbers = (part.numpy() for part in batch)
-        grid = len(places), self._views, self._snippets
-        rgb, flow = (part.reshape(*grid, *part.shape[2:]) for part in (rgb, flow))
-        for row, choice in enumerate([self.choose(place) for place in places]):
+        grid = len(indexes), self._views, self._snippets
+        rgb, flow = (
+            part.numpy().reshape(*grid, *part.shape[2:]) for part in (batch.rgb, batch.flow)
+        )
+        for row, choice in enumerate([self.choose(index) for index in indexes]):
             frames, stacks = read_snippets(choice.sample, choice.starts, self.stack_length)
-            scales[row] = transforms.apply_views(frames, stacks, choice.views, rgb[row], flow[row])
-            numbers[row] = choice.number
+            scale = transforms.apply_views(frames, stacks, choice.views, rgb[row], flow[row])
+            batch.flow_scale.numpy()[row] = scale
+            batch.labels[row] = choice.sample.index.label
+            batch.positions[row] = choice.position
         return batch
 
     @abstractmethod
-    def choose(self, place: Place) -> Choice:
-        """What is at a place."""
+    def choose(self, index: Index) -> Choice:
+        """What the row of that index shows."""
 
 
 class TrainSnippets(Snippets[tuple[int, int]]):
@@ -158,20 +148,18 @@ class TrainSnippets(Snippets[tuple[int, int]]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def choose(self, place: tuple[int, int]) -> Choice:
-        """The number is the label."""
-        epoch, position = place
+    def choose(self, index: tuple[int, int]) -> Choice:
+        """Drawn for that video and epoch."""
+        epoch, position = index
         sample = self.samples[position]
-        index = sample.index
-        starts, view = self.recipe.draw(
-            epoch, index.key, index.num_frames, index.height, index.width
-        )
-        return Choice(sample, starts.tolist(), [view], index.label)
+        meta = sample.index
+        starts, view = self.recipe.draw(epoch, meta.key, meta.num_frames, meta.height, meta.width)
+        return Choice(sample, position, starts.tolist(), [view])
 
 
 class TestSnippets(Snippets[int]):
-    """Every (video, segment) of a test, its crops in place of segments; the number is the video's
-    position.
+    """Every (video, segment) of a test, video after video, with the crops of its one snippet;
+    indexed by a row's number.
     """
 
     __test__ = False
@@ -196,14 +184,15 @@ class TestSnippets(Snippets[int]):
     def __len__(self) -> int:
         return len(self.samples) * self.segments
 
-    def choose(self, place: int) -> Choice:
-        """The number is the video's position."""
-        position, segment = divmod(place, self.segments)
+    def choose(self, index: int) -> Choice:
+        """Nothing is drawn: the middle of the segment, and the crops of a test."""
+        position, segment = divmod(index, self.segments)
         sample = self.samples[position]
-        starts = snippets.test_starts(sample.index.num_frames, self.segments, self.stack_length)
-        side = test_crop(sample.index.height, sample.index.width)
-        views = transforms.test_views(sample.index.height, sample.index.width, side, self.num_crops)
-        return Choice(sample, [int(starts[segment])], views, position)
+        meta = sample.index
+        starts = snippets.test_starts(meta.num_frames, self.segments, self.stack_length)
+        side = test_crop(meta.height, meta.width)
+        views = transforms.test_views(meta.height, meta.width, side, self.num_crops)
+        return Choice(sample, position, [int(starts[segment])], views)
 
 
 def test_crop(height: int, width: int) -> int:
@@ -221,12 +210,6 @@ def usable(samples: Videos, stack_length: int) -> Videos:
     except InputError as error:
         raise InputError(f"{shortest.tar.name}: {shortest.index.key}: {error}") from error
     return samples
-
-
-def sample_rng(seed: int, epoch: int, key: str) -> np.random.Generator:
-    """The random choices of one video in one epoch."""
-    digest = hashlib.sha256(key.encode()).digest()[:8]
-    return np.random.default_rng([seed, epoch, int.from_bytes(digest, "little")])
 
 
 def load_train_batches(
@@ -252,11 +235,11 @@ def num_workers(setting: int | None) -> int:
 
 
 class Batching(Protocol):
-    """What has batches of what a sampler asks for."""
+    """A source that reads a batch at a time, for the indexes that a sampler asks for."""
 
     def __len__(self) -> int: ...
-    def batch(self, wanted: Any, /) -> Batch:
-        """A batch, in memory from `new_batch`; InputError where the data are at fault."""
+    def batch(self, indexes: Any, /) -> Batch:
+        """A batch from `new_batch`, filled; InputError where the data are at fault."""
         ...
 
 
@@ -286,7 +269,7 @@ def loaded(source: Batching, workers: int, **sampling: Any) -> Iterator[Batch]:
 
 
 class _Batches(Dataset[Batch | InputError]):
-    """What a DataLoader takes as they are: batches, and InputErrors in their place."""
+    """Batches as a DataLoader passes them on; an InputError is passed on like a batch."""
 
     def __init__(self, source: Batching) -> None:
         self._source = source
@@ -294,13 +277,13 @@ class _Batches(Dataset[Batch | InputError]):
     def __len__(self) -> int:
         return len(self._source)
 
-    def __getitem__(self, wanted: Any) -> Batch | InputError:
+    def __getitem__(self, indexes: Any) -> Batch | InputError:
         try:
-            return self._source.batch(wanted)
+            return self._source.batch(indexes)
         except InputError as error:
             return error
 
-    # With it a DataLoader asks for a batch's places at once.
+    # With it a DataLoader asks for all indexes of a batch at once.
     __getitems__ = __getitem__
 
 

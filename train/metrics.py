@@ -18,6 +18,9 @@ EQUAL, RGB_FIRST, FLOW_FIRST = (1.0, 1.0), (5.0, 1.0), (1.0, 5.0)
 Scores = NDArray[np.floating[Any]]
 Labels = NDArray[np.integer[Any]]
 
+# The paper's weighted sums of both branches: (weight of RGB, weight of flow)
+FUSION_WEIGHTS: dict[str, Weights] = {"1:1": EQUAL, "5:1": RGB_FIRST, "1:5": FLOW_FIRST}
+
 
 def fuse(rgb: Scores, flow: Scores, weights: Weights) -> Scores:
     """(V, C), (V, C) -> (V, C), weights[0] * rgb + weights[1] * flow.

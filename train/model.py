@@ -13,28 +13,27 @@ their mean (`consensus`).
 """
 
 from collections.abc import Collection
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from twinstream.train.branch import RGB_CHANNELS, AttentionAt, Branch
+from twinstream.train.branch import RGB_CHANNELS, Branch
+from twinstream.train.choices import (
+    BOTH,
+    BRANCHES,
+    DROPOUT,
+    EVERY_OTHER,
+    STACK_LENGTH,
+    WITH_CMA,
+    AttentionAt,
+    BranchName,
+    ModelKind,
+)
+from twinstream.train.settings import ModelSettings
 
-Kind = Literal["rgb", "flow", "two_stream", "nonlocal", "cma", "cma_nonlocal"]
-BranchName = Literal["rgb", "flow"]
-
-BRANCHES: dict[Kind, tuple[BranchName, ...]] = {
-    "rgb": ("rgb",),
-    "flow": ("flow",),
-    "two_stream": ("rgb", "flow"),
-    "nonlocal": ("rgb", "flow"),
-    "cma": ("rgb", "flow"),
-    "cma_nonlocal": ("rgb", "flow"),
-}
-WITH_CMA: tuple[Kind, ...] = ("cma", "cma_nonlocal")
 # Which branches read themselves
-NON_LOCAL: dict[Kind, tuple[BranchName, ...]] = {
-    "nonlocal": ("rgb", "flow"),
+NON_LOCAL: dict[ModelKind, tuple[BranchName, ...]] = {
+    "nonlocal": BOTH,
     "cma_nonlocal": ("rgb",),
 }
 OTHER: dict[BranchName, BranchName] = {"rgb": "flow", "flow": "rgb"}
@@ -50,12 +49,12 @@ class TwoBranch(nn.Module):
 
     def __init__(
         self,
-        kind: Kind,
+        kind: ModelKind,
         depth: int,
         num_classes: int,
-        stack_length: int = 5,
-        dropout: float = 0.7,
-        attention_at: AttentionAt = "every_other",
+        stack_length: int = STACK_LENGTH,
+        dropout: float = DROPOUT,
+        attention_at: AttentionAt = EVERY_OTHER,
     ) -> None:
         super().__init__()
         in_channels: dict[BranchName, int] = {"rgb": RGB_CHANNELS, "flow": 2 * stack_length}
@@ -155,6 +154,18 @@ class TwoBranch(nn.Module):
     def _finish(self, name: BranchName, x: Tensor) -> Tensor:
         branch = self.branch(name)
         return branch.classify(branch.run_stretch(x, len(self.places)))
+
+
+def build_model(model: ModelSettings, num_classes: int) -> TwoBranch:
+    """The network of section `model` for that many classes, with random weights."""
+    return TwoBranch(
+        model.kind,
+        model.depth,
+        num_classes,
+        model.stack_length,
+        model.dropout,
+        attention_at=model.attention_at,
+    )
 
 
 def consensus(scores: Tensor, segments: int) -> Tensor:

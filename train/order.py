@@ -1,10 +1,10 @@
-"""Which sample comes when: the order of an epoch, its batches, and each rank's share of them.
+"""Which sample comes when: the order of an epoch, its batches, and each rank's part of them.
 
 All of it is arithmetic on (seed, epoch): workers, ranks and a resume change nothing. An epoch holds
 every sample once, in ceil(n / batch_size) batches over all ranks whose sizes differ by at most one:
 no sample is dropped and no tiny batch is left over for BatchNorm to stumble on. Every rank gets
-equally many places of each batch; where a batch does not divide, the places left over repeat
-samples of the same batch, and the loss does not count them.
+equally many samples of each batch; where a batch does not divide, the last ranks repeat samples of
+the same batch, and the loss does not count them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from twinstream.train.seeds import order_rng
+
 Positions = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Share:
+class RankPart:
     """One rank's part of a batch: the first `num_counted` positions count, `num_global` count over
     all ranks.
     """
@@ -37,7 +39,7 @@ def epoch_order(
     Shards of 3, 2 and 2 samples, window 2: perhaps 5 1 6 2 0 | 4 3, two shards' samples and then
     the third's.
     """
-    rng = np.random.default_rng([seed, epoch])
+    rng = order_rng(seed, epoch)
     if window is None:
         return rng.permutation(sum(shard_sizes))
     shards = np.split(np.arange(sum(shard_sizes)), np.cumsum(shard_sizes)[:-1])
@@ -53,19 +55,19 @@ def global_batches(order: Positions, batch_size: int) -> list[Positions]:
     return np.array_split(order, -(-len(order) // batch_size))
 
 
-def rank_share(batch: Positions, rank: int, num_ranks: int) -> Share:
-    """Every num_ranks-th place. 5 samples over 2 ranks: 0 2 4, and 1 3 and a 0 that
+def rank_part(batch: Positions, rank: int, num_ranks: int) -> RankPart:
+    """Every num_ranks-th sample. 5 samples over 2 ranks: 0 2 4, and 1 3 and a 0 that
     does not count.
     """
-    places = -(-len(batch) // num_ranks) * num_ranks
-    return Share(np.resize(batch, places)[rank::num_ranks], len(batch[rank::num_ranks]), len(batch))
+    divisible = -(-len(batch) // num_ranks) * num_ranks
+    positions = np.resize(batch, divisible)[rank::num_ranks]
+    return RankPart(positions, len(batch[rank::num_ranks]), len(batch))
 
 
 class EpochSampler(Sampler[list[tuple[int, int]]]):
     """A batch sampler for one epoch and rank: lists of (epoch, position), from `first_step` on.
 
-    The epoch is handed out with each position because a DataLoader's workers are not told of it
-    otherwise.
+    The epoch goes with each position because a DataLoader's workers learn of it in no other way.
     """
 
     def __init__(
@@ -82,11 +84,11 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
     ) -> None:
         self.epoch = epoch
         batches = global_batches(epoch_order(shard_sizes, seed, epoch, window), batch_size)
-        self.shares = [rank_share(batch, rank, num_ranks) for batch in batches[first_step:]]
+        self.parts = [rank_part(batch, rank, num_ranks) for batch in batches[first_step:]]
 
     def __len__(self) -> int:
-        return len(self.shares)
+        return len(self.parts)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for share in self.shares:
-            yield [(self.epoch, int(position)) for position in share.positions]
+        for part in self.parts:
+            yield [(self.epoch, int(position)) for position in part.positions]

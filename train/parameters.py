@@ -13,8 +13,9 @@ from torch import nn
 from torchvision import models
 
 from twinstream.train.branch import RGB_CHANNELS
+from twinstream.train.choices import BranchName
 from twinstream.train.cma import CMABlock
-from twinstream.train.model import BranchName, TwoBranch
+from twinstream.train.model import TwoBranch
 
 SIDE = 64
 

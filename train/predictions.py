@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from twinstream.errors import InputError
 from twinstream.shards.atomic import atomic_file
 
-Scores = dict[str, NDArray[np.float32]]
+BranchScores = dict[str, NDArray[np.float32]]
+
+FILE_NAME = "predictions{suffix}.parquet"
 
 METADATA = b"twinstream"
 FIELDS = [
@@ -37,9 +39,14 @@ class Predictions:
 
     keys: tuple[str, ...]
     labels: NDArray[np.int64]
-    scores: Scores
+    scores: BranchScores
     about: Mapping[str, Any]
     """kind, depth, stage, split, segments, crops, classes, dataset_kind"""
+
+
+def predictions_file(run: Path, suffix: str) -> Path:
+    """Where a run has them: no suffix for its last stage, -STAGE for another one, * for all."""
+    return run / FILE_NAME.format(suffix=suffix)
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:

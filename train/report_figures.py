@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from twinstream.train.evidence import RGB_ALONE, Case, Evidence
+from twinstream.train.evidence import RGB_ALONE, Evidence, Variant
 from twinstream.train.metrics import EQUAL, Weights, per_class_accuracy
 from twinstream.train.report_tables import (
     BASELINE,
     CATEGORIES,
     CMA,
+    CMA_2,
+    CMA_3,
     NON_LOCAL,
     Cell,
     Table,
@@ -33,14 +35,14 @@ TICKS = {
     5 / 6: "5:1",
     1.0: "1:0",
 }
-SWEPT: dict[Case, str] = {
+SWEPT: dict[Variant, str] = {
     BASELINE: "two-stream",
     NON_LOCAL: "non-local two-stream",
     CMA: "CMA iter1",
-    ("cma", 2): "CMA iter2",
-    ("cma", 3): "CMA iter3",
+    CMA_2: "CMA iter2",
+    CMA_3: "CMA iter3",
 }
-COMPARED: tuple[tuple[str, Case, Weights], ...] = (
+COMPARED: tuple[tuple[str, Variant, Weights], ...] = (
     ("RGB", BASELINE, RGB_ALONE),
     ("RGB with non-local", NON_LOCAL, RGB_ALONE),
     ("two-stream", BASELINE, EQUAL),
@@ -53,16 +55,18 @@ def sweep_table(evidence: Evidence) -> Table:
     each network.
     """
     named = {
-        case: name for case, name in SWEPT.items() if evidence.accuracy(case, EQUAL) is not None
+        variant: name
+        for variant, name in SWEPT.items()
+        if evidence.accuracy(variant, EQUAL) is not None
     }
     rows: list[list[Cell]] = []
     for share in SHARES:
-        found = [evidence.accuracy(case, (share, 1 - share)) for case in named]
+        found = [evidence.accuracy(variant, (share, 1 - share)) for variant in named]
         rows.append(
             [f"{share:.3f}", *(100 * accuracy.top1 if accuracy else None for accuracy in found)]
         )
     title = "Figure 3. Top-1 against the weight of RGB"
-    wanted = (BASELINE, CMA, ("cma", 2))
+    wanted = (BASELINE, CMA, CMA_2)
     return Table(
         "figure3", title, ("weight of RGB", *named.values()), rows, "", gaps(evidence, wanted)
     )
@@ -90,7 +94,7 @@ def gains_table(evidence: Evidence) -> Table:
     for each network.
     """
     best = gains(evidence)[:CATEGORIES]
-    pools = {name: evidence.pooled(case, weights) for name, case, weights in COMPARED}
+    pools = {name: evidence.pooled(variant, weights) for name, variant, weights in COMPARED}
     columns = {name: per_class_accuracy(*pool) for name, pool in pools.items() if pool is not None}
     rows: list[list[Cell]] = [
         [gain.category, *(100 * float(each[gain.number]) for each in columns.values())]

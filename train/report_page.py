@@ -73,13 +73,13 @@ def summary(evidence: Evidence) -> str:
     views = (
         f"{about['segments']} segments × {about['crops']} crop{'s' if about['crops'] > 1 else ''}"
     )
-    told = (
+    text = (
         f"ResNet-{about['depth']} on {evidence.num_videos} videos of split {about['split']}, "
         f"{len(about['classes'])} classes, {views} a video. Accuracies are in percent."
     )
     if beside_paper(evidence):
-        told += " Numbers in italics and columns called paper are those of Chi et al."
-    return told
+        text += " Numbers in italics and columns called paper are those of Chi et al."
+    return text
 
 
 def _section(table: Table, picture: Path | None) -> str:
@@ -128,8 +128,8 @@ def _gaps(table: Table) -> str:
     if not table.gaps:
         return ""
     commands = escape("\n".join(table.gaps))
-    told = "Not everything here was trained and tested yet. To fill it:"
-    return f'<div class="gaps">{told}<pre>{commands}</pre></div>'
+    lead = "Not everything here was trained and tested yet. To fill it:"
+    return f'<div class="gaps">{lead}<pre>{commands}</pre></div>'
 
 
 def _image(picture: Path, title: str) -> str:

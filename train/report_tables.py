@@ -14,8 +14,21 @@ import torch
 from numpy.typing import NDArray
 
 from twinstream.train import paper
-from twinstream.train.branch import AttentionAt
-from twinstream.train.evidence import FLOW_ALONE, RGB_ALONE, Accuracy, Case, Evidence
+from twinstream.train.choices import (
+    BRANCHES,
+    EVERY_OTHER,
+    WITH_CMA,
+    AttentionAt,
+    BranchName,
+    ModelKind,
+)
+from twinstream.train.evidence import (
+    FLOW_ALONE,
+    RGB_ALONE,
+    Accuracy,
+    Evidence,
+    Variant,
+)
 from twinstream.train.metrics import (
     EQUAL,
     Weights,
@@ -23,16 +36,16 @@ from twinstream.train.metrics import (
     fusion_weights,
     per_class_accuracy,
 )
-from twinstream.train.model import BRANCHES, WITH_CMA, BranchName, Kind, TwoBranch
+from twinstream.train.model import TwoBranch
 from twinstream.train.parameters import parameters_used, resnet_parameters
 
 Cell = str | float | None
 
-BASELINE: Case = ("baseline", 0)
-NON_LOCAL: Case = ("nonlocal", 0)
-CMA: Case = ("cma", 1)
-CMA_NON_LOCAL: Case = ("cma_nonlocal", 1)
-ITERATIONS: tuple[Case, ...] = (BASELINE, CMA, ("cma", 2), ("cma", 3))
+BASELINE = Variant("baseline", 0)
+NON_LOCAL = Variant("nonlocal", 0)
+CMA, CMA_2, CMA_3 = (Variant("cma", iteration) for iteration in (1, 2, 3))
+CMA_NON_LOCAL = Variant("cma_nonlocal", 1)
+ITERATIONS = (BASELINE, CMA, CMA_2, CMA_3)
 CATEGORIES, CONFUSED = 20, 10
 SCORES = ("R", "F", "S")
 
@@ -75,13 +88,13 @@ class Gain:
     number: int
 
 
-def weights_of(case: Case, score: str) -> Weights:
+def weights_of(variant: Variant, score: str) -> Weights:
     """R and F are one branch alone; S weighs the branch trained last five times, and both alike
     where none was.
     """
     if score != "S":
         return RGB_ALONE if score == "R" else FLOW_ALONE
-    return fusion_weights(case[1])
+    return fusion_weights(variant.iteration)
 
 
 def iterations_table(evidence: Evidence) -> Table:
@@ -91,16 +104,16 @@ def iterations_table(evidence: Evidence) -> Table:
         *(f"{name} {top}" for name in ("RGB", "flow", "both") for top in ("top-1", "top-5")),
     ]
     rows: list[list[Cell]] = []
-    for case in ITERATIONS:
+    for variant in ITERATIONS:
         cells = [
             cell
             for score in SCORES
-            for cell in _tops(evidence.accuracy(case, weights_of(case, score)))
+            for cell in _tops(evidence.accuracy(variant, weights_of(variant, score)))
         ]
-        rows.append([str(case[1]), *cells])
+        rows.append([str(variant.iteration), *cells])
         if beside_paper(evidence):
-            told = [cell for score in SCORES for cell in paper.ACCURACIES[case][score]]
-            rows.append([f"{case[1]}, paper", *told])
+            theirs = [cell for score in SCORES for cell in paper.ACCURACIES[variant][score]]
+            rows.append([f"{variant.iteration}, paper", *theirs])
     note = "Both: scores 1:1 before any iteration, 5:1 behind odd ones, 1:5 behind even ones."
     title = "Table 1. Accuracy at each iteration"
     return Table("table1", title, tuple(columns), rows, note, gaps(evidence, ITERATIONS))
@@ -116,14 +129,14 @@ def parameters_table(evidence: Evidence) -> Table:
     ]
     columns = ("model", "parameters for this score", "of the whole network", "top-1", "top-5")
     rows: list[list[Cell]] = []
-    for name, case, score in named:
+    for name, variant, score in named:
         label = _resnet(evidence) + name if name.startswith("-") else name
-        used, whole = relative_parameters(evidence, case, score)
-        tops = _tops(evidence.accuracy(case, weights_of(case, score)))
+        used, whole = relative_parameters(evidence, variant, score)
+        tops = _tops(evidence.accuracy(variant, weights_of(variant, score)))
         rows.append([label, f"{used:.2f}×", f"{whole:.2f}×", *tops])
-        if beside_paper(evidence) and (case[0], score) in paper.PARAMETERS:
-            told = f"{paper.PARAMETERS[case[0], score]:.1f}×"
-            rows.append([f"{label}, paper", told, "", *paper.ACCURACIES[case][score]])
+        if beside_paper(evidence) and (variant.network, score) in paper.PARAMETERS:
+            theirs = f"{paper.PARAMETERS[variant.network, score]:.1f}×"
+            rows.append([f"{label}, paper", theirs, "", *paper.ACCURACIES[variant][score]])
     note = (
         f"Parameters relative to one {_resnet(evidence)} of {len(evidence.about['classes'])} "
         "classes. For the RGB "
@@ -143,7 +156,7 @@ def parameters_table(evidence: Evidence) -> Table:
 
 def non_local_table(evidence: Evidence) -> Table:
     """Table 4: the baselines, both with non-local blocks, CMA, and CMA behind non-local blocks."""
-    named: list[tuple[str, str, str, Case, str]] = [
+    named: list[tuple[str, str, str, Variant, str]] = [
         *((_resnet(evidence), "", _MODALITY[s], BASELINE, s) for s in SCORES),
         *((_resnet(evidence), "yes", _MODALITY[s], NON_LOCAL, s) for s in SCORES),
         *((f"CMA iter1-{s}", "", "RGB + flow", CMA, s) for s in "RS"),
@@ -151,10 +164,10 @@ def non_local_table(evidence: Evidence) -> Table:
     ]
     columns = ["model", "non-local", "modality", "top-1", "top-5"]
     rows: list[list[Cell]] = []
-    for *labels, case, score in named:
-        rows.append([*labels, *_tops(evidence.accuracy(case, weights_of(case, score)))])
+    for *labels, variant, score in named:
+        rows.append([*labels, *_tops(evidence.accuracy(variant, weights_of(variant, score)))])
         if beside_paper(evidence):
-            rows[-1] += paper.ACCURACIES[case][score]
+            rows[-1] += paper.ACCURACIES[variant][score]
     columns += ["paper top-1", "paper top-5"] if beside_paper(evidence) else []
     wanted = (BASELINE, NON_LOCAL, CMA, CMA_NON_LOCAL)
     title = "Table 4. Comparison with non-local blocks"
@@ -198,16 +211,17 @@ def gains(evidence: Evidence) -> list[Gain]:
     return sorted(found, key=lambda gain: (gain.two_stream - gain.cma, gain.number))
 
 
-def relative_parameters(evidence: Evidence, case: Case, score: str) -> tuple[float, float]:
+def relative_parameters(evidence: Evidence, variant: Variant, score: str) -> tuple[float, float]:
     """What the score runs, and all that the network has, over one ResNet of the same depth and
     classes.
     """
     about = evidence.about
     num_classes = len(about["classes"])
-    kind: Kind = "cma" if case == CMA else "two_stream" if score == "S" else "rgb"
-    at: AttentionAt = (
-        "every_other" if about["attention_at"] == "every_other" else tuple(about["attention_at"])
-    )
+    kind: ModelKind = "cma" if variant == CMA else "two_stream" if score == "S" else "rgb"
+    # As JSON has it: a name, or a list of residual blocks
+    at: AttentionAt = about["attention_at"]
+    if at != EVERY_OTHER:
+        at = tuple(at)
     with torch.device("meta"):
         model = TwoBranch(kind, about["depth"], num_classes, attention_at=at)
     outputs: tuple[BranchName, ...] = BRANCHES[kind] if score == "S" else ("rgb",)
@@ -217,13 +231,14 @@ def relative_parameters(evidence: Evidence, case: Case, score: str) -> tuple[flo
     return parameters_used(model, outputs, attending) / one, whole / one
 
 
-def gaps(evidence: Evidence, wanted: tuple[Case, ...]) -> list[str]:
-    """Commands that make what these cases lack."""
-    told: dict[str, None] = {}
-    for case in wanted:
-        if any(evidence.accuracy(case, weights_of(case, score)) is None for score in SCORES):
-            told |= dict.fromkeys(_commands(case))
-    return list(told)
+def gaps(evidence: Evidence, wanted: tuple[Variant, ...]) -> list[str]:
+    """Commands that make what these variants lack."""
+    # A dict, for its order: each command once, where it is first needed
+    commands: dict[str, None] = {}
+    for variant in wanted:
+        if any(evidence.accuracy(variant, weights_of(variant, score)) is None for score in SCORES):
+            commands |= dict.fromkeys(_commands(variant))
+    return list(commands)
 
 
 def beside_paper(evidence: Evidence) -> bool:
@@ -235,14 +250,14 @@ def beside_paper(evidence: Evidence) -> bool:
     return is_kinetics and about["depth"] == paper.DEPTH
 
 
-def _commands(case: Case) -> list[str]:
-    kind = "two_stream" if case == BASELINE else case[0]
-    if not case[1]:
+def _commands(variant: Variant) -> list[str]:
+    kind = "two_stream" if variant == BASELINE else variant.network
+    if not variant.iteration:
         return [TRAIN.format(kind=kind, stages="flow,rgb", more=""), f"twinstream test runs/{kind}"]
     stages = "iter1,iter2,iter3" if kind == "cma" else "iter1"
     return [
         TRAIN.format(kind=kind, stages=stages, more=ON_FLOW),
-        f"twinstream test runs/{kind} --stage iter{case[1]}",
+        f"twinstream test runs/{kind} --stage iter{variant.iteration}",
     ]
 
 

@@ -7,37 +7,54 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from twinstream.section import Section
+from twinstream.train.choices import (
+    DROPOUT,
+    EVERY_OTHER,
+    IMAGENET,
+    STACK_LENGTH,
+    TSN_SCALES,
+    BranchName,
+    Depth,
+    DeviceName,
+    EveryOther,
+    ModelKind,
+    NumCrops,
+)
+from twinstream.train.stages import STAGE_NAME
 
-StageName = Annotated[str, StringConstraints(pattern=r"^(flow|rgb|iter[1-9][0-9]*)$")]
+StageName = Annotated[str, StringConstraints(pattern=STAGE_NAME)]
 
 
 class ModelSettings(Section):
     """Section `model`: the network."""
 
-    kind: Literal["rgb", "flow", "two_stream", "nonlocal", "cma", "cma_nonlocal"] = "cma"
+    kind: ModelKind = "cma"
     """One branch, both side by side, both with non-local blocks, both with cross-modality
     attention, or that with non-local blocks in the RGB branch as well.
     """
-    depth: Literal[18, 34, 50, 101, 152] = 50
+    depth: Depth = 50
     """Depth of both ResNets."""
-    attention_at: Literal["every_other"] | Annotated[tuple[str, ...], Field(min_length=1)] = (
-        "every_other"
-    )
+    attention_at: EveryOther | Annotated[tuple[str, ...], Field(min_length=1)] = EVERY_OTHER
     """Residual blocks that attention blocks follow: every other one of res3 and res4, or a list by
     torchvision's names, such as [layer2.1, layer3.5].
     """
-    stack_length: int = Field(5, ge=1)
+    stack_length: int = Field(STACK_LENGTH, ge=1)
     """Consecutive flow fields a snippet has."""
-    dropout: float = Field(0.7, ge=0, lt=1)
+    dropout: float = Field(DROPOUT, ge=0, lt=1)
     """Dropout before each branch's last layer."""
-    rgb_weights: str | None = "imagenet"
+    rgb_weights: str | None = IMAGENET
     """What the RGB branch starts from: imagenet, a file of weights, a checkpoint of another run, or
     null.
     """
-    flow_weights: str | None = "imagenet"
+    flow_weights: str | None = IMAGENET
     """The same for the flow branch; from RGB weights its first layer takes their mean over the
     channels.
     """
+
+    @property
+    def first_weights(self) -> dict[BranchName, str | None]:
+        """`rgb_weights` and `flow_weights` by branch."""
+        return {"rgb": self.rgb_weights, "flow": self.flow_weights}
 
 
 class TrainSettings(Section):
@@ -75,7 +92,7 @@ class TrainSettings(Section):
     """Side of the network's input; up to 32 pixels a ResNet's last maps are single points, too few
     for BatchNorm.
     """
-    scales: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (1.0, 0.875, 0.75, 0.66)
+    scales: tuple[Annotated[float, Field(gt=0, le=1)], ...] = TSN_SCALES
     """Sides of the random crop relative to the stored shorter side."""
     flip: bool = True
     """Mirror half of the samples; off where left and right are different classes."""
@@ -96,7 +113,7 @@ class TrainSettings(Section):
     """Processes that read and decode; one for every CPU, at most 8, when not set."""
     checkpoint_steps: int = Field(500, ge=1)
     """Steps between checkpoints; one is also written after every epoch."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: DeviceName = "auto"
     """Where to compute; auto takes a GPU where torch sees one."""
 
 
@@ -109,7 +126,7 @@ class TestSettings(Section):
     """Split of the shard dataset to score; test, or val where there is no test, when not set."""
     segments: int = Field(25, ge=1)
     """Snippets a video."""
-    crops: Literal[1, 5, 10] = 10
+    crops: NumCrops = 10
     """1: centre; 5: corners and centre; 10: their mirrors too."""
     batch_views: int = Field(80, ge=1)
     """Views scored at a time."""

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from twinstream.errors import InputError
-from twinstream.train.model import BRANCHES, WITH_CMA, BranchName, Kind
+from twinstream.train.choices import BRANCHES, WITH_CMA, BranchName, ModelKind
+
+STAGE_NAME = r"^(flow|rgb|iter[1-9][0-9]*)$"
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Stage:
     attending: tuple[BranchName, ...]
 
 
-def plan_stages(names: Sequence[str], kind: Kind) -> list[Stage]:
+def plan_stages(names: Sequence[str], kind: ModelKind) -> list[Stage]:
     """flow iter1 iter2 -> flow trains attended by none; rgb, rgb attends; flow, both attend."""
     stages: list[Stage] = []
     attending: tuple[BranchName, ...] = ()
@@ -34,7 +36,7 @@ def plan_stages(names: Sequence[str], kind: Kind) -> list[Stage]:
             raise InputError(
                 f"train.stages: {name} trains the {trains} branch, which model.kind {kind} has not"
             )
-        if name.startswith("iter"):
+        if iteration(name):
             if kind not in WITH_CMA:
                 raise InputError(
                     f"train.stages: {name} trains attention, which model.kind {kind} has not; use "
@@ -52,12 +54,12 @@ def plan_stages(names: Sequence[str], kind: Kind) -> list[Stage]:
     return stages
 
 
-def iteration_of(stage: str) -> int:
-    """How many times a branch has learned attention by then: iter2 -> 2, flow and rgb -> 0."""
+def iteration(stage: str) -> int:
+    """iter3 -> 3; 0 for flow and rgb, which train a branch by itself."""
     return int(stage.removeprefix("iter")) if stage.startswith("iter") else 0
 
 
-def _learner(name: str) -> BranchName:
-    if iteration_of(name):
-        return "rgb" if iteration_of(name) % 2 else "flow"
-    return "rgb" if name == "rgb" else "flow"
+def _learner(stage: str) -> BranchName:
+    if not iteration(stage):
+        return "rgb" if stage == "rgb" else "flow"
+    return "rgb" if iteration(stage) % 2 else "flow"

@@ -14,7 +14,6 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
-import torch
 import webdataset as wds
 from numpy.typing import NDArray
 from webdataset.tariterators import group_by_keys, tar_file_expander
@@ -24,7 +23,8 @@ from twinstream.shards.jpeg import decode_gray, decode_rgb
 from twinstream.shards.sample import SampleMeta, meta_from_json
 from twinstream.shards.storage import locate
 from twinstream.train import transforms
-from twinstream.train.loader import Batch, SnippetRecipe, loaded, new_batch
+from twinstream.train.batch import Batch, batch_of_rows, new_batch
+from twinstream.train.loader import SnippetRecipe, loaded
 from twinstream.train.order import EpochSampler, Positions
 from twinstream.train.transforms import Bytes
 
@@ -54,18 +54,21 @@ class StreamedShards:
     def batch(self, piece: Piece) -> Batch:
         """The wanted samples of one shard, in the order in which they stand."""
         epoch, shard, rows = piece
-        recipe, place = self.recipe, 0
+        recipe, done = self.recipe, 0
         batch = new_batch(len(rows), recipe.segments, recipe.stack_length, recipe.crop_size)
-        rgb, flow, scales, numbers = (part.numpy() for part in batch)
+        rgb, flow = batch.rgb.numpy(), batch.flow.numpy()
         for row, members in enumerate(stream_samples(self.urls[shard])):
-            if row == rows[place]:
-                scales[place], numbers[place] = self._fill(epoch, members, rgb[place], flow[place])
-                place += 1
-            if place == len(rows):
+            if row == rows[done]:
+                scale, label = self._fill(epoch, members, rgb[done], flow[done])
+                batch.flow_scale.numpy()[done] = scale
+                batch.labels[done] = label
+                batch.positions[done] = self.starts[shard] + row
+                done += 1
+            if done == len(rows):
                 return batch
         size = self.ends[shard] - self.starts[shard]
         raise InputError(
-            f"{self.urls[shard]}: ends before sample {rows[place] + 1} of {size} in dataset.json"
+            f"{self.urls[shard]}: ends before sample {rows[done] + 1} of {size} in dataset.json"
         )
 
     def _fill(
@@ -85,27 +88,28 @@ def load_streamed_batches(
     dataset: StreamedShards, sampler: EpochSampler, workers: int
 ) -> Iterator[Batch]:
     """The batches of `sampler`, which must mix a window of shards and not the whole dataset."""
-    pieces = epoch_pieces(
-        [share.positions for share in sampler.shares], dataset.starts, dataset.ends, sampler.epoch
-    )
+    wanted = [part.positions.tolist() for part in sampler.parts]
+    pieces = epoch_pieces(wanted, dataset.starts, dataset.ends, sampler.epoch)
+    # Position -> the batch that it was cut into, and its row there
     pool: dict[int, tuple[Batch, int]] = {}
-    left = iter(sampler.shares)
-    share = next(left, None)
-    for (_, shard, rows), cut in zip(
-        pieces, loaded(dataset, workers, sampler=pieces, batch_size=None), strict=True
-    ):
-        pool |= {int(dataset.starts[shard]) + row: (cut, place) for place, row in enumerate(rows)}
-        while share is not None and all(position in pool for position in share.positions.tolist()):
-            yield _taken(pool, share.positions.tolist())
-            share = next(left, None)
+    left = iter(wanted)
+    positions = next(left, None)
+    for cut in loaded(dataset, workers, sampler=pieces, batch_size=None):
+        pool |= {position: (cut, row) for row, position in enumerate(cut.positions.tolist())}
+        while positions is not None and all(position in pool for position in positions):
+            yield batch_of_rows([pool[position] for position in positions])
+            # A position may be in a batch twice, where ranks repeat samples.
+            for position in {*positions}:
+                del pool[position]
+            positions = next(left, None)
 
 
 def epoch_pieces(
-    batches: Sequence[Positions], starts: Positions, ends: Positions, epoch: int
+    batches: Sequence[list[int]], starts: Positions, ends: Positions, epoch: int
 ) -> list[Piece]:
     """What these batches want of each shard, shards in the order in which they are first wanted."""
     wanted: dict[int, set[int]] = {}
-    for position in (position for batch in batches for position in batch.tolist()):
+    for position in (position for batch in batches for position in batch):
         shard = int(np.searchsorted(ends, position, side="right"))
         wanted.setdefault(shard, set()).add(position - int(starts[shard]))
     return [(epoch, shard, tuple(sorted(rows))) for shard, rows in wanted.items()]
@@ -123,21 +127,10 @@ def stream_samples(url: str) -> Iterator[Members]:
                 stream.close()
     except (tarfile.TarError, OSError, EOFError) as error:
         # webdataset adds the stream and the URL to an error's arguments.
-        told = str(error.args[0]).partition(" @ ")[0] if len(error.args) > 1 else error
+        reason = str(error.args[0]).partition(" @ ")[0] if len(error.args) > 1 else error
         raise InputError(
-            f"{url}: cannot be streamed ({getattr(error, 'strerror', None) or told})"
+            f"{url}: cannot be streamed ({getattr(error, 'strerror', None) or reason})"
         ) from error
-
-
-def _taken(pool: dict[int, tuple[Batch, int]], positions: list[int]) -> Batch:
-    """The batch of these positions, which leave the pool."""
-    rows = [pool[position] for position in positions]
-    for position in {*positions}:
-        del pool[position]
-    rgb, flow, scale, label = (
-        torch.stack([cut[part][place] for cut, place in rows]) for part in range(4)
-    )
-    return rgb, flow, scale, label
 
 
 def _meta(members: Members) -> SampleMeta:

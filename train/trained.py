@@ -6,13 +6,14 @@ what `twinstream test` computes.
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
+from twinstream.train.checkpoint import Checkpoint
+from twinstream.train.choices import BranchName
 from twinstream.train.evaluate import read_weights, trained_branches
-from twinstream.train.model import BranchName, TwoBranch
-from twinstream.train.run import RunSettings, read_run_settings
+from twinstream.train.model import TwoBranch
+from twinstream.train.run_folder import RunSettings, read_run_settings
 
 
 class TrainedNetwork(TwoBranch):
@@ -29,22 +30,22 @@ class TrainedNetwork(TwoBranch):
     attending: tuple[BranchName, ...]
     """The branches that read the other one"""
 
-    def __init__(self, settings: RunSettings, stage: str, state: dict[str, Any]) -> None:
+    def __init__(self, settings: RunSettings, stage: str, checkpoint: Checkpoint) -> None:
         model = settings.model
         super().__init__(
             model.kind,
             model.depth,
-            len(state["classes"]),
+            len(checkpoint.classes),
             model.stack_length,
             model.dropout,
             attention_at=model.attention_at,
         )
-        self.load_state_dict(state["model"])
-        self.classes = tuple(state["classes"])
+        self.load_state_dict(checkpoint.model)
+        self.classes = tuple(checkpoint.classes)
         self.settings, self.stage = settings, stage
         self.outputs = trained_branches(model, settings.train.stages, stage)
-        self.attending = tuple(state["attending"])
-        self.dataset_sha256: str | None = state.get("dataset_sha256")
+        self.attending = checkpoint.attending
+        self.dataset_sha256 = checkpoint.dataset_sha256
 
     def forward(
         self,
@@ -76,5 +77,5 @@ def load_network(run: str | Path, stage: str | None = None) -> TrainedNetwork:
     """
     run = Path(run)
     settings = read_run_settings(run)
-    found, state = read_weights(run, settings.train.stages, stage)
-    return TrainedNetwork(settings, found, state).eval()
+    found, checkpoint = read_weights(run, settings.train.stages, stage)
+    return TrainedNetwork(settings, found, checkpoint).eval()

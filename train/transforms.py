@@ -11,17 +11,16 @@ network's square input. Each image goes straight to its place: a copy costs as m
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from twinstream.errors import InputError
+from twinstream.train.choices import TSN_SCALES, NumCrops
 
 Bytes = NDArray[np.uint8]
 
-TSN_SCALES = (1.0, 0.875, 0.75, 0.66)
 # TSN's 13 places for a crop, (row, column) in quarters of the free room: corners, centre, sides,
 # between.
 PLACES = [(row, column) for row in range(5) for column in range(5) if row % 2 == column % 2]
@@ -61,7 +60,7 @@ def random_view(
     return View(top, left, crop_height, crop_width, flip and bool(rng.integers(2)))
 
 
-def test_views(height: int, width: int, crop: int, crops: Literal[1, 5, 10]) -> list[View]:
+def test_views(height: int, width: int, crop: int, crops: NumCrops) -> list[View]:
     """The square crops scored at test. 1: the centre. 5: four corners, then the centre. 10: and
     mirrored.
 

@@ -20,10 +20,10 @@ from torchvision import models
 
 from twinstream.errors import InputError
 from twinstream.train.branch import RGB_CHANNELS, Branch
+from twinstream.train.choices import IMAGENET
 
 State = Mapping[str, Tensor]
 
-IMAGENET = "imagenet"
 # What may be absent or left over: torchvision's older files have no counters, plain ResNets no
 # attention blocks.
 OPTIONAL_PARTS = ("cma.", "non_local.", "fc.")

@@ -10,13 +10,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
 from twinstream import __version__
 from twinstream.errors import InputError
 from twinstream.shards.commands import shards
+from twinstream.train.choices import NUM_CROPS, DeviceName
 
 if TYPE_CHECKING:
     from twinstream.settings import Settings
@@ -142,7 +143,7 @@ def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool) -> 
 )
 @click.option(
     "--crops",
-    type=click.Choice(["1", "5", "10"]),
+    type=click.Choice([*map(str, NUM_CROPS)]),
     help="Crops a snippet; the run's test.crops when not given.",
 )
 @click.option(
@@ -165,7 +166,7 @@ def test(
     Example: twinstream test runs/cma --segments 25 --crops 10
     """
     from twinstream.train.evaluate import metrics_table, score_run
-    from twinstream.train.run import read_run_settings
+    from twinstream.train.run_folder import read_run_settings
 
     given = {"split": split, "segments": segments, "crops": int(crops) if crops else None}
     settings = read_run_settings(run).test.model_copy(
@@ -198,7 +199,11 @@ def test(
 @click.option(
     "--engine", help="Compute flow with another engine than the run's dataset was made with."
 )
-@click.option("--device", help="auto, cpu or cuda; the run's train.device when not given.")
+@click.option(
+    "--device",
+    type=click.Choice(get_args(DeviceName)),
+    help="Where to compute; the run's train.device when not given.",
+)
 def predict(
     run: Path,
     videos: tuple[str, ...],
@@ -208,7 +213,7 @@ def predict(
     crops: str | None,
     stage: str | None,
     engine: str | None,
-    device: str | None,
+    device: DeviceName | None,
 ) -> None:
     """The best classes of video files, by a trained run; needs neither its dataset nor shards.
 

@@ -32,14 +32,15 @@ from twinstream.shards.samples import StoredSample
 from twinstream.shards.storage import locate
 from twinstream.shards.videos import Reason, VideoError
 from twinstream.shards.writer import SampleSpool, sample_spool
+from twinstream.train.choices import DeviceName
 from twinstream.train.device import choose_device
 from twinstream.train.evaluate import score_videos
 from twinstream.train.loader import TestSnippets
 from twinstream.train.metrics import Weights, fuse, fusion_weights, ranked_classes
-from twinstream.train.predictions import Scores
-from twinstream.train.run import read_run_manifest
+from twinstream.train.predictions import BranchScores
+from twinstream.train.run_folder import read_run_manifest
 from twinstream.train.settings import TestSettings
-from twinstream.train.stages import iteration_of
+from twinstream.train.stages import iteration
 from twinstream.train.trained import TrainedNetwork, load_network
 
 Ranking = list[tuple[str, float]]
@@ -71,7 +72,7 @@ class Options(TypedDict, total=False):
     crops: int | None
     stage: str | None
     engine: str | None
-    device: str | None
+    device: DeviceName | None
 
 
 class Predictor:
@@ -90,7 +91,7 @@ class Predictor:
         crops: int | None = None,
         stage: str | None = None,
         engine: str | None = None,
-        device: str | None = None,
+        device: DeviceName | None = None,
     ) -> None:
         run = Path(run)
         self.network = load_network(run, stage)
@@ -110,8 +111,8 @@ class Predictor:
         if top < 1:
             raise InputError(f"predict: top is {top}, expected at least 1")
         scores, num_frames = self.scores(video)
-        weights = fusion_weights(iteration_of(self.network.stage))
-        named: Scores = dict(scores)
+        weights = fusion_weights(iteration(self.network.stage))
+        named: BranchScores = dict(scores)
         if {"rgb", "flow"} <= scores.keys():
             fused = fuse(scores["rgb"], scores["flow"], weights) / sum(weights)
             named["fused"] = fused.astype(np.float32)
@@ -125,7 +126,7 @@ class Predictor:
             fused_weights=weights,
         )
 
-    def scores(self, video: str | Path) -> tuple[Scores, int]:
+    def scores(self, video: str | Path) -> tuple[BranchScores, int]:
         """(1, C) float32 mean snippet scores of each trained branch, as in predictions.parquet, and
         the number of frames. InputError as above.
         """
@@ -224,7 +225,7 @@ def predict(
     crops: int | None = None,
     stage: str | None = None,
     engine: str | None = None,
-    device: str | None = None,
+    device: DeviceName | None = None,
 ) -> Prediction | list[Prediction]:
     """The `top` best classes of a video file by a trained run; a list of files gives a list.
 
@@ -266,7 +267,7 @@ def lines(prediction: Prediction) -> Iterator[str]:
 def _refuse_other_manifest(run: Path, network: TrainedNetwork, manifest: Manifest) -> None:
     """InputError when the manifest is not that of the dataset which the network was trained on."""
     found = sha256(manifest_bytes(manifest)).hexdigest()
-    if network.dataset_sha256 not in (None, found):
+    if network.dataset_sha256 != found:
         raise InputError(
             f"{run}: was trained on another dataset than the one that is now at "
             f"{network.settings.shards.path}"

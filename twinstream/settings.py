@@ -7,7 +7,7 @@ them.
 from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings
 from twinstream.section import Section
 from twinstream.shards.settings import ShardSettings
-from twinstream.train.run import RunSettings
+from twinstream.train.run_folder import RunSettings
 from twinstream.train.settings import ModelSettings, TestSettings, TrainSettings
 
 

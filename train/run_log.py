@@ -1,5 +1,5 @@
-"""What a run tells while it trains: log.jsonl, and TensorBoard's event files where tensorboard is
-installed.
+"""What a run records while it trains: log.jsonl, and TensorBoard's event files where tensorboard
+is installed.
 
 A line of log.jsonl is a step or the end of an epoch. A resumed run drops what lies beyond its
 checkpoint from both, so that they read as if nothing had happened; starts.jsonl keeps a line for
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from twinstream.train.run import LOG, STARTS
+from twinstream.train.run_folder import LOG, STARTS
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -23,25 +23,28 @@ if TYPE_CHECKING:
 PACKAGES = ("twinstream", "torch", "torchvision", "webdataset", "numpy", "opencv-contrib-python")
 
 
-class Journal:
-    """The log of a run's folder from a step on; `num_bytes` of what is there are kept, all when it
-    is None.
+class TrainingLog:
+    """The log in a run directory, from a step on; what it has beyond `num_bytes` is dropped.
+
+    Without a directory nothing is written: only the first rank has one.
     """
 
-    def __init__(self, run: Path, *, first_step: int = 0, num_bytes: int | None = None) -> None:
-        self._path = run / LOG
-        if num_bytes is not None:
+    def __init__(self, run: Path | None, *, first_step: int, num_bytes: int) -> None:
+        self._path = run / LOG if run else None
+        self._events = open_events(run, first_step) if run else None
+        if self._path is not None:
             with open(self._path, "r+b") as file:
                 file.truncate(num_bytes)
-        self._events = open_events(run, first_step)
 
     @property
     def num_bytes(self) -> int:
         """How long the log is now."""
-        return self._path.stat().st_size
+        return self._path.stat().st_size if self._path else 0
 
     def write(self, figures: dict[str, Any], step: int) -> None:
         """One line; its numbers also go to TensorBoard, under the name of the stage."""
+        if self._path is None:
+            return
         with open(self._path, "a") as file:
             file.write(json.dumps(figures) + "\n")
         if self._events is not None:
@@ -92,14 +95,14 @@ def git_revision(folder: Path) -> str | None:
         ignored = subprocess.run(
             ["git", "-C", folder, "check-ignore", "-q", "."], capture_output=True
         ).returncode
-        told = subprocess.run(
+        described = subprocess.run(
             ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
             capture_output=True,
             text=True,
         )
     except OSError:
         return None
-    return told.stdout.strip() if told.returncode == 0 and ignored == 1 else None
+    return described.stdout.strip() if described.returncode == 0 and ignored == 1 else None
 
 
 def _version(package: str) -> str | None:

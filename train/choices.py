@@ -1,0 +1,44 @@
+"""The names and defaults that settings, data and network have in common, each defined once.
+
+Settings are read without torch (`twinstream --help` must stay quick), so this module imports
+nothing but `typing`.
+"""
+
+from typing import Final, Literal, get_args
+
+BranchName = Literal["rgb", "flow"]
+BOTH: tuple[BranchName, ...] = get_args(BranchName)
+
+ModelKind = Literal["rgb", "flow", "two_stream", "nonlocal", "cma", "cma_nonlocal"]
+BRANCHES: dict[ModelKind, tuple[BranchName, ...]] = {
+    "rgb": ("rgb",),
+    "flow": ("flow",),
+    "two_stream": BOTH,
+    "nonlocal": BOTH,
+    "cma": BOTH,
+    "cma_nonlocal": BOTH,
+}
+WITH_CMA: tuple[ModelKind, ...] = ("cma", "cma_nonlocal")
+
+Depth = Literal[18, 34, 50, 101, 152]
+DEPTHS: tuple[Depth, ...] = get_args(Depth)
+
+# Where attention blocks stand: after every other residual block of res3 and res4, or after the
+# blocks that a list names as torchvision does.
+EveryOther = Literal["every_other"]
+EVERY_OTHER: Final = "every_other"
+AttentionAt = EveryOther | tuple[str, ...]
+
+# Where a branch's first weights come from, if not from a file.
+IMAGENET = "imagenet"
+
+STACK_LENGTH = 5
+DROPOUT = 0.7
+
+# Sides of TSN's random crop relative to the shorter side of the stored frame.
+TSN_SCALES = (1.0, 0.875, 0.75, 0.66)
+
+NumCrops = Literal[1, 5, 10]
+NUM_CROPS: tuple[NumCrops, ...] = get_args(NumCrops)
+
+DeviceName = Literal["auto", "cpu", "cuda"]
