@@ -143,21 +143,6 @@ def test_videos_that_crash_or_hang_the_worker_are_left_out_and_all_else_is_writt
     assert told(tmp_path / "out") == expected
     assert list(faults(tmp_path / "out")) == []
 
-    again = ["--set", "preprocess.timeout_seconds=7", "--set", "preprocess.workers=1"]
-    with started(tmp_path, root, tmp_path / "again", *again) as process:
-        kill_reader(crash, process.pid)
-        with held(crash):
-            process.kill()
-            process.communicate(timeout=PATIENCE_SECONDS)
-    with started(
-        tmp_path, root, tmp_path / "again", *again, "--set", "preprocess.max_tries=2"
-    ) as process:
-        for _ in range(2):
-            kill_reader(crash, process.pid)
-        _, said = process.communicate(timeout=PATIENCE_SECONDS)
-    assert process.returncode == 0, said
-    assert digests(tmp_path / "again") == digests(tmp_path / "out")
-
 
 HELD = ("decode", "flow", "memory", "write")
 

@@ -2,13 +2,11 @@
 things go wrong.
 """
 
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,6 @@ import pytest
 import yaml
 
 from tests import test_writer
-from tests.processes import worker_pids
 from tests.videos import write_sound, write_video
 from twinstream.errors import InputError
 from twinstream.preprocess.duet import draw_video
@@ -185,28 +182,6 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
     done = cli(*command)
     assert done.returncode == 0, done.stderr
     assert digests(out) == digests(finished)
-
-
-def test_a_killed_worker_costs_its_job_and_nothing_else(
-    videos: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from twinstream.preprocess import session
-
-    killed: list[int] = []
-    real = session.run_jobs
-
-    def run_and_kill(*arguments: object, **options: object) -> Iterator[object]:
-        for done in real(*arguments, **options):
-            if not killed:
-                killed.extend(worker_pids(os.getpid()))
-                for pid in killed:
-                    os.kill(pid, signal.SIGKILL)
-            yield done
-
-    monkeypatch.setattr(session, "run_jobs", run_and_kill)
-    run(videos, tmp_path / "shards")
-    assert killed
-    assert digests(tmp_path / "shards") == digests(finished)
 
 
 def listening_beyond_loopback() -> set[str]:
