@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field
 
 from twinstream.preprocess.tvl1 import DEFAULT_GPU_BYTES, TvL1Params
 from twinstream.section import Section
-from twinstream.shards.settings import ShardSettings
+from twinstream.shards.settings import DEFAULT_STACK_LENGTH, ShardSettings
 
 
 def _size(value: object) -> object:
@@ -55,7 +55,7 @@ class PreprocessSettings(Section):
     """Parameters of TV-L1; the defaults are those of OpenCV's GPU version."""
     bound: float = Field(20.0, gt=0, le=1000)
     """Flow is clipped to [-bound, bound] pixels."""
-    min_frames: int = Field(6, ge=2)
+    min_frames: int = Field(DEFAULT_STACK_LENGTH + 1, ge=2)
     """Shorter videos are skipped as too_short; 6 frames are one stack of 5 flow fields."""
     max_pixels: int | None = Field(7680 * 4320, ge=1)
     """Videos whose frames have more pixels are skipped as too_large."""

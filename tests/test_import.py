@@ -50,7 +50,7 @@ def bring_in(
     root: Path, out: Path, catalog: Catalog | None = None, **options: object
 ) -> list[VideoRow]:
     videos, classes = catalog or found_videos(root, None)
-    return import_rawframes(root, out, videos, classes, OURS, **options)
+    return import_rawframes(root, out, videos, classes, OURS, **{"videos_per_shard": 16} | options)
 
 
 def stored(dataset: Path) -> dict[str, list[bytes]]:
@@ -289,7 +289,7 @@ def test_the_codec_of_an_import_is_in_the_manifest_and_the_reader_uses_it(tmp_pa
     draw_video(tmp_path / "in" / "a" / "v")
     codec = foreign_codec(20.0, 127.5, 127.5)
     videos, classes = found_videos(tmp_path / "in", None)
-    import_rawframes(tmp_path / "in", tmp_path / "out", videos, classes, codec)
+    import_rawframes(tmp_path / "in", tmp_path / "out", videos, classes, codec, videos_per_shard=16)
     dataset = ShardDataset(tmp_path / "out")
     assert dataset.manifest.flow_codec == codec
     flow = dataset.flow_pixels(read_flow(dataset.sample("a/v"), 2, 1))

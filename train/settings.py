@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from twinstream.section import Section
+from twinstream.shards.settings import DEFAULT_STACK_LENGTH
 
 StageName = Annotated[str, StringConstraints(pattern=r"^(flow|rgb|iter[1-9][0-9]*)$")]
 
@@ -26,7 +27,7 @@ class ModelSettings(Section):
     """Residual blocks that attention blocks follow: every other one of res3 and res4, or a list by
     torchvision's names, such as [layer2.1, layer3.5].
     """
-    stack_length: int = Field(5, ge=1)
+    stack_length: int = Field(DEFAULT_STACK_LENGTH, ge=1)
     """Consecutive flow fields a snippet has."""
     dropout: float = Field(0.7, ge=0, lt=1)
     """Dropout before each branch's last layer."""
