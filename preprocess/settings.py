@@ -1,9 +1,11 @@
 """Sections `dataset` and `preprocess` of pipeline.yaml."""
 
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
+from twinstream.preprocess.catalog import KINDS
 from twinstream.preprocess.tvl1 import DEFAULT_GPU_BYTES, TvL1Params
 from twinstream.section import Section
 from twinstream.shards.settings import DEFAULT_STACK_LENGTH, ShardSettings
@@ -18,14 +20,27 @@ def _size(value: object) -> object:
     return value
 
 
+def _one_of(choices: Callable[[], Iterable[str]]) -> AfterValidator:
+    """Check for a name that a registry knows, asked when a value comes in."""
+
+    def check(value: str) -> str:
+        *others, last = choices()
+        if value not in (*others, last):
+            raise ValueError(f"expected {', '.join(others)} or {last}")
+        return value
+
+    return AfterValidator(check)
+
+
 Side = Annotated[int, Field(ge=16, le=4096)]
 Size = Annotated[tuple[Side, Side], BeforeValidator(_size)]
+KindName = Annotated[str, _one_of(lambda: KINDS)]
 
 
 class DatasetSettings(Section):
     """Section `dataset`: which videos there are, and what class and split each has."""
 
-    kind: Literal["ucf101", "kinetics", "folders", "csv", "rawframes"] = "kinetics"
+    kind: KindName = "kinetics"
     """ucf101: root/Class/v_*.avi with split lists; kinetics: official CSVs; folders:
     root/[split/]class/file; csv: path,label,split; rawframes:
     root/[split/]class/VIDEO/img_00001.jpg, or such folders as a CSV names them.
@@ -128,7 +143,7 @@ def byte_settings(
         f"preprocess.tvl1.{name}": value for name, value in preprocess.tvl1.as_dict().items()
     }
     settings["dataset.kind"] = dataset.kind
-    settings["dataset.fold"] = dataset.fold if dataset.kind == "ucf101" else None
+    settings["dataset.fold"] = dataset.fold if KINDS[dataset.kind].has_folds else None
     settings["shards.videos_per_shard"] = shards.videos_per_shard
     settings["shards.jpeg_quality"] = shards.jpeg_quality
     return settings
