@@ -26,7 +26,8 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from twinstream.preprocess.tvl1 import ENGINE_NAMES, TvL1Params, open_engine
+from twinstream.preprocess.engine import TvL1Params
+from twinstream.preprocess.engines import ENGINES, open_engine
 from twinstream.preprocess.tvl1.reference import reference_flow
 
 BASELINE = "cv2.optflow"
@@ -216,7 +217,11 @@ def print_tables(rows: list[Row]) -> None:
     "--data", type=click.Path(path_type=Path), envvar="TWINSTREAM_DATA", help="Folder of videos."
 )
 @click.option(
-    "--engine", "engines", multiple=True, default=("numba",), type=click.Choice(ENGINE_NAMES)
+    "--engine",
+    "engines",
+    multiple=True,
+    default=("numba",),
+    type=click.Choice([entry.name for entry in ENGINES]),
 )
 @click.option("--pairs", default=3, show_default=True, help="Frame pairs a video.")
 @click.option("--size", "sizes", multiple=True, default=("256x256", "340x256"), show_default=True)

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from benchmarks.flow import machine
 from twinstream.preprocess.catalog import Video
+from twinstream.preprocess.engine import TvL1Params
 from twinstream.preprocess.job import run_job
 from twinstream.preprocess.plan import Job
 from twinstream.preprocess.settings import PreprocessSettings
 from twinstream.preprocess.shares import CPU_CHUNK_FRAMES
-from twinstream.preprocess.tvl1 import TvL1Params
 from twinstream.preprocess.worker_setup import WorkerSetup, make_recipe
 from twinstream.shards.settings import ShardSettings
 

@@ -22,10 +22,9 @@ from numpy.typing import NDArray
 
 from twinstream.preprocess.catalog import Video
 from twinstream.preprocess.decode import Reason, VideoError, VideoInfo
-from twinstream.preprocess.flow_statistics import FlowStatistics
+from twinstream.preprocess.engine import Engine
 from twinstream.preprocess.plan import Job
-from twinstream.preprocess.stored_flow import stored_flow
-from twinstream.preprocess.tvl1 import Engine
+from twinstream.preprocess.stored import FlowStatistics, stored_flow
 from twinstream.shards.jpeg import encode_jpeg
 from twinstream.shards.sample import SampleMeta
 from twinstream.shards.storage import Location

@@ -10,6 +10,7 @@ from contextlib import closing
 
 from twinstream.errors import InputError
 from twinstream.preprocess.catalog import Catalog, read_catalog
+from twinstream.preprocess.engines import open_engine, resolve_engine
 from twinstream.preprocess.output import (
     disk_faults_told,
     done_jobs,
@@ -27,7 +28,6 @@ from twinstream.preprocess.shares import (
     this_node,
     worker_share,
 )
-from twinstream.preprocess.tvl1 import open_engine, resolve_engine
 from twinstream.progress import Progress
 from twinstream.shards.atomic import remove_temporaries
 from twinstream.shards.settings import ShardSettings

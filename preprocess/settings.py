@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from twinstream.preprocess.catalog import KINDS
-from twinstream.preprocess.tvl1 import DEFAULT_GPU_BYTES, TvL1Params
+from twinstream.preprocess.engine import DEFAULT_GPU_BYTES, MIN_SIDE, TvL1Params
+from twinstream.preprocess.engines import engine_choices, find_engine
 from twinstream.section import Section
 from twinstream.shards.settings import DEFAULT_STACK_LENGTH, ShardSettings
 
@@ -21,7 +22,9 @@ def _size(value: object) -> object:
 
 
 def _one_of(choices: Callable[[], Iterable[str]]) -> AfterValidator:
-    """Check for a name that a registry knows, asked when a value comes in."""
+    """Check for a name that a registry knows, asked when a value comes in: an engine may be
+    registered later than this module is imported.
+    """
 
     def check(value: str) -> str:
         *others, last = choices()
@@ -32,9 +35,10 @@ def _one_of(choices: Callable[[], Iterable[str]]) -> AfterValidator:
     return AfterValidator(check)
 
 
-Side = Annotated[int, Field(ge=16, le=4096)]
+Side = Annotated[int, Field(ge=MIN_SIDE, le=4096)]
 Size = Annotated[tuple[Side, Side], BeforeValidator(_size)]
 KindName = Annotated[str, _one_of(lambda: KINDS)]
+EngineName = Annotated[str, _one_of(engine_choices)]
 
 
 class DatasetSettings(Section):
@@ -64,8 +68,10 @@ class PreprocessSettings(Section):
     """
     short_side: Side | None = None
     """Keep the aspect instead, with this shorter side; replaces size."""
-    engine: Literal["auto", "numba", "cuda", "opencv", "reference"] = "auto"
-    """What computes TV-L1; auto takes the fastest that is here, once for the whole run."""
+    engine: EngineName = "auto"
+    """What computes flow: an engine by its name, as `twinstream doctor` lists them; auto takes the
+    fastest that is here, once for the whole run.
+    """
     tvl1: TvL1Params = TvL1Params()
     """Parameters of TV-L1; the defaults are those of OpenCV's GPU version."""
     bound: float = Field(20.0, gt=0, le=1000)
@@ -88,7 +94,7 @@ class PreprocessSettings(Section):
     """A video in which this many workers in a row have died is skipped as crashed."""
     chunk_frames: int | None = Field(None, ge=2)
     """Frames of a video that are decoded, computed and encoded together, and held in memory; when
-    not set 32, with engine cuda 256, or fewer where they are large.
+    not set 32, with an engine on GPUs 256, or fewer where they are large.
     """
     seed: int = 0
     """Fixes which training videos share a shard."""
@@ -96,8 +102,8 @@ class PreprocessSettings(Section):
     """CPU cores of a worker with a CPU engine: one video's flow and encoding are spread over them.
     """
     workers_per_gpu: int = Field(4, ge=1)
-    """Workers that share a GPU with engine cuda: while one decodes and encodes another one's flow
-    is computed.
+    """Workers that use one GPU with an engine on GPUs: while one decodes and encodes another one's
+    flow is computed.
     """
     cores_per_gpu: int | None = Field(None, ge=1)
     """CPU cores that decode and encode for each GPU, divided among its workers; when not set all
@@ -108,8 +114,8 @@ class PreprocessSettings(Section):
     more is split.
     """
     workers: int | None = Field(None, ge=1)
-    """Shards made at the same time; when not set as many as the CPUs, or with engine cuda the GPUs,
-    have room for.
+    """Shards made at the same time; when not set as many as the CPUs have room for, or with an
+    engine on GPUs the GPUs.
     """
     max_skipped: int | None = Field(None, ge=0)
     """More skipped videos than this end the run with exit code 1, after all else is written; off
@@ -136,12 +142,15 @@ def byte_settings(
         "max_pixels": preprocess.max_pixels,
         "seed": preprocess.seed,
         "max_frames": preprocess.max_frames,
+        # Without a limit nothing is too long, whichever of the two was chosen.
         "too_long": preprocess.too_long if preprocess.max_frames else None,
     }
     settings: dict[str, Any] = {f"preprocess.{name}": value for name, value in fields.items()}
-    settings |= {
-        f"preprocess.tvl1.{name}": value for name, value in preprocess.tvl1.as_dict().items()
-    }
+    # An engine of another method gives the same bytes whatever these are.
+    if find_engine(engine).uses_tvl1:
+        settings |= {
+            f"preprocess.tvl1.{name}": value for name, value in preprocess.tvl1.as_dict().items()
+        }
     settings["dataset.kind"] = dataset.kind
     settings["dataset.fold"] = dataset.fold if KINDS[dataset.kind].has_folds else None
     settings["shards.videos_per_shard"] = shards.videos_per_shard

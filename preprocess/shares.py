@@ -1,7 +1,7 @@
 """What one worker takes of a machine: CPU cores, a share of a GPU, and how many frames it holds at
 a time.
 
-With a CPU engine a worker takes `threads` cores. With `cuda` a few workers share each GPU, and the
+With a CPU engine a worker takes `threads` cores. On GPUs a few workers share each one, and the
 cores that stand beside it: to decode and encode a frame costs a core many times what its flow costs
 a GPU, and while one worker does that another one's flow is computed. The price: each worker has its
 own GPU context.
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from twinstream.errors import InputError
-from twinstream.preprocess.tvl1 import num_gpus
+from twinstream.preprocess.engines import cpu_engine, find_engine, num_gpus, resolve_engine
 
 CPU_CHUNK_FRAMES = 32
 GPU_CHUNK_FRAMES = 256
@@ -41,17 +41,18 @@ def this_node() -> Node:
 
 
 def cluster_engine(name: str, nodes: Sequence[Node]) -> str:
-    """What `name` means for a cluster: `auto` is cuda if any node has a GPU; InputError for a cuda
-    without one.
+    """What `name` means for a cluster: `auto` uses GPUs if any node has one; InputError for an
+    engine that needs one where there is none.
     """
     has_gpu = any(node.gpus for node in nodes)
-    if name == "cuda" and not has_gpu:
+    # By what the nodes have: the head may lack what an engine needs.
+    engine = resolve_engine(name, lambda entry: has_gpu or not entry.uses_gpu)
+    if find_engine(engine).uses_gpu and not has_gpu:
         raise InputError(
-            "engine: cuda needs a GPU, and no node of the cluster has one; use `engine: numba`"
+            f"engine: {engine} needs a GPU, and no node of the cluster has one; use "
+            f"`engine: {cpu_engine()}`"
         )
-    if name == "auto":
-        return "cuda" if has_gpu else "numba"
-    return name
+    return engine
 
 
 def worker_share(
@@ -62,12 +63,12 @@ def worker_share(
     workers_per_gpu: int,
     cores_per_gpu: int | None,
 ) -> Share:
-    """Such that it fits every node it could be on; with `cuda` those that have a GPU.
+    """Such that it fits every node it could be on; with an engine on GPUs those that have one.
 
     cuda on 16 cores and 1 GPU, 4 workers a GPU -> 4 cores and 1/4; on 3 cores -> 3 workers of 1
     core and 1/3.
     """
-    if engine != "cuda":
+    if not find_engine(engine).uses_gpu:
         most = max(node.cores for node in nodes)
         if threads > most:
             raise InputError(
@@ -87,7 +88,7 @@ def default_chunk_frames(engine: str, width: int, height: int) -> int:
     """Frames of that size a worker holds: a GPU needs many at once, 256 at 256x256, 128
     at 512x340.
     """
-    if engine != "cuda":
+    if not find_engine(engine).uses_gpu:
         return CPU_CHUNK_FRAMES
     fitting = GPU_CHUNK_BYTES // (3 * width * height)
     return max(CPU_CHUNK_FRAMES, min(GPU_CHUNK_FRAMES, fitting))

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from twinstream.preprocess.decode import open_video
+from twinstream.preprocess.engine import DEFAULT_GPU_BYTES, TvL1Params
+from twinstream.preprocess.engines import open_engine
 from twinstream.preprocess.frames import open_frames
 from twinstream.preprocess.job import Recipe
-from twinstream.preprocess.tvl1 import DEFAULT_GPU_BYTES, TvL1Params, open_engine
 from twinstream.shards.storage import Location
 
 

@@ -19,11 +19,12 @@ from benchmarks import flow, flow_gpu
 from tests.interpreted_tvl1 import SHORT, Array, moving
 from twinstream.preprocess.catalog import Video
 from twinstream.preprocess.decode import VideoInfo
-from twinstream.preprocess.flow_statistics import flow_statistics
+from twinstream.preprocess.engine import Engine
+from twinstream.preprocess.engines import open_engine
 from twinstream.preprocess.job import Recipe, run_job
 from twinstream.preprocess.plan import Job
-from twinstream.preprocess.stored_flow import stored_flow
-from twinstream.preprocess.tvl1 import Engine, cuda_engine, open_engine
+from twinstream.preprocess.stored import flow_statistics, stored_flow
+from twinstream.preprocess.tvl1 import cuda_engine
 from twinstream.preprocess.tvl1.cuda_copies import Copies
 from twinstream.preprocess.tvl1.cuda_engine import open_cuda
 from twinstream.shards.flow_codec import quantize

@@ -11,10 +11,10 @@ from tests.datasets import SETTINGS
 from twinstream.demo import run_demo
 from twinstream.preprocess.catalog import Video
 from twinstream.preprocess.duet import DIRECTIONS, draw_video, write_mp4
+from twinstream.preprocess.engine import TvL1Params
 from twinstream.preprocess.job import Recipe, run_job
 from twinstream.preprocess.plan import Job
 from twinstream.preprocess.stage import WorkerSetup, make_recipe
-from twinstream.preprocess.tvl1 import TvL1Params
 from twinstream.shards.index import read_index
 from twinstream.shards.reader import ShardDataset, StoredSample, read_flow, read_frames
 from twinstream.shards.verify import faults
