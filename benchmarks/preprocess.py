@@ -23,12 +23,14 @@ import numpy as np
 from benchmarks.flow import choose_videos, machine, spread, videos_below
 from twinstream.preprocess.catalog import Catalog, folders_catalog
 from twinstream.preprocess.doctor import stage_rate
+from twinstream.preprocess.engines import ENGINES, cpu_engine, find_engine
 from twinstream.preprocess.job import PARTS, VideoDone, run_job
 from twinstream.preprocess.output import finish
 from twinstream.preprocess.plan import Job, plan_jobs
 from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings, byte_settings
-from twinstream.preprocess.shares import Node, default_chunk_frames, this_node, worker_share
-from twinstream.preprocess.stage import WorkerSetup, make_recipe, run_jobs
+from twinstream.preprocess.shares import Node, this_node, worker_share
+from twinstream.preprocess.stage import run_jobs
+from twinstream.preprocess.worker_setup import WorkerSetup, make_recipe
 from twinstream.shards.flow_codec import quantize
 from twinstream.shards.settings import ShardSettings
 
@@ -131,8 +133,10 @@ def prepared(
     root: Path, catalog: Catalog, out: Path, size: tuple[int, int], engine: str
 ) -> tuple[WorkerSetup, list[Job], dict[str, Any]]:
     """What a run needs, with the defaults of pipeline.yaml."""
-    preprocess, shards = PreprocessSettings(size=size), ShardSettings(videos_per_shard=1)
-    settings = byte_settings(DatasetSettings(kind="folders"), preprocess, shards, engine)
+    dataset = DatasetSettings(kind="folders")
+    preprocess = PreprocessSettings(size=size, max_pixels=None)
+    shards = ShardSettings(videos_per_shard=1)
+    settings = byte_settings(dataset, preprocess, shards, engine)
     share = worker_share(
         engine,
         [this_node()],
@@ -143,16 +147,10 @@ def prepared(
     setup = WorkerSetup(
         root=root,
         out=out,
-        size=size,
-        short_side=None,
-        max_pixels=None,
-        chunk_frames=default_chunk_frames(engine, *size),
+        dataset=dataset,
+        preprocess=preprocess,
+        shards=shards,
         engine=engine,
-        tvl1=preprocess.tvl1,
-        bound=preprocess.bound,
-        jpeg_quality=shards.jpeg_quality,
-        min_frames=preprocess.min_frames,
-        settings=settings,
         gpu_share=share.gpu,
         cores=share.cores,
     )
@@ -191,10 +189,20 @@ def line(result: Result, baseline: Result) -> str:
     "--data", type=click.Path(path_type=Path), envvar="TWINSTREAM_DATA", help="Folder of videos."
 )
 @click.option("--videos", "num_videos", default=6, show_default=True, help="Videos for both.")
-@click.option("--size", default=256, show_default=True, help="Side of the stored square.")
-@click.option("--engine", default="numba", show_default=True, type=click.Choice(["numba", "cuda"]))
 @click.option(
-    "--workers", type=int, help="Processes for both; 2, or with cuda as many as there is room for."
+    "--size",
+    default=PreprocessSettings().size[0],
+    show_default=True,
+    help="Side of the stored square.",
+)
+@click.option(
+    "--engine",
+    default=cpu_engine(),
+    show_default=True,
+    type=click.Choice([entry.name for entry in ENGINES]),
+)
+@click.option(
+    "--workers", type=int, help="Processes for both; 2, or on GPUs as many as there is room for."
 )
 @click.option("--loop/--no-loop", default=True, show_default=True, help="Run the loop as well.")
 @click.option(
@@ -227,7 +235,7 @@ def main(
         data,
     )
     node = this_node()
-    if engine != "cuda":
+    if not find_engine(engine).uses_gpu:
         workers = workers or 2
         node = Node(workers)
     click.echo(

@@ -84,14 +84,14 @@ class VideoDone:
     seconds: dict[str, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How frames and flow are made and stored: bound in pixels, JPEG quality, fewest and most
     frames of a video.
 
-    settings are all that change bytes, for the record that goes beside the shard. Videos with more
-    than `max_frames` are cut there with `cut_long`, else skipped. Images are encoded in the threads
-    of `pool`, where there is one.
+    `settings` are all that change bytes, for the record that goes beside the shard; nothing is
+    looked up in them. Videos with more than `max_frames` are cut there with `cut_long`, else
+    skipped. Images are encoded in the threads of `pool`, where there is one.
     """
 
     open_video: OpenVideo
@@ -190,8 +190,8 @@ def _add_video(
     with watch.part("encode"):
         writer.add(meta, spool)
     flow = {"mean_flow": filled.statistics.mean_speed, "saturated": filled.statistics.saturated}
-    told = _cut_text(num_frames, info.frames_in_header) if filled.is_cut else None
-    return video_row(video, Status.WRITTEN, detail=told, shard=writer.name, **source, **flow)
+    cut = _cut_text(num_frames, info.frames_in_header) if filled.is_cut else None
+    return video_row(video, Status.WRITTEN, detail=cut, shard=writer.name, **source, **flow)
 
 
 def _check_length(num_frames: int, max_frames: int | None) -> None:

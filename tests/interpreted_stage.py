@@ -88,7 +88,14 @@ def shard_bytes(folder: Path, engine: Engine, chunks: list[Array]) -> list[bytes
         yield DrawnStream(np.repeat(chunk[..., None], 3, axis=-1) for chunk in chunks)
 
     job = Job("train", "train-000000", (Video("a", "a.avi", "a", 0, "train", True),))
-    recipe = Recipe(open_video, engine, 0.5, 95, 2, {})
+    recipe = Recipe(
+        open_video=open_video,
+        engine=engine,
+        bound=0.5,
+        jpeg_quality=95,
+        min_frames=2,
+        settings={},
+    )
     (done,) = run_job(job, root=folder, out=folder, recipe=recipe)
     assert done.row.status == "written"
     return [path.read_bytes() for path in sorted(folder.rglob("*.*"))]

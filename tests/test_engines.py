@@ -1,9 +1,14 @@
 """The registry of flow engines: what `auto` takes, what is not here, and an engine added to it."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
+from tests.videos import write_video
 from twinstream.errors import InputError
 from twinstream.preprocess import doctor, engines
+from twinstream.preprocess.catalog import read_catalog
 from twinstream.preprocess.engine import TvL1Params
 from twinstream.preprocess.engines import (
     ENGINES,
@@ -12,7 +17,15 @@ from twinstream.preprocess.engines import (
     open_engine,
     resolve_engine,
 )
+from twinstream.preprocess.job import run_job
+from twinstream.preprocess.output import finish
+from twinstream.preprocess.plan import plan_jobs
+from twinstream.preprocess.settings import byte_settings
 from twinstream.preprocess.shares import Node, Share, default_chunk_frames, worker_share
+from twinstream.preprocess.worker_setup import WorkerSetup, make_recipe
+from twinstream.section import build_settings
+from twinstream.settings import Settings
+from twinstream.shards.reader import ShardDataset, read_flow
 
 BRIGHTNESS = EngineEntry("brightness", "tests.brightness_engine", uses_tvl1=False)
 ON_GPU = EngineEntry("sparks", "tests.sparks_engine", uses_gpu=True, is_automatic=True)
@@ -59,6 +72,48 @@ def test_an_engine_whose_library_is_absent_is_not_taken_and_says_which(
         match=r"^engine: lost needs nobody_has, which is not installed; use `engine: numba`$",
     ):
         open_engine("lost", TvL1Params())
+
+
+def test_an_engine_is_one_file_and_one_line_in_the_registry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From its name in the settings to its flow in a shard: 4 gray levels a frame are 4 pixels."""
+    tree = {
+        "dataset": {"kind": "folders", "root": str(tmp_path / "videos")},
+        "preprocess": {"size": "64x48", "engine": "brightness"},
+        "shards": {"path": str(tmp_path / "out")},
+    }
+    with pytest.raises(InputError, match=r"opencv or reference, not 'brightness'$"):
+        build_settings(Settings, tree)
+    monkeypatch.setattr(engines, "ENGINES", (*ENGINES, BRIGHTNESS))
+    settings = build_settings(Settings, tree)
+    frames = np.stack([np.full((48, 64, 3), 10 + 4 * t, np.uint8) for t in range(8)])
+    write_video(tmp_path / "videos" / "a" / "x.mkv", frames, codec="ffv1", pix_fmt="bgr0")
+
+    root, out = tmp_path / "videos", tmp_path / "out"
+    catalog = read_catalog(settings.dataset.kind, str(root))
+    setup = WorkerSetup(
+        root=root,
+        out=out,
+        dataset=settings.dataset,
+        preprocess=settings.preprocess,
+        shards=settings.shards,
+        engine=resolve_engine(settings.preprocess.engine),
+    )
+    made_with = byte_settings(setup.dataset, setup.preprocess, setup.shards, setup.engine)
+    jobs = plan_jobs(catalog.videos, 1, seed=0)
+    for job in jobs:
+        list(run_job(job, root=root, out=out, recipe=make_recipe(setup)))
+    finish(out, catalog, jobs, made_with)
+
+    dataset = ShardDataset(out)
+    flow = dataset.flow_pixels(read_flow(dataset.sample("a/x"), 0, 7))
+    assert flow.shape == (7, 48, 64, 2)
+    assert np.abs(flow - (4, 0)).max() <= 10 / 127
+    found = dataset.manifest.settings
+    assert found["preprocess.engine"] == "brightness"
+    # The parameters of another method did not make these bytes.
+    assert not [name for name in found if name.startswith("preprocess.tvl1")]
 
 
 def test_an_engine_on_gpus_has_workers_and_chunks_of_that_kind(
