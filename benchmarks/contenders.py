@@ -19,15 +19,21 @@ from twinstream.shards.export import export_rawframes, video_folders
 from twinstream.shards.jpeg import decode_gray, decode_rgb
 from twinstream.shards.reader import ShardDataset, StoredSample
 from twinstream.shards.sample import meta_from_json
+from twinstream.shards.settings import DEFAULT_STACK_LENGTH
 from twinstream.shards.videos import VIDEOS_NAME, read_videos
 from twinstream.train import transforms
-from twinstream.train.choices import STACK_LENGTH, TSN_SCALES
+from twinstream.train.choices import TSN_SCALES
 from twinstream.train.loader import SnippetRecipe
 from twinstream.train.transforms import Bytes
 
 OURS, WEBDATASET, RAWFRAMES = "ours, by index", "webdataset, streamed", "images in folders, cv2"
 RECIPE = SnippetRecipe(
-    segments=3, stack_length=STACK_LENGTH, crop_size=224, scales=TSN_SCALES, flip=True, seed=0
+    segments=3,
+    stack_length=DEFAULT_STACK_LENGTH,
+    crop_size=224,
+    scales=TSN_SCALES,
+    flip=True,
+    seed=0,
 )
 FramesAt = Callable[[Path, list[int]], list[Any]]
 # rgb (K, 3, S, S), flow (K, 2L, S, S), flow_scale (2,), label

@@ -31,7 +31,8 @@ from benchmarks.measuring import (
     machine,
     videos_by_kind,
 )
-from twinstream.preprocess.tvl1 import ENGINE_NAMES, Gray, TvL1Params, open_engine
+from twinstream.preprocess.engine import Gray, TvL1Params
+from twinstream.preprocess.engines import ENGINES, open_engine
 from twinstream.preprocess.tvl1.reference import reference_flow
 
 BASELINE = "cv2.optflow"
@@ -192,7 +193,11 @@ def print_tables(rows: list[Row]) -> None:
 )
 @data_option
 @click.option(
-    "--engine", "engines", multiple=True, default=("numba",), type=click.Choice(ENGINE_NAMES)
+    "--engine",
+    "engines",
+    multiple=True,
+    default=("numba",),
+    type=click.Choice([entry.name for entry in ENGINES]),
 )
 @click.option("--pairs", default=3, show_default=True, help="Frame pairs a video.")
 @click.option("--size", "sizes", multiple=True, default=("256x256", "340x256"), show_default=True)

@@ -24,7 +24,9 @@ import numpy.typing as npt
 import torch
 import triton
 
-from twinstream.preprocess.tvl1 import Engine, Gray, TvL1Params, open_engine
+from twinstream.preprocess.engine import Engine, Gray, TvL1Params
+from twinstream.preprocess.engines import open_engine
+from twinstream.preprocess.settings import PreprocessSettings
 from twinstream.preprocess.tvl1.cuda_batch import Tiling, batch_flow
 from twinstream.preprocess.tvl1.cuda_engine import open_cuda
 from twinstream.preprocess.tvl1.reference import reference_flow
@@ -32,7 +34,7 @@ from twinstream.preprocess.tvl1.reference import reference_flow
 BYTES_WITHOUT_REUSE = 64
 RUN = 17
 """Neighbouring frames of one video; a batch is made of such runs from many videos."""
-BOUND = 20.0
+BOUND = PreprocessSettings().bound
 
 Runs = npt.NDArray[np.uint8]
 Starts = npt.NDArray[np.int64]

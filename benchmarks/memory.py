@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from benchmarks.measuring import machine, peak_kibibytes
 from twinstream.preprocess.catalog import Video
+from twinstream.preprocess.engine import TvL1Params
 from twinstream.preprocess.job import run_job
 from twinstream.preprocess.plan import Job
 from twinstream.preprocess.resources import CPU_CHUNK_FRAMES
-from twinstream.preprocess.settings import PreprocessSettings
-from twinstream.preprocess.tvl1 import TvL1Params
+from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings
 from twinstream.preprocess.worker_setup import WorkerSetup, make_recipe
 from twinstream.shards.settings import ShardSettings
 
@@ -68,20 +68,17 @@ def peak_mebibytes(folder: Path, name: str, engine: str, size: int) -> tuple[int
     """Make a shard of one video; frames written, this process's peak resident memory in MiB, and MB
     of the tar.
     """
-    preprocess = PreprocessSettings()
     setup = WorkerSetup(
         root=folder,
         out=folder / f"out-{name}",
-        size=(size, size),
-        short_side=None,
-        max_pixels=None,
-        chunk_frames=CPU_CHUNK_FRAMES,
+        dataset=DatasetSettings(kind="folders"),
+        preprocess=PreprocessSettings(
+            size=(size, size),
+            chunk_frames=CPU_CHUNK_FRAMES,
+            tvl1=TvL1Params(warps=1, iterations=2),
+        ),
+        shards=ShardSettings(),
         engine=engine,
-        tvl1=TvL1Params(warps=1, iterations=2),
-        bound=preprocess.bound,
-        jpeg_quality=ShardSettings().jpeg_quality,
-        min_frames=preprocess.min_frames,
-        settings={},
     )
     job = Job("train", "train-000000", (Video(name, name, "a", 0, "train", True),))
     (done,) = run_job(job, root=folder, out=setup.out, recipe=make_recipe(setup))

@@ -22,8 +22,9 @@ from torch.optim import SGD
 from torchvision import models
 
 from benchmarks.measuring import machine, peak_kibibytes
+from twinstream.shards.settings import DEFAULT_STACK_LENGTH
 from twinstream.train.branch import RGB_CHANNELS, stem
-from twinstream.train.choices import BOTH, DEPTHS, STACK_LENGTH, BranchName, ModelKind
+from twinstream.train.choices import BOTH, DEPTHS, BranchName, ModelKind
 from twinstream.train.cma import CMABlock
 from twinstream.train.device import half_precision
 from twinstream.train.memory import keep_freed_memory
@@ -32,7 +33,7 @@ from twinstream.train.model import TwoBranch
 Clock = Callable[[], float]
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 CLASSES = 400
-FLOW_CHANNELS = 2 * STACK_LENGTH
+FLOW_CHANNELS = 2 * DEFAULT_STACK_LENGTH
 
 
 @dataclass(frozen=True)

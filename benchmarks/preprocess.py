@@ -30,9 +30,10 @@ from benchmarks.measuring import (
 )
 from twinstream.preprocess.catalog import Catalog, folders_catalog
 from twinstream.preprocess.doctor import stage_rate
+from twinstream.preprocess.engines import ENGINES, cpu_engine, find_engine
 from twinstream.preprocess.job import PARTS, VideoDone, run_job
 from twinstream.preprocess.plan import Job, dataset_build, plan_jobs
-from twinstream.preprocess.resources import Node, default_chunk_frames, this_node, worker_resources
+from twinstream.preprocess.resources import Node, this_node, worker_resources
 from twinstream.preprocess.session import run_jobs
 from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings, byte_settings
 from twinstream.preprocess.worker_setup import WorkerSetup, make_recipe
@@ -113,7 +114,7 @@ def twinstream_run(
             started = time.perf_counter() - sum(video.seconds.values())
         done.append(video)
         ended = time.perf_counter()
-    dataset_build(out, catalog, jobs, settings).finish()
+    dataset_build(out, catalog, jobs, settings, setup.preprocess.bound).finish()
     num_frames = sum(video.num_frames for video in done)
     name = f"twinstream, {engine}, {workers or 'all'} workers"
     part_seconds = sum(sum(video.seconds.values()) for video in done)
@@ -141,8 +142,10 @@ def prepared(
     root: Path, catalog: Catalog, out: Path, size: tuple[int, int], engine: str
 ) -> tuple[WorkerSetup, list[Job], dict[str, Any]]:
     """What a run needs, with the defaults of pipeline.yaml."""
-    preprocess, shards = PreprocessSettings(size=size), ShardSettings(videos_per_shard=1)
-    settings = byte_settings(DatasetSettings(kind="folders"), preprocess, shards, engine)
+    dataset = DatasetSettings(kind="folders")
+    preprocess = PreprocessSettings(size=size, max_pixels=None)
+    shards = ShardSettings(videos_per_shard=1)
+    settings = byte_settings(dataset, preprocess, shards, engine)
     needs = worker_resources(
         engine,
         [this_node()],
@@ -153,16 +156,10 @@ def prepared(
     setup = WorkerSetup(
         root=root,
         out=out,
-        size=size,
-        short_side=None,
-        max_pixels=None,
-        chunk_frames=default_chunk_frames(engine, *size),
+        dataset=dataset,
+        preprocess=preprocess,
+        shards=shards,
         engine=engine,
-        tvl1=preprocess.tvl1,
-        bound=preprocess.bound,
-        jpeg_quality=shards.jpeg_quality,
-        min_frames=preprocess.min_frames,
-        settings=settings,
         gpu_share=needs.gpu,
         cores=needs.cores,
     )
@@ -199,10 +196,20 @@ def line(result: Result, baseline: Result) -> str:
 )
 @data_option
 @click.option("--videos", "num_videos", default=6, show_default=True, help="Videos for both.")
-@click.option("--size", default=256, show_default=True, help="Side of the stored square.")
-@click.option("--engine", default="numba", show_default=True, type=click.Choice(["numba", "cuda"]))
 @click.option(
-    "--workers", type=int, help="Processes for both; 2, or with cuda as many as there is room for."
+    "--size",
+    default=PreprocessSettings().size[0],
+    show_default=True,
+    help="Side of the stored square.",
+)
+@click.option(
+    "--engine",
+    default=cpu_engine(),
+    show_default=True,
+    type=click.Choice([entry.name for entry in ENGINES]),
+)
+@click.option(
+    "--workers", type=int, help="Processes for both; 2, or on GPUs as many as there is room for."
 )
 @click.option("--loop/--no-loop", default=True, show_default=True, help="Run the loop as well.")
 @click.option(
@@ -232,7 +239,7 @@ def main(
         data,
     )
     node = this_node()
-    if engine != "cuda":
+    if not find_engine(engine).uses_gpu:
         workers = workers or 2
         node = Node(workers)
     click.echo(

@@ -20,7 +20,8 @@ import numpy as np
 
 from benchmarks.measuring import choose_videos, data_option, folder_of_videos, machine
 from twinstream.preprocess.decode import open_video
-from twinstream.preprocess.tvl1 import Engine, Gray, TvL1Params, open_engine
+from twinstream.preprocess.engine import Engine, Gray, TvL1Params
+from twinstream.preprocess.engines import open_engine
 
 
 def gray_run(path: Path, num_frames: int, size: int) -> Gray:

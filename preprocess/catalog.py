@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 from twinstream.errors import InputError
 from twinstream.preprocess.dataset_files import list_files, read_text, splits_folder
@@ -25,8 +24,6 @@ from twinstream.preprocess.listings import (
 from twinstream.shards.folders import classes_and_splits, first_few, list_frame_folders
 from twinstream.shards.keys import require_plain_class, video_key
 from twinstream.shards.storage import Location, locate
-
-Kind = Literal["ucf101", "kinetics", "folders", "csv", "rawframes"]
 
 
 @dataclass(frozen=True)
@@ -53,8 +50,31 @@ class Catalog:
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Source:
+    """What section `dataset` says of a dataset: its root, and where its lists are."""
+
+    kind: str
+    root: Location
+    splits: str | None
+    fold: int
+    annotations: str | Sequence[str] | None
+
+
+@dataclass(frozen=True)
+class DatasetKind:
+    """How the catalog of one kind of dataset is read.
+
+    `is_folder`: each video is a folder of images. `has_folds`: `dataset.fold` chooses among lists.
+    """
+
+    read: Callable[[Source], Catalog]
+    is_folder: bool = False
+    has_folds: bool = False
+
+
 def read_catalog(
-    kind: Kind,
+    kind: str,
     root: str,
     *,
     splits: str | None = None,
@@ -70,21 +90,31 @@ def read_catalog(
     there = locate(root)
     if not there.is_dir():
         raise InputError(f"dataset.root {root}: no such folder")
-    is_folder = kind == "rawframes"
-    files = _frame_folders(there) if is_folder else list_files(there)
-    if kind == "ucf101":
-        folder = splits_folder(there, splits)
-        names = ("classInd.txt", f"trainlist{fold:02d}.txt", f"testlist{fold:02d}.txt")
-        texts = {name: read_text(folder / name, "dataset.splits") for name in names}
-        catalog = ucf101_catalog(texts, files)
-    elif kind == "folders" or (is_folder and not annotations):
-        catalog = folders_catalog(files, there.resolve().name, is_folder=is_folder)
-    elif kind == "kinetics":
-        catalog = kinetics_catalog(_read_csvs(kind, annotations, parse_kinetics), files)
-    else:
-        catalog = csv_catalog(_read_csvs(kind, annotations, parse_csv), files, is_folder=is_folder)
+    catalog = KINDS[kind].read(Source(kind, there, splits, fold, annotations))
     require_a_video(catalog, root)
     return catalog
+
+
+def _read_ucf101(source: Source) -> Catalog:
+    folder = splits_folder(source.root, source.splits)
+    names = ("classInd.txt", f"trainlist{source.fold:02d}.txt", f"testlist{source.fold:02d}.txt")
+    files = list_files(source.root)
+    texts = {name: read_text(folder / name, "dataset.splits") for name in names}
+    return ucf101_catalog(texts, files)
+
+
+def _read_kinetics(source: Source) -> Catalog:
+    files = list_files(source.root)
+    return kinetics_catalog(_read_csvs(source, parse_kinetics), files)
+
+
+def _read_folders(source: Source) -> Catalog:
+    return folders_catalog(list_files(source.root), source.root.resolve().name)
+
+
+def _read_csv(source: Source) -> Catalog:
+    files = list_files(source.root)
+    return csv_catalog(_read_csvs(source, parse_csv), files)
 
 
 def _frame_folders(root: Location) -> list[str]:
@@ -93,12 +123,30 @@ def _frame_folders(root: Location) -> list[str]:
     return list_frame_folders(root)
 
 
-def _read_csvs(
-    kind: Kind, annotations: str | Sequence[str] | None, parse: Callable[[str, str], list[Listed]]
-) -> list[Listed]:
+def _read_rawframes(source: Source) -> Catalog:
+    folders = _frame_folders(source.root)
+    if source.annotations:
+        return csv_catalog(_read_csvs(source, parse_csv), folders, is_folder=True)
+    return folders_catalog(folders, source.root.resolve().name, is_folder=True)
+
+
+# A new kind is one function and one line here; settings take their choices from it.
+KINDS = {
+    "ucf101": DatasetKind(_read_ucf101, has_folds=True),
+    "kinetics": DatasetKind(_read_kinetics),
+    "folders": DatasetKind(_read_folders),
+    "csv": DatasetKind(_read_csv),
+    "rawframes": DatasetKind(_read_rawframes, is_folder=True),
+}
+
+
+def _read_csvs(source: Source, parse: Callable[[str, str], list[Listed]]) -> list[Listed]:
+    annotations = source.annotations
     paths = [annotations] if isinstance(annotations, str) else list(annotations or ())
     if not paths:
-        raise InputError(f"dataset.annotations: not set; a dataset of kind {kind} needs its CSV")
+        raise InputError(
+            f"dataset.annotations: not set; a dataset of kind {source.kind} needs its CSV"
+        )
     return [
         one
         for path in paths

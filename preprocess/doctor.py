@@ -22,18 +22,25 @@ from numpy.typing import NDArray
 from twinstream.errors import InputError
 from twinstream.preprocess.decode import open_video
 from twinstream.preprocess.duet import draw_video, write_mp4
+from twinstream.preprocess.engine import TvL1Params
+from twinstream.preprocess.engines import (
+    AUTO,
+    cpu_engine,
+    find_engine,
+    measured_engines,
+    open_engine,
+    resolve_engine,
+)
 from twinstream.preprocess.resources import Node, default_chunk_frames, this_node
-from twinstream.preprocess.stored_flow import stored_flow
-from twinstream.preprocess.tvl1 import ENGINE_NAMES, TvL1Params, open_engine, resolve_engine
+from twinstream.preprocess.settings import PreprocessSettings
+from twinstream.preprocess.stored import stored_flow
 from twinstream.shards.jpeg import encode_jpeg
 from twinstream.shards.settings import ShardSettings
 
 LIBRARIES = ("av", "numba", "numpy", "opencv-contrib-python", "pyarrow", "ray", "torch", "triton")
-SLOW_ENGINES = ("reference",)
 NUM_FRAMES = 9
 GPU_ROUNDS = 5
 FRAMES_PER_SECOND = 25
-BOUND = 20.0
 # A tar member's header and, on average, half a block of padding.
 TAR_OVERHEAD = 512 + 256
 
@@ -71,19 +78,20 @@ def flow_rate(name: str, size: int) -> float:
     """Pairs an engine computes a second on one core or one GPU, from gray frames to bytes; warmed
     up before.
     """
-    if name != "cuda":
+    if not find_engine(name).uses_gpu:
         return _median_rate(name, gray_frames(drawn_frames(size)), num_warm=2, rounds=1)
+    # As many frames as a worker hands it, the first of which wait for the compiler.
     gray = gray_frames(drawn_frames(size, default_chunk_frames(name, size, size)))
     return _median_rate(name, gray, num_warm=len(gray), rounds=GPU_ROUNDS)
 
 
 def _median_rate(name: str, gray: NDArray[np.uint8], *, num_warm: int, rounds: int) -> float:
-    engine = open_engine(name, TvL1Params())
-    stored_flow(engine, gray[:num_warm], BOUND)
+    engine, bound = open_engine(name, TvL1Params()), PreprocessSettings().bound
+    stored_flow(engine, gray[:num_warm], bound)
     seconds = []
     for _ in range(rounds):
         begun = time.perf_counter()
-        stored_flow(engine, gray, BOUND)
+        stored_flow(engine, gray, bound)
         seconds.append(time.perf_counter() - begun)
     return (len(gray) - 1) / median(seconds)
 
@@ -108,9 +116,8 @@ def predict(hours_of_video: float, frames_a_second: float, bytes_per_frame: floa
 
 def measured_cost(size: int) -> FrameCost:
     """On one core, from the video file to members of a shard."""
-    planes = stored_flow(
-        open_engine("numba", TvL1Params()), gray_frames(drawn_frames(size)), BOUND
-    ).planes
+    engine, gray = open_engine(cpu_engine(), TvL1Params()), gray_frames(drawn_frames(size))
+    planes = stored_flow(engine, gray, PreprocessSettings().bound).planes
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "drawn.mp4")
         write_mp4(path, drawn_frames(size))
@@ -131,21 +138,22 @@ def gray_frames(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def report(hours_of_video: float, size: int) -> str:
     """Everything as lines for a person."""
-    node, best = this_node(), resolve_engine("auto")
-    rates = {name: _rate_or_reason(name, size) for name in ENGINE_NAMES if name not in SLOW_ENGINES}
+    node, best = this_node(), resolve_engine(AUTO)
+    rates = {name: _rate_or_reason(name, size) for name in measured_engines()}
     lines = [
         f"{platform.machine()}, {node.cores} cores, {_gpus_text(node)}, Python "
         f"{platform.python_version()}",
         " · ".join(f"{name} {_version(name)}" for name in LIBRARIES),
         *(
-            f"  {name:<8} {_told(name, rate, size)}{' (auto)' if name == best else ''}"
+            f"  {name:<8} {_rate_text(name, rate, size)}{' (auto)' if name == best else ''}"
             for name, rate in rates.items()
         ),
     ]
     flow, cost = rates[best], measured_cost(size)
     assert isinstance(flow, float), f"auto took {best}: {flow}"
     lines.append(f"  decode and encode: {1 / cost.seconds:.1f} frames/s on one core")
-    workers = node if best == "cuda" else Node(node.cores)
+    # GPUs that the best engine does not use would not shorten the run.
+    workers = node if find_engine(best).uses_gpu else Node(node.cores)
     expected = predict(hours_of_video, stage_rate(flow, cost.seconds, workers), cost.num_bytes)
     lines.append(
         f"{hours_of_video:g} hours of video at {FRAMES_PER_SECOND} frames/s are "
@@ -163,10 +171,11 @@ def _rate_or_reason(name: str, size: int) -> float | str:
         return str(error)
 
 
-def _told(name: str, rate: float | str, size: int) -> str:
+def _rate_text(name: str, rate: float | str, size: int) -> str:
     if isinstance(rate, str):
         return f"not here: {rate}"
-    return f"{rate:.1f} frames/s at {size}x{size} on {'one GPU' if name == 'cuda' else 'one core'}"
+    device = "one GPU" if find_engine(name).uses_gpu else "one core"
+    return f"{rate:.1f} frames/s at {size}x{size} on {device}"
 
 
 def _gpus_text(node: Node) -> str:

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from twinstream.errors import InputError
-from twinstream.preprocess.tvl1 import Engine, Gray, TvL1Params, open_engine, resolve_engine
+from twinstream.preprocess.engine import Engine, Gray, TvL1Params
+from twinstream.preprocess.engines import open_engine, resolve_engine
 from twinstream.section import build_settings
 
 KEPT_ENGINES = 2

@@ -20,11 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinstream.preprocess.catalog import Video
-from twinstream.preprocess.flow_statistics import FlowStatistics
+from twinstream.preprocess.engine import Engine
 from twinstream.preprocess.frames_to_flow import gray_frames
 from twinstream.preprocess.plan import Job
-from twinstream.preprocess.stored_flow import stored_flow
-from twinstream.preprocess.tvl1 import Engine
+from twinstream.preprocess.stored import FlowStatistics, stored_flow
 from twinstream.preprocess.video_stream import OpenVideo, VideoInfo
 from twinstream.shards.jpeg import encode_jpeg
 from twinstream.shards.sample import SampleMeta
@@ -70,14 +69,14 @@ class VideoDone:
     seconds: dict[str, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How frames and flow are made and stored: bound in pixels, JPEG quality, fewest and most
     frames of a video.
 
-    settings are all that change bytes, for the record that goes beside the shard. Videos with more
-    than `max_frames` are cut there with `cut_long`, else skipped. Images are encoded in the threads
-    of `pool`, where there is one.
+    `settings` are all that change bytes, for the record that goes beside the shard; nothing is
+    looked up in them. Videos with more than `max_frames` are cut there with `cut_long`, else
+    skipped. Images are encoded in the threads of `pool`, where there is one.
     """
 
     open_video: OpenVideo
@@ -162,8 +161,8 @@ def _add_video(
     with watch.part("encode"):
         writer.add(meta, spool)
     flow = {"mean_flow": filled.statistics.mean_speed, "saturated": filled.statistics.saturated}
-    told = _cut_text(num_frames, info.frames_in_header) if filled.is_cut else None
-    return video_row(video, Status.WRITTEN, detail=told, shard=writer.name, **source, **flow)
+    cut = _cut_text(num_frames, info.frames_in_header) if filled.is_cut else None
+    return video_row(video, Status.WRITTEN, detail=cut, shard=writer.name, **source, **flow)
 
 
 def fill_spool(

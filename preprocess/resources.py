@@ -1,6 +1,6 @@
 """What one worker takes of a machine: CPU cores, a part of a GPU, and frames held at a time.
 
-With a CPU engine a worker takes `threads` cores. With `cuda` several workers use one GPU together,
+With a CPU engine a worker takes `threads` cores. Otherwise several workers use one GPU together,
 and the cores of its machine: a core needs many times as long to decode and encode a frame as a GPU
 to compute its flow, and while one worker does that, the flow of another is computed. The price:
 each worker has its own GPU context.
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from twinstream.errors import InputError
-from twinstream.preprocess.tvl1 import num_gpus
+from twinstream.preprocess.engines import cpu_engine, find_engine, num_gpus, resolve_engine
 
 CPU_CHUNK_FRAMES = 32
 GPU_CHUNK_FRAMES = 256
@@ -40,17 +40,18 @@ def this_node() -> Node:
 
 
 def cluster_engine(name: str, nodes: Sequence[Node]) -> str:
-    """What `name` means for a cluster: `auto` is cuda if any node has a GPU; InputError for a cuda
-    without one.
+    """What `name` means for a cluster: `auto` uses GPUs if any node has one; InputError for an
+    engine that needs one where there is none.
     """
     has_gpu = any(node.gpus for node in nodes)
-    if name == "cuda" and not has_gpu:
+    # By what the nodes have: the head may lack what an engine needs.
+    engine = resolve_engine(name, lambda entry: has_gpu or not entry.uses_gpu)
+    if find_engine(engine).uses_gpu and not has_gpu:
         raise InputError(
-            "engine: cuda needs a GPU, and no node of the cluster has one; use `engine: numba`"
+            f"engine: {engine} needs a GPU, and no node of the cluster has one; use "
+            f"`engine: {cpu_engine()}`"
         )
-    if name == "auto":
-        return "cuda" if has_gpu else "numba"
-    return name
+    return engine
 
 
 def worker_resources(
@@ -61,12 +62,12 @@ def worker_resources(
     workers_per_gpu: int,
     cores_per_gpu: int | None,
 ) -> WorkerResources:
-    """What fits on every node a worker could be on; with `cuda` those that have a GPU.
+    """What fits on every node a worker could be on; with an engine on GPUs those that have one.
 
     cuda on 16 cores and 1 GPU with 4 workers a GPU -> 4 cores and 1/4 GPU each; on 3 cores -> 3
     workers of 1 core and 1/3 GPU. InputError for more `threads` than any node has cores.
     """
-    if engine != "cuda":
+    if not find_engine(engine).uses_gpu:
         most = max(node.cores for node in nodes)
         if threads > most:
             raise InputError(
@@ -99,7 +100,7 @@ def default_chunk_frames(engine: str, width: int, height: int) -> int:
     """Frames of that size in pixels a worker holds: many for a GPU, 256 at 256x256, 128 at
     512x340.
     """
-    if engine != "cuda":
+    if not find_engine(engine).uses_gpu:
         return CPU_CHUNK_FRAMES
     # 3 bytes a pixel, because a chunk is of RGB frames.
     fitting = GPU_CHUNK_BYTES // (3 * width * height)

@@ -10,18 +10,17 @@ from contextlib import closing
 
 from twinstream.errors import InputError
 from twinstream.preprocess.catalog import Catalog, read_catalog
+from twinstream.preprocess.engines import open_engine, resolve_engine
 from twinstream.preprocess.output import disk_faults_told, prepare_output
 from twinstream.preprocess.plan import Job, dataset_build, plan_jobs
 from twinstream.preprocess.resources import (
     WorkerResources,
     cluster_engine,
-    default_chunk_frames,
     this_node,
     worker_resources,
 )
 from twinstream.preprocess.run_log import LOG_NAME, RunLog, write_report
 from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings, byte_settings
-from twinstream.preprocess.tvl1 import open_engine, resolve_engine
 from twinstream.progress import Progress
 from twinstream.shards.atomic import remove_temporaries
 from twinstream.shards.settings import ShardSettings
@@ -45,7 +44,7 @@ def preprocess(
     jobs = plan_jobs(catalog.videos, shards.videos_per_shard, settings.seed)
     made_with = byte_settings(dataset, settings, shards, engine)
     out = locate(shards.path)
-    build = dataset_build(out, catalog, jobs, made_with)
+    build = dataset_build(out, catalog, jobs, made_with, settings.bound)
     if (rows := build.finished_rows()) is not None:
         return rows
     done = build.done_shards()
@@ -59,7 +58,7 @@ def preprocess(
         log = RunLog(file)
         if left:
             try:
-                _run(left, dataset, settings, shards, engine, share, made_with, address, log)
+                _run(left, dataset, settings, shards, engine, share, address, log)
             finally:
                 remove_temporaries(out)
         rows = build.finish()
@@ -89,6 +88,7 @@ def _engine_and_share(
     """
     if address is None:
         engine = resolve_engine(settings.engine)
+        # What stands against it is said here, in one line, and not by every worker.
         open_engine(engine, settings.tvl1)
         nodes = [this_node()]
     else:
@@ -104,13 +104,6 @@ def _engine_and_share(
         cores_per_gpu=settings.cores_per_gpu,
     )
     return engine, share
-
-
-def _largest_size(settings: PreprocessSettings) -> tuple[int, int]:
-    """Stored width and height; of most videos where only the shorter side is set."""
-    if settings.short_side is None:
-        return settings.size
-    return 2 * settings.short_side, settings.short_side
 
 
 def _catalog(dataset: DatasetSettings) -> Catalog:
@@ -135,9 +128,10 @@ def _tell_plan(
 ) -> None:
     missing = sum(not video.present for video in catalog.videos)
     present = Counter(video.split for video in catalog.videos if video.present)
-    told = ", ".join(f"{count} {split}" for split, count in sorted(present.items()))
+    splits = ", ".join(f"{count} {split}" for split, count in sorted(present.items()))
     print(
-        f"{len(catalog.videos)} videos of {len(catalog.classes)} classes: {told}; {missing} missing"
+        f"{len(catalog.videos)} videos of {len(catalog.classes)} classes: {splits}; "
+        f"{missing} missing"
     )
     print(f"{len(jobs)} shards to {out}, {len(jobs) - len(left)} of them done · engine {engine}")
 
@@ -149,7 +143,6 @@ def _run(
     shards: ShardSettings,
     engine: str,
     share: WorkerResources,
-    made_with: dict[str, object],
     address: str | None,
     log: RunLog,
 ) -> None:
@@ -159,23 +152,12 @@ def _run(
     setup = WorkerSetup(
         root=locate(dataset.root).absolute(),
         out=locate(shards.path).absolute(),
-        size=None if settings.short_side else settings.size,
-        short_side=settings.short_side,
-        max_pixels=settings.max_pixels,
-        chunk_frames=settings.chunk_frames
-        or default_chunk_frames(engine, *_largest_size(settings)),
+        dataset=dataset,
+        preprocess=settings,
+        shards=shards,
         engine=engine,
-        tvl1=settings.tvl1,
-        bound=settings.bound,
-        jpeg_quality=shards.jpeg_quality,
-        min_frames=settings.min_frames,
-        settings=made_with,
-        max_frames=settings.max_frames,
-        cut_long=settings.too_long == "cut",
         gpu_share=share.gpu,
         cores=share.cores,
-        gpu_bytes=settings.gpu_memory_bytes,
-        from_frames=dataset.kind == "rawframes",
     )
     done = run_jobs(
         jobs,

@@ -18,12 +18,7 @@ from typing import Any
 
 from twinstream.errors import InputError
 from twinstream.preprocess.job import Recipe, VideoAt, VideoDone, job_steps
-from twinstream.preprocess.nodes import (
-    NodeAnswer,
-    NodeRequirements,
-    node_requirements,
-    node_task,
-)
+from twinstream.preprocess.nodes import NodeAnswer, NodeRequirements, node_requirements, node_task
 from twinstream.preprocess.plan import Job
 from twinstream.preprocess.pool import Died, Failed, JobDone, Message, Pool, Ready
 from twinstream.preprocess.resources import Node, WorkerResources

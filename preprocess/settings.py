@@ -1,14 +1,16 @@
 """Sections `dataset` and `preprocess` of pipeline.yaml."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from twinstream.errors import InputError
-from twinstream.preprocess.tvl1 import DEFAULT_GPU_BYTES, TvL1Params
+from twinstream.preprocess.catalog import KINDS
+from twinstream.preprocess.engine import DEFAULT_GPU_BYTES, MIN_SIDE, TvL1Params
+from twinstream.preprocess.engines import engine_choices, find_engine
 from twinstream.section import Section, build_settings
-from twinstream.shards.settings import ShardSettings
+from twinstream.shards.settings import DEFAULT_STACK_LENGTH, ShardSettings
 
 
 def _size(value: object) -> object:
@@ -20,14 +22,30 @@ def _size(value: object) -> object:
     return value
 
 
-Side = Annotated[int, Field(ge=16, le=4096)]
+def _one_of(choices: Callable[[], Iterable[str]]) -> AfterValidator:
+    """Check for a name that a registry knows, asked when a value comes in: an engine may be
+    registered later than this module is imported.
+    """
+
+    def check(value: str) -> str:
+        *others, last = choices()
+        if value not in (*others, last):
+            raise ValueError(f"expected {', '.join(others)} or {last}")
+        return value
+
+    return AfterValidator(check)
+
+
+Side = Annotated[int, Field(ge=MIN_SIDE, le=4096)]
 Size = Annotated[tuple[Side, Side], BeforeValidator(_size)]
+KindName = Annotated[str, _one_of(lambda: KINDS)]
+EngineName = Annotated[str, _one_of(engine_choices)]
 
 
 class DatasetSettings(Section):
     """Section `dataset`: which videos there are, and what class and split each has."""
 
-    kind: Literal["ucf101", "kinetics", "folders", "csv", "rawframes"] = "kinetics"
+    kind: KindName = "kinetics"
     """ucf101: root/Class/v_*.avi with split lists; kinetics: official CSVs; folders:
     root/[split/]class/file; csv: path,label,split; rawframes:
     root/[split/]class/VIDEO/img_00001.jpg, or such folders as a CSV names them.
@@ -51,13 +69,15 @@ class PreprocessSettings(Section):
     """
     short_side: Side | None = None
     """Keep the aspect instead, with this shorter side; replaces size."""
-    engine: Literal["auto", "numba", "cuda", "opencv", "reference"] = "auto"
-    """What computes TV-L1; auto takes the fastest that is here, once for the whole run."""
+    engine: EngineName = "auto"
+    """What computes flow: an engine by its name, as `twinstream doctor` lists them; auto takes the
+    fastest that is here, once for the whole run.
+    """
     tvl1: TvL1Params = TvL1Params()
     """Parameters of TV-L1; the defaults are those of OpenCV's GPU version."""
     bound: float = Field(20.0, gt=0, le=1000)
     """Flow is clipped to [-bound, bound] pixels."""
-    min_frames: int = Field(6, ge=2)
+    min_frames: int = Field(DEFAULT_STACK_LENGTH + 1, ge=2)
     """Shorter videos are skipped as too_short; 6 frames are one stack of 5 flow fields."""
     max_pixels: int | None = Field(7680 * 4320, ge=1)
     """Videos whose frames have more pixels are skipped as too_large."""
@@ -75,7 +95,7 @@ class PreprocessSettings(Section):
     """A video in which this many workers in a row have died is skipped as crashed."""
     chunk_frames: int | None = Field(None, ge=2)
     """Frames of a video that are decoded, computed and encoded together, and held in memory; when
-    not set 32, with engine cuda 256, or fewer where they are large.
+    not set 32, with an engine on GPUs 256, or fewer where they are large.
     """
     seed: int = 0
     """Fixes which training videos share a shard."""
@@ -83,8 +103,8 @@ class PreprocessSettings(Section):
     """CPU cores of a worker with a CPU engine: one video's flow and encoding are spread over them.
     """
     workers_per_gpu: int = Field(4, ge=1)
-    """Workers that share a GPU with engine cuda: while one decodes and encodes another one's flow
-    is computed.
+    """Workers that use one GPU with an engine on GPUs: while one decodes and encodes another one's
+    flow is computed.
     """
     cores_per_gpu: int | None = Field(None, ge=1)
     """CPU cores that decode and encode for each GPU, divided among its workers; when not set all
@@ -95,8 +115,8 @@ class PreprocessSettings(Section):
     more is split.
     """
     workers: int | None = Field(None, ge=1)
-    """Shards made at the same time; when not set as many as the CPUs, or with engine cuda the GPUs,
-    have room for.
+    """Shards made at the same time; when not set as many as the CPUs have room for, or with an
+    engine on GPUs the GPUs.
     """
     max_skipped: int | None = Field(None, ge=0)
     """More skipped videos than this end the run with exit code 1, after all else is written; off
@@ -152,14 +172,17 @@ def byte_settings(
         "max_pixels": preprocess.max_pixels,
         "seed": preprocess.seed,
         "max_frames": preprocess.max_frames,
+        # Without a limit nothing is too long, whichever of the two was chosen.
         "too_long": preprocess.too_long if preprocess.max_frames else None,
     }
     settings: dict[str, Any] = {f"preprocess.{name}": value for name, value in fields.items()}
-    settings |= {
-        f"preprocess.tvl1.{name}": value for name, value in preprocess.tvl1.as_dict().items()
-    }
+    # An engine of another method gives the same bytes whatever these are.
+    if find_engine(engine).uses_tvl1:
+        settings |= {
+            f"preprocess.tvl1.{name}": value for name, value in preprocess.tvl1.as_dict().items()
+        }
     settings["dataset.kind"] = dataset.kind
-    settings["dataset.fold"] = dataset.fold if dataset.kind == "ucf101" else None
+    settings["dataset.fold"] = dataset.fold if KINDS[dataset.kind].has_folds else None
     settings["shards.videos_per_shard"] = shards.videos_per_shard
     settings["shards.jpeg_quality"] = shards.jpeg_quality
     return settings

@@ -1,65 +1,84 @@
 """What a worker is made of.
 
-Plain values travel to the worker's machine, and the decoder and the engine are opened from them
-there: neither of the two could be sent.
+The settings travel to the worker's machine as they are, frozen, with what the driver alone can
+decide: the engine that `auto` means for this run, absolute paths, and the part of a machine that a
+worker has. The decoder and the engine are opened from them there: neither of the two could be sent.
 """
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
+from twinstream.preprocess.catalog import KINDS
 from twinstream.preprocess.decode import open_video
+from twinstream.preprocess.engines import open_engine
 from twinstream.preprocess.frames import open_frames
 from twinstream.preprocess.job import Recipe
-from twinstream.preprocess.tvl1 import DEFAULT_GPU_BYTES, TvL1Params, open_engine
+from twinstream.preprocess.resources import default_chunk_frames
+from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings, byte_settings
+from twinstream.preprocess.video_stream import VideoStream
+from twinstream.shards.settings import ShardSettings
 from twinstream.shards.storage import Location
 
+Opener = Callable[..., AbstractContextManager[VideoStream]]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class WorkerSetup:
-    """What a worker needs to run jobs, all of it plain values that travel to another machine."""
+    """What a worker needs to run jobs, all of it plain values that travel to another machine.
+
+    `root` and `out` are absolute; `engine` is resolved; `gpu_share` is the part of one GPU that the
+    worker has, `cores` its CPU cores.
+    """
 
     root: Location
     out: Location
-    size: tuple[int, int] | None
-    short_side: int | None
-    max_pixels: int | None
-    chunk_frames: int
+    dataset: DatasetSettings
+    preprocess: PreprocessSettings
+    shards: ShardSettings
     engine: str
-    tvl1: TvL1Params
-    bound: float
-    jpeg_quality: int
-    min_frames: int
-    settings: dict[str, Any]
-    max_frames: int | None = None
-    cut_long: bool = False
     gpu_share: float = 0.0
     cores: int = 1
-    gpu_bytes: int = DEFAULT_GPU_BYTES
-    from_frames: bool = False
 
 
 def make_recipe(setup: WorkerSetup) -> Recipe:
-    """The decoder and the engine that `setup` names, opened."""
-    open_any: Any = open_frames if setup.from_frames else open_video
+    """The decoder and the engine that `setup` names, opened, and all else that makes a sample."""
+    settings = setup.preprocess
+    # The two take the same arguments, but a folder of frames is always on a disk.
+    opener: Opener = open_frames if KINDS[setup.dataset.kind].is_folder else open_video
+    chunk_frames = settings.chunk_frames or default_chunk_frames(
+        setup.engine, *_largest_size(settings)
+    )
 
-    def opened(path: Location) -> Any:
-        return open_any(
+    def opened(path: Location) -> AbstractContextManager[VideoStream]:
+        return opener(
             path,
-            size=setup.size,
-            short_side=setup.short_side,
-            chunk_frames=setup.chunk_frames,
-            max_pixels=setup.max_pixels,
+            size=None if settings.short_side else settings.size,
+            short_side=settings.short_side,
+            chunk_frames=chunk_frames,
+            max_pixels=settings.max_pixels,
         )
 
     return Recipe(
-        opened,
-        open_engine(setup.engine, setup.tvl1, threads=setup.cores, gpu_bytes=setup.gpu_bytes),
-        setup.bound,
-        setup.jpeg_quality,
-        setup.min_frames,
-        setup.settings,
-        setup.max_frames,
-        setup.cut_long,
-        ThreadPoolExecutor(setup.cores) if setup.cores > 1 else None,
+        open_video=opened,
+        engine=open_engine(
+            setup.engine, settings.tvl1, threads=setup.cores, gpu_bytes=settings.gpu_memory_bytes
+        ),
+        bound=settings.bound,
+        jpeg_quality=setup.shards.jpeg_quality,
+        min_frames=settings.min_frames,
+        settings=byte_settings(setup.dataset, settings, setup.shards, setup.engine),
+        max_frames=settings.max_frames,
+        cut_long=settings.too_long == "cut",
+        # With one core a pool would only cost time.
+        pool=ThreadPoolExecutor(setup.cores) if setup.cores > 1 else None,
     )
+
+
+def _largest_size(settings: PreprocessSettings) -> tuple[int, int]:
+    """Stored width and height; of most videos where only the shorter side is set."""
+    if settings.short_side is None:
+        return settings.size
+    # Hardly any video is wider than twice its height.
+    return 2 * settings.short_side, settings.short_side

@@ -40,6 +40,12 @@ def with_codec(levels: float) -> Callable[[F], F]:
     return add
 
 
+def _default_videos_per_shard() -> int:
+    from twinstream.shards.settings import ShardSettings
+
+    return ShardSettings().videos_per_shard
+
+
 @click.group()
 def shards() -> None:
     """Look at, check, see and convert a shard dataset.
@@ -186,7 +192,13 @@ def export(path: str, out: Path, layout: str) -> None:
 @click.option(
     "--skip-bad", is_flag=True, help="Leave videos out that do not line up, as skipped rows."
 )
-@click.option("--videos-per-shard", type=click.IntRange(min=1), default=16, show_default=True)
+@click.option(
+    "--videos-per-shard",
+    type=click.IntRange(min=1),
+    default=_default_videos_per_shard,
+    show_default="as shards.videos_per_shard",
+    help="Videos that share a tar.",
+)
 def import_(
     folder: Path,
     out: str,

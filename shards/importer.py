@@ -40,7 +40,7 @@ def import_rawframes(
     *,
     layout: Layout = Layout.AUTO,
     index_base: int | None = None,
-    videos_per_shard: int = 16,
+    videos_per_shard: int,
     skip_bad: bool = False,
     progress: Callable[[str], None] = lambda key: None,
 ) -> list[VideoRow]:

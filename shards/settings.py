@@ -4,6 +4,9 @@ from pydantic import Field
 
 from twinstream.section import Section
 
+# Of the paper. Training takes stacks of it, and videos that have not even one are not stored.
+DEFAULT_STACK_LENGTH = 5
+
 
 class ShardSettings(Section):
     """Section `shards`: the dataset that preprocess writes and train reads."""

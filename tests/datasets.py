@@ -15,7 +15,8 @@ from twinstream.shards.storage import Location
 from twinstream.shards.videos import Status, VideoRow, video_row
 from twinstream.shards.writer import SampleSpool, sample_spool, write_shard
 
-SETTINGS = {"preprocess.bound": 20.0, "preprocess.seed": 0}
+BOUND = 20.0
+SETTINGS = {"preprocess.bound": BOUND, "preprocess.seed": 0}
 CLASSES = ("left", "right")
 HEIGHT, WIDTH = 24, 32
 
@@ -48,7 +49,7 @@ def write_dataset(folder: Path, counts: dict[str, int], videos_per_shard: int = 
     jobs = plan_jobs(catalog.videos, videos_per_shard, seed=0)
     for job in jobs:
         write_job(folder, job)
-    dataset_build(folder, catalog, jobs, SETTINGS).finish()
+    dataset_build(folder, catalog, jobs, SETTINGS, BOUND).finish()
     return folder
 
 

@@ -18,11 +18,12 @@ from torch import Tensor
 from benchmarks import flow, flow_gpu
 from tests.interpreted_tvl1 import SHORT, Array, moving
 from twinstream.preprocess.catalog import Video
-from twinstream.preprocess.flow_statistics import flow_statistics
+from twinstream.preprocess.engine import Engine
+from twinstream.preprocess.engines import open_engine
 from twinstream.preprocess.job import Recipe, run_job
 from twinstream.preprocess.plan import Job
-from twinstream.preprocess.stored_flow import stored_flow
-from twinstream.preprocess.tvl1 import Engine, cuda_engine, open_engine
+from twinstream.preprocess.stored import flow_statistics, stored_flow
+from twinstream.preprocess.tvl1 import cuda_engine
 from twinstream.preprocess.tvl1.cuda_copies import Copies
 from twinstream.preprocess.tvl1.cuda_engine import open_cuda
 from twinstream.preprocess.video_stream import VideoInfo
@@ -87,7 +88,14 @@ def shard_bytes(folder: Path, engine: Engine, chunks: list[Array]) -> list[bytes
         yield DrawnStream(np.repeat(chunk[..., None], 3, axis=-1) for chunk in chunks)
 
     job = Job("train", "train-000000", (Video("a", "a.avi", "a", 0, "train", True),))
-    recipe = Recipe(open_video, engine, 0.5, 95, 2, {})
+    recipe = Recipe(
+        open_video=open_video,
+        engine=engine,
+        bound=0.5,
+        jpeg_quality=95,
+        min_frames=2,
+        settings={},
+    )
     (done,) = run_job(job, root=folder, out=folder, recipe=recipe)
     assert done.row.status == "written"
     return [path.read_bytes() for path in sorted(folder.rglob("*.*"))]

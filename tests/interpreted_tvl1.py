@@ -18,13 +18,8 @@ from torch import Tensor
 
 from tests.test_tvl1 import textured
 from twinstream.errors import InputError
-from twinstream.preprocess.tvl1 import (
-    TvL1Params,
-    cuda_engine,
-    reference,
-    triton_kernels,
-    triton_waves,
-)
+from twinstream.preprocess.engine import TvL1Params
+from twinstream.preprocess.tvl1 import cuda_engine, reference, triton_kernels, triton_waves
 from twinstream.preprocess.tvl1.cuda_batch import ASK_EVERY, Level, Tiling, resized, upsampled
 from twinstream.preprocess.tvl1.cuda_engine import CudaEngine, open_cuda
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.datasets import SETTINGS, make_catalog, write_job
+from tests.datasets import BOUND, SETTINGS, make_catalog, write_job
 from tests.test_writer import digests
 from twinstream.errors import InputError
 from twinstream.preprocess.catalog import Catalog, Video
@@ -26,7 +26,8 @@ def build_of(out: Path, catalog: Catalog | None = None, **changes: object) -> Da
     """A dataset at two videos a shard, by default of seven videos."""
     catalog = catalog or make_catalog(COUNTS)
     return replace(
-        dataset_build(out, catalog, plan_jobs(catalog.videos, 2, seed=0), SETTINGS), **changes
+        dataset_build(out, catalog, plan_jobs(catalog.videos, 2, seed=0), SETTINGS, BOUND),
+        **changes,
     )
 
 

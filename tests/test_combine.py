@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.datasets import SETTINGS, make_catalog, write_dataset, write_job
+from tests.datasets import BOUND, SETTINGS, make_catalog, write_dataset, write_job
 from tests.test_import import stored
 from tests.test_writer import digests
 from twinstream.errors import InputError
@@ -54,7 +54,7 @@ def write_other(
     jobs = plan_jobs(catalog.videos, 2, seed=0)
     for job in jobs:
         write_job(folder, job)
-    dataset_build(folder, catalog, jobs, SETTINGS).finish()
+    dataset_build(folder, catalog, jobs, SETTINGS, BOUND).finish()
     return folder
 
 

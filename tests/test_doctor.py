@@ -14,8 +14,9 @@ from twinstream.preprocess.doctor import (
     report,
     stage_rate,
 )
+from twinstream.preprocess.engine import TvL1Params
+from twinstream.preprocess.engines import open_engine
 from twinstream.preprocess.resources import Node
-from twinstream.preprocess.tvl1 import TvL1Params, open_engine
 
 
 def test_a_prediction_is_the_arithmetic_of_its_docstring() -> None:

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.datasets import SETTINGS
 from twinstream.demo import run_demo
 from twinstream.preprocess.catalog import Video
 from twinstream.preprocess.duet import DIRECTIONS, draw_video, write_mp4
 from twinstream.preprocess.job import Recipe, run_job
 from twinstream.preprocess.plan import Job
-from twinstream.preprocess.tvl1 import TvL1Params
+from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings
 from twinstream.preprocess.worker_setup import WorkerSetup, make_recipe
 from twinstream.shards.index import read_index
 from twinstream.shards.reader import ShardDataset, StoredSample, read_flow, read_frames
+from twinstream.shards.settings import ShardSettings
 from twinstream.shards.verify import faults
 
 
@@ -25,16 +25,10 @@ def recipe() -> Recipe:
         WorkerSetup(
             root=Path(),
             out=Path(),
-            size=(64, 64),
-            short_side=None,
-            max_pixels=None,
-            chunk_frames=4,
+            dataset=DatasetSettings(kind="folders"),
+            preprocess=PreprocessSettings(size=(64, 64), chunk_frames=4),
+            shards=ShardSettings(),
             engine="numba",
-            tvl1=TvL1Params(),
-            bound=20.0,
-            jpeg_quality=95,
-            min_frames=6,
-            settings=SETTINGS,
         )
     )
 

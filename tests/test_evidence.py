@@ -9,13 +9,7 @@ import pytest
 
 from tests.runs import write_tested
 from twinstream.errors import InputError
-from twinstream.train.evidence import (
-    FLOW_ALONE,
-    RGB_ALONE,
-    Accuracy,
-    read_evidence,
-    variant_of,
-)
+from twinstream.train.evidence import FLOW_ALONE, RGB_ALONE, Accuracy, read_evidence, variant_of
 from twinstream.train.metrics import EQUAL
 
 LABELS = [0, 1, 2, 0]

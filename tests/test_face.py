@@ -18,7 +18,8 @@ import twinstream as ts
 from tests.runs import write_run
 from tests.videos import moving_square
 from twinstream.preprocess import frames_to_flow
-from twinstream.preprocess.tvl1 import TvL1Params, open_engine
+from twinstream.preprocess.engine import TvL1Params
+from twinstream.preprocess.engines import open_engine
 from twinstream.shards import reader
 from twinstream.shards.manifest import manifest_bytes
 from twinstream.train.normalise import normalise

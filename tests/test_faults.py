@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -168,12 +169,11 @@ def hold(pipes: Path, part: str) -> bool:
     return True
 
 
-def held_recipe(setup: WorkerSetup) -> Recipe:
+def held_recipe(setup: WorkerSetup, pipes: Path) -> Recipe:
     """A worker's recipe that can be held in each part; in `flow` and `memory` only when a tar has
     been begun.
     """
     recipe = make_recipe(setup)
-    pipes = Path(setup.settings["pipes"])
 
     def opened(path: Any) -> Any:
         hold(pipes, "decode")
@@ -186,7 +186,8 @@ def held_recipe(setup: WorkerSetup) -> Recipe:
                 np.ones(2**28)
         return recipe.engine(gray)
 
-    return replace(recipe, open_video=opened, engine=engine, settings=HeldSettings(setup.settings))
+    settings = HeldSettings(recipe.settings | {"pipes": str(pipes)})
+    return replace(recipe, open_video=opened, engine=engine, settings=settings)
 
 
 def strike_all(pipes: Path, out: Path, driver: int) -> None:
@@ -218,15 +219,15 @@ def test_a_worker_lost_in_any_part_of_its_work_costs_its_job_and_nothing_else(
 ) -> None:
     root, out = tmp_path / "videos", tmp_path / "out"
     write_videos(root, 2)
-    _, jobs, setup, settings = prepared(root, out)
-    setup = replace(setup, settings=settings | {"pipes": str(tmp_path)})
+    _, jobs, setup, _ = prepared(root, out)
+    open_recipe = partial(held_recipe, pipes=tmp_path)
     os.mkfifo(tmp_path / HELD[0])
     events: list[Event] = []
     options = {"workers": 1, "address": None, "max_tries": 2, "timeout_seconds": PATIENCE_SECONDS}
     with ThreadPoolExecutor() as pool:
         strikes = pool.submit(strike_all, tmp_path, out, os.getpid())
         done = list(
-            run_jobs(jobs, setup, on_event=events.append, open_recipe=held_recipe, **options)
+            run_jobs(jobs, setup, on_event=events.append, open_recipe=open_recipe, **options)
         )
         strikes.result()
     assert len(done) == 2
@@ -264,16 +265,10 @@ def prepared(root: Path, out: Path) -> tuple[Catalog, list[Job], WorkerSetup, di
     setup = WorkerSetup(
         root=root,
         out=out,
-        size=stage.size,
-        short_side=None,
-        max_pixels=stage.max_pixels,
-        chunk_frames=32,
+        dataset=settings.dataset,
+        preprocess=stage,
+        shards=shards,
         engine="opencv",
-        tvl1=stage.tvl1,
-        bound=stage.bound,
-        jpeg_quality=shards.jpeg_quality,
-        min_frames=stage.min_frames,
-        settings=made_with,
     )
     return catalog, plan_jobs(catalog.videos, shards.videos_per_shard, stage.seed), setup, made_with
 
@@ -283,7 +278,7 @@ def without_ray(root: Path, out: Path) -> None:
     catalog, jobs, setup, settings = prepared(root, out)
     for job in jobs:
         list(run_job(job, root=root, out=out, recipe=make_recipe(setup)))
-    dataset_build(out, catalog, jobs, settings).finish()
+    dataset_build(out, catalog, jobs, settings, setup.preprocess.bound).finish()
 
 
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on_when_there_is_room(

@@ -113,31 +113,27 @@ def written(root: Path, out: Path, chunk_frames: int) -> list[VideoRow]:
     """The dataset of a root of frames, without Ray."""
     tree = {
         "dataset": {"kind": "rawframes", "root": str(root)},
-        "preprocess": {"tvl1": {"warps": 1, "iterations": 5}},
+        "preprocess": {
+            "size": 32,
+            "chunk_frames": chunk_frames,
+            "tvl1": {"warps": 1, "iterations": 5},
+        },
     }
     settings = build_settings(Settings, tree)
-    stage = settings.preprocess
     catalog = read_catalog("rawframes", str(root))
-    made_with = byte_settings(settings.dataset, stage, settings.shards, "opencv")
+    made_with = byte_settings(settings.dataset, settings.preprocess, settings.shards, "opencv")
     setup = WorkerSetup(
         root=root,
         out=out,
-        size=(32, 32),
-        short_side=None,
-        max_pixels=None,
-        chunk_frames=chunk_frames,
+        dataset=settings.dataset,
+        preprocess=settings.preprocess,
+        shards=settings.shards,
         engine="opencv",
-        tvl1=stage.tvl1,
-        bound=stage.bound,
-        jpeg_quality=95,
-        min_frames=stage.min_frames,
-        settings=made_with,
-        from_frames=True,
     )
     jobs = plan_jobs(catalog.videos, 2, seed=0)
     for job in jobs:
         list(run_job(job, root=root, out=out, recipe=make_recipe(setup)))
-    return dataset_build(out, catalog, jobs, made_with).finish()
+    return dataset_build(out, catalog, jobs, made_with, settings.preprocess.bound).finish()
 
 
 def test_folders_of_frames_become_a_sound_dataset_and_every_one_has_a_row(tmp_path: Path) -> None:

@@ -52,7 +52,9 @@ def bring_in(
     root: Path, out: Path, found: FoundVideos | None = None, **options: object
 ) -> list[VideoRow]:
     found = found or found_videos(root, None)
-    return import_rawframes(root, out, found.videos, found.classes, OURS, **options)
+    return import_rawframes(
+        root, out, found.videos, found.classes, OURS, **{"videos_per_shard": 16} | options
+    )
 
 
 def stored(dataset: Path) -> dict[str, list[bytes]]:
@@ -347,7 +349,10 @@ def test_the_codec_of_an_import_is_in_the_manifest_and_the_reader_uses_it(tmp_pa
     draw_video(tmp_path / "in" / "a" / "v")
     codec = foreign_codec(20.0, 127.5, 127.5)
     found = found_videos(tmp_path / "in", None)
-    import_rawframes(tmp_path / "in", tmp_path / "out", found.videos, found.classes, codec)
+    import_rawframes(
+        *(tmp_path / "in", tmp_path / "out", found.videos, found.classes, codec),
+        videos_per_shard=16,
+    )
     dataset = ShardDataset(tmp_path / "out")
     assert dataset.manifest.flow_codec == codec
     flow = dataset.flow_pixels(read_flow(dataset.sample("a/v"), 2, 1))

@@ -73,7 +73,14 @@ def recipe_of(
         yield stream
 
     return Recipe(
-        open_video, difference_engine, 20.0, 95, min_frames, SETTINGS, max_frames, cut_long
+        open_video=open_video,
+        engine=difference_engine,
+        bound=20.0,
+        jpeg_quality=95,
+        min_frames=min_frames,
+        settings=SETTINGS,
+        max_frames=max_frames,
+        cut_long=cut_long,
     )
 
 

@@ -7,14 +7,13 @@ import pytest
 
 from twinstream.errors import InputError
 from twinstream.preprocess.catalog import Video
-from twinstream.preprocess.decode import VideoError
 from twinstream.preprocess.job import VideoAt, VideoDone
 from twinstream.preprocess.nodes import NodeAnswer, NodeReport, NodeRequirements
 from twinstream.preprocess.plan import Job
 from twinstream.preprocess.pool import Died, Failed, JobDone, Message, Pool, Ready
 from twinstream.preprocess.resources import WorkerResources
 from twinstream.preprocess.run_log import Event, EventKind
-from twinstream.shards.videos import VideoRow
+from twinstream.shards.videos import VideoError, VideoRow
 
 MAX_MESSAGES, MAX_SECONDS = 1000, 1000.0
 GONE = Died(RuntimeError("the actor is gone"))

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.datasets import SETTINGS, make_catalog, write_dataset, write_job
+from tests.datasets import BOUND, SETTINGS, make_catalog, write_dataset, write_job
 from tests.stores import KEY, SECRET, Store, Wire
 from tests.test_preprocess import cli, digests
 from tests.videos import moving_square, write_video
@@ -264,7 +264,7 @@ def test_a_job_without_a_usable_video_leaves_nothing_in_the_store(
     rows = [video_row(video, Status.SKIPPED, Reason.UNREADABLE) for video in bad.items]
     with write_shard(out / bad.split, bad.name, SETTINGS, rows):
         pass
-    build = dataset_build(out, catalog, [good, bad], SETTINGS)
+    build = dataset_build(out, catalog, [good, bad], SETTINGS, BOUND)
     assert sorted(build.done_shards()) == ["train/train-000000", "train/train-000001"]
     build.finish()
     named = [

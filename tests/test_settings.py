@@ -64,7 +64,14 @@ def test_a_size_can_be_written_in_three_ways(value: str, size: tuple[int, int]) 
         ),
         ("train.epochs=0", "train.epochs: Input should be greater than or equal to 1, not 0"),
         ("train.epochs=many", "train.epochs: Input should be a valid integer"),
-        ("preprocess.engine=gpu", "preprocess.engine: Input should be 'auto', 'numba'"),
+        (
+            "preprocess.engine=gpu",
+            "preprocess.engine: expected auto, cuda, numba, opencv or reference, not 'gpu'",
+        ),
+        (
+            "dataset.kind=ucf",
+            "dataset.kind: expected ucf101, kinetics, folders, csv or rawframes, not 'ucf'",
+        ),
         ("train.stages=[flow, iter0]", "train.stages.1: String should match pattern"),
         ("preprocess.size=8", "preprocess.size.0: Input should be greater than or equal to 16"),
         ("train", "--set train: expected section.key=value"),

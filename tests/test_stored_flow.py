@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from twinstream.preprocess.flow_statistics import FlowStatistics, flow_statistics
-from twinstream.preprocess.stored_flow import StoredFlow, stored_flow
-from twinstream.preprocess.tvl1 import Gray, TvL1Params, open_engine
+from twinstream.preprocess.engine import Gray, TvL1Params
+from twinstream.preprocess.engines import open_engine
+from twinstream.preprocess.stored import FlowStatistics, StoredFlow, flow_statistics, stored_flow
 from twinstream.shards.flow_codec import quantize
 
 

@@ -12,15 +12,9 @@ from hypothesis.extra import numpy as st_numpy
 from pydantic import ValidationError
 
 from twinstream.errors import InputError
-from twinstream.preprocess import tvl1
-from twinstream.preprocess.tvl1 import (
-    Engine,
-    Gray,
-    TvL1Params,
-    open_engine,
-    reference,
-    resolve_engine,
-)
+from twinstream.preprocess.engine import Engine, Gray, TvL1Params
+from twinstream.preprocess.engines import open_engine
+from twinstream.preprocess.tvl1 import reference
 
 ENGINES = ("numba", "opencv", "reference")
 QUICK = TvL1Params(scales=3, warps=3, iterations=60)
@@ -84,26 +78,6 @@ def test_lambda_is_set_under_its_own_name() -> None:
 def test_parameters_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         TvL1Params.model_validate(wrong)
-
-
-@pytest.mark.parametrize(("has_gpu", "name"), [(False, "numba"), (True, "cuda")])
-def test_auto_is_the_fastest_engine_for_what_is_here(
-    has_gpu: bool, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tvl1, "sees_gpu", lambda: has_gpu)
-    assert resolve_engine("auto") == name
-
-
-def test_an_engine_that_is_not_there_is_an_error_that_names_one_that_is(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(tvl1, "sees_gpu", lambda: False)
-    with pytest.raises(InputError, match="engine: numba"):
-        open_engine("cuda", QUICK)
-    with pytest.raises(InputError, match="'farneback'; use auto, numba"):
-        open_engine("farneback", QUICK)
-    with pytest.raises(InputError, match="threads is 0"):
-        open_engine("numba", QUICK, threads=0)
 
 
 def test_opencv_without_its_contrib_modules_is_an_error_of_one_line(

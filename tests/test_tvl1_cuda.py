@@ -22,16 +22,11 @@ from triton.compiler import ASTSource
 
 from tests.test_tvl1 import textured
 from twinstream.errors import InputError
-from twinstream.preprocess import tvl1
-from twinstream.preprocess.flow_statistics import flow_statistics
-from twinstream.preprocess.tvl1 import (
-    Gray,
-    TvL1Params,
-    open_engine,
-    resolve_engine,
-    triton_kernels,
-    triton_waves,
-)
+from twinstream.preprocess import engines
+from twinstream.preprocess.engine import Gray, TvL1Params
+from twinstream.preprocess.engines import open_engine, resolve_engine
+from twinstream.preprocess.stored import flow_statistics
+from twinstream.preprocess.tvl1 import triton_kernels, triton_waves
 from twinstream.preprocess.tvl1.cuda_batch import (
     OPTIONS,
     Tiling,
@@ -199,7 +194,7 @@ def test_auto_is_cuda_where_torch_sees_a_gpu_and_numba_elsewhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(tvl1, "has_library", lambda name: name == "libcuda.so.1")
+    monkeypatch.setattr(engines, "has_library", lambda name: name == "libcuda.so.1")
     assert resolve_engine("auto") == "cuda"
     assert open_engine("auto", TvL1Params()).name == "cuda"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -208,17 +203,17 @@ def test_auto_is_cuda_where_torch_sees_a_gpu_and_numba_elsewhere(
 
 def test_a_machine_without_a_driver_does_not_import_torch() -> None:
     code = (
-        "import sys; from twinstream.preprocess import tvl1\n"
-        "tvl1.has_library = lambda name: False\n"
-        "assert tvl1.resolve_engine('auto') == 'numba' or tvl1.Path('/dev/kfd').exists()\n"
+        "import sys; from twinstream.preprocess import engines\n"
+        "engines.has_library = lambda name: False\n"
+        "assert engines.resolve_engine('auto') == 'numba' or engines.Path('/dev/kfd').exists()\n"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_a_library_that_is_not_there_is_not_there() -> None:
-    assert tvl1.has_library("libc.so.6")
-    assert not tvl1.has_library("libnothing.so.1")
+    assert engines.has_library("libc.so.6")
+    assert not engines.has_library("libnothing.so.1")
 
 
 @pytest.mark.parametrize(

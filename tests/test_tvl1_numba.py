@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 from tests.test_tvl1 import textured
 from twinstream.preprocess.decode import open_video
-from twinstream.preprocess.tvl1 import Gray, TvL1Params, lanes, open_engine
+from twinstream.preprocess.engine import Gray, TvL1Params
+from twinstream.preprocess.engines import open_engine
+from twinstream.preprocess.tvl1 import lanes
 from twinstream.preprocess.tvl1.levels import level_sizes
 from twinstream.preprocess.tvl1.numba_engine import NumbaEngine
 from twinstream.preprocess.tvl1.reference import pyramid, reference_flow
@@ -144,8 +146,9 @@ def test_hard_edges_and_flicker_stay_finite(high: int) -> None:
 
 def test_a_second_start_compiles_nothing(tmp_path: Path) -> None:
     program = (
-        "import numpy as np\n"
-        "from twinstream.preprocess.tvl1 import TvL1Params, kernels, open_engine\n"
+        "import numpy as np; from twinstream.preprocess.engine import TvL1Params\n"
+        "from twinstream.preprocess.engines import open_engine\n"
+        "from twinstream.preprocess.tvl1 import kernels\n"
         "open_engine('numba', TvL1Params(scales=2, warps=1))(np.zeros((2, 24, 24), np.uint8))\n"
         "print([len(k.stats.cache_misses) for k in (kernels.resize, kernels.fill_taps, "
         "kernels.warp, kernels.iterate)])"
@@ -158,7 +161,8 @@ def test_the_bits_do_not_depend_on_the_processors_vectors(tmp_path: Path) -> Non
     """`generic` is the least that this architecture has: no AVX, no FMA."""
     program = (
         "from tests.test_tvl1_numba import noise\n"
-        "from twinstream.preprocess.tvl1 import TvL1Params, open_engine\n"
+        "from twinstream.preprocess.engine import TvL1Params\n"
+        "from twinstream.preprocess.engines import open_engine\n"
         "print(open_engine('numba', TvL1Params())(noise(3, 40, 61, seed=7)).tobytes().hex())"
     )
     expected = open_engine("numba", TvL1Params())(noise(3, 40, 61, seed=7)).tobytes().hex()

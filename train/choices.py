@@ -32,7 +32,6 @@ AttentionAt = EveryOther | tuple[str, ...]
 # Where a branch's first weights come from, if not from a file.
 IMAGENET = "imagenet"
 
-STACK_LENGTH = 5
 DROPOUT = 0.7
 
 # Sides of TSN's random crop relative to the shorter side of the stored frame.

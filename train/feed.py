@@ -9,12 +9,7 @@ from twinstream.errors import InputError
 from twinstream.shards.reader import ShardDataset
 from twinstream.shards.samples import Samples
 from twinstream.train.batch import Batch
-from twinstream.train.loader import (
-    SnippetRecipe,
-    TrainSnippets,
-    load_train_batches,
-    num_workers,
-)
+from twinstream.train.loader import SnippetRecipe, TrainSnippets, load_train_batches, num_workers
 from twinstream.train.order import EpochSampler, RankPart
 from twinstream.train.ranks import Ranks
 from twinstream.train.settings import TrainSettings

@@ -17,13 +17,13 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
+from twinstream.shards.settings import DEFAULT_STACK_LENGTH
 from twinstream.train.branch import RGB_CHANNELS, Branch
 from twinstream.train.choices import (
     BOTH,
     BRANCHES,
     DROPOUT,
     EVERY_OTHER,
-    STACK_LENGTH,
     WITH_CMA,
     AttentionAt,
     BranchName,
@@ -52,7 +52,7 @@ class TwoBranch(nn.Module):
         kind: ModelKind,
         depth: int,
         num_classes: int,
-        stack_length: int = STACK_LENGTH,
+        stack_length: int = DEFAULT_STACK_LENGTH,
         dropout: float = DROPOUT,
         attention_at: AttentionAt = EVERY_OTHER,
     ) -> None:

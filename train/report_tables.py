@@ -22,13 +22,7 @@ from twinstream.train.choices import (
     BranchName,
     ModelKind,
 )
-from twinstream.train.evidence import (
-    FLOW_ALONE,
-    RGB_ALONE,
-    Accuracy,
-    Evidence,
-    Variant,
-)
+from twinstream.train.evidence import FLOW_ALONE, RGB_ALONE, Accuracy, Evidence, Variant
 from twinstream.train.metrics import (
     EQUAL,
     Weights,

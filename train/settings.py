@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from twinstream.section import Section
+from twinstream.shards.settings import DEFAULT_STACK_LENGTH
 from twinstream.train.choices import (
     DROPOUT,
     EVERY_OTHER,
     IMAGENET,
-    STACK_LENGTH,
     TSN_SCALES,
     BranchName,
     Depth,
@@ -38,7 +38,7 @@ class ModelSettings(Section):
     """Residual blocks that attention blocks follow: every other one of res3 and res4, or a list by
     torchvision's names, such as [layer2.1, layer3.5].
     """
-    stack_length: int = Field(STACK_LENGTH, ge=1)
+    stack_length: int = Field(DEFAULT_STACK_LENGTH, ge=1)
     """Consecutive flow fields a snippet has."""
     dropout: float = Field(DROPOUT, ge=0, lt=1)
     """Dropout before each branch's last layer."""

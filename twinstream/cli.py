@@ -66,12 +66,18 @@ def demo(out: Path) -> None:
     run_demo(out)
 
 
+def _default_size() -> int:
+    from twinstream.preprocess.settings import PreprocessSettings
+
+    return PreprocessSettings().size[0]
+
+
 @cli.command()
 @click.option("--hours", default=100.0, show_default=True, help="Hours of video to predict for.")
 @click.option(
     "--size",
-    default=256,
-    show_default=True,
+    default=_default_size,
+    show_default="as preprocess.size",
     type=click.IntRange(16, 4096),
     help="Side of the stored square.",
 )

@@ -21,14 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinstream.errors import InputError
+from twinstream.preprocess.engines import resolve_engine
 from twinstream.preprocess.job import Filled, Recipe, Stopwatch, fill_spool
-from twinstream.preprocess.resources import default_chunk_frames
-from twinstream.preprocess.settings import PreprocessSettings, made_settings
-from twinstream.preprocess.tvl1 import resolve_engine
+from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings, made_settings
 from twinstream.preprocess.worker_setup import WorkerSetup, make_recipe
 from twinstream.section import build_settings
 from twinstream.shards.manifest import FILE_NAME, Manifest, manifest_bytes
 from twinstream.shards.samples import StoredSample
+from twinstream.shards.settings import ShardSettings
 from twinstream.shards.storage import locate
 from twinstream.shards.videos import Reason, VideoError
 from twinstream.shards.writer import SampleSpool, sample_spool
@@ -278,25 +278,17 @@ def _recipe(run: Path, manifest: Manifest, made: PreprocessSettings, engine: str
     """How videos become frames and flow, with all cores of this machine; the engine is the
     dataset's unless another is named.
     """
-    size = made.size if made.short_side is None else (2 * made.short_side, made.short_side)
+    made_with = manifest.settings
     name = resolve_engine(engine or made.engine)
     setup = WorkerSetup(
+        # Not used: each video is opened by its own path, and nothing is written.
         root=Path(),
         out=Path(),
-        size=None if made.short_side else made.size,
-        short_side=made.short_side,
-        max_pixels=made.max_pixels,
-        chunk_frames=default_chunk_frames(name, *size),
+        dataset=DatasetSettings(kind=made_with["dataset.kind"]),
+        preprocess=made,
+        shards=ShardSettings(jpeg_quality=made_with["shards.jpeg_quality"]),
         engine=name,
-        tvl1=made.tvl1,
-        bound=made.bound,
-        jpeg_quality=manifest.settings["shards.jpeg_quality"],
-        min_frames=made.min_frames,
-        settings=manifest.settings,
-        max_frames=made.max_frames,
-        cut_long=made.too_long == "cut",
         cores=len(os.sched_getaffinity(0)),
-        from_frames=manifest.settings.get("dataset.kind") == "rawframes",
     )
     try:
         return make_recipe(setup)

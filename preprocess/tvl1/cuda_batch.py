@@ -15,7 +15,8 @@ import torch
 import triton
 from torch import Tensor
 
-from twinstream.preprocess.tvl1 import TvL1Params, triton_kernels, triton_waves
+from twinstream.preprocess.engine import TvL1Params
+from twinstream.preprocess.tvl1 import triton_kernels, triton_waves
 from twinstream.preprocess.tvl1.levels import level_sizes, positions
 
 BLOCK = 256

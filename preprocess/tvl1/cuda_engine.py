@@ -16,9 +16,16 @@ import torch
 from torch import Tensor
 
 from twinstream.errors import InputError
-from twinstream.preprocess.flow_statistics import MICROPIXELS, FlowStatistics
-from twinstream.preprocess.stored_flow import StoredFlow
-from twinstream.preprocess.tvl1 import DEFAULT_GPU_BYTES, Flow, Gray, TvL1Params, empty_flow
+from twinstream.preprocess.engine import (
+    DEFAULT_GPU_BYTES,
+    Engine,
+    EngineOptions,
+    Flow,
+    Gray,
+    TvL1Params,
+    empty_flow,
+)
+from twinstream.preprocess.stored import MICROPIXELS, FlowStatistics, StoredFlow
 from twinstream.preprocess.tvl1.cuda_batch import Tiling, batch_flow, bytes_of_frame, bytes_of_pair
 from twinstream.preprocess.tvl1.cuda_copies import Copies
 from twinstream.shards.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL
@@ -89,7 +96,7 @@ class CudaEngine:
         return np.split(flow, np.cumsum([shape[0] for shape in shapes])[:-1])
 
     def stored(self, gray: Gray, bound: float) -> StoredFlow:
-        """(T, H, W) uint8 -> what `preprocess.stored_flow` makes of the flow, to the bit, made on
+        """(T, H, W) uint8 -> what `stored.stored_flow` makes of the flow, to the bit, made on
         the device.
         """
         num, *_ = empty_flow(gray).shape
@@ -212,6 +219,11 @@ def flow_sums(flow: Tensor, bound: float) -> Tensor:
     micropixels = ((dx * dx + dy * dy).sqrt() * MICROPIXELS).round().to(torch.int64)
     saturated = beyond[:, 0] | beyond[:, 1]
     return torch.stack([micropixels.sum(), saturated.sum(), flow.isfinite().logical_not().sum()])
+
+
+def open_engine(options: EngineOptions) -> Engine:
+    """The engine on the current GPU."""
+    return open_cuda(options.tvl1, max_bytes=options.gpu_bytes)
 
 
 def open_cuda(

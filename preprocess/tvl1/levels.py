@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from twinstream.preprocess.tvl1 import MIN_SIDE, TvL1Params
+from twinstream.preprocess.engine import MIN_SIDE, TvL1Params
 
 Positions = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]
 
@@ -31,6 +31,6 @@ def positions(num: int, last: int, step: float) -> Positions:
     """Where `num` output pixels read: index of the pixel before, and how far they lie behind it;
     pixel i of the output has its centre at (i + 0.5) * step - 0.5, clamped to 0 .. last.
     """
-    place: npt.NDArray[Any] = np.clip((np.arange(num) + 0.5) * step - 0.5, 0, last)
-    before = np.floor(place).astype(np.int64)
-    return before, (place - before).astype(np.float32)
+    position: npt.NDArray[Any] = np.clip((np.arange(num) + 0.5) * step - 0.5, 0, last)
+    before = np.floor(position).astype(np.int64)
+    return before, (position - before).astype(np.float32)

@@ -11,7 +11,8 @@ from queue import SimpleQueue
 import cv2
 import numpy as np
 
-from twinstream.preprocess.tvl1 import Engine, Flow, Gray, TvL1Params, empty_flow, kernels
+from twinstream.preprocess.engine import Engine, EngineOptions, Flow, Gray, TvL1Params, empty_flow
+from twinstream.preprocess.tvl1 import kernels
 from twinstream.preprocess.tvl1.kernels import Floats
 from twinstream.preprocess.tvl1.lanes import NUM_LANES
 from twinstream.preprocess.tvl1.levels import level_sizes, positions
@@ -145,11 +146,11 @@ class NumbaEngine:
             list(pool.map(take_turn, range(0, len(flow), PAIRS_A_TURN)))
 
 
-def open_numba(params: TvL1Params, *, threads: int = 1) -> Engine:
+def open_engine(options: EngineOptions) -> Engine:
     """The compiled engine; the first frames on a machine wait for the compiler, later starts read
     its cache.
     """
-    return NumbaEngine(params, threads)
+    return NumbaEngine(options.tvl1, options.threads)
 
 
 def upsample(coarse: Floats, fine: Floats, gain: float) -> None:

@@ -13,13 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from twinstream.errors import InputError
-from twinstream.preprocess.tvl1 import Engine, Gray, PairEngine, TvL1Params
+from twinstream.preprocess.engine import Engine, EngineOptions, Gray, PairEngine, TvL1Params
 
 
-def open_opencv(params: TvL1Params, *, threads: int = 1) -> Engine:
+def open_engine(options: EngineOptions) -> Engine:
     """`cv2.cuda` with a device and no median filter, else `cv2.optflow`; InputError where this
     OpenCV has neither.
     """
+    params = options.tvl1
     if params.median is None and cv2.cuda.getCudaEnabledDeviceCount() > 0:
         # The class moved between releases.
         cuda: Any = getattr(
@@ -34,7 +35,7 @@ def open_opencv(params: TvL1Params, *, threads: int = 1) -> Engine:
             f"OpenCV {cv2.__version__} has no optflow module; install opencv-contrib-python or use "
             "`engine: numba`"
         )
-    cv2.setNumThreads(threads)
+    cv2.setNumThreads(options.threads)
     return PairEngine("opencv", lambda first, second: cpu_flow(first, second, params))
 
 

@@ -16,10 +16,17 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from twinstream.preprocess.tvl1 import MIN_SIDE, TvL1Params
+from twinstream.preprocess.engine import MIN_SIDE, Engine, EngineOptions, PairEngine, TvL1Params
 
 Field = npt.NDArray[np.float64]
 Pair = tuple[Field, Field]
+
+
+def open_engine(options: EngineOptions) -> Engine:
+    """The definition as an engine, to compare others with: seconds a pair."""
+    return PairEngine(
+        "reference", lambda first, second: reference_flow(first, second, options.tvl1)
+    )
 
 
 def reference_flow(

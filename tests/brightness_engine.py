@@ -1,0 +1,16 @@
+"""A flow engine of a few lines, which `test_engines.py` adds to the registry: dx is the change of
+gray from one frame to the next, dy is 0.
+"""
+
+import numpy as np
+
+from twinstream.preprocess.engine import Engine, EngineOptions, Flow, Gray, PairEngine
+
+
+def open_engine(options: EngineOptions) -> Engine:
+    return PairEngine("brightness", change_of_gray)
+
+
+def change_of_gray(first: Gray, second: Gray) -> Flow:
+    change = second.astype(np.float32) - first
+    return np.stack([change, np.zeros_like(change)], axis=-1)
