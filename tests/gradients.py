@@ -16,7 +16,7 @@ from twinstream.train.cma import CMABlock
 from twinstream.train.gradient import add_gradients
 from twinstream.train.model import TwoBranch
 from twinstream.train.order import rank_part
-from twinstream.train.ranks import Ranks, joined_ranks, share_batch_norm
+from twinstream.train.ranks import Ranks, joined_ranks, synchronise_batch_norm
 from twinstream.train.stages import plan_stages
 
 SEGMENTS, CPU = 2, torch.device("cpu")
@@ -50,7 +50,7 @@ def one_step(
     for block in (module for module in model.modules() if isinstance(module, CMABlock)):
         torch.nn.init.ones_(block.bn.weight)
     model.train_only(STAGE.trains)
-    share_batch_norm(model, ranks)
+    synchronise_batch_norm(model, ranks)
     model.train(learns)
     part = rank_part(torch.arange(num_videos).numpy(), ranks.rank, ranks.size)
     batch = drawn_batch(num_videos, torch.from_numpy(part.positions))

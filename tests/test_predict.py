@@ -26,13 +26,13 @@ from twinstream.section import build_settings
 from twinstream.shards.index import file_sha256
 from twinstream.shards.manifest import FILE_NAME, manifest_bytes
 from twinstream.shards.settings import ShardSettings
+from twinstream.train.choices import iteration
 from twinstream.train.evaluate import score_run
 from twinstream.train.fit import begin_training, open_session
 from twinstream.train.metrics import fusion_weights
 from twinstream.train.predictions import read_predictions
 from twinstream.train.ranks import Ranks
 from twinstream.train.run_folder import RunSettings, read_run_manifest, read_run_settings
-from twinstream.train.stages import iteration
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """pipeline.yaml, --set, and one line for every mistake."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,15 @@ def write(folder: Path, text: str) -> Path:
 
 def test_the_shipped_file_says_what_the_defaults_are() -> None:
     assert read_settings(Settings, PIPELINE) == Settings()
+
+
+def test_settings_are_read_without_torch() -> None:
+    code = (
+        "import sys\nimport twinstream.settings\n"
+        "sys.exit(','.join({'torch', 'cv2', 'ray', 'pyarrow'} & {*sys.modules}) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_setting_has_a_docstring() -> None:

@@ -187,6 +187,7 @@ def pick_queries(
     first = np.unravel_index(int(cells.argmax()), cells.shape)
     rows, columns = np.indices(cells.shape)
     far = np.hypot((rows - first[0]) / grid[0], (columns - first[1]) / grid[1]) >= APART
+    # A speed is never negative, so a cell that is near has no chance.
     second = np.unravel_index(int(np.where(far, cells, -1).argmax()), cells.shape)
     third = np.unravel_index(int(np.where(far, cells, np.inf).argmin()), cells.shape)
     centres = [

@@ -105,6 +105,7 @@ class Branch(nn.Module):
         train().
         """
         self.frozen = frozen
+        # What needs no gradient is left out of the optimizer, and of the sum over the ranks.
         self.requires_grad_(not frozen)
         self.train(self.training)
 
@@ -113,6 +114,7 @@ class Branch(nn.Module):
         return super().train(mode and not self.frozen)
 
     def _gradient(self) -> torch.set_grad_enabled:
+        # A frozen branch keeps no graph, even where its input has one.
         return torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen)
 
 
@@ -173,6 +175,7 @@ def _blocks(net: nn.Module, places: tuple[str, ...]) -> nn.ModuleDict:
 
 def _channels(block: nn.Module) -> int:
     """What a residual block puts out: the width of its last BatchNorm."""
+    # bn2 in the blocks of ResNet-18 and 34, bn3 in those of deeper ones
     norms = [module for name, module in block.named_children() if name.startswith("bn")]
     width = norms[-1].num_features
     assert isinstance(width, int)

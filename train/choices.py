@@ -41,3 +41,11 @@ NumCrops = Literal[1, 5, 10]
 NUM_CROPS: tuple[NumCrops, ...] = get_args(NumCrops)
 
 DeviceName = Literal["auto", "cpu", "cuda"]
+
+# A stage trains a branch by itself, or is an iteration of training both in turn.
+STAGE_NAME = r"^(flow|rgb|iter[1-9][0-9]*)$"
+
+
+def iteration(stage: str) -> int:
+    """iter3 -> 3; 0 for flow and rgb, which train a branch by itself."""
+    return int(stage.removeprefix("iter")) if stage.startswith("iter") else 0

@@ -17,11 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinstream.errors import InputError
-from twinstream.train.choices import BOTH
+from twinstream.train.choices import BOTH, iteration
 from twinstream.train.metrics import Weights, fuse, top_k_accuracy
 from twinstream.train.predictions import Predictions, predictions_file, read_predictions
 from twinstream.train.run_folder import read_run_settings
-from twinstream.train.stages import iteration
 
 RGB_ALONE, FLOW_ALONE = (1.0, 0.0), (0.0, 1.0)
 MUST_AGREE = ("classes", "split", "segments", "crops", "depth")
@@ -68,6 +67,7 @@ class Evidence:
             return None
         tops = [[top_k_accuracy(scores, p.labels, k) for p, scores in found] for k in (1, 5)]
         sizes = [len(p.keys) for p, _ in found]
+        # The same videos: runs with other seeds, which spread. Other videos: folds of one dataset.
         repeated = len(found) > 1 and all(p.keys == found[0][0].keys for p, _ in found)
         top1, top5 = (float(np.average(values, weights=sizes)) for values in tops)
         return Accuracy(top1, top5, statistics.stdev(tops[0]) if repeated else None)

@@ -68,6 +68,7 @@ class Feed:
             batches = load_streamed_batches(self._source, sampler, workers)
         else:
             batches = load_train_batches(self._source, sampler, workers)
+        # Strict: a batch too few or too many would go with the counts of another one.
         yield from zip(sampler.parts, batches, strict=True)
 
 

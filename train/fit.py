@@ -40,7 +40,7 @@ from twinstream.train.memory import keep_freed_memory
 from twinstream.train.metrics import ranked_classes
 from twinstream.train.model import TwoBranch, build_model
 from twinstream.train.normalise import refuse_other_codec
-from twinstream.train.ranks import Ranks, joined_ranks, share_batch_norm
+from twinstream.train.ranks import Ranks, joined_ranks, synchronise_batch_norm
 from twinstream.train.run_folder import (
     CHECKPOINT,
     RunSettings,
@@ -168,7 +168,7 @@ def open_session(settings: RunSettings, out: Path, ranks: Ranks) -> Session:
     # The same on all ranks, which do not exchange their weights.
     torch.manual_seed(settings.train.seed)
     model = build_model(settings.model, len(manifest.classes)).to(ranks.device)
-    share_batch_norm(model, ranks)
+    synchronise_batch_norm(model, ranks)
     sha256 = file_sha256(dataset.path / FILE_NAME)
     return Session(out, settings, ranks, dataset, sha256, stages, feed, model)
 

@@ -125,6 +125,7 @@ class Snippets(Dataset[Item], Generic[Index], ABC):
         rgb, flow = (
             part.numpy().reshape(*grid, *part.shape[2:]) for part in (batch.rgb, batch.flow)
         )
+        # From here on the arrays are views of the batch: what is cut is written where it stays.
         for row, choice in enumerate([self.choose(index) for index in indexes]):
             frames, stacks = read_snippets(choice.sample, choice.starts, self.stack_length)
             scale = transforms.apply_views(frames, stacks, choice.views, rgb[row], flow[row])
@@ -204,6 +205,7 @@ def usable(samples: Videos, stack_length: int) -> Videos:
     """The samples; InputError when one is too short for a stack, or there is none."""
     if not len(samples):
         raise InputError("this split holds no samples")
+    # All at once and before the first step, not when an epoch happens to meet it.
     shortest = samples.shortest()
     try:
         snippets.num_starts(shortest.index.num_frames, stack_length)
@@ -251,6 +253,7 @@ def loaded(source: Batching, workers: int, **sampling: Any) -> Iterator[Batch]:
         _Batches(source),
         num_workers=workers,
         worker_init_fn=_set_up_worker,
+        # A source gives whole batches: there is nothing to stack.
         collate_fn=_as_it_is,
         pin_memory=torch.cuda.is_available(),
         **sampling,
@@ -261,6 +264,7 @@ def loaded(source: Batching, workers: int, **sampling: Any) -> Iterator[Batch]:
                 raise batch
             yield batch
     except RuntimeError as error:
+        # torch has no class of its own for the death of a worker.
         if not str(error).startswith("DataLoader worker"):
             raise
         raise InputError(

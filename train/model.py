@@ -72,6 +72,7 @@ class TwoBranch(nn.Module):
                 attention_at=attention_at,
             )
             self.add_module(name, branch)
+        # All branches of a network have the same ones.
         self.places = branch.places
         # What the convolutions put out follows their weights. A sixth faster on a CPU, and what
         # tensor cores want.
@@ -120,6 +121,7 @@ class TwoBranch(nn.Module):
 
     def train_only(self, name: BranchName) -> None:
         """One stage's choice: that branch learns, the other is frozen."""
+        # A ValueError for a name that is not there, before anything is frozen.
         self.branch(name)
         for each in self.names:
             self.branch(each).set_frozen(each != name)

@@ -60,6 +60,7 @@ def rank_part(batch: Positions, rank: int, num_ranks: int) -> RankPart:
     does not count.
     """
     divisible = -(-len(batch) // num_ranks) * num_ranks
+    # np.resize fills up with the batch's own beginning.
     positions = np.resize(batch, divisible)[rank::num_ranks]
     return RankPart(positions, len(batch[rank::num_ranks]), len(batch))
 

@@ -79,6 +79,7 @@ def read_predictions(path: Path) -> Predictions:
         )
     rows = table.to_pydict()
     branches = np.array(rows["branch"])
+    # Every branch has the same videos in the same order: the first one's rows name them.
     first = branches == branches[:1]
     scores = {
         str(name): _matrix(rows["scores"], branches == name)

@@ -1,7 +1,7 @@
-"""The processes of one training run, as torchrun starts them: one a GPU (nccl) or a share of the
+"""The processes of one training run, as torchrun starts them: one a GPU (nccl) or a part of the
 CPU (gloo).
 
-Every rank holds the whole network and reads its share of each batch; after the backward pass their
+Every rank holds the whole network and reads its part of each batch; after the backward pass their
 gradients are summed in one exchange. DistributedDataParallel would overlap that with the backward
 pass, but must know which parameters a stage leaves out, and a ResNet's gradients are small beside a
 step. The sum has the same bits on every rank, so the networks stay equal. A rank that dies breaks
@@ -39,6 +39,7 @@ class Ranks:
         """Each value summed over the ranks; all wait for one another."""
         if self.size == 1:
             return list(values)
+        # In float64 counts of videos stay exact.
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(total)
         return [float(value) for value in total]
@@ -50,6 +51,7 @@ class Ranks:
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if self.size == 1 or not gradients:
             return
+        # One large exchange: many small ones would each wait for the network's delay.
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
         for gradient, part in zip(
@@ -90,7 +92,7 @@ def shows_output() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def share_batch_norm(model: nn.Module, ranks: Ranks) -> None:
+def synchronise_batch_norm(model: nn.Module, ranks: Ranks) -> None:
     """BatchNorm that learns takes its statistics from the batch of all ranks, as one
     process would.
     """
@@ -99,6 +101,7 @@ def share_batch_norm(model: nn.Module, ranks: Ranks) -> None:
     if ranks.device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     else:
+        # In place, so that parameters and buffers keep their names.
         for module in [m for m in model.modules() if type(m) is nn.BatchNorm2d]:
             module.__class__ = GlooBatchNorm2d
 
@@ -115,7 +118,9 @@ class GlooBatchNorm2d(nn.BatchNorm2d):
         count = x.numel() // x.shape[1] * dist.get_world_size()
         mean = _summed(x.sum((0, 2, 3))) / count
         centred = x - mean[:, None, None]
+        # Of what is centred already: a difference of large squares would lose its digits.
         variance = _summed(centred.square().sum((0, 2, 3))) / count
+        # The running variance is the unbiased one, as nn.BatchNorm2d has it.
         self._follow(mean.detach(), variance.detach() * count / max(count - 1, 1))
         scale = self.weight * (variance + self.eps).rsqrt()
         return centred * scale[:, None, None] + self.bias[:, None, None]

@@ -202,6 +202,7 @@ def gains(evidence: Evidence) -> list[Gain]:
         for n, name in enumerate(classes)
         if not (np.isnan(old[n]) or np.isnan(new[n]))
     ]
+    # Equal gains stand in the order of the classes, so that a report is the same every time.
     return sorted(found, key=lambda gain: (gain.two_stream - gain.cma, gain.number))
 
 

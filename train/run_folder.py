@@ -28,6 +28,7 @@ CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
 SETTINGS = "settings.yaml"
 STARTS = "starts.jsonl"
+# What does not change the result, by the beginning of the key
 MAY_DIFFER = (
     "train.workers",
     "train.checkpoint_steps",

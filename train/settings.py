@@ -12,6 +12,7 @@ from twinstream.train.choices import (
     DROPOUT,
     EVERY_OTHER,
     IMAGENET,
+    STAGE_NAME,
     TSN_SCALES,
     BranchName,
     Depth,
@@ -20,7 +21,6 @@ from twinstream.train.choices import (
     ModelKind,
     NumCrops,
 )
-from twinstream.train.stages import STAGE_NAME
 
 StageName = Annotated[str, StringConstraints(pattern=STAGE_NAME)]
 

@@ -12,9 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from twinstream.errors import InputError
-from twinstream.train.choices import BRANCHES, WITH_CMA, BranchName, ModelKind
-
-STAGE_NAME = r"^(flow|rgb|iter[1-9][0-9]*)$"
+from twinstream.train.choices import BRANCHES, WITH_CMA, BranchName, ModelKind, iteration
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,7 @@ def plan_stages(names: Sequence[str], kind: ModelKind) -> list[Stage]:
                     f"train.stages: {name} trains attention, which model.kind {kind} has not; use "
                     "cma"
                 )
+            # Once trained a branch's CMA blocks stay in use, in every stage that follows.
             attending = (*attending, *({trains} - {*attending}))
         elif attending:
             raise InputError(
@@ -52,11 +51,6 @@ def plan_stages(names: Sequence[str], kind: ModelKind) -> list[Stage]:
     if len({*names}) != len(names):
         raise InputError(f"train.stages: {', '.join(names)} names a stage twice")
     return stages
-
-
-def iteration(stage: str) -> int:
-    """iter3 -> 3; 0 for flow and rgb, which train a branch by itself."""
-    return int(stage.removeprefix("iter")) if stage.startswith("iter") else 0
 
 
 def _learner(stage: str) -> BranchName:

@@ -32,7 +32,7 @@ from twinstream.shards.settings import ShardSettings
 from twinstream.shards.storage import locate
 from twinstream.shards.videos import Reason, VideoError
 from twinstream.shards.writer import SampleSpool, sample_spool
-from twinstream.train.choices import DeviceName
+from twinstream.train.choices import DeviceName, iteration
 from twinstream.train.device import choose_device
 from twinstream.train.evaluate import score_videos
 from twinstream.train.loader import TestSnippets
@@ -40,7 +40,6 @@ from twinstream.train.metrics import Weights, fuse, fusion_weights, ranked_class
 from twinstream.train.predictions import BranchScores
 from twinstream.train.run_folder import read_run_manifest
 from twinstream.train.settings import TestSettings
-from twinstream.train.stages import iteration
 from twinstream.train.trained import TrainedNetwork, load_network
 
 Ranking = list[tuple[str, float]]
