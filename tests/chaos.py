@@ -18,9 +18,10 @@ from pathlib import Path
 import click
 import yaml
 
-from tests.processes import worker_pids
-from tests.test_faults import write_videos
-from tests.test_preprocess import ROOT, digests, tree
+from tests.support.digests import dataset_digests
+from tests.support.paths import ROOT
+from tests.support.processes import worker_pids
+from tests.support.stage import tree, write_videos
 from twinstream.shards.verify import faults
 
 KINDS = ("worker -9", "driver -9", "driver INT", "driver TERM")
@@ -105,7 +106,7 @@ def main(kills: int, videos: int, seed: int, workers: int) -> None:
         counts = run_with_kills(
             command(folder / "war.yaml", war, root, workers), war, kills, random.Random(seed)
         )
-        expected, found = digests(peace), digests(war)
+        expected, found = dataset_digests(peace), dataset_digests(war)
         same = sum(found.get(path) == digest for path, digest in expected.items())
         told = list(faults(war))
     hits = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stores import Store, serve
+from tests.support.stores import Store, serve
 
 # One thread a process, set before torch is imported: thread pools that share busy cores wait for
 # one another.
@@ -53,7 +53,7 @@ def real_data() -> Path:
 def preprocessed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a preprocessed dataset, a run and a video, for all tests: none changes it."""
     # Not at the head: the tests of a GPU need less than this imports.
-    from tests.preprocessed import write_folder
+    from tests.support.preprocessed import write_folder
 
     return write_folder(tmp_path_factory.mktemp("preprocessed"))
 
@@ -62,6 +62,6 @@ def preprocessed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dataset(tmp_path: Path) -> Path:
     """A small finished dataset: 3 training and 2 test samples of 2 classes, 32x24."""
     # Not at the head: the tests of a GPU need less than this imports.
-    from tests.datasets import write_dataset
+    from tests.support.datasets import write_dataset
 
     return write_dataset(tmp_path / "dataset", {"train": 3, "test": 2})

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.test_tvl1 import textured
+from tests.support.scenes import textured
 from twinstream.errors import InputError
 from twinstream.preprocess.engine import TvL1Params
 from twinstream.preprocess.tvl1 import cuda_engine, reference, triton_kernels, triton_waves

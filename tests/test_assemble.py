@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.datasets import BOUND, SETTINGS, make_catalog, write_job
-from tests.test_writer import digests
+from tests.support.datasets import BOUND, SETTINGS, make_catalog, write_job
+from tests.support.digests import digests
 from twinstream.errors import InputError
 from twinstream.preprocess.catalog import Catalog, Video
 from twinstream.preprocess.plan import dataset_build, plan_jobs

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.runs import write_run
-from tests.test_cli import run
+from tests.support.command import run
+from tests.support.runs import write_run
 from twinstream.errors import InputError
 from twinstream.train import attention_picture
 from twinstream.train.attention import (

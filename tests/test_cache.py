@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.paths import ROOT
 from twinstream.errors import InputError
 from twinstream.shards import cache
 from twinstream.shards.cache import BLOCK_BYTES, BlockCache, open_cache
 from twinstream.shards.manifest import FileEntry
 from twinstream.shards.storage import read_range
 
-ROOT = Path(__file__).parents[1]
 NUM_BYTES = 40 * BLOCK_BYTES + 123
 
 

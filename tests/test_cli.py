@@ -1,12 +1,12 @@
 """The command line: help with an example everywhere, and one line for every fault of the user's."""
 
-import sys
 from pathlib import Path
 
 import click
 import pytest
 
-from tests.test_verify import rewritten
+from tests.support.command import run
+from tests.support.datasets import rewritten
 from twinstream import cli
 
 
@@ -19,15 +19,6 @@ def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, 
             else [(*path, name)]
         )
     return found
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["twinstream", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    code = ended.value.code
-    assert isinstance(code, int)
-    return code
 
 
 @pytest.mark.parametrize("path", commands(cli.cli), ids=" ".join)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.datasets import BOUND, SETTINGS, make_catalog, write_dataset, write_job
-from tests.test_import import stored
-from tests.test_writer import digests
+from tests.support.datasets import BOUND, SETTINGS, bare, make_catalog, write_dataset, write_job
+from tests.support.digests import digests
+from tests.support.rawframes import stored
 from twinstream.errors import InputError
 from twinstream.preprocess.catalog import Catalog
 from twinstream.preprocess.plan import dataset_build, plan_jobs
@@ -191,13 +191,6 @@ def test_a_damaged_source_is_not_given_a_valid_hash(dataset: Path, tmp_path: Pat
     tar.write_bytes(data)
     with pytest.raises(InputError, match=r"train/train-000000\.tar: changed since it was written"):
         subset(dataset, tmp_path / "out", split="train")
-
-
-def bare(dataset: Path) -> Path:
-    """Only the tars of a dataset, as someone else would hand them on."""
-    for path in [*dataset.rglob("*.parquet"), dataset / "dataset.json"]:
-        path.unlink()
-    return dataset
 
 
 def test_bare_tars_become_a_dataset_with_the_same_index(dataset: Path) -> None:

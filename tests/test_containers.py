@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.videos import moving_square, write_sound, write_video
+from tests.support.videos import moving_square, write_sound, write_video
 from twinstream.preprocess.containers import (
     ContainerError,
     check_boxes,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.videos import moving_square, write_sound, write_video
+from tests.support.videos import moving_square, write_sound, write_video
 from twinstream.preprocess.decode import open_video
 from twinstream.preprocess.video_stream import OpenedVideo, VideoInfo
 from twinstream.shards.videos import Reason, VideoError

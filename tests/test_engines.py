@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.videos import write_video
+from tests.support.videos import write_video
 from twinstream.errors import InputError
 from twinstream.preprocess import doctor, engines
 from twinstream.preprocess.catalog import read_catalog
@@ -31,7 +31,7 @@ from twinstream.section import build_settings
 from twinstream.settings import Settings
 from twinstream.shards.reader import ShardDataset, read_flow
 
-BRIGHTNESS = EngineEntry("brightness", "tests.brightness_engine", uses_tvl1=False)
+BRIGHTNESS = EngineEntry("brightness", "tests.support.brightness_engine", uses_tvl1=False)
 ON_GPU = EngineEntry("sparks", "tests.sparks_engine", uses_gpu=True, is_automatic=True)
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.runs import write_run
-from tests.test_cli import run
+from tests.support.command import run
+from tests.support.runs import write_run
 from twinstream.errors import InputError
 from twinstream.shards.manifest import manifest_bytes, read_manifest
 from twinstream.train.evaluate import score_run, trained_branches

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.runs import write_tested
+from tests.support.runs import write_tested
 from twinstream.errors import InputError
 from twinstream.train.evidence import FLOW_ALONE, RGB_ALONE, Accuracy, read_evidence, variant_of
 from twinstream.train.metrics import EQUAL

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.datasets import write_dataset
-from tests.test_cli import run
-from tests.test_import import stored
-from tests.test_writer import digests
+from tests.support.command import run
+from tests.support.datasets import write_dataset
+from tests.support.digests import digests
+from tests.support.rawframes import stored
 from twinstream.errors import InputError
 from twinstream.shards.copying import Copier
 from twinstream.shards.export import export_rawframes, video_folders

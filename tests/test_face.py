@@ -15,8 +15,9 @@ import torch
 from torch.utils.data import DataLoader
 
 import twinstream as ts
-from tests.runs import write_run
-from tests.videos import moving_square
+from tests.support.paths import ROOT
+from tests.support.runs import write_run
+from tests.support.videos import moving_square
 from twinstream.preprocess import frames_to_flow
 from twinstream.preprocess.engine import TvL1Params
 from twinstream.preprocess.engines import open_engine
@@ -24,7 +25,6 @@ from twinstream.shards import reader
 from twinstream.shards.manifest import manifest_bytes
 from twinstream.train.normalise import normalise
 
-ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 

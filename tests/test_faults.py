@@ -10,9 +10,7 @@ import os
 import resource
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -22,31 +20,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
-from tests.processes import readers
-from tests.test_preprocess import ROOT, digests, tree
-from tests.videos import write_video
-from twinstream.preprocess.catalog import Catalog, read_catalog
-from twinstream.preprocess.duet import draw_video
-from twinstream.preprocess.job import Recipe, run_job
-from twinstream.preprocess.plan import Job, dataset_build, plan_jobs
+from tests.support.digests import dataset_digests
+from tests.support.processes import readers
+from tests.support.stage import (
+    PATIENCE_SECONDS,
+    prepared,
+    started,
+    wait_for,
+    without_ray,
+    write_videos,
+)
+from twinstream.preprocess.job import Recipe
 from twinstream.preprocess.run_log import Event, EventKind
 from twinstream.preprocess.session import run_jobs
-from twinstream.preprocess.settings import byte_settings
 from twinstream.preprocess.worker_setup import WorkerSetup, make_recipe
-from twinstream.section import build_settings
-from twinstream.settings import Settings
 from twinstream.shards.verify import faults
 from twinstream.shards.videos import read_videos
-
-PATIENCE_SECONDS = 120
-
-
-def write_videos(root: Path, count: int) -> None:
-    for number in range(count):
-        frames = draw_video(np.random.default_rng(number), number % 4, number % 2, 48, 8)
-        write_video(root / "train" / f"class{number % 2}" / f"{number}.avi", frames)
 
 
 def write_pipe(root: Path, name: str) -> Path:
@@ -55,29 +45,6 @@ def write_pipe(root: Path, name: str) -> Path:
     os.mkfifo(pipe)
     (root / "train" / "class0" / f"{name}.avi").symlink_to(pipe)
     return pipe
-
-
-@contextmanager
-def started(
-    folder: Path, root: Path, out: Path, *arguments: str
-) -> Iterator[subprocess.Popen[str]]:
-    config = folder / "pipeline.yaml"
-    config.write_text(yaml.safe_dump(tree(root, out)))
-    command = [sys.executable, "-m", "twinstream", "preprocess", "-c", str(config), *arguments]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def wait_for(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not happened():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
 
 
 @contextmanager
@@ -234,8 +201,8 @@ def test_a_worker_lost_in_any_part_of_its_work_costs_its_job_and_nothing_else(
     assert [event.kind for event in events].count(EventKind.LOST) == len(HELD)
     without_ray(root, tmp_path / "peace")
     assert (
-        digests(out)["train/train-000000.tar"]
-        == digests(tmp_path / "peace")["train/train-000000.tar"]
+        dataset_digests(out)["train/train-000000.tar"]
+        == dataset_digests(tmp_path / "peace")["train/train-000000.tar"]
     )
 
 
@@ -254,31 +221,6 @@ def small_disk(folder: Path, num_bytes: int) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def prepared(root: Path, out: Path) -> tuple[Catalog, list[Job], WorkerSetup, dict[str, Any]]:
-    """What the command makes of its settings before it starts Ray."""
-    settings = build_settings(Settings, tree(root, out))
-    stage, shards = settings.preprocess, settings.shards
-    catalog = read_catalog("folders", str(root))
-    made_with = byte_settings(settings.dataset, stage, shards, "opencv")
-    setup = WorkerSetup(
-        root=root,
-        out=out,
-        dataset=settings.dataset,
-        preprocess=stage,
-        shards=shards,
-        engine="opencv",
-    )
-    return catalog, plan_jobs(catalog.videos, shards.videos_per_shard, stage.seed), setup, made_with
-
-
-def without_ray(root: Path, out: Path) -> None:
-    """The same dataset by a plain loop over the jobs."""
-    catalog, jobs, setup, settings = prepared(root, out)
-    for job in jobs:
-        list(run_job(job, root=root, out=out, recipe=make_recipe(setup)))
-    dataset_build(out, catalog, jobs, settings, setup.preprocess.bound).finish()
 
 
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on_when_there_is_room(
@@ -306,7 +248,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on_when_there_is_room
         with started(tmp_path, root, out) as process:
             _, said = process.communicate(timeout=PATIENCE_SECONDS)
         assert process.returncode == 0, said
-        assert digests(out) == digests(tmp_path / "roomy")
+        assert dataset_digests(out) == dataset_digests(tmp_path / "roomy")
 
 
 def test_a_node_that_goes_costs_no_video_and_one_that_comes_takes_over(

@@ -15,7 +15,8 @@ import torch
 import yaml
 from torchvision import models
 
-from tests.datasets import write_dataset
+from tests.support.datasets import write_dataset
+from tests.support.paths import ROOT
 from twinstream.errors import InputError
 from twinstream.section import build_settings
 from twinstream.shards.index import file_sha256
@@ -26,8 +27,6 @@ from twinstream.train.fit import train
 from twinstream.train.gradient import add_gradients
 from twinstream.train.run_folder import RunSettings, read_run_settings
 from twinstream.train.run_log import TrainingLog, git_revision
-
-ROOT = Path(__file__).parents[1]
 
 
 def settings_tree(dataset: Path) -> dict[str, dict[str, object]]:

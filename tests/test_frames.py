@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.videos import moving_square
+from tests.support.videos import moving_square
 from twinstream.preprocess.catalog import read_catalog
 from twinstream.preprocess.frames import open_frames
 from twinstream.preprocess.job import run_job

@@ -13,54 +13,20 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.test_cli import run
-from tests.test_writer import digests
+from tests.support.command import run
+from tests.support.digests import digests
+from tests.support.paths import ROOT
+from tests.support.rawframes import SIZE, bring_in, draw_video, stored
 from twinstream.errors import InputError
 from twinstream.shards.alignment import Layout
-from twinstream.shards.copying import Copier, stored_samples
 from twinstream.shards.export import export_rawframes
-from twinstream.shards.folders import FoundVideos, found_videos, listed_videos
+from twinstream.shards.folders import found_videos, listed_videos
 from twinstream.shards.importer import foreign_codec, import_rawframes
 from twinstream.shards.jpeg import encode_jpeg
 from twinstream.shards.manifest import read_manifest
 from twinstream.shards.reader import ShardDataset, read_flow, read_frames, read_meta
 from twinstream.shards.verify import faults
-from twinstream.shards.videos import VideoRow, read_videos, summary
-
-ROOT = Path(__file__).parents[1]
-SIZE = (16, 24)
-OURS = foreign_codec(20.0, 128, 127)
-
-
-def draw_video(
-    folder: Path, num_frames: int = 4, *, base: int = 0, num_flow: int | None = None
-) -> None:
-    """Frame t has red 20 t; flow field f has dx level 128 + 10 f and no dy; numbered
-    from `base`.
-    """
-    folder.mkdir(parents=True)
-    for t in range(num_frames):
-        frame = np.full((*SIZE, 3), (20 * t, 0, 0), np.uint8)
-        (folder / f"img_{base + t:05d}.jpg").write_bytes(encode_jpeg(frame, 95))
-    for t in range(num_frames - 1 if num_flow is None else num_flow):
-        for axis, level in (("x", 128 + 10 * t), ("y", 128)):
-            jpeg = encode_jpeg(np.full(SIZE, level, np.uint8), 95)
-            (folder / f"flow_{axis}_{base + t:05d}.jpg").write_bytes(jpeg)
-
-
-def bring_in(
-    root: Path, out: Path, found: FoundVideos | None = None, **options: object
-) -> list[VideoRow]:
-    found = found or found_videos(root, None)
-    return import_rawframes(
-        root, out, found.videos, found.classes, OURS, **{"videos_per_shard": 16} | options
-    )
-
-
-def stored(dataset: Path) -> dict[str, list[bytes]]:
-    """The images of every sample as they are stored, by key."""
-    samples = stored_samples(dataset, read_manifest(dataset))
-    return {sample.index.key: list(Copier().members(sample))[1:] for sample in samples}
+from twinstream.shards.videos import read_videos, summary
 
 
 def test_a_dataset_exported_and_imported_has_identical_frames_flow_labels_and_splits(

@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from tests.test_import import bring_in, draw_video
+from tests.support.rawframes import bring_in, draw_video
 from twinstream.shards.alignment import Layout
 from twinstream.shards.info import describe
 from twinstream.shards.preview import side_by_side, write_preview_video

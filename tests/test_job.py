@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.datasets import SETTINGS, make_catalog
+from tests.support.datasets import SETTINGS, make_catalog
 from twinstream.preprocess.job import PARTS, Recipe, VideoAt, VideoDone, job_steps, run_job
 from twinstream.preprocess.plan import Job
 from twinstream.preprocess.video_stream import VideoInfo

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.paths import ROOT
 from twinstream.preprocess.engines import ENGINES
 
-ROOT = Path(__file__).parents[1]
 FORBIDDEN = {
     "shards": {"ray", "torch", "torchvision", "webdataset", "preprocess", "train"},
     "train": {"ray", "preprocess", "av"},

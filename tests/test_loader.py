@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from tests.datasets import write_dataset
+from tests.support.datasets import write_dataset
 from twinstream.errors import InputError
 from twinstream.shards.reader import ShardDataset
 from twinstream.train.batch import Batch

@@ -2,11 +2,11 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.support.paths import ROOT
+
 # Page faults of four tensors of 64 MiB, each freed before the next, behind those after which the
 # heap has its size.
 COUNT = """

@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 import twinstream
-from tests.videos import moving_square, write_video
+from tests.support.paths import ROOT
+from tests.support.videos import moving_square, write_video
 
-ROOT = Path(__file__).parents[1]
 # Folder of the checkout, and where the wheel has it
 PACKAGES = {
     "twinstream": "twinstream",

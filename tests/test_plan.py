@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 
-from tests.datasets import make_catalog
+from tests.support.datasets import make_catalog
 from twinstream.preprocess.plan import plan_jobs
 from twinstream.shards.folders import VideoFolder
 from twinstream.shards.plan import key_hash, plan_shards

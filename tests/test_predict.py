@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import twinstream as ts
-from tests.runs import write_run
-from tests.test_cli import run
-from tests.videos import write_sound
+from tests.support.command import run
+from tests.support.runs import write_run
+from tests.support.videos import write_sound
 from twinstream.errors import InputError
 from twinstream.predictor import Predictor, ranking
 from twinstream.preprocess.settings import (

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
-from tests import test_writer
-from tests.videos import write_sound, write_video
+from tests.support.command import cli
+from tests.support.digests import dataset_digests
+from tests.support.paths import ROOT
+from tests.support.stage import config, tree
+from tests.support.videos import write_sound, write_video
 from twinstream.errors import InputError
 from twinstream.preprocess.duet import draw_video
 from twinstream.preprocess.run import check_skipped, preprocess
@@ -24,7 +26,6 @@ from twinstream.shards.reader import ShardDataset
 from twinstream.shards.verify import faults
 from twinstream.shards.videos import Status, VideoRow, read_videos, summary
 
-ROOT = Path(__file__).parents[1]
 FRAMES = draw_video(np.random.default_rng(0), 0, 0, 48, 9)
 
 
@@ -48,25 +49,6 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     whole = write_video(bad / "cut.avi", np.concatenate([FRAMES] * 6))
     whole.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
     return root
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file of the dataset; the two that tell of the run are no part of it."""
-    told = test_writer.digests(folder)
-    return {name: digest for name, digest in told.items() if name not in ("run.json", "run.jsonl")}
-
-
-def tree(root: Path, out: Path) -> dict[str, dict[str, object]]:
-    return {
-        "dataset": {"kind": "folders", "root": str(root)},
-        "preprocess": {
-            "size": 32,
-            "engine": "opencv",
-            "workers": 2,
-            "tvl1": {"warps": 1, "iterations": 10},
-        },
-        "shards": {"path": str(out), "videos_per_shard": 2},
-    }
 
 
 def run(root: Path, out: Path, *overrides: str) -> list[VideoRow]:
@@ -114,7 +96,7 @@ def test_one_worker_and_other_chunks_give_the_same_bytes(
     videos: Path, finished: Path, tmp_path: Path
 ) -> None:
     run(videos, tmp_path / "again", "preprocess.workers=1", "preprocess.chunk_frames=3")
-    assert digests(tmp_path / "again") == digests(finished)
+    assert dataset_digests(tmp_path / "again") == dataset_digests(finished)
 
 
 def test_a_finished_dataset_is_left_alone(videos: Path, finished: Path) -> None:
@@ -136,7 +118,7 @@ def test_another_settings_dataset_is_refused_with_the_setting_that_differs(
 def test_another_catalogs_dataset_is_refused_and_kept(
     videos: Path, finished: Path, tmp_path: Path
 ) -> None:
-    before = digests(finished)
+    before = dataset_digests(finished)
     other = tmp_path / "videos"
     write_video(other / "train" / "class0" / "other.avi", FRAMES)
     with pytest.raises(InputError, match="holds shards of other videos"):
@@ -146,18 +128,7 @@ def test_another_catalogs_dataset_is_refused_and_kept(
     (half / "dataset.json").unlink()
     with pytest.raises(InputError, match=r"would not make|of other videos"):
         run(other, half)
-    assert digests(finished) == before
-
-
-def cli(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "twinstream", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **options)
-
-
-def config(folder: Path, root: Path, out: Path) -> str:
-    path = folder / "pipeline.yaml"
-    path.write_text(yaml.safe_dump(tree(root, out)))
-    return str(path)
+    assert dataset_digests(finished) == before
 
 
 @pytest.mark.parametrize(
@@ -181,7 +152,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
     assert not (out / "dataset.json").exists()
     done = cli(*command)
     assert done.returncode == 0, done.stderr
-    assert digests(out) == digests(finished)
+    assert dataset_digests(out) == dataset_digests(finished)
 
 
 def listening_beyond_loopback() -> set[str]:

@@ -14,14 +14,14 @@ import pytest
 import torch
 import yaml
 
-from tests.datasets import write_dataset
-from tests.gradients import one_step
-from tests.processes import descendants
+from tests.support.datasets import write_dataset
+from tests.support.gradients import one_step
+from tests.support.paths import ROOT
+from tests.support.processes import descendants
 from twinstream.train.fit import train
 from twinstream.train.ranks import Ranks
 from twinstream.train.run_folder import read_run_settings
 
-ROOT = Path(__file__).parents[1]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 ENVIRONMENT = {**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
 PATIENCE = 240.0
@@ -39,7 +39,7 @@ def assert_same_step(
 
 def test_two_processes_have_the_gradient_of_one_on_the_same_batch(tmp_path: Path) -> None:
     """BatchNorm that learns included; and where a batch does not divide, with BatchNorm frozen."""
-    command = [*TORCHRUN, "-m", "tests.gradients", str(tmp_path / "steps.pt")]
+    command = [*TORCHRUN, "-m", "tests.support.gradients", str(tmp_path / "steps.pt")]
     done = subprocess.run(
         command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE
     )

@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.datasets import BOUND, SETTINGS, make_catalog, write_dataset, write_job
-from tests.stores import KEY, SECRET, Store, Wire
-from tests.test_preprocess import cli, digests
-from tests.videos import moving_square, write_video
+from tests.support.command import cli
+from tests.support.datasets import BOUND, SETTINGS, make_catalog, write_dataset, write_job
+from tests.support.digests import dataset_digests
+from tests.support.paths import ROOT
+from tests.support.stores import KEY, SECRET, Store, Wire
+from tests.support.videos import moving_square, write_video
 from twinstream.errors import InputError
 from twinstream.preprocess.decode import open_video
 from twinstream.preprocess.duet import draw_video
@@ -31,7 +33,6 @@ from twinstream.shards.verify import faults
 from twinstream.shards.videos import Reason, Status, VideoError, video_row
 from twinstream.shards.writer import write_shard
 
-ROOT = Path(__file__).parents[1]
 HEAD_BYTES = 2000
 
 
@@ -104,7 +105,7 @@ def test_a_run_that_is_killed_and_resumed_gives_the_bytes_of_a_local_one(
     assert not (stored / "dataset.json").exists()
     told = [cli(*command)]
     assert told[0].returncode == 0, told[0].stderr
-    assert digests(stored) == digests(tmp_path / "local")
+    assert dataset_digests(stored) == dataset_digests(tmp_path / "local")
     assert json.loads((stored / "run.json").read_text())["videos"] == {
         "unreadable": 2,
         "written": 8,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import write_tested
-from tests.test_cli import run
+from tests.support.command import run
+from tests.support.runs import write_tested
 from twinstream.train import paper
 from twinstream.train.evidence import Evidence, Variant, read_evidence
 from twinstream.train.report import as_csv, as_markdown, report_parts, write_report

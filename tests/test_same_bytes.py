@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from tests.chaos import EXPECTED_CODES, KINDS, SIGNALS
-from tests.processes import worker_pids
-from tests.test_faults import PATIENCE_SECONDS, started, wait_for, without_ray, write_videos
-from tests.test_preprocess import digests
+from tests.support.digests import dataset_digests
+from tests.support.processes import worker_pids
+from tests.support.stage import PATIENCE_SECONDS, started, wait_for, without_ray, write_videos
 from twinstream.shards.verify import faults
 
 NUM_VIDEOS, NUM_SHARDS, NUM_KILLS = 60, 30, 10
@@ -55,7 +55,7 @@ def peace(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, s
     """Digests of what a plain loop makes of the videos."""
     out = tmp_path_factory.mktemp("peace") / "out"
     without_ray(videos, out)
-    return digests(out)
+    return dataset_digests(out)
 
 
 def moments(seed: int) -> list[tuple[int, str]]:
@@ -105,7 +105,7 @@ def test_three_nodes_give_the_bytes_of_a_plain_loop(
     ) as process:
         _, said = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, said
-    assert digests(out) == peace
+    assert dataset_digests(out) == peace
     assert num_starts(out) == 3
 
 
@@ -124,5 +124,5 @@ def test_a_run_killed_at_ten_random_moments_gives_the_same_bytes(
     with started(tmp_path, videos, out, "--address", cluster.address) as process:
         _, said = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, said
-    assert digests(out) == peace
+    assert dataset_digests(out) == peace
     assert list(faults(out)) == []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.datasets import write_dataset
+from tests.support.datasets import write_dataset
 from twinstream.errors import InputError
 from twinstream.shards.index import read_index
 from twinstream.shards.manifest import read_manifest

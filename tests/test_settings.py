@@ -8,11 +8,12 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from tests.support.paths import ROOT
 from twinstream.errors import InputError
 from twinstream.section import build_settings, read_settings
 from twinstream.settings import Settings
 
-PIPELINE = Path(__file__).parents[1] / "pipeline.yaml"
+PIPELINE = ROOT / "pipeline.yaml"
 
 
 def write(folder: Path, text: str) -> Path:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.stores import BUCKET, KEY, SECRET, Store, Wire
+from tests.support.paths import ROOT
+from tests.support.stores import BUCKET, KEY, SECRET, Store, Wire
 from twinstream.errors import InputError
 from twinstream.section import build_settings
 from twinstream.settings import Settings
@@ -19,7 +20,6 @@ from twinstream.shards.connection import fault
 from twinstream.shards.remote import RemotePath
 from twinstream.shards.storage import appended_text, file_sizes, local_copy, locate, read_range
 
-ROOT = Path(__file__).parents[1]
 PART_BYTES = 10 * 2**20
 
 

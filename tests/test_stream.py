@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.datasets import write_dataset
+from tests.support.datasets import write_dataset
 from twinstream.errors import InputError
 from twinstream.shards.reader import ShardDataset
 from twinstream.train.batch import Batch

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 from pydantic import ValidationError
 
+from tests.support.scenes import textured
 from twinstream.errors import InputError
 from twinstream.preprocess.engine import Engine, Gray, TvL1Params
 from twinstream.preprocess.engines import open_engine
@@ -22,22 +23,6 @@ QUICK = TvL1Params(scales=3, warps=3, iterations=60)
 planes = st_numpy.arrays(
     np.float64, st.tuples(st.integers(2, 9), st.integers(2, 9)), elements=st.floats(-100, 100)
 )
-
-
-def textured(dx: float = 0.0, dy: float = 0.0, *, height: int = 48, width: int = 64) -> Gray:
-    """A scene of a few smooth waves that has moved by (dx, dy) pixels: exact at any subpixel
-    amount.
-    """
-    y, x = np.mgrid[:height, :width]
-    x, y = x - dx, y - dy
-    waves = (
-        np.sin(x / 2.1 + y / 5.3)
-        + np.sin(y / 2.3 - x / 6.1)
-        + np.sin((x + y) / 3.7)
-        + np.cos(x / 4.3 - y / 3.1)
-    )
-    scene: Gray = np.round(127.5 + 30 * waves).astype(np.uint8)
-    return scene
 
 
 @pytest.fixture(params=ENGINES)

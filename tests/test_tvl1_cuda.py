@@ -20,7 +20,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from tests.test_tvl1 import textured
+from tests.support.paths import ROOT
+from tests.support.scenes import textured
 from twinstream.errors import InputError
 from twinstream.preprocess import engines
 from twinstream.preprocess.engine import Gray, TvL1Params
@@ -38,7 +39,6 @@ from twinstream.preprocess.tvl1.cuda_engine import CudaEngine, open_cuda, pair_s
 from twinstream.preprocess.tvl1.reference import reference_flow
 from twinstream.shards.flow_codec import quantize
 
-ROOT = Path(__file__).parents[1]
 FIXED = TvL1Params(epsilon=0, iterations=20)
 FLOATS, INTS = "*fp32", "*i32"
 

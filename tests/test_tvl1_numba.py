@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tests.test_tvl1 import textured
+from tests.support.paths import ROOT
+from tests.support.scenes import textured
 from twinstream.preprocess.decode import open_video
 from twinstream.preprocess.engine import Gray, TvL1Params
 from twinstream.preprocess.engines import open_engine
@@ -174,9 +175,9 @@ def test_the_bits_do_not_depend_on_the_processors_vectors(tmp_path: Path) -> Non
 def start_python(program: str, **environment: str) -> str:
     """What a fresh interpreter prints that has more in its environment."""
     command = [sys.executable, "-c", program]
-    root = Path(__file__).parents[1]
+
     done = subprocess.run(
-        command, cwd=root, env=os.environ | environment, check=True, capture_output=True, text=True
+        command, cwd=ROOT, env=os.environ | environment, check=True, capture_output=True, text=True
     )
     return done.stdout.strip()
 

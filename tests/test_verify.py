@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.datasets import rewritten
 from twinstream.shards.index import index_bytes, read_index_file
 from twinstream.shards.manifest import FileEntry
 from twinstream.shards.verify import fast_faults, faults, num_bytes
@@ -45,30 +46,6 @@ def test_a_file_that_the_manifest_does_not_name_is_told(dataset: Path) -> None:
     assert list(faults(dataset)) == [
         "train/train-000009.tar: a file that dataset.json does not name"
     ]
-
-
-def rewritten(dataset: Path, name: str, data: bytes) -> None:
-    """Replace a file and sign it again, as a faulty writer would: only the meaning is
-    wrong then.
-    """
-    import hashlib
-
-    from twinstream.shards.manifest import manifest_bytes, read_manifest
-
-    manifest = read_manifest(dataset)
-    (dataset / name).write_bytes(data)
-    text = manifest.model_dump_json()
-    for entry in [
-        manifest.videos,
-        *(e for s in manifest.splits.values() for shard in s for e in (shard.tar, shard.index)),
-    ]:
-        if entry.path == name:
-            text = text.replace(entry.sha256, hashlib.sha256(data).hexdigest())
-            text = text.replace(
-                f'"num_bytes":{entry.num_bytes},"sha256":"{hashlib.sha256(data).hexdigest()}"',
-                f'"num_bytes":{len(data)},"sha256":"{hashlib.sha256(data).hexdigest()}"',
-            )
-    (dataset / "dataset.json").write_bytes(manifest_bytes(type(manifest).model_validate_json(text)))
 
 
 def test_a_missing_flow_field_is_told_with_the_numbers(dataset: Path) -> None:

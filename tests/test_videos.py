@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.test_combine import bare
-from tests.test_import import OURS, bring_in, draw_video
+from tests.support.datasets import bare
+from tests.support.rawframes import OURS, bring_in, draw_video
 from twinstream.shards.adopt import index_dataset
 from twinstream.shards.combine import merge
 from twinstream.shards.index import METADATA_KEY

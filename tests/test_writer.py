@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.datasets import (
+from tests.support.datasets import (
     HEIGHT,
     SETTINGS,
     WIDTH,
@@ -17,19 +17,12 @@ from tests.datasets import (
     write_dataset,
     write_job,
 )
+from tests.support.digests import digests
 from twinstream.preprocess.plan import plan_jobs
 from twinstream.shards.atomic import atomic_file, remove_temporaries
 from twinstream.shards.index import read_index, read_index_file
 from twinstream.shards.sample import SampleMeta, member_names
 from twinstream.shards.writer import sample_spool, write_shard
-
-
-def digests(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in files
-    }
 
 
 def test_writing_twice_gives_the_same_bytes(tmp_path: Path) -> None:

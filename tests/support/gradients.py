@@ -1,5 +1,5 @@
 """A step's gradient, for tests: alone, or as one of the ranks that torchrun starts with `-m
-tests.gradients FILE`.
+tests.support.gradients FILE`.
 
 The batch is drawn, so that ranks need no dataset. Attention's output is let in, so that it has a
 gradient too.

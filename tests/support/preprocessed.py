@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.runs import write_run
-from tests.videos import moving_square, write_video
+from tests.support.runs import write_run
+from tests.support.videos import moving_square, write_video
 from twinstream.preprocess.run import preprocess
 from twinstream.section import build_settings
 from twinstream.settings import Settings

@@ -2,6 +2,7 @@
 computing flow.
 """
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from twinstream.preprocess.catalog import Catalog, Video
 from twinstream.preprocess.plan import Job, dataset_build, plan_jobs
 from twinstream.shards.flow_codec import quantize
 from twinstream.shards.jpeg import encode_jpeg
+from twinstream.shards.manifest import manifest_bytes, read_manifest
 from twinstream.shards.sample import SampleMeta
 from twinstream.shards.storage import Location
 from twinstream.shards.videos import Status, VideoRow, video_row
@@ -95,3 +97,30 @@ def fill_spool(spool: SampleSpool, num_frames: int, label: int) -> None:
         spool.add_flow(
             encode_jpeg(dx, 95), encode_jpeg(np.full((HEIGHT, WIDTH), 128, np.uint8), 95)
         )
+
+
+def rewritten(dataset: Path, name: str, data: bytes) -> None:
+    """Replace a file and sign it again, as a faulty writer would: only the meaning is
+    wrong then.
+    """
+    manifest = read_manifest(dataset)
+    (dataset / name).write_bytes(data)
+    text = manifest.model_dump_json()
+    for entry in [
+        manifest.videos,
+        *(e for s in manifest.splits.values() for shard in s for e in (shard.tar, shard.index)),
+    ]:
+        if entry.path == name:
+            text = text.replace(entry.sha256, hashlib.sha256(data).hexdigest())
+            text = text.replace(
+                f'"num_bytes":{entry.num_bytes},"sha256":"{hashlib.sha256(data).hexdigest()}"',
+                f'"num_bytes":{len(data)},"sha256":"{hashlib.sha256(data).hexdigest()}"',
+            )
+    (dataset / "dataset.json").write_bytes(manifest_bytes(type(manifest).model_validate_json(text)))
+
+
+def bare(dataset: Path) -> Path:
+    """Only the tars of a dataset, as someone else would hand them on."""
+    for path in [*dataset.rglob("*.parquet"), dataset / "dataset.json"]:
+        path.unlink()
+    return dataset

@@ -1,0 +1,47 @@
+"""Folders of frames and flow as other tools write them, and their import."""
+
+from pathlib import Path
+
+import numpy as np
+
+from twinstream.shards.copying import Copier, stored_samples
+from twinstream.shards.folders import FoundVideos, found_videos
+from twinstream.shards.importer import foreign_codec, import_rawframes
+from twinstream.shards.jpeg import encode_jpeg
+from twinstream.shards.manifest import read_manifest
+from twinstream.shards.videos import VideoRow
+
+OURS = foreign_codec(20.0, 128, 127)
+SIZE = (16, 24)
+
+
+def draw_video(
+    folder: Path, num_frames: int = 4, *, base: int = 0, num_flow: int | None = None
+) -> None:
+    """Frame t has red 20 t; flow field f has dx level 128 + 10 f and no dy; numbered
+    from `base`.
+    """
+    folder.mkdir(parents=True)
+    for t in range(num_frames):
+        frame = np.full((*SIZE, 3), (20 * t, 0, 0), np.uint8)
+        (folder / f"img_{base + t:05d}.jpg").write_bytes(encode_jpeg(frame, 95))
+    for t in range(num_frames - 1 if num_flow is None else num_flow):
+        for axis, level in (("x", 128 + 10 * t), ("y", 128)):
+            jpeg = encode_jpeg(np.full(SIZE, level, np.uint8), 95)
+            (folder / f"flow_{axis}_{base + t:05d}.jpg").write_bytes(jpeg)
+
+
+def bring_in(
+    root: Path, out: Path, found: FoundVideos | None = None, **options: object
+) -> list[VideoRow]:
+    """Import with our codec; returns every row."""
+    found = found or found_videos(root, None)
+    return import_rawframes(
+        root, out, found.videos, found.classes, OURS, **{"videos_per_shard": 16} | options
+    )
+
+
+def stored(dataset: Path) -> dict[str, list[bytes]]:
+    """The images of every sample as they are stored, by key."""
+    samples = stored_samples(dataset, read_manifest(dataset))
+    return {sample.index.key: list(Copier().members(sample))[1:] for sample in samples}
