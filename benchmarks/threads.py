@@ -105,11 +105,11 @@ def main(data: Path | None, counts: tuple[int, ...], frames: int, size: int, rou
             figures = f"{times.wall * 1e3:.1f} | {times.cpu * 1e3:.1f} | {gain:.2f}"
             click.echo(f"| {path.stem} | {threads} | {figures} |")
     for threads in counts:
-        figures = (
+        gain_text = (
             f"median {median(gains[threads]):.2f} times one ({min(gains[threads]):.2f} to "
             f"{max(gains[threads]):.2f})"
         )
-        click.echo(f"\n{threads} threads: {figures}, load {os.getloadavg()[0]:.1f} at the end")
+        click.echo(f"\n{threads} threads: {gain_text}, load {os.getloadavg()[0]:.1f} at the end")
 
 
 if __name__ == "__main__":

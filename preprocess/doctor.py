@@ -71,6 +71,7 @@ def drawn_frames(size: int, num_frames: int = NUM_FRAMES) -> NDArray[np.uint8]:
     frames = draw_video(
         np.random.default_rng(0), colour=0, motion=2, size=size, num_frames=num_frames
     )
+    # Rolled as well, so that the whole picture moves and not the blob alone.
     return np.stack([np.roll(frame, (t, 2 * t), (0, 1)) for t, frame in enumerate(frames)])
 
 
@@ -88,6 +89,7 @@ def flow_rate(name: str, size: int) -> float:
 def _median_rate(name: str, gray: NDArray[np.uint8], *, num_warm: int, rounds: int) -> float:
     engine, bound = open_engine(name, TvL1Params()), PreprocessSettings().bound
     stored_flow(engine, gray[:num_warm], bound)
+    # The median, because a machine has other things to do now and then.
     seconds = []
     for _ in range(rounds):
         begun = time.perf_counter()
@@ -104,6 +106,7 @@ def stage_rate(flow: float, cost_seconds: float, node: Node) -> float:
     the GPUs' 6,000. 10 cores, 125 frames/s each, 2 ms for all else -> 10 / (8 ms + 2 ms) = 1,000.
     """
     if node.gpus:
+        # They work at the same time, so the slower of the two decides.
         return min(node.gpus * flow, node.cores / cost_seconds)
     return node.cores / (1 / flow + cost_seconds)
 
@@ -150,6 +153,7 @@ def report(hours_of_video: float, size: int) -> str:
         ),
     ]
     flow, cost = rates[best], measured_cost(size)
+    # `auto` takes only what can run here.
     assert isinstance(flow, float), f"auto took {best}: {flow}"
     lines.append(f"  decode and encode: {1 / cost.seconds:.1f} frames/s on one core")
     # GPUs that the best engine does not use would not shorten the run.
@@ -182,6 +186,7 @@ def _gpus_text(node: Node) -> str:
     """`no GPU`, or `2 GPUs (NVIDIA H100 80GB HBM3)`."""
     if not node.gpus:
         return "no GPU that torch can use"
+    # Only where there is a GPU: to import it takes seconds.
     import torch
 
     names = dict.fromkeys(torch.cuda.get_device_name(number) for number in range(node.gpus))

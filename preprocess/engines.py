@@ -49,6 +49,7 @@ class EngineEntry:
         """Why this machine cannot run it, as far as that is known without opening it; None where
         nothing stands against it.
         """
+        # First what costs nothing to find out: to ask torch for a GPU takes seconds.
         for module in self.requires:
             if find_spec(module) is None:
                 return f"engine: {self.name} needs {module}, which is not installed"

@@ -124,6 +124,7 @@ def job_steps(
         for video in job.items:
             yield VideoAt(video.key)
             watch = Stopwatch()
+            # A spool of its own: of a video that breaks midway nothing is in the shard.
             with sample_spool(folder) as spool:
                 try:
                     if video.key in given_up:
@@ -131,6 +132,7 @@ def job_steps(
                     row = yield from _add_video(
                         writer, video, root / video.path, recipe, spool, watch
                     )
+                # Nothing else is caught: another error is a fault of ours, and ends the run.
                 except VideoError as error:
                     row = video_row(video, Status.SKIPPED, error.reason, detail=error.detail)
                 rows.append(row)
@@ -174,6 +176,7 @@ def fill_spool(
     """
     with recipe.open_video(path) as stream:
         filled.info = stream.info
+        # A header that says so saves decoding a video that is then left out.
         if not recipe.cut_long:
             _check_length(filled.info.frames_in_header or 0, recipe.max_frames)
         yield from _fill(filled, spool, stream, recipe, watch)
@@ -218,6 +221,7 @@ def _fill(
             with watch.part("encode"):
                 _encode(spool, frames, flow.planes, recipe)
             yield
+        # The rest is not read: that is what the limit is for.
         if filled.is_cut:
             return
 
@@ -241,14 +245,17 @@ def _encode(
     images = [*frames, *planes.reshape(-1, *planes.shape[2:])]
     encode = partial(encode_jpeg, quality=recipe.jpeg_quality)
     jpegs = recipe.pool.map(encode, images) if recipe.pool else map(encode, images)
+    # In the order of the images, whichever thread is first: the order is part of the bytes.
     for jpeg in islice(jpegs, len(frames)):
         spool.add_frame(jpeg)
+    # One iterator twice: dx and dy of a field follow each other.
     for x_jpeg, y_jpeg in zip(jpegs, jpegs, strict=True):
         spool.add_flow(x_jpeg, y_jpeg)
 
 
 def _timed(stream: Iterable[NDArray[np.uint8]], watch: Stopwatch) -> Iterator[NDArray[np.uint8]]:
     """The stream's chunks, with the time to get each counted as decoding."""
+    # A for loop would decode outside of the watch.
     chunks = iter(stream)
     while True:
         with watch.part("decode"):

@@ -52,6 +52,7 @@ def preprocess(
     if dry_run:
         _tell_plan(catalog, jobs, left, engine, out)
         return []
+    # Nothing is written before this line: a dry run and a finished dataset leave the disk alone.
     prepare_output(out)
     begun = time.monotonic()
     with disk_faults_told(out), appended_text(out / LOG_NAME) as file:
@@ -60,6 +61,7 @@ def preprocess(
             try:
                 _run(left, dataset, settings, shards, engine, share, address, log)
             finally:
+                # Workers that were killed could not clear up after themselves.
                 remove_temporaries(out)
         rows = build.finish()
         write_report(out, log.totals, rows, time.monotonic() - begun)
@@ -92,6 +94,7 @@ def _engine_and_share(
         open_engine(engine, settings.tvl1)
         nodes = [this_node()]
     else:
+        # Ray is imported by those alone who need it.
         from twinstream.preprocess.session import cluster_nodes
 
         nodes = cluster_nodes(address)
@@ -149,6 +152,7 @@ def _run(
     from twinstream.preprocess.session import run_jobs
     from twinstream.preprocess.worker_setup import WorkerSetup
 
+    # Absolute, because a worker may have another working folder.
     setup = WorkerSetup(
         root=locate(dataset.root).absolute(),
         out=locate(shards.path).absolute(),
@@ -170,6 +174,7 @@ def _run(
     )
     with (
         Progress("preprocess", sum(len(job.items) for job in jobs), "video") as progress,
+        # Ended here and not when it is collected: it holds Ray and its workers.
         closing(done),
     ):
         for _ in done:

@@ -164,6 +164,7 @@ def byte_settings(
         if preprocess.short_side
         else {"size": list(preprocess.size)}
     )
+    # Not in the record: what changes how fast or where a dataset is made, and no byte of it.
     fields = {
         **size,
         "engine": engine,

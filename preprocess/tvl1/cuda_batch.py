@@ -73,6 +73,7 @@ def batch_flow(
     for images in reversed(levels):
         if flow.shape[2:] != images.shape[1:]:
             flow = upsampled(flow, images.shape[1], images.shape[2], 1 / params.scale_step)
+        # In a function of its own, so that a level's memory is free before the next one's is taken.
         flow, updated = refined(images, first, flow, params, tiling)
         work += updated
     return flow, work
@@ -123,6 +124,7 @@ def resized(
     return out
 
 
+# Else each resize would begin with two small copies to the device.
 @lru_cache(maxsize=64)
 def positions_on(device: torch.device, num: int, last: int, step: float) -> tuple[Tensor, Tensor]:
     """`levels.positions` on the device."""
@@ -149,6 +151,7 @@ class Level:
         triton_kernels.differences[programs(images)](
             images, self.gradients, height, width, BLOCK, **OPTIONS
         )
+        # Twice: a wave reads one side and writes the other, and may have to be done again.
         self.state = images.new_empty((2, num, 6, height, width))
         self.state[0, :, :2] = flow
         self.state[0, :, 2:] = 0
@@ -211,6 +214,7 @@ class Level:
             self.advance()
             self.decide()
             if wave % ASK_EVERY == 0:
+                # Answered one question late, so that the device always has waves to go on with.
                 asked.append(Question(self.run))
                 if len(asked) > 1 and not asked.popleft().answer():
                     return

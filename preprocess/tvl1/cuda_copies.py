@@ -29,6 +29,7 @@ class Copies:
 
     def upload(self, array: npt.NDArray[Any], dtype: torch.dtype) -> Tensor:
         """The array on the device: begun on return, to be used after `arrive`."""
+        # A copy from memory that can be paged out would make the host wait for it.
         staging = self.host_memory(array.shape, dtype)
         staging.numpy()[...] = array
         target = torch.empty(array.shape, dtype=dtype, device=self.device)
@@ -45,6 +46,7 @@ class Copies:
         """Copy what has been launched into host memory: begun on return, there after `finish`."""
         current = self._module.current_stream()
         current.wait_stream(self._down)
+        # Without this reference torch could hand its memory to the next batch during the copy.
         self._leaving = source
         self._down.wait_stream(current)
         with self._module.stream(self._down):

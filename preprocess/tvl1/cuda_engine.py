@@ -124,6 +124,7 @@ class CudaEngine:
         """
         done, batch = 0, None
         while done < len(starts):
+            # Anew each time: a batch that did not fit has made all later ones smaller.
             here = self.fitting(starts[done:], gray.shape)
             ahead = self.fitting(starts[done + len(here) :], gray.shape)
             fits, batch = self.advance(
@@ -156,6 +157,7 @@ class CudaEngine:
             flow, work = batch_flow(batch.frames, batch.first, self.params, self.tiling)
             self.copies.download(convert(flow), out)
         except torch.OutOfMemoryError:
+            # Copies on their way into memory that is set free here would overwrite what comes next.
             self.copies.arrive()
             return False, None
         self.work = work if self.work is None else self.work + work
@@ -175,6 +177,7 @@ class CudaEngine:
                 "`engine: numba`"
             )
         self.max_pairs = num // 2
+        # Pieces that torch keeps for the old size would stand in the way of the new one.
         torch.cuda.empty_cache()
 
     def fitting(self, starts: Starts, shape: tuple[int, ...]) -> Starts:
@@ -182,6 +185,7 @@ class CudaEngine:
         none.
         """
         _, height, width = shape
+        # A batch holds the frames between its pairs too, whether or not they begin one.
         frames, pairs = starts - starts[:1] + 2, np.arange(1, len(starts) + 1)
         num_bytes = frames * bytes_of_frame(height, width, self.params) + pairs * bytes_of_pair(
             height, width
@@ -194,6 +198,7 @@ def pair_starts(lengths: Sequence[int]) -> Starts:
     """First frames of the pairs within videos that lie one after the other: lengths 3, 1, 2 -> 0,
     1, 4.
     """
+    # The last frame of a video begins no pair.
     ends = np.cumsum(lengths)
     return np.setdiff1d(np.arange(sum(lengths)), ends - 1).astype(np.int64)
 
@@ -215,6 +220,7 @@ def flow_sums(flow: Tensor, bound: float) -> Tensor:
     not finite.
     """
     beyond = flow.abs() > bound
+    # In float64 like the host's, for the same bits.
     dx, dy = flow.to(torch.float64).unbind(1)
     micropixels = ((dx * dx + dy * dy).sqrt() * MICROPIXELS).round().to(torch.int64)
     saturated = beyond[:, 0] | beyond[:, 1]

@@ -85,6 +85,7 @@ def resize(
             store(
                 scratch, (x,), upper * load(image, (rows[y], x)) + lower * load(image, (below, x))
             )
+        # Columns come second, because they are read at uneven distances, one by one.
         for x in range(len(columns)):
             right = min(columns[x] + 1, width - 1)
             out[y, x] = (one - column_parts[x]) * scratch[columns[x]] + column_parts[x] * scratch[
@@ -109,6 +110,7 @@ def fill_taps(image: Floats, taps: Floats) -> None:
                 image[y, min(x + 1, width - 1)] - image[y, max(x - 1, 0)]
             )
             taps[row, 4 * column + 2] = half * (image[below, x] - image[above, x])
+            # A fourth number that nobody reads: four pixels of four numbers fill a vector.
             taps[row, 4 * column + 3] = 0
 
 
@@ -131,7 +133,7 @@ def _aim_row(state: Floats, scratch: Floats, y: int, height: int, width: int) ->
     half, one = splat(np.float32(0.5)), splat(np.float32(1))
     for x in range(NUM_LANES, NUM_LANES + width, NUM_LANES):
         home_x, home_y = load(_IOTA, (0,)) + splat(np.float32(x - NUM_LANES)), splat(np.float32(y))
-        # The flow is split before the pixel's place is added, which would cost it bits.
+        # The flow is split before the pixel's position is added, which would cost it bits.
         u = _within(load(state, (U, y + 1, x)), home_x, width)
         v = _within(load(state, (V, y + 1, x)), home_y, height)
         whole_u, whole_v = floor(u), floor(v)
@@ -154,6 +156,7 @@ def _within(motion: Any, home: Any, side: int) -> Any:
     """The motion, cut so that it leads from home to between two pixels before and one behind the
     image's side.
     """
+    # Beyond that all taps read the border anyway, and the taps image has no further pixels.
     two, behind = splat(np.float32(2)), splat(np.float32(side + 1))
     return minimum(maximum(motion, splat(np.float32(0)) - two - home), behind - home)
 
@@ -174,7 +177,9 @@ def _read_taps(taps: Floats, scratch: Floats, x: int) -> None:
     weights = (load(_KEYS_CUBED, (0,)) * t + load(_KEYS_SQUARED, (0,))) * t + load(
         _KEYS_LINEAR, (0,)
     )
+    # The cubic by Horner's rule: each lane has the coefficients of its own column's tap.
     taps_sum = (weights * t + load(_KEYS_ONE, (0,))) * rows
+    # Lanes 0, 4, 8 and 12 are the same image's columns: two rotations add them up.
     taps_sum += rotate(taps_sum, 8)
     taps_sum += rotate(taps_sum, 4)
     scratch[WARPED, x] = lane(taps_sum, 0)
@@ -191,6 +196,7 @@ def _linearise_row(first: Floats, state: Floats, scratch: Floats, y: int, width:
     for x in range(NUM_LANES, NUM_LANES + width, NUM_LANES):
         gx, gy = load(scratch, (WARPED_GX, x)), load(scratch, (WARPED_GY, x))
         squared = gx * gx + gy * gy
+        # In the order of the definition: float32 sums of another order are other numbers.
         constant = load(scratch, (WARPED, x)) - gx * load(state, (U, y + 1, x))
         constant = constant - gy * load(state, (V, y + 1, x)) - load(first, (y, x - NUM_LANES))
         store(state, (CONSTANT, y + 1, x), constant)
@@ -216,10 +222,12 @@ def iterate(
     done = 0
     expected = 0.0
     while done < max_iterations:
+        # A wave ends with the iteration whose change the rule looks at: nothing is done in vain.
         count = 0
         look = False
         while not look and count < WAVE and done + count < max_iterations:
             look = tolerance > 0 and (done + count) % 2 == 1 and expected < tolerance
+            # As OpenCV guesses it: the change falls by the tolerance with each iteration.
             expected -= tolerance
             count += 1
         change = _wave(state, mask, width, limit, theta, step, count)
@@ -248,6 +256,7 @@ def _wave(
     for front in range(1, height + 1 + count):
         for behind in range(count):
             row = front - behind
+            # Only the last iteration's change is asked for; to measure it costs time.
             if 1 <= row <= height and behind == count - 1:
                 change += _primal_row_measured(state, mask, row, width, limits, thetas)
                 if row > 1:
@@ -256,6 +265,7 @@ def _wave(
                 _primal_row(state, row, width, limits, thetas)
             elif 1 < row <= height:
                 _sweep_row(state, row, width, limits, thetas, steps)
+            # Below the last row is nothing, so its own u stands in: the difference is zero.
             elif row == height + 1:
                 _dual_row(state, height, height, width, steps)
     return change
@@ -282,6 +292,7 @@ def _primal_row_measured(
     for x in range(NUM_LANES, NUM_LANES + width, NUM_LANES):
         u, v = _primal(state, row, x, limit, theta)
         du, dv = u - load(state, (U, row, x)), v - load(state, (V, row, x))
+        # Padded columns are computed as well, and must not count.
         total += (du * du + dv * dv) * load(mask, (x,))
         store(state, (U, row, x), u)
         store(state, (V, row, x), v)

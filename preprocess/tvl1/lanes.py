@@ -50,6 +50,7 @@ def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any
             builder.extract_value(index, axis),
         )
         offset = builder.add(offset, builder.mul(stride, position))
+    # Strides count bytes.
     start = builder.bitcast(view.data, ir.IntType(8).as_pointer())
     return builder.bitcast(builder.gep(start, [offset]), _VECTOR.as_pointer())
 
@@ -61,6 +62,7 @@ def load(typing_context: Any, array: Any, index: Any) -> Any:
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        # 4 bytes, not 64: kernels read neighbours too, one column to the left or right.
         return builder.load(_pointer(context, builder, signature.args[0], *arguments), align=4)
 
     return Lanes(array, index), generate
@@ -86,6 +88,7 @@ def splat(typing_context: Any, number: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         first = builder.insert_element(_VECTOR(ir.Undefined), arguments[0], _INT32(0))
+        # LLVM knows this pair of instructions as one broadcast.
         return builder.shuffle_vector(first, first, _lane_numbers([0] * NUM_LANES))
 
     return Lanes(types.float32), generate
@@ -148,6 +151,7 @@ def _unary(llvm_name: str, doc: str) -> Any:
 
 sqrt = _unary("sqrt", "Square root of every lane.")
 floor = _unary("floor", "Largest whole number not above, of every lane.")
+# Compare and select, since LLVM's minnum and maxnum leave open which zero they return.
 minimum = _binary(
     lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), x, y), "The smaller of each two lanes."
 )
@@ -173,6 +177,7 @@ def _overload(symbol: Any, instruction: str) -> None:
     def compute(left: Any, right: Any) -> Any:
         return operation(left, right)
 
+    # Numba asks this for every use of the operator, whatever the types: None means not ours.
     @overload(symbol)
     def choose(left: Any, right: Any) -> Any:
         return compute if isinstance(left, LanesType) and isinstance(right, LanesType) else None

@@ -26,6 +26,7 @@ def level_sizes(height: int, width: int, params: TvL1Params) -> list[tuple[int, 
     return sizes
 
 
+# A run has a handful of sizes, and asks for them at every frame.
 @lru_cache(maxsize=64)
 def positions(num: int, last: int, step: float) -> Positions:
     """Where `num` output pixels read: index of the pixel before, and how far they lie behind it;

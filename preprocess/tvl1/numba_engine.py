@@ -1,7 +1,7 @@
 """TV-L1 on the CPU, fast: the orchestration around the compiled loops of `kernels.py`.
 
 Pyramids and gradients are made once a frame, memory once a size. Frame pairs are independent (no
-flow is carried over), so threads share a video by taking short runs of pairs, and the result does
+flow is carried over), so threads divide a video by taking short runs of pairs, and the result does
 not depend on how it was cut.
 """
 
@@ -25,6 +25,7 @@ class Level:
     """The memory of one pyramid level, for two frames and the flow between them."""
 
     def __init__(self, height: int, width: int) -> None:
+        # Rows in whole vectors, and one vector on either side for neighbours at the border.
         padded = -(-width // NUM_LANES) * NUM_LANES
         columns = padded + 2 * NUM_LANES
         border = 2 * kernels.TAP_BORDER
@@ -49,13 +50,14 @@ class Workspace:
 
     def flow_of_run(self, gray: Gray, flow: Flow) -> None:
         """(T, H, W) frames -> fills (T - 1, H, W, 2)."""
-        self.place(gray[0], 0)
+        self.load(gray[0], 0)
         for t in range(len(flow)):
-            self.place(gray[t + 1], (t + 1) % 2)
+            # The second frame of a pair is the first of the next, so each is loaded once.
+            self.load(gray[t + 1], (t + 1) % 2)
             self.solve(t % 2)
             flow[t] = np.moveaxis(self.levels[0].flow, 0, -1)
 
-    def place(self, frame: Gray, slot: int) -> None:
+    def load(self, frame: Gray, slot: int) -> None:
         """Make a frame's pyramid and gradients."""
         step = 1 / self.params.scale_step
         self.levels[0].images[slot][:] = frame
@@ -67,6 +69,7 @@ class Workspace:
     def solve(self, slot: int) -> None:
         """Flow from the frame in `slot` to the one in the other slot, left in the finest level."""
         self.levels[-1].flow[:] = 0
+        # Coarse to fine: what moves far moves little in a small picture.
         for index in reversed(range(len(self.levels))):
             self.refine(self.levels[index], slot)
             if index > 0:
@@ -77,6 +80,7 @@ class Workspace:
     def refine(self, level: Level, slot: int) -> None:
         """Improve the flow of one level."""
         params = self.params
+        # The duals live on from warp to warp, but not from level to level.
         level.state[kernels.PUX : kernels.PVY + 1] = 0
         for _ in range(params.warps):
             if params.median:
@@ -121,8 +125,10 @@ class NumbaEngine:
         """(T, H, W) uint8 -> (T - 1, H, W, 2) float32."""
         flow = empty_flow(gray)
         _, height, width = gray.shape
+        # Videos of one dataset mostly have one size, so memory is kept for the last one only.
         if not self.workspaces or self.workspaces[0].shape != (height, width):
             self.workspaces = [Workspace(height, width, self.params) for _ in range(self.threads)]
+        # Without a pool, whose threads would start anew at every call.
         if self.threads == 1:
             if len(flow):
                 self.workspaces[0].flow_of_run(gray, flow)
@@ -143,6 +149,7 @@ class NumbaEngine:
             idle.put(workspace)
 
         with ThreadPoolExecutor(self.threads) as pool:
+            # list, so that what a thread raises is raised here.
             list(pool.map(take_turn, range(0, len(flow), PAIRS_A_TURN)))
 
 

@@ -21,6 +21,7 @@ def open_engine(options: EngineOptions) -> Engine:
     OpenCV has neither.
     """
     params = options.tvl1
+    # The CUDA class has no median filter, and leaving it out in silence would be other flow.
     if params.median is None and cv2.cuda.getCudaEnabledDeviceCount() > 0:
         # The class moved between releases.
         cuda: Any = getattr(
@@ -35,6 +36,7 @@ def open_engine(options: EngineOptions) -> Engine:
             f"OpenCV {cv2.__version__} has no optflow module; install opencv-contrib-python or use "
             "`engine: numba`"
         )
+    # OpenCV has one pool of threads for the whole process, as large as the machine.
     cv2.setNumThreads(options.threads)
     return PairEngine("opencv", lambda first, second: cpu_flow(first, second, params))
 
@@ -51,10 +53,12 @@ def cpu_flow(first: Gray, second: Gray, params: TvL1Params) -> npt.NDArray[np.fl
         nscales=params.scales,
         warps=params.warps,
         epsilon=params.epsilon,
+        # OpenCV's own spelling. One inner iteration, as its GPU version has.
         innnerIterations=1,
         outerIterations=params.iterations,
         scaleStep=params.scale_step,
         gamma=0.0,
+        # A median over one pixel filters nothing.
         medianFiltering=params.median or 1,
     )
     flow: npt.NDArray[np.float32] = np.asarray(engine.calc(first, second, None), np.float32)

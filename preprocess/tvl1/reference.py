@@ -39,6 +39,7 @@ def reference_flow(
     u = (np.zeros(levels[-1][0].shape), np.zeros(levels[-1][0].shape))
     for i0, i1 in reversed(levels):
         if u[0].shape != i0.shape:
+            # Pixels of a finer level are smaller, so a motion is more of them.
             u = (
                 upsampled(u[0], i0.shape) / params.scale_step,
                 upsampled(u[1], i0.shape) / params.scale_step,
@@ -87,11 +88,13 @@ def flow_at_level(i0: Field, i1: Field, u: Pair, params: TvL1Params) -> Pair:
     warp.
     """
     gradient = central_differences(i1)
+    # As in OpenCV every level begins with duals of zero; only the flow is carried over.
     p = [(np.zeros_like(i0), np.zeros_like(i0)) for _ in u]
     for _ in range(params.warps):
         if params.median:
             u = (median(u[0], params.median), median(u[1], params.median))
         warped, gx, gy = (bicubic_warp(image, u) for image in (i1, *gradient))
+        # rho at flow zero: what of it does not change while u does.
         constant = warped - gx * u[0] - gy * u[1] - i0
         tolerance = params.epsilon**2 * i0.size
         expected = 0.0
@@ -155,6 +158,7 @@ def primal_step(
     squared = gx**2 + gy**2
     rho = constant + gx * u[0] + gy * u[1]
     limit = params.lambda_ * params.theta
+    # Without a gradient no motion explains the brightness, and the division would blow up.
     usable = squared > np.finfo(np.float32).eps
     fi = np.where(usable, np.clip(-rho / np.where(usable, squared, 1), -limit, limit), 0)
     return (

@@ -29,6 +29,7 @@ def kernel(function: Any) -> Any:
     """Compile for the GPU on first use, once a machine; or interpret. No argument's value is
     compiled in.
     """
+    # Triton would make other machine code for arguments that are 1 or divisible by 16.
     parameters = inspect.signature(function).parameters.values()
     arguments = [
         parameter.name for parameter in parameters if parameter.annotation is not constexpr
@@ -55,6 +56,7 @@ def resize(
     columns; times `gain`.
     """
     blocks = tl.cdiv(out_height * out_width, BLOCK)
+    # 64 bits: a batch of planes can have more pixels than 32 bits count.
     plane = (tl.program_id(0) // blocks).to(tl.int64)
     pixel = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < out_height * out_width
@@ -131,6 +133,7 @@ def warp(
     tl.store(out, warped - gx * u - gy * v - now, inside)
     tl.store(out + size, gx, inside)
     tl.store(out + 2 * size, gy, inside)
+    # Both branches of a where are computed: the inner one keeps zero out of the division.
     tl.store(out + 3 * size, tl.where(usable, 1.0 / tl.where(usable, squared, 1.0), 0.0), inside)
 
 
@@ -149,8 +152,8 @@ def _bicubic(
     """The image and its gradient at (x + u, y + v): Keys' cubic, a = -0.5; pixels outside repeat
     the border.
     """
-    # The flow is cut where all taps read the border, and split before the pixel's place is added:
-    # that would cost bits.
+    # The flow is cut where all taps read the border, and split before the pixel's position is
+    # added: that would cost bits.
     u = tl.minimum(tl.maximum(u, -2.0 - x), width + 1.0 - x)
     v = tl.minimum(tl.maximum(v, -2.0 - y), height + 1.0 - y)
     whole_u, whole_v = tl.floor(u), tl.floor(v)
@@ -196,6 +199,7 @@ def median(
     pixel = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
     field = fields + plane * size
     y, x = pixel // width, pixel % width
+    # Triton's ranges are powers of 2; 32 holds the 25 of the larger side.
     index = tl.arange(0, 32)[:, None]
     window = tl.where(
         index < SIDE * SIDE, _neighbour(field, y, x, index, height, width, SIDE), float("inf")

@@ -67,6 +67,7 @@ def advance(
     begin = tl.where(strip == 0, 0, first + DEPTH)
     end = tl.where(strip == strips - 1, width, first + COLUMNS - DEPTH)
     area = (begin, end, top, bottom)
+    # Many waves are short, and a pipeline of half the depth costs them less.
     if run <= DEPTH // 2:
         _march(
             source,
@@ -117,6 +118,7 @@ def _march(
         held += ((nothing, nothing, nothing, nothing, nothing, nothing),)
     for _ in tl.static_range(DEPTH // 2):
         sums += (nothing,)
+    # Each iteration spoils one more row at the edge of a segment, so it starts DEPTH rows before.
     front = tl.maximum(top - DEPTH, 0)
     while front < bottom + DEPTH:
         # Rows outside the image or the area are rows without columns.
@@ -126,6 +128,7 @@ def _march(
         for t in tl.static_range(DEPTH):
             y = front - t
             there = x < tl.where((y >= 0) & (y < height), width, 0)
+            # The pipeline is always as long; iterations beyond `run` pass rows through.
             live = tl.where(t < run, 1.0, 0.0)
             between = tl.where((y > 0) & (y < height), 1.0, 0.0)
             row, kept, moved = _iteration(
@@ -179,6 +182,7 @@ def _iteration(
     left, right = tl.maximum(lane - 1, 0), tl.minimum(lane + 1, x.shape[0] - 1)
 
     fi = tl.minimum(tl.maximum((constant + (gx * u + gy * v)) * inverse, -limit), limit)
+    # The neighbour's dual comes from its lane; a strip's first lane has none, and is thrown away.
     div_u = pux - tl.where(x == 0, 0.0, tl.gather(pux, left, 0)) + (puy - puy_above)
     div_v = pvx - tl.where(x == 0, 0.0, tl.gather(pvx, left, 0)) + (pvy - pvy_above)
     new_u, new_v = (u - fi * gx) + theta * div_u, (v - fi * gy) + theta * div_v
@@ -279,9 +283,11 @@ def decide(
         known = tile < tl.where(done <= run, tiles, 0)
         change = tl.sum(tl.load(changes + (pair * tiles + tile) * (DEPTH // 2) + half, known, 0.0))
         looked = (look == done) & (done <= run) & (met == 0)
+        # Bounded, because the quotient of a large change would not fit 32 bits.
         wait = 2 * tl.minimum(change / (2.0 * tolerance), 1e6).to(tl.int32) + 2
         met = tl.where(looked & (change <= tolerance), done, met)
         look = tl.where(looked, done + wait, look)
+    # Iterations after the one that met the rule are in the state already, and must not be.
     again = (met > 0) & (met < run)
     left = tl.where(again, met, tl.where(met > 0, 0, left - run))
     side = tl.load(own + SIDE * pairs)
