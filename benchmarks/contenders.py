@@ -14,11 +14,12 @@ import numpy as np
 import webdataset as wds
 from numpy.typing import NDArray
 
-from twinstream.shards import reader
+from twinstream.shards import members
 from twinstream.shards.export import export_rawframes, video_folders
 from twinstream.shards.jpeg import decode_gray, decode_rgb
-from twinstream.shards.reader import ShardDataset, StoredSample
+from twinstream.shards.reader import ShardDataset
 from twinstream.shards.sample import meta_from_json
+from twinstream.shards.samples import StoredSample
 from twinstream.shards.settings import DEFAULT_STACK_LENGTH
 from twinstream.shards.videos import VIDEOS_NAME, read_videos
 from twinstream.train import transforms
@@ -81,7 +82,7 @@ def all_contenders(
 def by_index(samples: list[StoredSample]) -> list[Item]:
     """What training does."""
     return [
-        cut(sample, *reader.read_snippets(sample, starts(sample), RECIPE.stack_length))
+        cut(sample, *members.read_snippets(sample, starts(sample), RECIPE.stack_length))
         for sample in samples
     ]
 

@@ -16,8 +16,8 @@ import torch
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from twinstream.shards.jpeg import decode_gray, decode_rgb
-from twinstream.shards.reader import StoredSample
 from twinstream.shards.sample import flow_member, frame_member
+from twinstream.shards.samples import StoredSample
 
 TRIES = 7
 Decoder = Callable[[bytes], Any]

@@ -28,9 +28,10 @@ from benchmarks.decoders import decoder_table
 from benchmarks.measuring import data_option, folder_of_videos, machine
 from twinstream.preprocess.run import preprocess
 from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings
-from twinstream.shards import reader
+from twinstream.shards import members
 from twinstream.shards.manifest import FILE_NAME
-from twinstream.shards.reader import ShardDataset, StoredSample
+from twinstream.shards.reader import ShardDataset
+from twinstream.shards.samples import StoredSample
 from twinstream.shards.settings import ShardSettings
 from twinstream.train import transforms
 from twinstream.train.loader import TrainSnippets, load_train_batches
@@ -112,7 +113,7 @@ def where_time_goes(dataset: ShardDataset, repeats: int) -> str:
     for epoch in range(repeats + 1):
         sampler = EpochSampler(sizes, batch_size=8, seed=0, epoch=epoch)
         decoders, cutters = (
-            timed(reader, "decode_rgb", "decode_gray"),
+            timed(members, "decode_rgb", "decode_gray"),
             timed(transforms, "view_frame", "view_field"),
         )
         with decoders as decoding, cutters as cutting:

@@ -23,9 +23,8 @@ from twinstream.shards.index import (
     read_index_file,
     sample_row,
 )
-from twinstream.shards.manifest import FILE_NAME, FORMAT, FlowCodec
+from twinstream.shards.manifest import FILE_NAME, FORMAT, FlowCodec, shard_name
 from twinstream.shards.sample import SampleMeta, member_names, meta_from_json, num_members
-from twinstream.shards.samples import shard_name
 from twinstream.shards.storage import Location, file_sizes
 from twinstream.shards.videos import Status, VideoRow, video_row
 

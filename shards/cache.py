@@ -17,9 +17,9 @@ from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from twinstream.errors import InputError
-from twinstream.shards.manifest import FileEntry
 from twinstream.shards.storage import Location, read_range
 
 BLOCK_BYTES = 64 * 2**10
@@ -34,6 +34,18 @@ TOUCH_SECONDS = 60.0
 SUFFIX, LOCK_NAME = ".blocks", "lock"
 
 
+class CachedFile(Protocol):
+    """What the cache must know of a file; a manifest's FileEntry says it."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Its length."""
+
+    @property
+    def sha256(self) -> str:
+        """Of its bytes; it names the file in the cache."""
+
+
 @dataclass
 class BlockCache:
     """A folder of cached blocks that stays below `max_bytes`; made by `open_cache`."""
@@ -43,7 +55,7 @@ class BlockCache:
     is_off: bool = field(default=False, init=False)
     _unaccounted: int = field(default=0, init=False)
 
-    def read(self, tar: Location, entry: FileEntry, begin: int, num_bytes: int) -> bytes:
+    def read(self, tar: Location, entry: CachedFile, begin: int, num_bytes: int) -> bytes:
         """`num_bytes` of `tar` from `begin` on, fetching those blocks that are not here; fewer
         where it ends.
         """
@@ -61,7 +73,7 @@ class BlockCache:
         start = wanted.start * BLOCK_BYTES
         return b"".join(blocks[number] for number in wanted)[begin - start : end - start]
 
-    def _load(self, path: Path, entry: FileEntry, wanted: range) -> dict[int, bytes]:
+    def _load(self, path: Path, entry: CachedFile, wanted: range) -> dict[int, bytes]:
         """Those of the wanted blocks that are here and sound."""
         with self._told(), suppress(FileNotFoundError), _opened(path, os.O_RDONLY) as file:
             if time.time() - os.fstat(file).st_mtime > TOUCH_SECONDS:
@@ -79,7 +91,7 @@ class BlockCache:
             }
         return {}
 
-    def _store(self, path: Path, entry: FileEntry, blocks: dict[int, bytes]) -> None:
+    def _store(self, path: Path, entry: CachedFile, blocks: dict[int, bytes]) -> None:
         with self._told(), _opened(path, os.O_RDWR | os.O_CREAT) as file:
             if os.fstat(file).st_size == 0:
                 os.ftruncate(file, _place(entry, 0) + entry.num_bytes)
@@ -132,7 +144,7 @@ def _runs(wanted: range, there: Container[int]) -> list[range]:
     return runs
 
 
-def _fetch(tar: Location, entry: FileEntry, run: range) -> dict[int, bytes]:
+def _fetch(tar: Location, entry: CachedFile, run: range) -> dict[int, bytes]:
     """Blocks of the shard in one request; InputError when it is shorter than it was."""
     begin, end = run.start * BLOCK_BYTES, min(run.stop * BLOCK_BYTES, entry.num_bytes)
     data = read_range(tar, begin, end - begin)
@@ -141,7 +153,7 @@ def _fetch(tar: Location, entry: FileEntry, run: range) -> dict[int, bytes]:
     return {number: data[place * BLOCK_BYTES :][:BLOCK_BYTES] for place, number in enumerate(run)}
 
 
-def _place(entry: FileEntry, number: int) -> int:
+def _place(entry: CachedFile, number: int) -> int:
     """Where a block lies in its file: behind the checksums of all."""
     head = SUM_BYTES * -(-entry.num_bytes // BLOCK_BYTES)
     return -(-head // HEAD_ALIGNMENT) * HEAD_ALIGNMENT + number * BLOCK_BYTES

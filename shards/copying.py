@@ -11,9 +11,8 @@ from itertools import islice
 
 from twinstream.errors import InputError
 from twinstream.shards.index import SampleIndex, read_index
-from twinstream.shards.manifest import Manifest, ShardEntry
+from twinstream.shards.manifest import Manifest, ShardEntry, file_faults
 from twinstream.shards.storage import Location
-from twinstream.shards.verify import file_faults
 from twinstream.shards.writer import SampleSpool
 
 

@@ -7,6 +7,8 @@ clock, host or path is in it: the same videos and settings give the same file.
 
 import hashlib
 import json
+import os
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -109,6 +111,35 @@ def parse_manifest(data: bytes, path: Location) -> Manifest:
     if manifest_bytes(manifest) != data:
         raise InputError(f"{path}: changed since it was written (its own digest does not fit)")
     return manifest
+
+
+def shard_name(tar: str) -> str:
+    """What videos.parquet calls the shard at this path: `train/train-000000.tar` ->
+    train-000000.
+    """
+    path = tar.removesuffix(".tar")
+    return path.partition("/")[2] or path
+
+
+def file_faults(dataset: Location, entry: FileEntry) -> Iterator[str]:
+    """What is wrong with the size or the hash of one file that the manifest names."""
+    return faults_of(dataset / entry.path, entry)
+
+
+def faults_of(path: Location, entry: FileEntry) -> Iterator[str]:
+    """The same for the file at `path`, which may be a copy."""
+    try:
+        with path.open("rb") as file:
+            found = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            if found != entry.num_bytes:
+                yield f"{entry.path}: {found} bytes, expected {entry.num_bytes}"
+            elif hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
+                yield f"{entry.path}: changed since it was written (its SHA-256 differs)"
+    except ConnectionError:
+        raise
+    except OSError as error:
+        yield f"{entry.path}: {error.strerror}"
 
 
 def _spell(fields: dict[str, Any]) -> bytes:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from twinstream.errors import InputError
 from twinstream.shards.cache import BlockCache
 from twinstream.shards.index import SampleIndex
-from twinstream.shards.manifest import FileEntry, ShardEntry
+from twinstream.shards.manifest import FileEntry, ShardEntry, shard_name
 from twinstream.shards.shard_index import IndexCache, ShardIndex, parse_shard_index
 from twinstream.shards.storage import Location, read_range
 from twinstream.shards.videos import VIDEOS_NAME, Status, read_columns
@@ -155,14 +155,6 @@ def read_through(cache: BlockCache | None, path: Location, entry: FileEntry) -> 
         raise InputError(
             f"{path}: {error.strerror}; `twinstream shards verify` tells more"
         ) from error
-
-
-def shard_name(tar: str) -> str:
-    """What videos.parquet calls the shard at this path: `train/train-000000.tar` ->
-    train-000000.
-    """
-    path = tar.removesuffix(".tar")
-    return path.partition("/")[2] or path
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,7 @@ size and channels, and one row in videos.parquet for each video, written ones in
 name. `fast_faults` stops after the bytes.
 """
 
-import hashlib
 import mmap
-import os
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +15,15 @@ from pathlib import Path
 from twinstream.errors import InputError
 from twinstream.shards.index import SampleIndex, read_index
 from twinstream.shards.jpeg import decode_unchanged
-from twinstream.shards.manifest import FILE_NAME, FileEntry, Manifest, ShardEntry, read_manifest
+from twinstream.shards.manifest import (
+    FILE_NAME,
+    FileEntry,
+    Manifest,
+    ShardEntry,
+    faults_of,
+    file_faults,
+    read_manifest,
+)
 from twinstream.shards.sample import member_names, meta_from_json
 from twinstream.shards.storage import Location, file_sizes, local_copy
 from twinstream.shards.videos import VIDEOS_NAME, Status, read_videos
@@ -83,33 +89,13 @@ def _strays(there: Iterable[str], manifest: Manifest) -> Iterator[str]:
             yield f"{name}: a file that {FILE_NAME} does not name"
 
 
-def file_faults(dataset: Location, entry: FileEntry) -> Iterator[str]:
-    """What is wrong with the size or the hash of one file that the manifest names."""
-    return _faults_of(dataset / entry.path, entry)
-
-
-def _faults_of(path: Location, entry: FileEntry) -> Iterator[str]:
-    try:
-        with path.open("rb") as file:
-            found = file.seek(0, os.SEEK_END)
-            file.seek(0)
-            if found != entry.num_bytes:
-                yield f"{entry.path}: {found} bytes, expected {entry.num_bytes}"
-            elif hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
-                yield f"{entry.path}: changed since it was written (its SHA-256 differs)"
-    except ConnectionError:
-        raise
-    except OSError as error:
-        yield f"{entry.path}: {error.strerror}"
-
-
 def _entry_faults(dataset: Location, entry: ShardEntry, keys: dict[str, str]) -> Iterator[str]:
     """What is wrong with a shard or its index; a shard in an object store is read from
     there once.
     """
     try:
         with local_copy(dataset / entry.tar.path) as tar:
-            damaged = [*_faults_of(tar, entry.tar), *file_faults(dataset, entry.index)]
+            damaged = [*faults_of(tar, entry.tar), *file_faults(dataset, entry.index)]
             yield from damaged or _shard_faults(tar, dataset, entry, keys)
     except FileNotFoundError as error:
         yield f"{entry.tar.path}: {error.strerror}"

@@ -20,7 +20,8 @@ from twinstream.shards.combine import merge, subset
 from twinstream.shards.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL
 from twinstream.shards.index import read_index
 from twinstream.shards.manifest import FlowCodec, manifest_bytes, read_manifest
-from twinstream.shards.reader import ShardDataset, read_meta
+from twinstream.shards.members import read_meta
+from twinstream.shards.reader import ShardDataset
 from twinstream.shards.verify import faults
 from twinstream.shards.videos import read_videos, summary
 from twinstream.shards.writer import TarStream

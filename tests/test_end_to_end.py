@@ -15,7 +15,9 @@ from twinstream.preprocess.plan import Job
 from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings
 from twinstream.preprocess.worker_setup import WorkerSetup, make_recipe
 from twinstream.shards.index import read_index
-from twinstream.shards.reader import ShardDataset, StoredSample, read_flow, read_frames
+from twinstream.shards.members import read_flow, read_frames
+from twinstream.shards.reader import ShardDataset
+from twinstream.shards.samples import StoredSample
 from twinstream.shards.settings import ShardSettings
 from twinstream.shards.verify import faults
 

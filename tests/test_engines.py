@@ -29,7 +29,8 @@ from twinstream.preprocess.settings import byte_settings
 from twinstream.preprocess.worker_setup import WorkerSetup, make_recipe
 from twinstream.section import build_settings
 from twinstream.settings import Settings
-from twinstream.shards.reader import ShardDataset, read_flow
+from twinstream.shards.members import read_flow
+from twinstream.shards.reader import ShardDataset
 
 BRIGHTNESS = EngineEntry("brightness", "tests.support.brightness_engine", uses_tvl1=False)
 ON_GPU = EngineEntry("sparks", "tests.sparks_engine", uses_gpu=True, is_automatic=True)

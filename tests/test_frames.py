@@ -18,7 +18,8 @@ from twinstream.preprocess.settings import byte_settings
 from twinstream.preprocess.worker_setup import WorkerSetup, make_recipe
 from twinstream.section import build_settings
 from twinstream.settings import Settings
-from twinstream.shards.reader import ShardDataset, read_meta
+from twinstream.shards.members import read_meta
+from twinstream.shards.reader import ShardDataset
 from twinstream.shards.verify import faults
 from twinstream.shards.videos import Reason, VideoError, VideoRow
 

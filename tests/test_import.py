@@ -24,7 +24,8 @@ from twinstream.shards.folders import found_videos, listed_videos
 from twinstream.shards.importer import foreign_codec, import_rawframes
 from twinstream.shards.jpeg import encode_jpeg
 from twinstream.shards.manifest import read_manifest
-from twinstream.shards.reader import ShardDataset, read_flow, read_frames, read_meta
+from twinstream.shards.members import read_flow, read_frames, read_meta
+from twinstream.shards.reader import ShardDataset
 from twinstream.shards.verify import faults
 from twinstream.shards.videos import read_videos, summary
 

@@ -18,7 +18,8 @@ from twinstream.preprocess.job import PARTS, Recipe, VideoAt, VideoDone, job_ste
 from twinstream.preprocess.plan import Job
 from twinstream.preprocess.video_stream import VideoInfo
 from twinstream.shards.index import read_index, read_index_file
-from twinstream.shards.reader import StoredSample, read_flow, read_frames, read_meta
+from twinstream.shards.members import read_flow, read_frames, read_meta
+from twinstream.shards.samples import StoredSample
 from twinstream.shards.videos import Reason, VideoError, VideoRow
 
 INFO = VideoInfo(width=64, height=48, fps=25.0, frames_in_header=None)

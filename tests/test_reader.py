@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from twinstream.errors import InputError
-from twinstream.shards.reader import ShardDataset, read_flow, read_frames, read_meta
+from twinstream.shards.members import read_flow, read_frames, read_meta
+from twinstream.shards.reader import ShardDataset
 
 
 def test_frames_and_flow_are_those_asked_for(dataset: Path) -> None:

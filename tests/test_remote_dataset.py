@@ -27,7 +27,8 @@ from twinstream.preprocess.decode import open_video
 from twinstream.preprocess.duet import draw_video
 from twinstream.preprocess.plan import dataset_build, plan_jobs
 from twinstream.shards.cache import open_cache
-from twinstream.shards.reader import ShardDataset, read_flow, read_frames, read_snippets
+from twinstream.shards.members import read_flow, read_frames, read_snippets
+from twinstream.shards.reader import ShardDataset
 from twinstream.shards.storage import file_sizes, locate
 from twinstream.shards.verify import faults
 from twinstream.shards.videos import Reason, Status, VideoError, video_row

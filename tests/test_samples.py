@@ -10,9 +10,10 @@ import pytest
 from tests.support.datasets import write_dataset
 from twinstream.errors import InputError
 from twinstream.shards.index import read_index
-from twinstream.shards.manifest import read_manifest
-from twinstream.shards.reader import ShardDataset, read_frames
-from twinstream.shards.samples import Samples, shard_name
+from twinstream.shards.manifest import read_manifest, shard_name
+from twinstream.shards.members import read_frames
+from twinstream.shards.reader import ShardDataset
+from twinstream.shards.samples import Samples
 from twinstream.shards.shard_index import IndexCache, parse_shard_index
 from twinstream.shards.videos import read_videos, videos_bytes
 

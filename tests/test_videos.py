@@ -12,7 +12,8 @@ from tests.support.rawframes import OURS, bring_in, draw_video
 from twinstream.shards.adopt import index_dataset
 from twinstream.shards.combine import merge
 from twinstream.shards.index import METADATA_KEY
-from twinstream.shards.reader import ShardDataset, read_meta
+from twinstream.shards.members import read_meta
+from twinstream.shards.reader import ShardDataset
 from twinstream.shards.videos import (
     Reason,
     Status,

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from twinstream.errors import InputError
-from twinstream.shards.reader import StoredSample, open_dataset, read_snippets
+from twinstream.shards.members import read_snippets
+from twinstream.shards.reader import open_dataset
+from twinstream.shards.samples import StoredSample
 from twinstream.train.batch import new_batch
 from twinstream.train.branch import Branch
 from twinstream.train.choices import BranchName

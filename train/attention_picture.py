@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from twinstream.errors import InputError
+from twinstream.shards.members import read_meta
 from twinstream.shards.preview import flow_to_rgb, write_video
-from twinstream.shards.reader import read_meta
 from twinstream.train.attention import (
     BlockMap,
     Look,

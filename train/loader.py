@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from twinstream.errors import InputError
-from twinstream.shards.reader import read_snippets
+from twinstream.shards.members import read_snippets
 from twinstream.shards.samples import Samples, StoredSample
 from twinstream.signals import SIGNALS
 from twinstream.train import snippets, transforms

@@ -2,7 +2,7 @@
 that gain most.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +134,21 @@ def write_gains(table: Table, path: Path) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, ncols=len(names), loc="upper center", bbox_to_anchor=(0.5, 1.12))
     figure.savefig(path, dpi=130)
+
+
+def write_bars(reached: Mapping[str, float], ceilings: Mapping[str, float], path: Path) -> None:
+    """One bar a model: accuracy in [0, 1], and a line at the best that its input allows."""
+    figure = Figure(figsize=(1.6 + 1.3 * len(reached), 3.6), layout="constrained")
+    axis = figure.subplots()
+    bars = axis.bar(list(reached), list(reached.values()), width=0.6, color="#4477aa")
+    axis.bar_label(bars, [f"{value:.0%}" for value in reached.values()], padding=2)
+    for place, name in enumerate(reached):
+        axis.hlines(ceilings[name], place - 0.4, place + 0.4, color="#cc3311", linewidth=2)
+    axis.plot([], [], color="#cc3311", linewidth=2, label="best possible")
+    axis.set(ylim=(0, 1.1), ylabel="top-1 accuracy on held-out videos")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, loc="upper left")
+    figure.savefig(path, dpi=120)
 
 
 def _numbers(table: Table, column: int) -> list[float]:

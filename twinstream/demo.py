@@ -95,7 +95,7 @@ def run_demo(
     from twinstream.shards.preview import write_preview
     from twinstream.shards.reader import ShardDataset
     from twinstream.shards.videos import summary
-    from twinstream.train.figures import write_bars
+    from twinstream.train.report_figures import write_bars
 
     begun = time.monotonic()
     _empty(out)
