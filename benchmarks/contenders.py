@@ -14,18 +14,18 @@ import numpy as np
 import webdataset as wds
 from numpy.typing import NDArray
 
-from twinstream.shards import members
-from twinstream.shards.export import export_rawframes, video_folders
-from twinstream.shards.jpeg import decode_gray, decode_rgb
-from twinstream.shards.reader import ShardDataset
-from twinstream.shards.sample import meta_from_json
-from twinstream.shards.samples import StoredSample
+from twinstream.shards.format.image import decode_gray, decode_rgb
+from twinstream.shards.format.sample import meta_from_json
+from twinstream.shards.format.video_table import VIDEOS_NAME, read_videos
+from twinstream.shards.rawframes.exporter import export_rawframes, video_folders
+from twinstream.shards.read import members
+from twinstream.shards.read.dataset import ShardDataset
+from twinstream.shards.read.samples import StoredSample
 from twinstream.shards.settings import DEFAULT_STACK_LENGTH
-from twinstream.shards.videos import VIDEOS_NAME, read_videos
-from twinstream.train import transforms
 from twinstream.train.choices import TSN_SCALES
-from twinstream.train.loader import SnippetRecipe
-from twinstream.train.transforms import Bytes
+from twinstream.train.data import transforms
+from twinstream.train.data.loader import SnippetRecipe
+from twinstream.train.data.transforms import Bytes
 
 OURS, WEBDATASET, RAWFRAMES = "ours, by index", "webdataset, streamed", "images in folders, cv2"
 RECIPE = SnippetRecipe(

@@ -15,9 +15,9 @@ import numpy.typing as npt
 import torch
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from twinstream.shards.jpeg import decode_gray, decode_rgb
-from twinstream.shards.sample import flow_member, frame_member
-from twinstream.shards.samples import StoredSample
+from twinstream.shards.format.image import decode_gray, decode_rgb
+from twinstream.shards.format.sample import flow_member, frame_member
+from twinstream.shards.read.samples import StoredSample
 
 TRIES = 7
 Decoder = Callable[[bytes], Any]

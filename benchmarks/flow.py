@@ -31,9 +31,9 @@ from benchmarks.measuring import (
     machine,
     videos_by_kind,
 )
-from twinstream.preprocess.engine import Gray, TvL1Params
-from twinstream.preprocess.engines import ENGINES, open_engine
-from twinstream.preprocess.tvl1.reference import reference_flow
+from twinstream.preprocess.flow.engine import Gray, TvL1Params
+from twinstream.preprocess.flow.engines import ENGINES, open_engine
+from twinstream.preprocess.flow.tvl1.reference import reference_flow
 
 BASELINE = "cv2.optflow"
 FRAMES_APART = 10
@@ -61,7 +61,7 @@ def gray_pairs(path: Path, num_pairs: int, size: tuple[int, int]) -> list[Gray]:
     # Needed for videos alone: a machine with a GPU may have nothing but frames.
     import cv2
 
-    from twinstream.preprocess.decode import open_video
+    from twinstream.preprocess.decode.video import open_video
 
     with open_video(path, size=size, short_side=None, chunk_frames=2) as video:
         chunks = islice(video, 0, num_pairs * FRAMES_APART // 2, FRAMES_APART // 2)

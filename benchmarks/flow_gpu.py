@@ -24,12 +24,12 @@ import numpy.typing as npt
 import torch
 import triton
 
-from twinstream.preprocess.engine import Engine, Gray, TvL1Params
-from twinstream.preprocess.engines import open_engine
+from twinstream.preprocess.flow.engine import Engine, Gray, TvL1Params
+from twinstream.preprocess.flow.engines import open_engine
+from twinstream.preprocess.flow.tvl1.cuda_batch import Tiling, batch_flow
+from twinstream.preprocess.flow.tvl1.cuda_engine import open_cuda
+from twinstream.preprocess.flow.tvl1.reference import reference_flow
 from twinstream.preprocess.settings import PreprocessSettings
-from twinstream.preprocess.tvl1.cuda_batch import Tiling, batch_flow
-from twinstream.preprocess.tvl1.cuda_engine import open_cuda
-from twinstream.preprocess.tvl1.reference import reference_flow
 
 BYTES_WITHOUT_REUSE = 64
 RUN = 17
@@ -91,8 +91,8 @@ def read_runs(videos: list[Path], num: int, size: tuple[int, int]) -> Runs:
     # Needed only where there is no file of frames.
     import cv2
 
-    from twinstream.preprocess.decode import open_video
-    from twinstream.shards.videos import VideoError
+    from twinstream.preprocess.decode.video import open_video
+    from twinstream.shards.format.video_table import VideoError
 
     def runs_of(path: Path) -> Iterator[Gray]:
         with (

@@ -28,15 +28,15 @@ from benchmarks.decoders import decoder_table
 from benchmarks.measuring import data_option, folder_of_videos, machine
 from twinstream.preprocess.run import preprocess
 from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings
-from twinstream.shards import members
-from twinstream.shards.manifest import FILE_NAME
-from twinstream.shards.reader import ShardDataset
-from twinstream.shards.samples import StoredSample
+from twinstream.shards.format.manifest import FILE_NAME
+from twinstream.shards.read import members
+from twinstream.shards.read.dataset import ShardDataset
+from twinstream.shards.read.samples import StoredSample
 from twinstream.shards.settings import ShardSettings
-from twinstream.train import transforms
-from twinstream.train.loader import TrainSnippets, load_train_batches
+from twinstream.train.data import transforms
+from twinstream.train.data.loader import TrainSnippets, load_train_batches
+from twinstream.train.data.order import EpochSampler
 from twinstream.train.memory import keep_freed_memory
-from twinstream.train.order import EpochSampler
 
 
 @dataclass

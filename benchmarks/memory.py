@@ -19,13 +19,13 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from benchmarks.measuring import machine, peak_kibibytes
-from twinstream.preprocess.catalog import Video
-from twinstream.preprocess.engine import TvL1Params
+from twinstream.preprocess.catalog.catalog import Video
+from twinstream.preprocess.cluster.resources import CPU_CHUNK_FRAMES
+from twinstream.preprocess.cluster.worker import WorkerSetup, make_recipe
+from twinstream.preprocess.flow.engine import TvL1Params
 from twinstream.preprocess.job import run_job
 from twinstream.preprocess.plan import Job
-from twinstream.preprocess.resources import CPU_CHUNK_FRAMES
 from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings
-from twinstream.preprocess.worker_setup import WorkerSetup, make_recipe
 from twinstream.shards.settings import ShardSettings
 
 WIDTH, HEIGHT, FPS = 1920, 1080, 25

@@ -23,12 +23,12 @@ from torchvision import models
 
 from benchmarks.measuring import machine, peak_kibibytes
 from twinstream.shards.settings import DEFAULT_STACK_LENGTH
-from twinstream.train.branch import RGB_CHANNELS, stem
 from twinstream.train.choices import BOTH, DEPTHS, BranchName, ModelKind
-from twinstream.train.cma import CMABlock
 from twinstream.train.device import half_precision
 from twinstream.train.memory import keep_freed_memory
-from twinstream.train.model import TwoBranch
+from twinstream.train.network.branch import RGB_CHANNELS, stem
+from twinstream.train.network.cma import CMABlock
+from twinstream.train.network.two_branch import TwoBranch
 
 Clock = Callable[[], float]
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}

@@ -28,16 +28,16 @@ from benchmarks.measuring import (
     spread,
     videos_below,
 )
-from twinstream.preprocess.catalog import Catalog, folders_catalog
+from twinstream.preprocess.catalog.catalog import Catalog, folders_catalog
+from twinstream.preprocess.cluster.resources import Node, this_node, worker_resources
+from twinstream.preprocess.cluster.session import run_jobs
+from twinstream.preprocess.cluster.worker import WorkerSetup, make_recipe
 from twinstream.preprocess.doctor import stage_rate
-from twinstream.preprocess.engines import ENGINES, cpu_engine, find_engine
+from twinstream.preprocess.flow.engines import ENGINES, cpu_engine, find_engine
 from twinstream.preprocess.job import PARTS, VideoDone, run_job
 from twinstream.preprocess.plan import Job, dataset_build, plan_jobs
-from twinstream.preprocess.resources import Node, this_node, worker_resources
-from twinstream.preprocess.session import run_jobs
 from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings, byte_settings
-from twinstream.preprocess.worker_setup import WorkerSetup, make_recipe
-from twinstream.shards.flow_codec import quantize
+from twinstream.shards.format.flow_codec import quantize
 from twinstream.shards.settings import ShardSettings
 
 

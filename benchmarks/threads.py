@@ -19,9 +19,9 @@ import cv2
 import numpy as np
 
 from benchmarks.measuring import choose_videos, data_option, folder_of_videos, machine
-from twinstream.preprocess.decode import open_video
-from twinstream.preprocess.engine import Engine, Gray, TvL1Params
-from twinstream.preprocess.engines import open_engine
+from twinstream.preprocess.decode.video import open_video
+from twinstream.preprocess.flow.engine import Engine, Gray, TvL1Params
+from twinstream.preprocess.flow.engines import open_engine
 
 
 def gray_run(path: Path, num_frames: int, size: int) -> Gray:

@@ -20,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinstream.errors import InputError
-from twinstream.preprocess.decode import open_video
+from twinstream.preprocess.cluster.resources import Node, default_chunk_frames, this_node
+from twinstream.preprocess.decode.video import open_video
 from twinstream.preprocess.duet import draw_video, write_mp4
-from twinstream.preprocess.engine import TvL1Params
-from twinstream.preprocess.engines import (
+from twinstream.preprocess.flow.engine import TvL1Params
+from twinstream.preprocess.flow.engines import (
     AUTO,
     cpu_engine,
     find_engine,
@@ -31,10 +32,9 @@ from twinstream.preprocess.engines import (
     open_engine,
     resolve_engine,
 )
-from twinstream.preprocess.resources import Node, default_chunk_frames, this_node
+from twinstream.preprocess.flow.stored import stored_flow
 from twinstream.preprocess.settings import PreprocessSettings
-from twinstream.preprocess.stored import stored_flow
-from twinstream.shards.jpeg import encode_jpeg
+from twinstream.shards.format.image import encode_jpeg
 from twinstream.shards.settings import ShardSettings
 
 LIBRARIES = ("av", "numba", "numpy", "opencv-contrib-python", "pyarrow", "ray", "torch", "triton")

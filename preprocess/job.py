@@ -19,17 +19,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twinstream.preprocess.catalog import Video
-from twinstream.preprocess.engine import Engine
-from twinstream.preprocess.frames_to_flow import gray_frames
+from twinstream.preprocess.catalog.catalog import Video
+from twinstream.preprocess.decode.video_stream import OpenVideo, VideoInfo
+from twinstream.preprocess.flow.engine import Engine
+from twinstream.preprocess.flow.frames_to_flow import gray_frames
+from twinstream.preprocess.flow.stored import FlowStatistics, stored_flow
 from twinstream.preprocess.plan import Job
-from twinstream.preprocess.stored import FlowStatistics, stored_flow
-from twinstream.preprocess.video_stream import OpenVideo, VideoInfo
-from twinstream.shards.jpeg import encode_jpeg
-from twinstream.shards.sample import SampleMeta
-from twinstream.shards.storage import Location
-from twinstream.shards.videos import Reason, Status, VideoError, VideoRow, video_row
-from twinstream.shards.writer import SampleSpool, ShardWriter, sample_spool, write_shard
+from twinstream.shards.format.image import encode_jpeg
+from twinstream.shards.format.sample import SampleMeta
+from twinstream.shards.format.video_table import Reason, Status, VideoError, VideoRow, video_row
+from twinstream.shards.storage.location import Location
+from twinstream.shards.write.writer import SampleSpool, ShardWriter, sample_spool, write_shard
 
 NOTHING_KNOWN = VideoInfo(0, 0, None, None)
 PARTS = ("decode", "flow", "encode")

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from twinstream.errors import InputError
-from twinstream.shards.atomic import remove_temporaries, write_atomically
-from twinstream.shards.manifest import FILE_NAME
-from twinstream.shards.storage import Location
+from twinstream.shards.format.manifest import FILE_NAME
+from twinstream.shards.storage.atomic import remove_temporaries, write_atomically
+from twinstream.shards.storage.location import Location
 
 DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 

@@ -6,13 +6,13 @@ shard. Absent videos are in no shard, and have a row nevertheless.
 
 from typing import Any
 
-from twinstream.preprocess.catalog import Catalog, Video
-from twinstream.shards.assemble import Contents, DatasetBuild
-from twinstream.shards.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL
-from twinstream.shards.manifest import FlowCodec
-from twinstream.shards.plan import ShardPlan, key_hash, plan_shards
-from twinstream.shards.storage import Location
-from twinstream.shards.videos import Reason, Status, video_row
+from twinstream.preprocess.catalog.catalog import Catalog, Video
+from twinstream.shards.format.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL
+from twinstream.shards.format.manifest import FlowCodec
+from twinstream.shards.format.video_table import Reason, Status, video_row
+from twinstream.shards.storage.location import Location
+from twinstream.shards.write.dataset import Contents, DatasetBuild
+from twinstream.shards.write.plan import ShardPlan, key_hash, plan_shards
 
 Job = ShardPlan[Video]
 

@@ -9,23 +9,23 @@ from collections import Counter
 from contextlib import closing
 
 from twinstream.errors import InputError
-from twinstream.preprocess.catalog import Catalog, read_catalog
-from twinstream.preprocess.engines import open_engine, resolve_engine
-from twinstream.preprocess.output import disk_faults_told, prepare_output
-from twinstream.preprocess.plan import Job, dataset_build, plan_jobs
-from twinstream.preprocess.resources import (
+from twinstream.preprocess.catalog.catalog import Catalog, read_catalog
+from twinstream.preprocess.cluster.resources import (
     WorkerResources,
     cluster_engine,
     this_node,
     worker_resources,
 )
-from twinstream.preprocess.run_log import LOG_NAME, RunLog, write_report
+from twinstream.preprocess.cluster.run_log import LOG_NAME, RunLog, write_report
+from twinstream.preprocess.flow.engines import open_engine, resolve_engine
+from twinstream.preprocess.output import disk_faults_told, prepare_output
+from twinstream.preprocess.plan import Job, dataset_build, plan_jobs
 from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings, byte_settings
 from twinstream.progress import Progress
-from twinstream.shards.atomic import remove_temporaries
+from twinstream.shards.format.video_table import VIDEOS_NAME, Status, VideoRow, summary
 from twinstream.shards.settings import ShardSettings
-from twinstream.shards.storage import Location, appended_text, locate
-from twinstream.shards.videos import VIDEOS_NAME, Status, VideoRow, summary
+from twinstream.shards.storage.atomic import remove_temporaries
+from twinstream.shards.storage.location import Location, appended_text, locate
 
 
 def preprocess(
@@ -95,7 +95,7 @@ def _engine_and_share(
         nodes = [this_node()]
     else:
         # Ray is imported by those alone who need it.
-        from twinstream.preprocess.session import cluster_nodes
+        from twinstream.preprocess.cluster.session import cluster_nodes
 
         nodes = cluster_nodes(address)
         engine = cluster_engine(settings.engine, nodes)
@@ -149,8 +149,8 @@ def _run(
     address: str | None,
     log: RunLog,
 ) -> None:
-    from twinstream.preprocess.session import run_jobs
-    from twinstream.preprocess.worker_setup import WorkerSetup
+    from twinstream.preprocess.cluster.session import run_jobs
+    from twinstream.preprocess.cluster.worker import WorkerSetup
 
     # Absolute, because a worker may have another working folder.
     setup = WorkerSetup(

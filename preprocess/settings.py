@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from twinstream.errors import InputError
-from twinstream.preprocess.catalog import KINDS
-from twinstream.preprocess.engine import DEFAULT_GPU_BYTES, MIN_SIDE, TvL1Params
-from twinstream.preprocess.engines import engine_choices, find_engine
+from twinstream.preprocess.catalog.catalog import KINDS
+from twinstream.preprocess.flow.engine import DEFAULT_GPU_BYTES, MIN_SIDE, TvL1Params
+from twinstream.preprocess.flow.engines import engine_choices, find_engine
 from twinstream.section import Section, build_settings
 from twinstream.shards.settings import DEFAULT_STACK_LENGTH, ShardSettings
 

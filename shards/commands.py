@@ -62,7 +62,7 @@ def info(path: str) -> None:
     Example: twinstream shards info out/shards
     """
     from twinstream.shards.info import describe
-    from twinstream.shards.storage import locate
+    from twinstream.shards.storage.location import locate
 
     click.echo(describe(locate(path)))
 
@@ -76,7 +76,7 @@ def verify(path: str, fast: bool) -> None:
     Example: twinstream shards verify out/shards
     """
     from twinstream.progress import Progress
-    from twinstream.shards.storage import locate
+    from twinstream.shards.storage.location import locate
     from twinstream.shards.verify import fast_faults, faults, num_bytes, num_steps
 
     found, dataset = 0, locate(path)
@@ -116,7 +116,7 @@ def preview(path: str, keys: tuple[str, ...], out: Path) -> None:
     Example: twinstream shards preview out/shards --key Walk/v_Walk_g01_c01 --out walk.mp4
     """
     from twinstream.shards.preview import write_preview, write_preview_video
-    from twinstream.shards.reader import ShardDataset
+    from twinstream.shards.read.dataset import ShardDataset
 
     dataset = ShardDataset(path)
     samples = [dataset.sample(key) for key in keys]
@@ -145,9 +145,9 @@ def export(path: str, out: Path, layout: str) -> None:
     Example: twinstream shards export out/shards --out out/rawframes
     """
     from twinstream.progress import Progress
-    from twinstream.shards.export import export_rawframes
-    from twinstream.shards.manifest import read_manifest
-    from twinstream.shards.storage import locate
+    from twinstream.shards.format.manifest import read_manifest
+    from twinstream.shards.rawframes.exporter import export_rawframes
+    from twinstream.shards.storage.location import locate
 
     dataset = locate(path)
     manifest = read_manifest(dataset)
@@ -219,11 +219,11 @@ def import_(
     train_rawframes.txt
     """
     from twinstream.progress import Progress
-    from twinstream.shards.alignment import Layout
-    from twinstream.shards.folders import found_videos, listed_videos
-    from twinstream.shards.importer import foreign_codec, import_rawframes
-    from twinstream.shards.storage import locate
-    from twinstream.shards.videos import summary
+    from twinstream.shards.format.video_table import summary
+    from twinstream.shards.rawframes.alignment import Layout
+    from twinstream.shards.rawframes.folders import found_videos, listed_videos
+    from twinstream.shards.rawframes.importer import foreign_codec, import_rawframes
+    from twinstream.shards.storage.location import locate
 
     target = locate(out)
     classes = tuple(classes_file.read_text().splitlines()) if classes_file else None
@@ -255,10 +255,10 @@ def merge(paths: tuple[str, ...], out: str) -> None:
     Example: twinstream shards merge out/ucf out/hmdb --out out/both
     """
     from twinstream.progress import Progress
-    from twinstream.shards.combine import merge
-    from twinstream.shards.manifest import read_manifest
-    from twinstream.shards.storage import locate
-    from twinstream.shards.videos import summary
+    from twinstream.shards.format.manifest import read_manifest
+    from twinstream.shards.format.video_table import summary
+    from twinstream.shards.storage.location import locate
+    from twinstream.shards.write.combine import merge
 
     sources, target = [locate(path) for path in paths], locate(out)
     entries = (
@@ -301,9 +301,9 @@ def subset(
 
     Example: twinstream shards subset out/shards --out out/few --split train --max-per-class 10
     """
-    from twinstream.shards.combine import subset
-    from twinstream.shards.storage import locate
-    from twinstream.shards.videos import summary
+    from twinstream.shards.format.video_table import summary
+    from twinstream.shards.storage.location import locate
+    from twinstream.shards.write.combine import subset
 
     target = locate(out)
     rows = subset(
@@ -329,10 +329,10 @@ def index(path: str, bound: float, zero: float, levels: float) -> None:
     Example: twinstream shards index downloads/shards --bound 20
     """
     from twinstream.progress import Progress
-    from twinstream.shards.adopt import index_dataset
-    from twinstream.shards.importer import foreign_codec
-    from twinstream.shards.storage import file_sizes, locate
-    from twinstream.shards.videos import summary
+    from twinstream.shards.format.video_table import summary
+    from twinstream.shards.rawframes.importer import foreign_codec
+    from twinstream.shards.storage.location import file_sizes, locate
+    from twinstream.shards.write.index_tars import index_dataset
 
     folder, codec = locate(path), foreign_codec(bound, zero, levels)
     with Progress(

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from twinstream.shards.manifest import ShardEntry, read_manifest
-from twinstream.shards.storage import Location
-from twinstream.shards.videos import VIDEOS_NAME, Status, VideoRow, read_videos, summary
+from twinstream.shards.format.manifest import ShardEntry, read_manifest
+from twinstream.shards.format.video_table import VIDEOS_NAME, Status, VideoRow, read_videos, summary
+from twinstream.shards.storage.location import Location
 
 NUM_NAMED = 5
 

@@ -17,9 +17,9 @@ from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from twinstream.shards.members import read_flow, read_frames, read_meta
-from twinstream.shards.reader import ShardDataset
-from twinstream.shards.samples import StoredSample
+from twinstream.shards.read.dataset import ShardDataset
+from twinstream.shards.read.members import read_flow, read_frames, read_meta
+from twinstream.shards.read.samples import StoredSample
 
 DEFAULT_FPS = 25.0
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from twinstream.errors import InputError
-from twinstream.shards.index import SampleIndex, read_index
-from twinstream.shards.jpeg import decode_unchanged
-from twinstream.shards.manifest import (
+from twinstream.shards.format.image import decode_unchanged
+from twinstream.shards.format.index import SampleIndex, read_index
+from twinstream.shards.format.manifest import (
     FILE_NAME,
     FileEntry,
     Manifest,
@@ -24,9 +24,9 @@ from twinstream.shards.manifest import (
     file_faults,
     read_manifest,
 )
-from twinstream.shards.sample import member_names, meta_from_json
-from twinstream.shards.storage import Location, file_sizes, local_copy
-from twinstream.shards.videos import VIDEOS_NAME, Status, read_videos
+from twinstream.shards.format.sample import member_names, meta_from_json
+from twinstream.shards.format.video_table import VIDEOS_NAME, Status, read_videos
+from twinstream.shards.storage.location import Location, file_sizes, local_copy
 
 
 def faults(dataset: Location, progress: Callable[[str], None] = lambda path: None) -> Iterator[str]:

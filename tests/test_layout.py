@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.paths import ROOT
-from twinstream.preprocess.engines import ENGINES
+from twinstream.preprocess.flow.engines import ENGINES
 
 FORBIDDEN = {
     "shards": {"ray", "torch", "torchvision", "webdataset", "preprocess", "train"},
@@ -79,7 +79,7 @@ def test_help_imports_nothing_heavy() -> None:
 def test_a_job_and_the_pool_import_no_ffmpeg() -> None:
     code = (
         "import sys\n"
-        "import twinstream.preprocess.job, twinstream.preprocess.pool\n"
+        "import twinstream.preprocess.job, twinstream.preprocess.cluster.pool\n"
         "sys.exit('av was imported' if 'av' in sys.modules else 0)"
     )
     done = subprocess.run(
@@ -92,8 +92,9 @@ def test_the_reader_and_the_trainer_work_without_ray_and_av() -> None:
     code = (
         "import sys\n"
         "sys.modules['ray'] = sys.modules['av'] = None\n"
-        "import twinstream.shards.reader, twinstream.shards.verify, twinstream.shards.preview\n"
-        "import twinstream.train.fit, twinstream.train.evaluate"
+        "import twinstream.shards.read.dataset, twinstream.shards.verify\n"
+        "import twinstream.shards.preview\n"
+        "import twinstream.train.fit, twinstream.train.score.evaluate"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False

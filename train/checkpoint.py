@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from twinstream.errors import InputError
-from twinstream.shards.atomic import atomic_file
+from twinstream.shards.storage.atomic import atomic_file
 from twinstream.train.choices import BranchName
-from twinstream.train.weights import read_state
+from twinstream.train.network.weights import read_state
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from twinstream.errors import InputError
-from twinstream.train.batch import Batch
 from twinstream.train.choices import DeviceName
-from twinstream.train.normalise import network_inputs
+from twinstream.train.data.batch import Batch
+from twinstream.train.data.normalise import network_inputs
 
 
 def choose_device(name: DeviceName) -> torch.device:

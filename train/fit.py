@@ -20,9 +20,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from twinstream.errors import InputError
 from twinstream.progress import Progress
-from twinstream.shards.index import file_sha256
-from twinstream.shards.manifest import FILE_NAME
-from twinstream.shards.reader import ShardDataset, open_dataset
+from twinstream.shards.format.index import file_sha256
+from twinstream.shards.format.manifest import FILE_NAME
+from twinstream.shards.read.dataset import ShardDataset, open_dataset
 from twinstream.signals import StopSignal, noted_signals
 from twinstream.train.checkpoint import (
     Checkpoint,
@@ -31,15 +31,16 @@ from twinstream.train.checkpoint import (
     load_resumable,
     save_checkpoint,
 )
+from twinstream.train.data.feed import Feed
+from twinstream.train.data.loader import TestSnippets, num_workers
+from twinstream.train.data.normalise import refuse_other_codec
+from twinstream.train.data.seeds import step_seed
 from twinstream.train.device import choose_device
-from twinstream.train.evaluate import score_videos
-from twinstream.train.feed import Feed
 from twinstream.train.gradient import add_gradients
-from twinstream.train.loader import TestSnippets, num_workers
 from twinstream.train.memory import keep_freed_memory
-from twinstream.train.metrics import ranked_classes
-from twinstream.train.model import TwoBranch, build_model
-from twinstream.train.normalise import refuse_other_codec
+from twinstream.train.network.stages import Stage, plan_stages
+from twinstream.train.network.two_branch import TwoBranch, build_model
+from twinstream.train.network.weights import initialise
 from twinstream.train.ranks import Ranks, joined_ranks, synchronise_batch_norm
 from twinstream.train.run_folder import (
     CHECKPOINT,
@@ -49,10 +50,9 @@ from twinstream.train.run_folder import (
     keep_manifest,
 )
 from twinstream.train.run_log import TrainingLog, record_start
-from twinstream.train.seeds import step_seed
+from twinstream.train.score.evaluate import score_videos
+from twinstream.train.score.metrics import ranked_classes
 from twinstream.train.settings import TrainSettings
-from twinstream.train.stages import Stage, plan_stages
-from twinstream.train.weights import initialise
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ that learns sees the difference: its statistics are a micro-batch's.
 import torch
 import torch.nn.functional as F
 
-from twinstream.train.batch import Batch
+from twinstream.train.data.batch import Batch
+from twinstream.train.data.order import RankPart
 from twinstream.train.device import half_precision, network_input
-from twinstream.train.model import TwoBranch, consensus
-from twinstream.train.order import RankPart
-from twinstream.train.stages import Stage
+from twinstream.train.network.stages import Stage
+from twinstream.train.network.two_branch import TwoBranch, consensus
 
 
 def add_gradients(

@@ -12,8 +12,7 @@ import yaml
 
 from twinstream.errors import InputError
 from twinstream.section import Section, build_settings
-from twinstream.shards.atomic import write_atomically
-from twinstream.shards.manifest import (
+from twinstream.shards.format.manifest import (
     FILE_NAME,
     Manifest,
     manifest_bytes,
@@ -21,7 +20,8 @@ from twinstream.shards.manifest import (
     read_manifest,
 )
 from twinstream.shards.settings import ShardSettings
-from twinstream.shards.storage import locate
+from twinstream.shards.storage.atomic import write_atomically
+from twinstream.shards.storage.location import locate
 from twinstream.train.settings import ModelSettings, TestSettings, TrainSettings
 
 CHECKPOINT = "checkpoint.pt"

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from twinstream.train.checkpoint import Checkpoint
 from twinstream.train.choices import BranchName
-from twinstream.train.evaluate import read_weights, trained_branches
-from twinstream.train.model import TwoBranch
+from twinstream.train.network.two_branch import TwoBranch
 from twinstream.train.run_folder import RunSettings, read_run_settings
+from twinstream.train.score.evaluate import read_weights, trained_branches
 
 
 class TrainedNetwork(TwoBranch):

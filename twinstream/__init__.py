@@ -14,10 +14,10 @@ from twinstream.errors import InputError
 
 if TYPE_CHECKING:
     from twinstream.predictor import Prediction, Predictor, predict
-    from twinstream.preprocess.frames_to_flow import tvl1
-    from twinstream.shards.reader import Sample, ShardDataset, open_shards
-    from twinstream.train.normalise import network_inputs
-    from twinstream.train.snippet_batches import snippets
+    from twinstream.preprocess.flow.frames_to_flow import tvl1
+    from twinstream.shards.read.dataset import Sample, ShardDataset, open_shards
+    from twinstream.train.data.normalise import network_inputs
+    from twinstream.train.data.snippet_batches import snippets
     from twinstream.train.trained import TrainedNetwork, load_network
 
 __version__ = "0.1.0"
@@ -38,15 +38,15 @@ __all__ = [
 _MODULES = {
     "Prediction": "twinstream.predictor",
     "Predictor": "twinstream.predictor",
-    "Sample": "twinstream.shards.reader",
-    "ShardDataset": "twinstream.shards.reader",
+    "Sample": "twinstream.shards.read.dataset",
+    "ShardDataset": "twinstream.shards.read.dataset",
     "TrainedNetwork": "twinstream.train.trained",
     "load_network": "twinstream.train.trained",
-    "network_inputs": "twinstream.train.normalise",
-    "open_shards": "twinstream.shards.reader",
+    "network_inputs": "twinstream.train.data.normalise",
+    "open_shards": "twinstream.shards.read.dataset",
     "predict": "twinstream.predictor",
-    "snippets": "twinstream.train.snippet_batches",
-    "tvl1": "twinstream.preprocess.frames_to_flow",
+    "snippets": "twinstream.train.data.snippet_batches",
+    "tvl1": "twinstream.preprocess.flow.frames_to_flow",
 }
 
 

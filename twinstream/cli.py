@@ -111,7 +111,7 @@ def preprocess(
     shards.path=out/shards
     """
     from twinstream.preprocess.run import check_skipped, preprocess
-    from twinstream.shards.videos import summary
+    from twinstream.shards.format.video_table import summary
 
     settings = load_settings(config, overrides)
     rows = preprocess(
@@ -171,8 +171,8 @@ def test(
 
     Example: twinstream test runs/cma --segments 25 --crops 10
     """
-    from twinstream.train.evaluate import metrics_table, score_run
     from twinstream.train.run_folder import read_run_settings
+    from twinstream.train.score.evaluate import metrics_table, score_run
 
     given = {"split": split, "segments": segments, "crops": int(crops) if crops else None}
     settings = read_run_settings(run).test.model_copy(
@@ -271,7 +271,7 @@ def report(runs: tuple[Path, ...], out: Path) -> None:
 
     Example: twinstream report runs/two_stream runs/nonlocal runs/cma --out report
     """
-    from twinstream.train.report import PAGE, write_report
+    from twinstream.train.report.write import PAGE, write_report
 
     for table in write_report(runs, out):
         for command in table.gaps:
@@ -346,7 +346,7 @@ def attention(
 
     Example: twinstream attention runs/cma --key Run/v_Run_g01_c01 --query 60,90 --out run.png
     """
-    from twinstream.train.attention_picture import show
+    from twinstream.train.look.picture import show
 
     show(run, key, out, queries, t=t, place=place, stage=stage, shards_path=shards_path)
     click.echo(str(out))

@@ -29,8 +29,8 @@ def train_and_score(
     """Train into `run` and test it, or go on where that stood; top-1 in [0, 1] by score: rgb, flow,
     fused 1:1 ...
     """
-    from twinstream.train.evaluate import score_run
     from twinstream.train.fit import train
+    from twinstream.train.score.evaluate import score_run
 
     settings = build_settings(Settings, deepcopy(dict(tree)), overrides).run_settings()
     train(settings, run, resume=True)
@@ -92,10 +92,10 @@ def run_demo(
     """
     from twinstream.preprocess.duet import CEILINGS, write_duet
     from twinstream.preprocess.run import preprocess
+    from twinstream.shards.format.video_table import summary
     from twinstream.shards.preview import write_preview
-    from twinstream.shards.reader import ShardDataset
-    from twinstream.shards.videos import summary
-    from twinstream.train.report_figures import write_bars
+    from twinstream.shards.read.dataset import ShardDataset
+    from twinstream.train.report.figures import write_bars
 
     begun = time.monotonic()
     _empty(out)

@@ -21,24 +21,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinstream.errors import InputError
-from twinstream.preprocess.engines import resolve_engine
+from twinstream.preprocess.cluster.worker import WorkerSetup, make_recipe
+from twinstream.preprocess.flow.engines import resolve_engine
 from twinstream.preprocess.job import Filled, Recipe, Stopwatch, fill_spool
 from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings, made_settings
-from twinstream.preprocess.worker_setup import WorkerSetup, make_recipe
 from twinstream.section import build_settings
-from twinstream.shards.manifest import FILE_NAME, Manifest, manifest_bytes
-from twinstream.shards.samples import StoredSample
+from twinstream.shards.format.manifest import FILE_NAME, Manifest, manifest_bytes
+from twinstream.shards.format.video_table import Reason, VideoError
+from twinstream.shards.read.samples import StoredSample
 from twinstream.shards.settings import ShardSettings
-from twinstream.shards.storage import locate
-from twinstream.shards.videos import Reason, VideoError
-from twinstream.shards.writer import SampleSpool, sample_spool
+from twinstream.shards.storage.location import locate
+from twinstream.shards.write.writer import SampleSpool, sample_spool
 from twinstream.train.choices import DeviceName, iteration
+from twinstream.train.data.loader import TestSnippets
 from twinstream.train.device import choose_device
-from twinstream.train.evaluate import score_videos
-from twinstream.train.loader import TestSnippets
-from twinstream.train.metrics import Weights, fuse, fusion_weights, ranked_classes
-from twinstream.train.predictions import BranchScores
 from twinstream.train.run_folder import read_run_manifest
+from twinstream.train.score.evaluate import score_videos
+from twinstream.train.score.metrics import Weights, fuse, fusion_weights, ranked_classes
+from twinstream.train.score.predictions import BranchScores
 from twinstream.train.settings import TestSettings
 from twinstream.train.trained import TrainedNetwork, load_network
 

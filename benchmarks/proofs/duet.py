@@ -26,8 +26,8 @@ from twinstream.preprocess.duet import CEILINGS, write_duet
 from twinstream.preprocess.run import preprocess
 from twinstream.section import build_settings
 from twinstream.settings import Settings
-from twinstream.shards.videos import summary
-from twinstream.train.attention import BlockMap, Observer, query_map
+from twinstream.shards.format.video_table import summary
+from twinstream.train.look.maps import BlockMap, Observer, query_map
 
 VIDEOS_PER_PAIR = {"train": 40, "test": 40}
 CMA_EPOCHS = 20

@@ -21,8 +21,8 @@ from twinstream.demo import train_and_score
 from twinstream.preprocess.run import preprocess
 from twinstream.section import build_settings
 from twinstream.settings import Settings
-from twinstream.train.metrics import fuse, ranked_classes, wilson_interval
-from twinstream.train.predictions import Predictions, read_predictions
+from twinstream.train.score.metrics import fuse, ranked_classes, wilson_interval
+from twinstream.train.score.predictions import Predictions, read_predictions
 
 SIZE, CROP = 64, 56
 BOUND = 20 * SIZE / 256

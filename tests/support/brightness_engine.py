@@ -4,7 +4,7 @@ gray from one frame to the next, dy is 0.
 
 import numpy as np
 
-from twinstream.preprocess.engine import Engine, EngineOptions, Flow, Gray, PairEngine
+from twinstream.preprocess.flow.engine import Engine, EngineOptions, Flow, Gray, PairEngine
 
 
 def open_engine(options: EngineOptions) -> Engine:

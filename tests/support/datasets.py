@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from twinstream.preprocess.catalog import Catalog, Video
+from twinstream.preprocess.catalog.catalog import Catalog, Video
 from twinstream.preprocess.plan import Job, dataset_build, plan_jobs
-from twinstream.shards.flow_codec import quantize
-from twinstream.shards.jpeg import encode_jpeg
-from twinstream.shards.manifest import manifest_bytes, read_manifest
-from twinstream.shards.sample import SampleMeta
-from twinstream.shards.storage import Location
-from twinstream.shards.videos import Status, VideoRow, video_row
-from twinstream.shards.writer import SampleSpool, sample_spool, write_shard
+from twinstream.shards.format.flow_codec import quantize
+from twinstream.shards.format.image import encode_jpeg
+from twinstream.shards.format.manifest import manifest_bytes, read_manifest
+from twinstream.shards.format.sample import SampleMeta
+from twinstream.shards.format.video_table import Status, VideoRow, video_row
+from twinstream.shards.storage.location import Location
+from twinstream.shards.write.writer import SampleSpool, sample_spool, write_shard
 
 BOUND = 20.0
 SETTINGS = {"preprocess.bound": BOUND, "preprocess.seed": 0}

@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from twinstream.train.batch import Batch
-from twinstream.train.cma import CMABlock
+from twinstream.train.data.batch import Batch
+from twinstream.train.data.order import rank_part
 from twinstream.train.gradient import add_gradients
-from twinstream.train.model import TwoBranch
-from twinstream.train.order import rank_part
+from twinstream.train.network.cma import CMABlock
+from twinstream.train.network.stages import plan_stages
+from twinstream.train.network.two_branch import TwoBranch
 from twinstream.train.ranks import Ranks, joined_ranks, synchronise_batch_norm
-from twinstream.train.stages import plan_stages
 
 SEGMENTS, CPU = 2, torch.device("cpu")
 (STAGE,) = plan_stages(["iter1"], "cma")

@@ -12,7 +12,7 @@ from tests.support.videos import moving_square, write_video
 from twinstream.preprocess.run import preprocess
 from twinstream.section import build_settings
 from twinstream.settings import Settings
-from twinstream.shards.reader import open_shards
+from twinstream.shards.read.dataset import open_shards
 from twinstream.train.run_folder import keep_manifest
 
 STEPS = {"Run": 4, "Walk": 1}

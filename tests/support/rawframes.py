@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from twinstream.shards.copying import Copier, stored_samples
-from twinstream.shards.folders import FoundVideos, found_videos
-from twinstream.shards.importer import foreign_codec, import_rawframes
-from twinstream.shards.jpeg import encode_jpeg
-from twinstream.shards.manifest import read_manifest
-from twinstream.shards.videos import VideoRow
+from twinstream.shards.format.image import encode_jpeg
+from twinstream.shards.format.manifest import read_manifest
+from twinstream.shards.format.video_table import VideoRow
+from twinstream.shards.rawframes.folders import FoundVideos, found_videos
+from twinstream.shards.rawframes.importer import foreign_codec, import_rawframes
+from twinstream.shards.write.copying import Copier, stored_samples
 
 OURS = foreign_codec(20.0, 128, 127)
 SIZE = (16, 24)

@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from twinstream.section import build_settings
-from twinstream.shards.index import file_sha256
-from twinstream.shards.manifest import FILE_NAME
+from twinstream.shards.format.index import file_sha256
+from twinstream.shards.format.manifest import FILE_NAME
 from twinstream.train.checkpoint import Checkpoint, Position, TrainingState, save_checkpoint
-from twinstream.train.cma import CMABlock
-from twinstream.train.model import TwoBranch, build_model
-from twinstream.train.predictions import Predictions, write_predictions
+from twinstream.train.network.cma import CMABlock
+from twinstream.train.network.stages import plan_stages
+from twinstream.train.network.two_branch import TwoBranch, build_model
 from twinstream.train.run_folder import CHECKPOINT, RunSettings, begin_run
-from twinstream.train.stages import plan_stages
+from twinstream.train.score.predictions import Predictions, write_predictions
 
 BOUND = 20.0
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from twinstream.preprocess.engine import Gray
+from twinstream.preprocess.flow.engine import Gray
 
 
 def textured(dx: float = 0.0, dy: float = 0.0, *, height: int = 48, width: int = 64) -> Gray:

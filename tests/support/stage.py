@@ -13,12 +13,12 @@ import yaml
 
 from tests.support.paths import ROOT
 from tests.support.videos import write_video
-from twinstream.preprocess.catalog import Catalog, read_catalog
+from twinstream.preprocess.catalog.catalog import Catalog, read_catalog
+from twinstream.preprocess.cluster.worker import WorkerSetup, make_recipe
 from twinstream.preprocess.duet import draw_video
 from twinstream.preprocess.job import run_job
 from twinstream.preprocess.plan import Job, dataset_build, plan_jobs
 from twinstream.preprocess.settings import byte_settings
-from twinstream.preprocess.worker_setup import WorkerSetup, make_recipe
 from twinstream.section import build_settings
 from twinstream.settings import Settings
 

@@ -1,0 +1,1 @@
+"""Which videos there are, for every kind of dataset."""

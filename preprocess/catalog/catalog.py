@@ -1,0 +1,288 @@
+"""Which videos a dataset has, with class, label and split: pure functions of listings and of a list
+of file names.
+
+Every video that a list names is in the catalog, on disk or not, and so is every file that could be
+a video: a file that turns out to be none becomes a row with a reason, never a hole. Labels are
+positions in `classes`. What makes the key of a path, and the split and class of a folder, is in
+`shards`: folders of frames are the same videos here and in `twinstream shards import`.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from twinstream.errors import InputError
+from twinstream.preprocess.catalog.files import list_files, read_text, splits_folder
+from twinstream.preprocess.catalog.listings import (
+    Listed,
+    parse_class_index,
+    parse_csv,
+    parse_kinetics,
+    parse_split_list,
+)
+from twinstream.shards.format.keys import require_plain_class, video_key
+from twinstream.shards.rawframes.folders import classes_and_splits, first_few, list_frame_folders
+from twinstream.shards.storage.location import Location, locate
+
+
+@dataclass(frozen=True)
+class Video:
+    """One file, or folder of frames, and its label.
+
+    `path` is below the root, as on disk, or as the list names it where it is absent.
+    """
+
+    key: str
+    path: str
+    class_name: str
+    label: int
+    split: str
+    present: bool
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Classes by label, videos by key, and lines that the user should see."""
+
+    classes: tuple[str, ...]
+    videos: tuple[Video, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What section `dataset` says of a dataset: its root, and where its lists are."""
+
+    kind: str
+    root: Location
+    splits: str | None
+    fold: int
+    annotations: str | Sequence[str] | None
+
+
+@dataclass(frozen=True)
+class DatasetKind:
+    """How the catalog of one kind of dataset is read.
+
+    `is_folder`: each video is a folder of images. `has_folds`: `dataset.fold` chooses among lists.
+    """
+
+    read: Callable[[Source], Catalog]
+    is_folder: bool = False
+    has_folds: bool = False
+
+
+def read_catalog(
+    kind: str,
+    root: str,
+    *,
+    splits: str | None = None,
+    fold: int = 1,
+    annotations: str | Sequence[str] | None = None,
+) -> Catalog:
+    """The catalog of the videos below `root`.
+
+    `splits` is the folder of the ucf101 lists; None looks in the root and in `splits` beside it.
+    `annotations` is the CSV, or several; without one `rawframes` goes by its folders. InputError
+    for what is absent or malformed, and if no video at all is there.
+    """
+    there = locate(root)
+    if not there.is_dir():
+        raise InputError(f"dataset.root {root}: no such folder")
+    catalog = KINDS[kind].read(Source(kind, there, splits, fold, annotations))
+    require_a_video(catalog, root)
+    return catalog
+
+
+def _read_ucf101(source: Source) -> Catalog:
+    folder = splits_folder(source.root, source.splits)
+    names = ("classInd.txt", f"trainlist{source.fold:02d}.txt", f"testlist{source.fold:02d}.txt")
+    files = list_files(source.root)
+    texts = {name: read_text(folder / name, "dataset.splits") for name in names}
+    return ucf101_catalog(texts, files)
+
+
+def _read_kinetics(source: Source) -> Catalog:
+    files = list_files(source.root)
+    return kinetics_catalog(_read_csvs(source, parse_kinetics), files)
+
+
+def _read_folders(source: Source) -> Catalog:
+    return folders_catalog(list_files(source.root), source.root.resolve().name)
+
+
+def _read_csv(source: Source) -> Catalog:
+    files = list_files(source.root)
+    return csv_catalog(_read_csvs(source, parse_csv), files)
+
+
+def _frame_folders(root: Location) -> list[str]:
+    if not isinstance(root, Path):
+        raise InputError(f"dataset.root {root}: folders of frames must be on a disk")
+    return list_frame_folders(root)
+
+
+def _read_rawframes(source: Source) -> Catalog:
+    folders = _frame_folders(source.root)
+    if source.annotations:
+        return csv_catalog(_read_csvs(source, parse_csv), folders, is_folder=True)
+    return folders_catalog(folders, source.root.resolve().name, is_folder=True)
+
+
+# A new kind is one function and one line here; settings take their choices from it.
+KINDS = {
+    "ucf101": DatasetKind(_read_ucf101, has_folds=True),
+    "kinetics": DatasetKind(_read_kinetics),
+    "folders": DatasetKind(_read_folders),
+    "csv": DatasetKind(_read_csv),
+    "rawframes": DatasetKind(_read_rawframes, is_folder=True),
+}
+
+
+def _read_csvs(source: Source, parse: Callable[[str, str], list[Listed]]) -> list[Listed]:
+    annotations = source.annotations
+    paths = [annotations] if isinstance(annotations, str) else list(annotations or ())
+    if not paths:
+        raise InputError(
+            f"dataset.annotations: not set; a dataset of kind {source.kind} needs its CSV"
+        )
+    return [
+        one
+        for path in paths
+        for one in parse(read_text(locate(path), "dataset.annotations"), locate(path).name)
+    ]
+
+
+def ucf101_catalog(lists: dict[str, str], files: Sequence[str]) -> Catalog:
+    """`lists` holds the texts of classInd.txt, trainlistNN.txt and testlistNN.txt by
+    their names.
+    """
+    classes = parse_class_index(lists["classInd.txt"], "classInd.txt")
+    listed = [
+        one
+        for name, text in lists.items()
+        if name != "classInd.txt"
+        for one in parse_split_list(text, name, "train" if name.startswith("train") else "test")
+    ]
+    labels = {name: label for label, name in enumerate(classes)}
+    for one in listed:
+        if one.class_name not in labels:
+            raise InputError(f"{one.where}: class {one.class_name!r} is not in classInd.txt")
+        if one.class_number not in (None, labels[one.class_name] + 1):
+            raise InputError(
+                f"{one.where}: {one.class_name} is class {labels[one.class_name] + 1} in "
+                "classInd.txt, "
+                f"the line says {one.class_number}"
+            )
+    on_disk = {path.casefold(): path for path in files} | {path: path for path in files}
+    found = {one.name: on_disk.get(one.name) or on_disk.get(one.name.casefold()) for one in listed}
+    return _catalog(classes, listed, found, files, _absent_classes(listed, files))
+
+
+def kinetics_catalog(listed: Sequence[Listed], files: Sequence[str]) -> Catalog:
+    """Files are found by name, ID_SSSSSS_EEEEEE with any extension, in whatever folder they are."""
+    on_disk: dict[str, str] = {}
+    for path in files:
+        name = PurePosixPath(path).stem
+        if name in on_disk:
+            raise InputError(
+                f"{name}: two files of one name, {on_disk[name]} and {path}; remove one"
+            )
+        on_disk[name] = path
+    classes = tuple(sorted({one.class_name for one in listed}))
+    return _catalog(classes, listed, {one.name: on_disk.get(one.name) for one in listed}, files)
+
+
+def csv_catalog(
+    listed: Sequence[Listed], files: Sequence[str], *, is_folder: bool = False
+) -> Catalog:
+    """Paths as the CSV gives them, of files or, with `is_folder`, of folders of frames.
+
+    Labels that are all whole numbers are sorted as numbers.
+    """
+    names = {one.class_name for one in listed}
+    classes = sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
+    on_disk = set(files)
+    found = {one.name: one.name if one.name in on_disk else None for one in listed}
+    return _catalog(tuple(classes), listed, found, files, is_folder=is_folder)
+
+
+def folders_catalog(files: Sequence[str], root_name: str, *, is_folder: bool = False) -> Catalog:
+    """Class and split by the folders that a file lies in, as `classes_and_splits` reads them; files
+    beside class folders belong nowhere. With `is_folder` each of `files` is a folder of frames.
+    """
+    known = classes_and_splits(files, root_name)
+    listed = [Listed(path, name, split, path) for path, (name, split) in known.items()]
+    classes = tuple(sorted({one.class_name for one in listed}))
+    loose = [path for path in files if path not in known]
+    warnings = [f"{_named(loose, is_folder)} in no class folder, left out"] if loose else []
+    found: dict[str, str | None] = {path: path for path in known}
+    return _catalog(classes, listed, found, list(known), warnings, is_folder=is_folder)
+
+
+def require_a_video(catalog: Catalog, root: str) -> None:
+    """InputError when videos are named and none is there: the root is most likely wrong."""
+    if catalog.videos and not any(video.present for video in catalog.videos):
+        first = catalog.videos[0].path
+        raise InputError(
+            f"dataset.root {root}: holds none of the {len(catalog.videos)} videos that the lists "
+            "name; "
+            f"first looked for: {first}"
+        )
+
+
+def _catalog(
+    classes: tuple[str, ...],
+    listed: Sequence[Listed],
+    found: dict[str, str | None],
+    files: Sequence[str],
+    warnings: Iterable[str] = (),
+    *,
+    is_folder: bool = False,
+) -> Catalog:
+    """The videos of a listing, `found` giving the path on disk of each name; InputError where two
+    are one.
+    """
+    labels = {name: label for label, name in enumerate(classes)}
+    videos: dict[str, Video] = {}
+    places: dict[str, Listed] = {}
+    for one in listed:
+        path = found[one.name] or one.name
+        key = video_key(path, is_folder=is_folder)
+        require_plain_class(one.class_name, one.where)
+        if key in videos:
+            _refuse_twice(key, places[key], one)
+        places[key] = one
+        present = found[one.name] is not None
+        videos[key] = Video(key, path, one.class_name, labels[one.class_name], one.split, present)
+    unnamed = sorted(set(files) - {video.path for video in videos.values()})
+    if unnamed:
+        warnings = [*warnings, f"{_named(unnamed, is_folder)} that no list names, left out"]
+    return Catalog(classes, tuple(videos[key] for key in sorted(videos)), tuple(warnings))
+
+
+def _refuse_twice(key: str, first: Listed, second: Listed) -> None:
+    """InputError for two files with one key, or for one file that is listed twice."""
+    if first.name == second.name:
+        raise InputError(
+            f"{second.where}: {second.name} is in {first.where} already; expected each video once"
+        )
+    raise InputError(f"two videos with one key {key!r}: {first.name} and {second.name}; rename one")
+
+
+def _absent_classes(listed: Sequence[Listed], files: Sequence[str]) -> list[str]:
+    """A warning if classes of the lists have no file at all: `2 classes ... : Archery (145 videos),
+    ...`.
+    """
+    there = {path.split("/")[0].casefold() for path in files}
+    absent = Counter(one.class_name for one in listed if one.class_name.casefold() not in there)
+    if not absent:
+        return []
+    classes = [f"{name} ({count} videos)" for name, count in sorted(absent.items())]
+    return [f"{len(absent)} classes of the lists have no folder: {first_few(classes)}"]
+
+
+def _named(paths: Sequence[str], is_folder: bool) -> str:
+    """`7 files (a, b, c, d, e and 2 more)`."""
+    return f"{len(paths)} {'folders' if is_folder else 'files'} ({first_few(paths)})"

@@ -1,0 +1,103 @@
+"""The disk as a catalog sees it: which files there are, and the texts of the lists.
+
+Every regular file counts as a video unless it is hidden or its suffix says text: an empty or broken
+file must become a row with a reason, and only decoding can tell. Linked folders are followed.
+"""
+
+import io
+import os
+from pathlib import Path, PurePath, PurePosixPath
+
+from twinstream.errors import InputError
+from twinstream.shards.storage.location import Location, file_sizes, locate
+from twinstream.shards.storage.remote import RemotePath
+
+NOT_VIDEOS = {
+    ".txt",
+    ".csv",
+    ".tsv",
+    ".json",
+    ".jsonl",
+    ".md",
+    ".yaml",
+    ".yml",
+    ".xml",
+    ".html",
+    ".log",
+    ".sha256",
+}
+NUM_NAMED = 10
+
+
+def list_files(root: Location) -> list[str]:
+    """Paths below `root`, with `/`, sorted, of every file that could be a video: not hidden, not a
+    known text file.
+    """
+    if isinstance(root, RemotePath):
+        return [
+            name
+            for name in file_sizes(root)
+            if not _is_hidden(name) and not _is_text(PurePosixPath(name))
+        ]
+    found = []
+    for walked, folders, names in os.walk(root, followlinks=True):
+        folder = Path(walked)
+        folders[:] = [
+            name for name in folders if not name.startswith(".") and not _leads_back(folder, name)
+        ]
+        below = folder.relative_to(root)
+        found += [(below / name).as_posix() for name in names if _could_be_video(folder, name)]
+    return sorted(found)
+
+
+def _leads_back(folder: Path, name: str) -> bool:
+    """Whether the folder in `folder` is a link to one of those it lies in, which would be walked
+    for ever.
+    """
+    return folder.resolve().is_relative_to((folder / name).resolve())
+
+
+def _could_be_video(folder: Path, name: str) -> bool:
+    """A broken link counts too: it becomes a row that says `missing`."""
+    path = folder / name
+    if name.startswith(".") or _is_text(path):
+        return False
+    return path.is_file() or path.is_symlink()
+
+
+def _is_hidden(path: str) -> bool:
+    return any(part.startswith(".") for part in path.split("/"))
+
+
+def _is_text(path: PurePath) -> bool:
+    return path.suffix.lower() in NOT_VIDEOS
+
+
+def splits_folder(root: Location, splits: str | None) -> Location:
+    """Where classInd.txt is: `splits` when given, else the root, else the folder `splits` beside
+    it.
+    """
+    if splits is not None:
+        return locate(splits)
+    folders = [root, root.parent / "splits"]
+    for folder in folders:
+        if (folder / "classInd.txt").exists():
+            return folder
+    raise InputError(
+        f"dataset.splits: not set, and no classInd.txt in {folders[0]} or {folders[1]}"
+    )
+
+
+def read_text(path: Location, setting: str) -> str:
+    """The text of a list; InputError, naming the setting that led here, where it cannot be read."""
+    try:
+        with io.TextIOWrapper(path.open("rb"), encoding="utf-8-sig") as file:
+            return file.read()
+    except FileNotFoundError as error:
+        there = sorted(other.name for other in path.parent.glob(f"*{path.suffix}"))[:NUM_NAMED]
+        beside = f"; there is {', '.join(there)}" if there else ""
+        raise InputError(f"{setting}: no file {path}{beside}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{setting}: {path} is not a text in UTF-8") from error
+    except OSError as error:
+        raise InputError(f"{setting}: {path} cannot be read ({error.strerror})") from error

@@ -1,0 +1,1 @@
+"""Jobs over the machines of a Ray cluster; the only room that imports ray."""

@@ -1,0 +1,222 @@
+"""Video file -> all of its frames, upright, resized, uint8 RGB, in chunks whose memory does not
+grow with length.
+
+The trap is an end that is none: at a cut or damaged place FFmpeg often just stops, drops pictures
+or paints over the hole. So the container's chain of elements is checked first, a picture that the
+decoder itself calls damaged is an error, and at the end every picture is accounted for. The price:
+a video with one damaged picture is refused. Formats that hold no count (MPEG-TS and -PS, FLV, WMV,
+Ogg, GIF) can be cut where no one sees it.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import chain
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from twinstream.preprocess.decode.containers import ContainerError, count_blocks
+from twinstream.preprocess.decode.packet_count import Tally, is_silent, promised_packets
+from twinstream.preprocess.decode.picture import (
+    Orientation,
+    picture_orientation,
+    scaled,
+    short_side_size,
+    turned_size,
+)
+from twinstream.preprocess.decode.video_stream import OpenedVideo, VideoInfo
+from twinstream.shards.format.video_table import Reason, VideoError
+from twinstream.shards.storage.location import Location, local_copy
+
+PYAV_MAJOR = int(av.__version__.split(".")[0])
+MAX_FPS = 10_000
+
+
+@contextmanager
+def open_video(
+    path: Location,
+    *,
+    size: tuple[int, int] | None,
+    short_side: int | None,
+    chunk_frames: int,
+    max_pixels: int | None = None,
+    num_threads: int = 1,
+) -> Iterator[OpenedVideo]:
+    """All frames of `path` in chunks of at most `chunk_frames`, every one of `size` (width,
+    height).
+
+    With `short_side` instead, the shorter side becomes that and the aspect is kept; exactly one of
+    the two is given. A video stream without pictures gives no chunk. Raises VideoError, also in
+    mid-iteration: then the frames given before it are not a whole video.
+    """
+    assert (size is None) != (short_side is None), (
+        f"size {size} and short_side {short_side}: give exactly one"
+    )
+    with _on_disk(path) as local, _open_container(local) as container:
+        stream = _video_stream(container)
+        coded_size = stream.codec_context.width, stream.codec_context.height
+        check_pixels(*coded_size, max_pixels)
+        num_blocks = _num_blocks(local, container, stream)
+        stream.thread_type, stream.thread_count = (
+            "SLICE",
+            num_threads,
+        )  # FRAME would blur which packet gave what
+        pictures = _pictures(container, stream, num_blocks, max_pixels)
+        first = next(pictures, None)
+        turn = picture_orientation(first) if first else Orientation()
+        source_size = turned_size((first.width, first.height) if first else coded_size, turn)
+        target = size or short_side_size(source_size, short_side or 0)
+        check_pixels(*target, max_pixels)
+        everything = chain([first] if first else [], pictures)
+        yield OpenedVideo(
+            _info(stream, source_size), in_chunks(everything, target, turn, chunk_frames)
+        )
+
+
+@contextmanager
+def _on_disk(path: Location) -> Iterator[Path]:
+    """A video of an object store is copied first: checks and FFmpeg seek about, and must find what
+    is on a disk.
+    """
+    try:
+        copy = ExitStack()
+        local = copy.enter_context(local_copy(path))
+    except FileNotFoundError as error:
+        raise VideoError(Reason.MISSING, "no such file") from error
+    with copy:
+        yield local
+
+
+def _open_container(path: Path) -> InputContainer:
+    """FFmpeg's view of the file; `file:` keeps it from reading a name such as `a:b.mp4` as a
+    protocol.
+    """
+    try:
+        return _av_open(f"file:{path}")
+    except av.error.FileNotFoundError as error:
+        raise VideoError(Reason.MISSING, "no such file") from error
+    except av.error.FFmpegError as error:
+        raise VideoError(Reason.UNREADABLE, _text(error)) from error
+
+
+def _av_open(name: str) -> InputContainer:
+    """Tags in Latin-1 are no reason to refuse a video; PyAV before 19 takes them for UTF-8 unless
+    told.
+    """
+    if PYAV_MAJOR < 19:
+        return av.open(name, "r", metadata_errors="replace")
+    return av.open(name, "r")
+
+
+def _video_stream(container: InputContainer) -> VideoStream:
+    """The first stream of moving pictures; a cover picture attached to music is none."""
+    for stream in container.streams.video:
+        if not stream.disposition & Disposition.attached_pic:
+            if stream.codec_context is None:
+                raise VideoError(Reason.UNREADABLE, "no decoder for its video stream")
+            return stream
+    raise VideoError(Reason.NO_VIDEO_STREAM, _streams_text(container))
+
+
+def _num_blocks(path: Path, container: InputContainer, stream: VideoStream) -> int:
+    """Blocks that a Matroska file has for the stream, 0 for other formats; VideoError if its chain
+    is broken.
+    """
+    try:
+        blocks = count_blocks(str(path), container.format.name)
+    except ContainerError as error:
+        raise VideoError(Reason.DECODE_ERROR, str(error)) from error
+    place = container.streams.video.index(stream)
+    return blocks[place] if place < len(blocks) else 0
+
+
+def _pictures(
+    container: InputContainer, stream: VideoStream, num_blocks: int, max_pixels: int | None
+) -> Iterator[VideoFrame]:
+    """Every picture in order of showing; VideoError where one is damaged, or at the end if some are
+    missing.
+    """
+    tally = Tally()
+    index_at_open = [entry.timestamp for entry in stream.index_entries]
+    codec = stream.codec_context.codec.canonical_name
+    try:
+        for packet in container.demux(stream):
+            pictures = packet.decode()
+            if packet.size:
+                tally.num_packets += 1
+                tally.num_silent += is_silent(
+                    codec, bytes(packet), discarded=packet.is_discard, num_frames=len(pictures)
+                )
+            for picture in pictures:
+                if picture.is_corrupt or packet.is_corrupt:
+                    raise VideoError(Reason.DECODE_ERROR, f"frame {tally.num_frames}: damaged")
+                check_pixels(picture.width, picture.height, max_pixels)
+                tally.num_frames += 1
+                tally.num_interlaced += picture.interlaced_frame
+                yield picture
+    except av.error.FFmpegError as error:
+        raise VideoError(
+            Reason.DECODE_ERROR, f"frame {tally.num_frames}: {_text(error)}"
+        ) from error
+    num_promised = promised_packets(
+        container.format.name, stream.frames, index_at_open, len(stream.index_entries)
+    )
+    shortfall = tally.shortfall(max(num_promised, num_blocks))
+    if shortfall is not None:
+        raise VideoError(Reason.DECODE_ERROR, shortfall)
+
+
+def in_chunks(
+    pictures: Iterator[VideoFrame], size: tuple[int, int], turn: Orientation, chunk_frames: int
+) -> Iterator[NDArray[np.uint8]]:
+    """(t, H, W, 3) for `size` = (W, H), every picture scaled to it whatever its own size is."""
+    scaler = VideoReformatter()
+    chunk = np.empty((chunk_frames, size[1], size[0], 3), np.uint8)
+    filled = 0
+    for picture in pictures:
+        try:
+            chunk[filled] = scaled(scaler, picture, size, turn)
+        except av.error.FFmpegError as error:
+            detail = f"{picture.format.name} cannot be turned into RGB: {_text(error)}"
+            raise VideoError(Reason.DECODE_ERROR, detail) from error
+        filled += 1
+        if filled == chunk_frames:
+            yield chunk
+            chunk, filled = np.empty_like(chunk), 0
+    if filled:
+        yield chunk[:filled]
+
+
+def _info(stream: VideoStream, size: tuple[int, int]) -> VideoInfo:
+    """FFmpeg's guess is the clock of the container, such as 90000, when it knows nothing: that is
+    no rate.
+    """
+    rate = float(stream.average_rate or stream.guessed_rate or 0)
+    return VideoInfo(*size, rate if 0 < rate <= MAX_FPS else None, stream.frames or None)
+
+
+def check_pixels(width: int, height: int, max_pixels: int | None) -> None:
+    """VideoError for a picture of more pixels than `max_pixels`."""
+    if max_pixels is not None and width * height > max_pixels:
+        raise VideoError(Reason.TOO_LARGE, f"{width}x{height} is more than {max_pixels} pixels")
+
+
+def _streams_text(container: InputContainer) -> str:
+    """`only audio, attached picture`."""
+    kinds = [
+        "attached picture" if stream.type == "video" else stream.type
+        for stream in container.streams
+    ]
+    return f"only {', '.join(kinds)}" if kinds else "no streams at all"
+
+
+def _text(error: av.error.FFmpegError) -> str:
+    """FFmpeg's words for the error, without the path that PyAV adds."""
+    return (error.strerror or type(error).__name__).rstrip(".")

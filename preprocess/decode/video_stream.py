@@ -1,0 +1,54 @@
+"""What a decoder gives to a job: an open video, its header and its frames in chunks.
+
+It stands apart from the decoders so that a job, and all that only plans or counts jobs, imports no
+FFmpeg.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinstream.shards.storage.location import Location
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """Upright size of the source in pixels, frames/s (None when unknown), number of frames its
+    header claims.
+    """
+
+    width: int
+    height: int
+    fps: float | None
+    frames_in_header: int | None
+
+
+@dataclass(frozen=True)
+class OpenedVideo:
+    """An open video; iterate once for its (t, H, W, 3) uint8 RGB chunks."""
+
+    info: VideoInfo
+    chunks: Iterator[NDArray[np.uint8]]
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        return self.chunks
+
+
+class VideoStream(Protocol):
+    """An open video: what its header says, and an iterator of (t, H, W, 3) uint8 RGB chunks of the
+    stored size.
+    """
+
+    @property
+    def info(self) -> VideoInfo:
+        """Source width, height and fps."""
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        """Every frame once; VideoError where the video turns out to be damaged."""
+
+
+OpenVideo = Callable[[Location], AbstractContextManager[VideoStream]]

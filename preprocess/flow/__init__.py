@@ -1,0 +1,1 @@
+"""Frames to optical flow: engines, their registry, and flow as it is stored."""

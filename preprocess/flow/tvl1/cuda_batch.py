@@ -1,0 +1,279 @@
+"""TV-L1 of one batch of frame pairs on a GPU: the launches around `triton_kernels.py` and
+`triton_waves.py`.
+
+Pyramids and gradients are made once a frame. How much is launched does not depend on the number of
+pairs, and the host does not wait for what it launched: it learns late whether any pair is still at
+work, and until then launches waves that return at once. Tensors are contiguous, on one device; T
+frames, N pairs, pair n leads from frame first[n] to the next.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import triton
+from torch import Tensor
+
+from twinstream.preprocess.flow.engine import TvL1Params
+from twinstream.preprocess.flow.tvl1 import triton_kernels, triton_waves
+from twinstream.preprocess.flow.tvl1.levels import level_sizes, positions
+
+BLOCK = 256
+"""Pixels of a program of the image kernels."""
+
+OPTIONS = {"enable_fp_fusion": True}
+"""Of every launch: a * b + c in one instruction, whatever this Triton's default is."""
+
+ASK_EVERY = 4
+"""Waves from one question to the device, whether any pair is still at work, to the next."""
+
+PLANES_OF_A_PAIR = 22
+"""Float32 planes at the finest level: 12 of state, 4 of constants, and 2 each of flow that comes
+in, of flow that goes out and of the last batch's flow, which is on its way to the host.
+"""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a wave is cut into programs. Another tiling sums changes in another order, and could end
+    a warp elsewhere.
+    """
+
+    depth: int = 4
+    """Iterations a wave, even. Real pairs end most warps after 2 to 20; what a wave does beyond
+    that is thrown away.
+    """
+    columns: int = 64
+    """Columns of a strip, a power of 2; 2 * depth of them are shared with the neighbours."""
+    rows: int = 64
+    """Rows of a segment, without the 2 * depth that are computed twice."""
+
+
+def bytes_of_frame(height: int, width: int, params: TvL1Params) -> int:
+    """The frame, one of the next batch, its pyramid, and its gradient at the finest level."""
+    pixels = sum(rows * columns for rows, columns in level_sizes(height, width, params))
+    return height * width * (2 + 2 * 4) + pixels * 4
+
+
+def bytes_of_pair(height: int, width: int) -> int:
+    """What a pair needs at the finest level."""
+    return height * width * 4 * PLANES_OF_A_PAIR
+
+
+def batch_flow(
+    frames: Tensor, first: Tensor, params: TvL1Params, tiling: Tiling
+) -> tuple[Tensor, Tensor]:
+    """(T, H, W) uint8 and (N,) int32 -> (N, 2, H, W) float32 pixels, dx and dy; and how many pixels
+    were updated.
+    """
+    levels = pyramids(frames, params)
+    flow = levels[-1].new_zeros((len(first), 2, *levels[-1].shape[1:]))
+    work = torch.zeros((), dtype=torch.int64, device=frames.device)
+    for images in reversed(levels):
+        if flow.shape[2:] != images.shape[1:]:
+            flow = upsampled(flow, images.shape[1], images.shape[2], 1 / params.scale_step)
+        # In a function of its own, so that a level's memory is free before the next one's is taken.
+        flow, updated = refined(images, first, flow, params, tiling)
+        work += updated
+    return flow, work
+
+
+def refined(
+    images: Tensor, first: Tensor, flow: Tensor, params: TvL1Params, tiling: Tiling
+) -> tuple[Tensor, Tensor]:
+    """The flow after all warps of one level, and how many pixels were updated; sets the level's
+    memory free.
+    """
+    level = Level(images, first, flow, params, tiling)
+    for _ in range(params.warps):
+        level.warp()
+        level.iterate()
+    return level.flow(), level.work()
+
+
+def pyramids(frames: Tensor, params: TvL1Params) -> list[Tensor]:
+    """(T, H, W) uint8 -> (T, h, w) float32 for each level, finest first."""
+    levels = [frames.to(torch.float32)]
+    step = 1 / params.scale_step
+    for height, width in level_sizes(frames.shape[1], frames.shape[2], params)[1:]:
+        levels.append(resized(levels[-1], height, width, (step, step), 1.0))
+    return levels
+
+
+def upsampled(flow: Tensor, height: int, width: int, gain: float) -> Tensor:
+    """(N, 2, h, w) -> (N, 2, height, width), values times `gain`."""
+    planes = flow.flatten(0, 1)
+    steps = flow.shape[2] / height, flow.shape[3] / width
+    return resized(planes, height, width, steps, gain).view(*flow.shape[:2], height, width)
+
+
+def resized(
+    images: Tensor, height: int, width: int, steps: tuple[float, float], gain: float
+) -> Tensor:
+    """(P, h, w) -> (P, height, width), bilinear; a step is the distance of two output pixels in the
+    image.
+    """
+    planes, rows, columns = images.shape
+    out = images.new_empty((planes, height, width))
+    from_rows = positions_on(images.device, height, rows - 1, steps[0])
+    from_columns = positions_on(images.device, width, columns - 1, steps[1])
+    triton_kernels.resize[programs(out)](
+        images, out, *from_rows, *from_columns, gain, rows, columns, height, width, BLOCK, **OPTIONS
+    )
+    return out
+
+
+# Else each resize would begin with two small copies to the device.
+@lru_cache(maxsize=64)
+def positions_on(device: torch.device, num: int, last: int, step: float) -> tuple[Tensor, Tensor]:
+    """`levels.positions` on the device."""
+    before, part = positions(num, last, step)
+    return torch.from_numpy(before).to(device, torch.int32), torch.from_numpy(part).to(device)
+
+
+def programs(planes: Tensor) -> tuple[int]:
+    """The grid of an image kernel over (P, H, W)."""
+    num, height, width = planes.shape
+    return (num * triton.cdiv(height * width, BLOCK),)
+
+
+class Level:
+    """The pairs at one level of the pyramid: their state, and what is launched to advance it."""
+
+    def __init__(
+        self, images: Tensor, first: Tensor, flow: Tensor, params: TvL1Params, tiling: Tiling
+    ) -> None:
+        num, _, height, width = flow.shape
+        self.images, self.first, self.params, self.tiling = images, first, params, tiling
+        self.sizes = (height, width, num)
+        self.gradients = images.new_empty((len(images), 2, height, width))
+        triton_kernels.differences[programs(images)](
+            images, self.gradients, height, width, BLOCK, **OPTIONS
+        )
+        # Twice: a wave reads one side and writes the other, and may have to be done again.
+        self.state = images.new_empty((2, num, 6, height, width))
+        self.state[0, :, :2] = flow
+        self.state[0, :, 2:] = 0
+        self.constants = images.new_empty((num, 4, height, width))
+        self.control = first.new_zeros((triton_waves.NUM_CONTROLS, num))
+        self.side, _, _, _, self.run, self.total = self.control.unbind()
+        self.tiles = num_tiles(height, width, tiling)
+        self.changes = images.new_zeros((num, self.tiles, tiling.depth // 2))
+
+    def flow(self) -> Tensor:
+        """(N, 2, H, W), copied from whichever side of the state is the newer."""
+        return self.state[self.side.long(), self.pairs(), :2]
+
+    def pairs(self) -> Tensor:
+        """0 .. N - 1."""
+        return torch.arange(len(self.first), device=self.first.device)
+
+    def work(self) -> Tensor:
+        """Pixels updated so far."""
+        height, width, _ = self.sizes
+        return self.total.sum() * (height * width)
+
+    def warp(self) -> None:
+        """Warp the second frames by the present flow, median-filtered if that is asked for."""
+        if self.params.median:
+            self.state[self.side.long(), self.pairs(), :2] = self.filtered(self.params.median)
+        triton_kernels.warp[programs(self.constants[:, 0])](
+            self.images,
+            self.gradients,
+            self.first,
+            self.state,
+            self.control,
+            self.constants,
+            *self.sizes,
+            BLOCK,
+            **OPTIONS,
+        )
+
+    def filtered(self, side: int) -> Tensor:
+        """The flow, median-filtered."""
+        flow = self.flow()
+        out = torch.empty_like(flow)
+        planes = flow.flatten(0, 1)
+        triton_kernels.median[programs(planes)](
+            planes, out, *planes.shape[1:], side, BLOCK, **OPTIONS
+        )
+        return out
+
+    def iterate(self) -> None:
+        """All iterations of a warp: as many waves as the slowest pair needs, and a few more."""
+        _, _, num = self.sizes
+        look = 2 if self.params.epsilon > 0 else int(triton_waves.NEVER)
+        triton_waves.begin[(num,)](
+            self.control, self.params.iterations, look, num, self.tiling.depth, **OPTIONS
+        )
+        # Beyond the plain division: a first wave that was cut short by a guess, and one done again.
+        most = triton.cdiv(self.params.iterations, self.tiling.depth) + 2
+        asked: deque[Question] = deque()
+        for wave in range(1, most + 1):
+            self.advance()
+            self.decide()
+            if wave % ASK_EVERY == 0:
+                # Answered one question late, so that the device always has waves to go on with.
+                asked.append(Question(self.run))
+                if len(asked) > 1 and not asked.popleft().answer():
+                    return
+
+    def advance(self) -> None:
+        """A few iterations of all pairs that are still at work."""
+        params, tiling = self.params, self.tiling
+        triton_waves.advance[(len(self.first) * self.tiles,)](
+            self.state,
+            self.constants,
+            self.control,
+            self.changes,
+            *self.sizes,
+            params.lambda_ * params.theta,
+            params.theta,
+            params.tau / params.theta,
+            tiling.depth,
+            tiling.columns,
+            tiling.rows,
+            num_warps=1,
+            **OPTIONS,
+        )
+
+    def decide(self) -> None:
+        """Keep what `advance` did, or plan it again with fewer iterations."""
+        height, width, num = self.sizes
+        # With epsilon 0 the rule is never looked at; any tolerance but 0 will do.
+        tolerance = self.params.epsilon**2 * height * width or 1.0
+        triton_waves.decide[(num,)](
+            self.control,
+            self.changes,
+            self.tiles,
+            tolerance,
+            num,
+            self.tiling.depth,
+            triton.next_power_of_2(self.tiles),
+            **OPTIONS,
+        )
+
+
+def num_tiles(height: int, width: int, tiling: Tiling) -> int:
+    """Programs a wave needs for one pair."""
+    shared = 2 * tiling.depth
+    strips = max(triton.cdiv(width - shared, tiling.columns - shared), 1)
+    return int(strips * triton.cdiv(height, tiling.rows))
+
+
+class Question:
+    """Whether any number is not zero: asked now, answered when the device gets there."""
+
+    def __init__(self, numbers: Tensor) -> None:
+        self._answer = torch.empty((), dtype=torch.bool, pin_memory=numbers.is_cuda)
+        self._answer.copy_(numbers.any(), non_blocking=True)
+        self._asked = torch.Event(numbers.device) if numbers.is_cuda else None
+        if self._asked:
+            self._asked.record()
+
+    def answer(self) -> bool:
+        """Wait for it."""
+        if self._asked:
+            self._asked.synchronize()
+        return bool(self._answer)

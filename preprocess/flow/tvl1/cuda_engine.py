@@ -1,0 +1,249 @@
+"""TV-L1 on a GPU: the frame pairs of a batch advance together, as `cuda_batch.py` computes them.
+
+Batches are as large as `max_bytes` allows, or as the GPU has room for, and are cut anywhere, with
+one frame in common: pairs know nothing of one another, so a cut changes no bit. While one batch is
+computed the next one's frames arrive and the flow of the last one leaves. T frames, N pairs.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from twinstream.errors import InputError
+from twinstream.preprocess.flow.engine import (
+    DEFAULT_GPU_BYTES,
+    Engine,
+    EngineOptions,
+    Flow,
+    Gray,
+    TvL1Params,
+    empty_flow,
+)
+from twinstream.preprocess.flow.stored import MICROPIXELS, FlowStatistics, StoredFlow
+from twinstream.preprocess.flow.tvl1.cuda_batch import (
+    Tiling,
+    batch_flow,
+    bytes_of_frame,
+    bytes_of_pair,
+)
+from twinstream.preprocess.flow.tvl1.cuda_copies import Copies
+from twinstream.shards.format.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL
+
+Starts = npt.NDArray[np.int64]
+Convert = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Frames (T, H, W) uint8 and the first ones (N,) int32 of their pairs, on the device or on
+    their way.
+    """
+
+    frames: Tensor
+    first: Tensor
+
+
+class CudaEngine:
+    """The engine. Results lie in page-locked memory where there is a GPU: use them up soon, or copy
+    them.
+    """
+
+    name = "cuda"
+
+    def __init__(
+        self, params: TvL1Params, device: torch.device, max_bytes: int, tiling: Tiling
+    ) -> None:
+        self.params = params
+        self.device = device
+        self.max_bytes = max_bytes
+        self.tiling = tiling
+        self.max_pairs: int | None = None
+        self.work: Tensor | None = None
+
+    @cached_property
+    def copies(self) -> Copies:
+        """Made when first used: whoever opens an engine only to see whether it is here leaves the
+        GPU alone.
+        """
+        return Copies(self.device)
+
+    @property
+    def pixel_iterations(self) -> int:
+        """Pixels updated so far, over all levels and warps: what the time is spent on. Waits for
+        the device.
+        """
+        return 0 if self.work is None else int(self.work.item())
+
+    def __call__(self, gray: Gray, /) -> Flow:
+        """(T, H, W) uint8 -> (T - 1, H, W, 2) float32."""
+        return self.flow_of_videos([gray])[0]
+
+    def flow_of_videos(self, videos: Sequence[Gray]) -> list[Flow]:
+        """(T, H, W) uint8 videos of one size, computed together -> (T - 1, H, W, 2) float32 for
+        each.
+        """
+        shapes = [empty_flow(video).shape for video in videos]
+        if len({shape[1:] for shape in shapes}) > 1:
+            sizes = ", ".join(f"{width}x{height}" for _, height, width, _ in shapes)
+            raise InputError(f"videos of one batch have sizes {sizes}; they need one size")
+        starts = pair_starts([len(video) for video in videos])
+        out = self.copies.host_memory((len(starts), *shapes[0][1:]), torch.float32)
+        self.compute(
+            np.concatenate(videos), starts, out, lambda flow: flow.permute(0, 2, 3, 1).contiguous()
+        )
+        flow: Flow = out.numpy()
+        return np.split(flow, np.cumsum([shape[0] for shape in shapes])[:-1])
+
+    def stored(self, gray: Gray, bound: float) -> StoredFlow:
+        """(T, H, W) uint8 -> what `stored.stored_flow` makes of the flow, to the bit, made on
+        the device.
+        """
+        num, *_ = empty_flow(gray).shape
+        return self.stored_pairs(gray, np.arange(num), bound)
+
+    def stored_pairs(self, gray: Gray, starts: Starts, bound: float) -> StoredFlow:
+        """The same of the pairs (t, t + 1) for t in `starts`, in rising order."""
+        out = self.copies.host_memory((len(starts), 2, *gray.shape[1:]), torch.uint8)
+        sums = torch.zeros(3, dtype=torch.int64, device=self.device)
+
+        def convert(flow: Tensor) -> Tensor:
+            planes = quantized(flow, bound)
+            # Added last: a batch for which there is no memory on the way here is done again.
+            sums.add_(flow_sums(flow, bound))
+            return planes
+
+        self.compute(gray, starts, out, convert)
+        micropixels, num_saturated, num_strange = sums.tolist()
+        assert num_strange == 0, "flow holds NaN or infinity"
+        return StoredFlow(out.numpy(), FlowStatistics(out.numel() // 2, micropixels, num_saturated))
+
+    def compute(self, gray: Gray, starts: Starts, out: Tensor, convert: Convert) -> None:
+        """Fill `out` (N, ...) with the flow of the pairs (t, t + 1) for t in `starts`, converted on
+        the device.
+        """
+        done, batch = 0, None
+        while done < len(starts):
+            # Anew each time: a batch that did not fit has made all later ones smaller.
+            here = self.fitting(starts[done:], gray.shape)
+            ahead = self.fitting(starts[done + len(here) :], gray.shape)
+            fits, batch = self.advance(
+                gray, here, ahead, batch, out[done : done + len(here)], convert
+            )
+            if fits:
+                done += len(here)
+            else:
+                self.take_fewer(len(here), gray.shape)
+        self.copies.finish()
+
+    def advance(
+        self,
+        gray: Gray,
+        here: Starts,
+        ahead: Starts,
+        batch: Batch | None,
+        out: Tensor,
+        convert: Convert,
+    ) -> tuple[bool, Batch | None]:
+        """Compute the pairs `here`, loaded as `batch` if the last call did so, while those `ahead`
+        are loaded.
+
+        False and None where the GPU's memory is used up: then all that was taken is free again.
+        """
+        try:
+            batch = batch or self.loaded(gray, here)
+            self.copies.arrive()
+            following = self.loaded(gray, ahead) if len(ahead) else None
+            flow, work = batch_flow(batch.frames, batch.first, self.params, self.tiling)
+            self.copies.download(convert(flow), out)
+        except torch.OutOfMemoryError:
+            # Copies on their way into memory that is set free here would overwrite what comes next.
+            self.copies.arrive()
+            return False, None
+        self.work = work if self.work is None else self.work + work
+        return True, following
+
+    def loaded(self, gray: Gray, starts: Starts) -> Batch:
+        """The frames of these pairs, on their way to the device."""
+        frames = self.copies.upload(gray[starts[0] : starts[-1] + 2], torch.uint8)
+        return Batch(frames, self.copies.upload(starts - starts[0], torch.int32))
+
+    def take_fewer(self, num: int, shape: tuple[int, ...]) -> None:
+        """After `num` pairs did not fit: half of them from now on; InputError where it was one."""
+        if num == 1:
+            raise InputError(
+                f"the GPU has no memory for one pair of {shape[2]}x{shape[1]}; "
+                "choose a smaller `preprocess.size`, fewer `preprocess.workers_per_gpu`, or "
+                "`engine: numba`"
+            )
+        self.max_pairs = num // 2
+        # Pieces that torch keeps for the old size would stand in the way of the new one.
+        torch.cuda.empty_cache()
+
+    def fitting(self, starts: Starts, shape: tuple[int, ...]) -> Starts:
+        """The first of these pairs, as many as are computed at once: at least one, unless there is
+        none.
+        """
+        _, height, width = shape
+        # A batch holds the frames between its pairs too, whether or not they begin one.
+        frames, pairs = starts - starts[:1] + 2, np.arange(1, len(starts) + 1)
+        num_bytes = frames * bytes_of_frame(height, width, self.params) + pairs * bytes_of_pair(
+            height, width
+        )
+        num = max(int((num_bytes <= self.max_bytes).sum()), 1)
+        return starts[: num if self.max_pairs is None else min(num, self.max_pairs)]
+
+
+def pair_starts(lengths: Sequence[int]) -> Starts:
+    """First frames of the pairs within videos that lie one after the other: lengths 3, 1, 2 -> 0,
+    1, 4.
+    """
+    # The last frame of a video begins no pair.
+    ends = np.cumsum(lengths)
+    return np.setdiff1d(np.arange(sum(lengths)), ends - 1).astype(np.int64)
+
+
+def quantized(flow: Tensor, bound: float) -> Tensor:
+    """`shards.flow_codec.quantize` of float32 flow, the same to the bit: `round` rounds halves to
+    even.
+    """
+    return (
+        (flow.clamp(-bound, bound) * (LEVELS_PER_SIDE / bound))
+        .round()
+        .add(ZERO_LEVEL)
+        .to(torch.uint8)
+    )
+
+
+def flow_sums(flow: Tensor, bound: float) -> Tensor:
+    """(N, 2, H, W) float32 -> (3,) int64: the sums of `flow_statistics`, and how many values are
+    not finite.
+    """
+    beyond = flow.abs() > bound
+    # In float64 like the host's, for the same bits.
+    dx, dy = flow.to(torch.float64).unbind(1)
+    micropixels = ((dx * dx + dy * dy).sqrt() * MICROPIXELS).round().to(torch.int64)
+    saturated = beyond[:, 0] | beyond[:, 1]
+    return torch.stack([micropixels.sum(), saturated.sum(), flow.isfinite().logical_not().sum()])
+
+
+def open_engine(options: EngineOptions) -> Engine:
+    """The engine on the current GPU."""
+    return open_cuda(options.tvl1, max_bytes=options.gpu_bytes)
+
+
+def open_cuda(
+    params: TvL1Params, *, max_bytes: int = DEFAULT_GPU_BYTES, tiling: Tiling | None = None
+) -> CudaEngine:
+    """The engine on the current GPU, or in Triton's interpreter on the CPU where TRITON_INTERPRET
+    is 1.
+    """
+    if max_bytes < 1:
+        raise InputError(f"max_bytes is {max_bytes}; a batch needs at least 1")
+    device = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
+    return CudaEngine(params, torch.device(device), max_bytes, tiling or Tiling())

@@ -1,0 +1,160 @@
+"""The index beside a shard: one row a sample with every member's offset and size, as Parquet.
+
+It is written after its shard and holds, in the file's metadata, all that a resumed run must know of
+it (hash, settings, what became of every video of the job), so that its presence alone means the job
+is done.
+"""
+
+import hashlib
+import io
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from twinstream.errors import InputError
+from twinstream.shards.format.sample import SampleMeta
+from twinstream.shards.format.video_table import VideoRow
+from twinstream.shards.storage.location import Location
+
+METADATA_KEY = b"twinstream"
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("label", pa.int32()),
+        ("num_frames", pa.int32()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("offsets", pa.list_(pa.int64())),
+        ("sizes", pa.list_(pa.int32())),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class SampleIndex:
+    """Where a sample's members lie in their shard: offsets and sizes in bytes, in member order."""
+
+    key: str
+    label: int
+    num_frames: int
+    width: int
+    height: int
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """What the index's metadata tells of the job that wrote it; sha256 and num_bytes are the tar's.
+
+    A job none of whose videos could be used has no tar: sha256 is empty and num_bytes 0.
+    """
+
+    format: int
+    sha256: str
+    num_bytes: int
+    settings: dict[str, Any]
+    videos: tuple[VideoRow, ...]
+
+
+def sample_row(meta: SampleMeta, offsets: list[int], sizes: list[int]) -> dict[str, object]:
+    """One row of the index as plain values."""
+    return {
+        "key": meta.key,
+        "label": meta.label,
+        "num_frames": meta.num_frames,
+        "width": meta.width,
+        "height": meta.height,
+        "offsets": offsets,
+        "sizes": sizes,
+    }
+
+
+def index_bytes(rows: list[dict[str, object]], record: JobRecord) -> bytes:
+    """The whole Parquet file; the same rows and record give the same bytes."""
+    metadata = {METADATA_KEY: json.dumps(asdict(record), sort_keys=True, separators=(",", ":"))}
+    table = pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(metadata))
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+def read_index(path: Location) -> list[SampleIndex]:
+    """Every row of an index; InputError when the file is not one."""
+    table = parse_table(path, _bytes(path)).combine_chunks()
+    plain = [
+        table.column(name).to_pylist() for name in ("key", "label", "num_frames", "width", "height")
+    ]
+    arrays = [_split_list(table.column(name)) for name in ("offsets", "sizes")]
+    return [SampleIndex(*row) for row in zip(*plain, *arrays, strict=True)]
+
+
+@dataclass(frozen=True)
+class IndexFile:
+    """An index as a file: its own length and hash, how many samples it lists, and the record of its
+    job.
+    """
+
+    num_bytes: int
+    sha256: str
+    num_samples: int
+    record: JobRecord
+
+
+def read_index_file(path: Location) -> IndexFile:
+    """All that a run which is resumed or finished wants of an index, in one read; InputError when
+    it is not ours.
+    """
+    data = _bytes(path)
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data))
+        fields = json.loads(file.schema_arrow.metadata[METADATA_KEY])
+        fields["videos"] = tuple(VideoRow(**row) for row in fields["videos"])
+        record = JobRecord(**fields)
+    except (pa.ArrowException, KeyError, OSError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: not a shard index of twinstream ({_first_line(error)})"
+        ) from error
+    return IndexFile(len(data), hashlib.sha256(data).hexdigest(), file.metadata.num_rows, record)
+
+
+def file_sha256(path: Location) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _split_list(column: pa.ChunkedArray) -> list[NDArray[Any]]:
+    """A list column as one NumPy view a row, without making a Python number of each entry."""
+    return [row.values.to_numpy() for row in column]
+
+
+def _bytes(path: Location) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path}: this index is gone; `twinstream shards verify` lists what is"
+        ) from error
+
+
+def parse_table(path: Location, data: bytes) -> pa.Table:
+    """Every column of the index at `path` that has these bytes; InputError when it is none."""
+    try:
+        # Without the threads of pyarrow's datasets, which now and then abort a process that ends.
+        table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InputError(f"{path}: unreadable index ({_first_line(error)})") from error
+    absent = set(SCHEMA.names) - set(table.column_names)
+    if absent:
+        raise InputError(f"{path}: index without the columns {sorted(absent)}")
+    return table
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,146 @@
+"""dataset.json: what a shard dataset is, and the SHA-256 of every other file of it.
+
+Written last: its presence means the dataset is complete. It carries its own digest and has exactly
+one spelling (sorted keys, two spaces, one newline), so that any changed byte of it is found too. No
+clock, host or path is in it: the same videos and settings give the same file.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from twinstream.errors import InputError
+from twinstream.shards.storage.location import Location
+
+FORMAT = 1
+FILE_NAME = "dataset.json"
+
+
+class Record(BaseModel):
+    """Base of the manifest's parts: frozen, and a key it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileEntry(Record):
+    """A file of the dataset, its path relative to the dataset's folder."""
+
+    path: str
+    num_bytes: int
+    sha256: str
+
+
+class ShardEntry(Record):
+    """One shard and its index."""
+
+    tar: FileEntry
+    index: FileEntry
+    num_samples: int
+
+
+class FlowCodec(Record):
+    """How bytes stand for pixels of motion: v = (q - zero) * bound / levels, no further than bound.
+
+    Ours are zero 128 and levels 127; imported flow may have halves. Whole numbers stay whole in the
+    file.
+    """
+
+    bound: float
+    zero: int | float
+    levels: int | float
+
+
+class Manifest(Record):
+    """The whole of dataset.json but its own digest; settings are all that change bytes."""
+
+    format: int
+    classes: tuple[str, ...]
+    flow_codec: FlowCodec
+    settings: dict[str, Any]
+    splits: dict[str, tuple[ShardEntry, ...]]
+    videos: FileEntry
+
+
+def settings_digest(settings: dict[str, Any]) -> str:
+    """Hex SHA-256 of the settings that change bytes."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """The one spelling of a manifest, its digest included."""
+    fields = manifest.model_dump(mode="json")
+    fields["settings_sha256"] = settings_digest(manifest.settings)
+    fields["sha256"] = hashlib.sha256(_spell(fields)).hexdigest()
+    return _spell(fields)
+
+
+def read_manifest(dataset: Location) -> Manifest:
+    """The manifest of the dataset in this folder; InputError when there is none, or not one of this
+    format.
+    """
+    path = dataset / FILE_NAME
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(
+            f"{dataset}: no {FILE_NAME}, so this is no shard dataset or it is unfinished; "
+            "run the same `twinstream preprocess` again to finish it"
+        ) from error
+    return parse_manifest(data, path)
+
+
+def parse_manifest(data: bytes, path: Location) -> Manifest:
+    """The manifest in these bytes; InputError that names `path` when they are not intact."""
+    try:
+        fields = json.loads(data)
+        found = fields["format"]
+        if found != FORMAT:
+            raise InputError(f"{path}: shard format {found}; this twinstream reads format {FORMAT}")
+        del fields["sha256"], fields["settings_sha256"]
+        manifest = Manifest.model_validate(fields)
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValidationError, ValueError) as error:
+        raise InputError(
+            f"{path}: not a manifest of twinstream ({str(error).splitlines()[0]})"
+        ) from error
+    if manifest_bytes(manifest) != data:
+        raise InputError(f"{path}: changed since it was written (its own digest does not fit)")
+    return manifest
+
+
+def shard_name(tar: str) -> str:
+    """What videos.parquet calls the shard at this path: `train/train-000000.tar` ->
+    train-000000.
+    """
+    path = tar.removesuffix(".tar")
+    return path.partition("/")[2] or path
+
+
+def file_faults(dataset: Location, entry: FileEntry) -> Iterator[str]:
+    """What is wrong with the size or the hash of one file that the manifest names."""
+    return faults_of(dataset / entry.path, entry)
+
+
+def faults_of(path: Location, entry: FileEntry) -> Iterator[str]:
+    """The same for the file at `path`, which may be a copy."""
+    try:
+        with path.open("rb") as file:
+            found = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            if found != entry.num_bytes:
+                yield f"{entry.path}: {found} bytes, expected {entry.num_bytes}"
+            elif hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
+                yield f"{entry.path}: changed since it was written (its SHA-256 differs)"
+    except ConnectionError:
+        raise
+    except OSError as error:
+        yield f"{entry.path}: {error.strerror}"
+
+
+def _spell(fields: dict[str, Any]) -> bytes:
+    return (json.dumps(fields, sort_keys=True, indent=2, ensure_ascii=False) + "\n").encode()

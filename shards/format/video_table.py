@@ -1,0 +1,184 @@
+"""videos.parquet: one row for every video the catalog names, whatever became of it.
+
+Nothing is lost silently: a video that is in no shard has a status, a reason and a detail. Rows are
+ordered by key, and hold no path of the machine, clock or host, because the file is hashed.
+"""
+
+import io
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from twinstream.errors import InputError
+from twinstream.shards.storage.location import Location
+
+VIDEOS_NAME = "videos.parquet"
+
+
+class Status(StrEnum):
+    """What became of a video: in a shard, left out for a reason, or not on disk at all."""
+
+    WRITTEN = "written"
+    SKIPPED = "skipped"
+    MISSING = "missing"
+
+
+class Reason(StrEnum):
+    """Why a video cannot be used."""
+
+    MISSING = "missing"
+    UNREADABLE = "unreadable"
+    NO_VIDEO_STREAM = "no_video_stream"
+    TOO_LARGE = "too_large"
+    DECODE_ERROR = "decode_error"
+    TOO_SHORT = "too_short"
+    TOO_LONG = "too_long"
+    TIMED_OUT = "timed_out"
+    CRASHED = "crashed"
+    MISALIGNED = "misaligned"
+
+
+class VideoError(Exception):
+    """A video that cannot be used; `detail` is one line without paths, the same on
+    every machine.
+    """
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
+
+class LabelledVideo(Protocol):
+    """What is known of a video before it is opened: `path` is below the root."""
+
+    @property
+    def key(self) -> str:
+        """The sample's key."""
+
+    @property
+    def path(self) -> str:
+        """Of the file or folder."""
+
+    @property
+    def class_name(self) -> str:
+        """The name of its label."""
+
+    @property
+    def label(self) -> int:
+        """A position in the dataset's classes."""
+
+    @property
+    def split(self) -> str:
+        """The folder of its shard."""
+
+
+@dataclass(frozen=True)
+class VideoRow:
+    """One video: path below the root; frames, fps, width, height of the source; None where unknown.
+
+    An fps of 0 stands for an unknown one in KEY.json, and is None here. mean_flow is the mean of
+    |(dx, dy)| in pixels; saturated the fraction of pixels beyond the codec's bound.
+    """
+
+    key: str
+    path: str
+    class_name: str
+    label: int
+    split: str
+    status: str
+    reason: str | None = None
+    detail: str | None = None
+    num_frames: int | None = None
+    fps: float | None = None
+    width: int | None = None
+    height: int | None = None
+    shard: str | None = None
+    mean_flow: float | None = None
+    saturated: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.fps == 0:
+            object.__setattr__(self, "fps", None)
+
+
+def video_row(
+    video: LabelledVideo, status: Status, reason: Reason | None = None, /, **known: Any
+) -> VideoRow:
+    """The row of a video, with whatever else is known of it under the names of VideoRow."""
+    named = (video.key, video.path, video.class_name, video.label, video.split)
+    return VideoRow(*named, status.value, None if reason is None else reason.value, **known)
+
+
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("path", pa.string()),
+        ("class_name", pa.string()),
+        ("label", pa.int32()),
+        ("split", pa.string()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("num_frames", pa.int32()),
+        ("fps", pa.float64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("shard", pa.string()),
+        ("mean_flow", pa.float64()),
+        ("saturated", pa.float64()),
+    ]
+)
+
+
+def videos_bytes(rows: Iterable[VideoRow]) -> bytes:
+    """The whole Parquet file, rows sorted by key; the same rows give the same bytes."""
+    ordered = sorted(rows, key=lambda row: row.key)
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([asdict(row) for row in ordered], schema=SCHEMA), buffer)
+    return buffer.getvalue()
+
+
+def read_videos(path: Location) -> list[VideoRow]:
+    """Every row of a videos.parquet; InputError when the file is not one."""
+    try:
+        return [VideoRow(**row) for row in read_columns(path).to_pylist()]
+    except TypeError as error:
+        raise InputError(f"{path}: unreadable table of videos ({error})") from error
+
+
+def read_columns(path: Location, names: list[str] | None = None) -> pa.Table:
+    """A videos.parquet as columns, all or some; InputError when the file is not one."""
+    try:
+        # Without the threads of pyarrow's datasets, which now and then abort a process that ends.
+        return pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(
+            columns=names, use_threads=False
+        )
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(
+            f"{path}: unreadable table of videos ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def summary(rows: Iterable[VideoRow]) -> str:
+    """`58 written · 2 skipped: too_short 1, unreadable 1 · 3 missing`; parts that are zero are left
+    out.
+    """
+    rows = list(rows)
+    statuses = Counter(row.status for row in rows)
+    reasons = Counter(row.reason for row in rows if row.status == Status.SKIPPED)
+    parts = [f"{statuses[Status.WRITTEN]} written"]
+    if reasons:
+        told = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items(), key=str))
+        parts.append(f"{statuses[Status.SKIPPED]} skipped: {told}")
+    if statuses[Status.MISSING]:
+        parts.append(f"{statuses[Status.MISSING]} missing")
+    return " · ".join(parts)

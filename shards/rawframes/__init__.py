@@ -1,0 +1,1 @@
+"""Folders of frames and flow, as other tools have them."""

@@ -1,0 +1,125 @@
+"""A shard dataset as a rawframes folder for mmaction2 and its kin: the stored JPEGs, byte for byte.
+
+A video's folder appears whole or not at all, and one that is whole is left as it is, so the same
+command again goes on where it was stopped. Lists are written last. Files are not synced one by one
+(there are some hundred a video); after a power cut the next run compares sizes and names what does
+not fit.
+"""
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from twinstream.errors import InputError
+from twinstream.shards.format.index import SampleIndex
+from twinstream.shards.format.manifest import read_manifest
+from twinstream.shards.rawframes.names import (
+    CLASSES_NAME,
+    FLOW_LIST,
+    RGB_LIST,
+    ListedVideo,
+    folder_name,
+    image_names,
+    list_text,
+)
+from twinstream.shards.storage.atomic import write_atomically
+from twinstream.shards.storage.location import Location
+from twinstream.shards.write.copying import Copier, StoredBytes, stored_samples
+
+
+def export_rawframes(
+    dataset: Location, out: Path, progress: Callable[[str], None] = lambda folder: None
+) -> int:
+    """CLASS/VIDEO folders, two lists a split and classes.txt in `out`; returns how many videos were
+    copied now.
+    """
+    manifest = read_manifest(dataset)
+    samples = stored_samples(dataset, manifest)
+    folders = video_folders(
+        [(sample.index.key, manifest.classes[sample.index.label]) for sample in samples]
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    _clear_leftovers(out)
+    copier, copied = Copier(), 0
+    for sample in samples:
+        copied += _export_video(out, folders[sample.index.key], sample, copier)
+        progress(folders[sample.index.key])
+    for split in manifest.splits:
+        _write_lists(
+            out, split, folders, [sample.index for sample in samples if sample.split == split]
+        )
+    write_atomically(out / CLASSES_NAME, "".join(f"{name}\n" for name in manifest.classes).encode())
+    return copied
+
+
+def video_folders(videos: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """(key, class) pairs -> `CLASS/VIDEO` by key; InputError that names two keys of one folder.
+
+    VIDEO is the last part of the key: a/Run/v_1 of class `to run` is to_run/v_1.
+    """
+    owners: dict[str, str] = {}
+    for key, class_name in videos:
+        folder = f"{folder_name(class_name)}/{folder_name(key.rpartition('/')[2])}"
+        if folder in owners:
+            raise InputError(
+                f"{key} and {owners[folder]}: both would be the folder {folder}; export a subset "
+                "of each"
+            )
+        owners[folder] = key
+    return {key: folder for folder, key in owners.items()}
+
+
+def _export_video(out: Path, folder: str, sample: StoredBytes, copier: Copier) -> bool:
+    """Copy a sample's images to `out`/`folder`; False when they are there already."""
+    target = out / folder
+    target.parent.mkdir(exist_ok=True)
+    if not target.parent.resolve().is_relative_to(out.resolve()):
+        raise InputError(
+            f"{target.parent}: leads out of {out}; remove the link or choose another --out"
+        )
+    names = image_names(sample.index.num_frames)
+    if target.exists():
+        _refuse_other_files(target, dict(zip(names, sample.index.sizes[1:].tolist(), strict=True)))
+        return False
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    temporary.mkdir()
+    try:
+        members = copier.members(sample)
+        next(members)
+        for name, data in zip(names, members, strict=True):
+            (temporary / name).write_bytes(data)
+        os.rename(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary)
+        raise
+    return True
+
+
+def _refuse_other_files(folder: Path, expected: dict[str, int]) -> None:
+    found = {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
+    if found != expected:
+        name = min(
+            name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)
+        )
+        raise InputError(
+            f"{folder}: {name} has {found.get(name, 'no')} bytes, expected "
+            f"{expected.get(name, 'no such file')}; "
+            "this is not what this dataset holds: remove the folder or choose another --out"
+        )
+
+
+def _clear_leftovers(out: Path) -> None:
+    for leftover in out.glob("*/.*.tmp"):
+        shutil.rmtree(leftover)
+
+
+def _write_lists(
+    out: Path, split: str, folders: dict[str, str], samples: list[SampleIndex]
+) -> None:
+    for suffix, spare in ((RGB_LIST, 0), (FLOW_LIST, 1)):
+        videos = [
+            ListedVideo(folders[row.key], row.num_frames - spare, row.label) for row in samples
+        ]
+        write_atomically(out / f"{folder_name(split)}{suffix}", list_text(videos).encode())

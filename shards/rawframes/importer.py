@@ -1,0 +1,191 @@
+"""Folders of frames and flow that another tool wrote -> a shard dataset, the JPEGs byte for byte.
+
+Every image is decoded once, to see that it is whole and of one size and to tell the mean motion;
+what is stored is the file. What the folders do not tell stays unknown: fps is 0 in KEY.json and
+empty in the row, as is the fraction of flow beyond the bound. A video that does not line up is
+refused by name, or becomes a skipped row; it is never mended.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinstream.errors import InputError
+from twinstream.shards.format.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL, dequantize
+from twinstream.shards.format.image import decode_unchanged
+from twinstream.shards.format.manifest import FlowCodec
+from twinstream.shards.format.sample import SampleMeta
+from twinstream.shards.format.video_table import Reason, Status, VideoError, VideoRow, video_row
+from twinstream.shards.rawframes.alignment import Aligned, Layout, align
+from twinstream.shards.rawframes.folders import VideoFolder
+from twinstream.shards.storage.location import Location
+from twinstream.shards.write.dataset import Contents, DatasetBuild, write_dataset
+from twinstream.shards.write.plan import key_hash, plan_shards
+from twinstream.shards.write.writer import SampleSpool, ShardWriter, sample_spool
+
+START_OF_IMAGE, END_OF_IMAGE = b"\xff\xd8", b"\xff\xd9"
+TAIL_BYTES = 1024
+
+
+def import_rawframes(
+    root: Path,
+    out: Location,
+    videos: Sequence[VideoFolder],
+    classes: tuple[str, ...],
+    codec: FlowCodec,
+    *,
+    layout: Layout = Layout.AUTO,
+    index_base: int | None = None,
+    videos_per_shard: int,
+    skip_bad: bool = False,
+    progress: Callable[[str], None] = lambda key: None,
+) -> list[VideoRow]:
+    """Write the dataset and return every video's row; InputError names a video that
+    cannot be used.
+    """
+    present = [video for video in videos if (root / video.folder).is_dir()]
+    absent = [video for video in videos if not (root / video.folder).is_dir()]
+    base = common_base(root, present, layout) if index_base is None else index_base
+
+    def write(writer: ShardWriter, video: VideoFolder) -> VideoRow:
+        try:
+            return _write_video(writer, root, out, video, _files(root, video, layout, base), codec)
+        except VideoError as error:
+            if not skip_bad:
+                raise InputError(
+                    f"{root / video.folder}: {error.detail}; --skip-bad leaves such videos out"
+                ) from error
+            return video_row(video, Status.SKIPPED, error.reason, detail=error.detail)
+
+    settings = {f"import.{name}": value for name, value in codec.model_dump().items()}
+    settings |= {
+        "import.layout": str(layout),
+        "import.index_base": base,
+        "shards.videos_per_shard": videos_per_shard,
+    }
+    missing = tuple(
+        video_row(video, Status.MISSING, Reason.MISSING, detail="no such folder")
+        for video in absent
+    )
+    contents = Contents(classes, codec, settings, missing)
+    plans = plan_shards(present, videos_per_shard, key_hash)
+    return write_dataset(DatasetBuild(out, plans, contents), write, progress)
+
+
+def foreign_codec(bound: float, zero: float, levels: float) -> FlowCodec:
+    """The codec v = (q - zero) * bound / levels; with zero 128 in our own terms, where 127 levels
+    reach the bound.
+
+    denseflow's 20 px over 127.5 levels from 128 is the same line as 19.92 px over 127 levels.
+    """
+    if zero == ZERO_LEVEL:
+        return FlowCodec(
+            bound=bound * (LEVELS_PER_SIDE / levels), zero=ZERO_LEVEL, levels=LEVELS_PER_SIDE
+        )
+    return FlowCodec(bound=bound, zero=zero, levels=levels)
+
+
+def common_base(root: Path, videos: Sequence[VideoFolder], layout: Layout) -> int:
+    """The number of the first image, 0 or 1, in most of the folders; the others will not line up
+    with it.
+
+    A folder that begins one later than its neighbours has lost its first frame, which no look at it
+    alone can tell.
+    """
+    bases: Counter[int] = Counter()
+    for video in videos:
+        try:
+            bases[align(os.listdir(root / video.folder), layout, None).index_base] += 1
+        except VideoError:
+            continue
+    if bases[0] == bases[1] > 0:
+        raise InputError(
+            f"{root}: as many folders are numbered from 0 as from 1; give --index-base"
+        )
+    return 1 if bases[1] > bases[0] else 0
+
+
+def _files(root: Path, video: VideoFolder, layout: Layout, base: int) -> Aligned:
+    files = align(os.listdir(root / video.folder), layout, base)
+    if video.listed is not None and video.listed not in (len(files.frames), len(files.flow_x)):
+        raise VideoError(
+            Reason.MISALIGNED, f"{len(files.frames)} frames, its list says {video.listed}"
+        )
+    return files
+
+
+def _write_video(
+    writer: ShardWriter,
+    root: Path,
+    out: Location,
+    video: VideoFolder,
+    files: Aligned,
+    codec: FlowCodec,
+) -> VideoRow:
+    num_frames = len(files.frames)
+    with sample_spool(out) as spool:
+        height, width, speed = _copy_images(spool, root / video.folder, files, codec)
+        known = (video.key, video.class_name, video.label, num_frames)
+        writer.add(
+            SampleMeta(
+                *known,
+                width=width,
+                height=height,
+                fps=0.0,
+                source_width=width,
+                source_height=height,
+            ),
+            spool,
+        )
+    return video_row(
+        video,
+        Status.WRITTEN,
+        num_frames=num_frames,
+        width=width,
+        height=height,
+        shard=writer.name,
+        mean_flow=speed,
+    )
+
+
+def _copy_images(
+    spool: SampleSpool, folder: Path, files: Aligned, codec: FlowCodec
+) -> tuple[int, int, float]:
+    """Checked files into the spool; returns height, width and the mean of |flow| in pixels."""
+    height, width = _image(folder, files.frames[0], None)[1].shape[:2]
+    speed = 0.0
+    for name in files.frames:
+        spool.add_frame(_image(folder, name, (height, width, 3))[0])
+    for x_name, y_name in zip(files.flow_x, files.flow_y, strict=True):
+        x_jpeg, dx = _image(folder, x_name, (height, width))
+        y_jpeg, dy = _image(folder, y_name, (height, width))
+        spool.add_flow(x_jpeg, y_jpeg)
+        flow = dequantize(np.stack([dx, dy], -1), codec.bound, codec.zero, codec.levels)
+        speed += float(np.linalg.norm(flow, axis=-1).mean())
+    return height, width, speed / len(files.flow_x)
+
+
+def _image(
+    folder: Path, name: str, shape: tuple[int, ...] | None
+) -> tuple[bytes, NDArray[np.uint8]]:
+    """A file's bytes and its image; VideoError when it is cut short, no JPEG, or not of this
+    shape.
+    """
+    jpeg = (folder / name).read_bytes()
+    if not jpeg.startswith(START_OF_IMAGE):
+        raise VideoError(Reason.DECODE_ERROR, f"{name}: {len(jpeg)} bytes that are no JPEG")
+    if END_OF_IMAGE not in jpeg[-TAIL_BYTES:]:
+        raise VideoError(
+            Reason.DECODE_ERROR, f"{name}: {len(jpeg)} bytes without the end of a JPEG"
+        )
+    try:
+        image = decode_unchanged(jpeg)
+    except InputError as error:
+        raise VideoError(Reason.DECODE_ERROR, f"{name}: {error}") from error
+    if shape is not None and image.shape != shape:
+        raise VideoError(Reason.MISALIGNED, f"{name} is {image.shape}, expected {shape}")
+    return jpeg, image

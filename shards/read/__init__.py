@@ -1,0 +1,1 @@
+"""Reads datasets by key, frame and flow field."""

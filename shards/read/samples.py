@@ -1,0 +1,185 @@
+"""The samples of a split as a sequence that costs nothing a sample: a place is a shard and a row in
+it.
+
+dataset.json says how many samples each shard has. Where a sample's members lie is read from its
+shard's index when it is asked for; what concerns all samples (a key's shard, the shortest of a
+split) comes from videos.parquet, one file.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import overload
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from twinstream.errors import InputError
+from twinstream.shards.format.index import SampleIndex
+from twinstream.shards.format.manifest import FileEntry, ShardEntry, shard_name
+from twinstream.shards.format.video_table import VIDEOS_NAME, Status, read_columns
+from twinstream.shards.read.index_cache import IndexCache, ShardIndex, parse_shard_index
+from twinstream.shards.storage.block_cache import BlockCache
+from twinstream.shards.storage.location import Location, read_range
+
+COLUMNS = ["key", "split", "status", "num_frames", "shard"]
+# Indexes read at the same time: in an object store each is some round trips of waiting.
+NUM_READERS = 16
+
+
+@dataclass(frozen=True)
+class StoredSample:
+    """One sample, the tar that holds it, and the cache that reads of it go through, where there is
+    one.
+    """
+
+    tar: Location
+    index: SampleIndex
+    entry: ShardEntry | None = None
+    cache: BlockCache | None = None
+
+    def read(self, begin: int, num_bytes: int) -> bytes:
+        """`num_bytes` of the tar from `begin` on; fewer where it ends."""
+        if self.cache is None or self.entry is None:
+            return read_range(self.tar, begin, num_bytes)
+        return self.cache.read(self.tar, self.entry.tar, begin, num_bytes)
+
+
+@dataclass(frozen=True, eq=False)
+class Samples(Sequence[StoredSample]):
+    """Samples in the order of their shards and of the rows in them, or with `places` some of these,
+    in that order.
+    """
+
+    dataset: Location
+    split: str
+    entries: tuple[ShardEntry, ...]
+    cache: BlockCache | None = None
+    places: NDArray[np.int64] | None = None
+    indexes: IndexCache = field(default_factory=IndexCache)
+
+    def __len__(self) -> int:
+        return (
+            sum(entry.num_samples for entry in self.entries)
+            if self.places is None
+            else len(self.places)
+        )
+
+    @overload
+    def __getitem__(self, place: int) -> StoredSample: ...
+    @overload
+    def __getitem__(self, place: slice) -> "Samples": ...
+    def __getitem__(self, place: int | slice) -> "StoredSample | Samples":
+        chosen = range(len(self))[place]
+        if isinstance(chosen, range):
+            places = np.array(chosen, np.int64)
+            return replace(self, places=places if self.places is None else self.places[places])
+        shard, row = self._find(chosen)
+        return self._stored(shard, self._index(shard).sample(row))
+
+    def of_key(self, shard: str, key: str) -> StoredSample:
+        """The sample of this key, which is in the shard of this name; InputError when it is not."""
+        for number, entry in enumerate(self.entries):
+            if shard_name(entry.tar.path) == shard and key in (keys := self._index(number).keys):
+                return self._stored(number, self._index(number).sample(keys.index(key)))
+        raise InputError(
+            f"{self.dataset}: {key}: not in {shard}, as {VIDEOS_NAME} says; `twinstream shards "
+            "verify` tells more"
+        )
+
+    def shortest(self) -> StoredSample:
+        """One of those with the fewest frames; of a whole split by videos.parquet alone."""
+        if self.places is not None:
+            return min(self, key=lambda sample: sample.index.num_frames)
+        return self.of_key(*read_written_videos(self.dataset).shortest(self.split))
+
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """The key of every sample; reads every index once."""
+        return tuple(key for key, _ in self._named)
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """(V,) the label of every sample; reads every index once."""
+        return np.array([label for _, label in self._named], np.int64)
+
+    @cached_property
+    def _named(self) -> list[tuple[str, int]]:
+        found = [self._find(place) for place in range(len(self))]
+        shards = sorted({shard for shard, _ in found})
+        with ThreadPoolExecutor(NUM_READERS) as pool:
+            named = dict(
+                zip(shards, pool.map(lambda shard: self._read(shard).named(), shards), strict=True)
+            )
+        return [named[shard][row] for shard, row in found]
+
+    @cached_property
+    def _ends(self) -> NDArray[np.int64]:
+        return np.cumsum([entry.num_samples for entry in self.entries], dtype=np.int64)
+
+    def _find(self, place: int) -> tuple[int, int]:
+        """Shard and row of a place."""
+        absolute = place if self.places is None else int(self.places[place])
+        shard = int(np.searchsorted(self._ends, absolute, side="right"))
+        return shard, absolute - int(self._ends[shard]) + self.entries[shard].num_samples
+
+    def _index(self, shard: int) -> ShardIndex:
+        return self.indexes.get(self.entries[shard].index.path, lambda: self._read(shard))
+
+    def _read(self, shard: int) -> ShardIndex:
+        entry = self.entries[shard]
+        path = self.dataset / entry.index.path
+        index = parse_shard_index(path, read_through(self.cache, path, entry.index))
+        if len(index.keys) != entry.num_samples:
+            raise InputError(
+                f"{self.dataset}: {entry.index.path}: {len(index.keys)} samples, dataset.json says "
+                f"{entry.num_samples}"
+            )
+        return index
+
+    def _stored(self, shard: int, index: SampleIndex) -> StoredSample:
+        entry = self.entries[shard]
+        return StoredSample(self.dataset / entry.tar.path, index, entry, self.cache)
+
+
+def read_through(cache: BlockCache | None, path: Location, entry: FileEntry) -> bytes:
+    """The whole of a small file, by way of the cache where there is one; InputError when it cannot
+    be read.
+    """
+    try:
+        return path.read_bytes() if cache is None else cache.read(path, entry, 0, entry.num_bytes)
+    except OSError as error:
+        raise InputError(
+            f"{path}: {error.strerror}; `twinstream shards verify` tells more"
+        ) from error
+
+
+@dataclass(frozen=True)
+class WrittenVideos:
+    """Key, split, shard and number of frames of every video that is in a shard, as columns."""
+
+    table: pa.Table
+
+    def place(self, key: str) -> tuple[str, str] | None:
+        """Split and shard of a video, None for one that is in none."""
+        row = pc.index(self.table["key"], key).as_py()
+        return (
+            None
+            if row < 0
+            else (self.table["split"][row].as_py(), self.table["shard"][row].as_py())
+        )
+
+    def shortest(self, split: str) -> tuple[str, str]:
+        """Shard and key of the video with the fewest frames of a split that holds one."""
+        rows = self.table.filter(pc.equal(self.table["split"], split))
+        row = int(np.argmin(rows["num_frames"].to_numpy()))
+        return rows["shard"][row].as_py(), rows["key"][row].as_py()
+
+
+def read_written_videos(dataset: Location) -> WrittenVideos:
+    """The part of videos.parquet that finds samples; InputError when the file is not one."""
+    table = read_columns(dataset / VIDEOS_NAME, COLUMNS)
+    return WrittenVideos(table.filter(pc.equal(table["status"], Status.WRITTEN.value)))

@@ -1,0 +1,1 @@
+"""Where bytes are: a disk or an object store."""

@@ -1,0 +1,67 @@
+"""Files that exist whole or not at all: a temporary name, fsync, rename, fsync of the folder.
+
+The price is two flushes a file; a crash, a kill or a full disk then leaves at most a `.NAME.*.tmp`,
+which `remove_temporaries` clears at the next start. What goes to an object store is written to a
+temporary file first and sent when it is whole: an upload that is cut leaves nothing that can be
+seen.
+"""
+
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from twinstream.shards.storage.remote import RemotePath
+
+
+@contextmanager
+def atomic_file(path: Path | RemotePath) -> Iterator[BinaryIO]:
+    """A binary file that takes the name `path` when the block ends well and vanishes when it does
+    not.
+
+    Closing the file inside the block gives it up: nothing appears, and what was at `path` stays.
+    """
+    if isinstance(path, RemotePath):
+        with tempfile.TemporaryFile() as spool:
+            yield spool
+            if not spool.closed:
+                path.upload(spool)
+        return
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            if file.closed:
+                return
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path | RemotePath, data: bytes) -> None:
+    """Write `data` as the whole of `path`, or leave what was there."""
+    with atomic_file(path) as file:
+        file.write(data)
+
+
+def remove_temporaries(folder: Path | RemotePath) -> None:
+    """Clear what a killed run left below `folder`; no other run may be writing there. A store shows
+    none.
+    """
+    if isinstance(folder, Path):
+        for leftover in folder.rglob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

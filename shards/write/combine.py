@@ -1,0 +1,261 @@
+"""Datasets out of datasets without encoding anything again: merge several, or take a part of one.
+
+Samples keep their bytes but for the label in their JSON. Every row of videos.parquet goes along, so
+that what was skipped stays told. The settings of the result name the digests of what it was made
+from, and with them its bytes.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from twinstream.errors import InputError
+from twinstream.shards.format.index import file_sha256
+from twinstream.shards.format.manifest import FILE_NAME, Manifest, read_manifest
+from twinstream.shards.format.sample import meta_from_json
+from twinstream.shards.format.video_table import VIDEOS_NAME, Status, VideoRow, read_videos
+from twinstream.shards.storage.location import Location
+from twinstream.shards.write.copying import Copier, StoredBytes, fill_spool, stored_samples
+from twinstream.shards.write.dataset import Contents, DatasetBuild, write_dataset
+from twinstream.shards.write.plan import key_hash, plan_shards
+from twinstream.shards.write.writer import ShardWriter, sample_spool
+
+VIDEOS_PER_SHARD = "shards.videos_per_shard"
+# They choose and order videos; all others change what a frame or a flow field looks like.
+MAY_DIFFER = (
+    VIDEOS_PER_SHARD,
+    "dataset.",
+    "preprocess.seed",
+    "preprocess.min_frames",
+    "preprocess.max_pixels",
+    "import.layout",
+    "import.index_base",
+    "merge.",
+    "subset.",
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stored sample on its way into a new dataset, with the row it will have (class and label are
+    new).
+    """
+
+    stored: StoredBytes
+    row: VideoRow
+
+    @property
+    def key(self) -> str:
+        """The sample's key."""
+        return self.row.key
+
+    @property
+    def path(self) -> str:
+        """The path of the row."""
+        return self.row.path
+
+    @property
+    def class_name(self) -> str:
+        """The class of the row."""
+        return self.row.class_name
+
+    @property
+    def label(self) -> int:
+        """The label of the row."""
+        return self.row.label
+
+    @property
+    def split(self) -> str:
+        """The split that it is stored in."""
+        return self.stored.split
+
+
+@dataclass(frozen=True)
+class _Source:
+    path: Location
+    manifest: Manifest
+    parts: list[Part]
+    other_rows: list[VideoRow]
+
+
+def merge(
+    sources: Sequence[Location], out: Location, progress: Callable[[str], None] = lambda key: None
+) -> list[VideoRow]:
+    """One dataset of all samples of the sources; classes by name, in order of appearance. Returns
+    every row.
+
+    InputError when codecs or settings cannot be mixed, or when two sources name one video.
+    """
+    read = [_read(path) for path in sources]
+    for other in read[1:]:
+        _refuse_unlike(read[0], other)
+    _refuse_twice(read)
+    first = read[0].manifest
+    classes = tuple(dict.fromkeys(name for source in read for name in source.manifest.classes))
+    settings = {
+        name: value
+        for name, value in first.settings.items()
+        if all(source.manifest.settings.get(name) == value for source in read)
+    }
+    settings |= {
+        "merge.sources": [file_sha256(path / FILE_NAME) for path in sources],
+        VIDEOS_PER_SHARD: _per_shard(first),
+    }
+    parts = [part for source in read for part in source.parts]
+    rows = [row for source in read for row in source.other_rows]
+    return _write(out, parts, rows, classes, first, settings, progress)
+
+
+def subset(
+    source: Location,
+    out: Location,
+    *,
+    classes: Collection[str] | None = None,
+    keys: Collection[str] | None = None,
+    split: str | None = None,
+    max_per_class: int | None = None,
+    progress: Callable[[str], None] = lambda key: None,
+) -> list[VideoRow]:
+    """A dataset of the samples that every given choice keeps; returns every row. InputError for an
+    unknown name.
+
+    Classes that are not named leave the list of classes; `max_per_class` takes the first keys of
+    each class and split.
+    """
+    read = _read(source)
+    known = read.manifest.classes
+    rows = [part.row for part in read.parts] + read.other_rows
+    _refuse_unknown(source, "class", classes, known)
+    _refuse_unknown(source, "key", keys, {row.key for row in rows})
+    _refuse_unknown(source, "split", None if split is None else [split], read.manifest.splits)
+
+    def is_kept(row: VideoRow) -> bool:
+        in_class = classes is None or row.class_name in classes
+        return (
+            in_class and (keys is None or row.key in keys) and (split is None or row.split == split)
+        )
+
+    parts = _first_of_each_class([part for part in read.parts if is_kept(part.row)], max_per_class)
+    if not parts:
+        raise InputError(
+            f"{source}: no sample is left by this choice; `twinstream shards info` tells what "
+            "there is"
+        )
+    choice = {"classes": classes, "keys": keys, "split": split, "max_per_class": max_per_class}
+    settings = read.manifest.settings | {
+        f"subset.{name}": sorted(value)
+        if isinstance(value, Collection) and not isinstance(value, str)
+        else value
+        for name, value in choice.items()
+    }
+    settings |= {
+        "subset.of": file_sha256(source / FILE_NAME),
+        VIDEOS_PER_SHARD: _per_shard(read.manifest),
+    }
+    kept = tuple(name for name in known if classes is None or name in classes)
+    others = [row for row in read.other_rows if is_kept(row)]
+    return _write(out, parts, others, kept, read.manifest, settings, progress)
+
+
+def _read(path: Location) -> _Source:
+    manifest = read_manifest(path)
+    rows = {row.key: row for row in read_videos(path / VIDEOS_NAME)}
+    parts = []
+    for stored in stored_samples(path, manifest):
+        row = rows.get(stored.index.key)
+        if row is None or row.status != Status.WRITTEN:
+            raise InputError(
+                f"{path}: {stored.index.key}: no row in {VIDEOS_NAME} says it is written"
+            )
+        parts.append(Part(stored, row))
+    return _Source(
+        path, manifest, parts, [row for row in rows.values() if row.status != Status.WRITTEN]
+    )
+
+
+def _write(
+    out: Location,
+    parts: list[Part],
+    others: list[VideoRow],
+    classes: tuple[str, ...],
+    like: Manifest,
+    settings: dict[str, Any],
+    progress: Callable[[str], None],
+) -> list[VideoRow]:
+    labels = {name: label for label, name in enumerate(classes)}
+    copier = Copier()
+
+    def relabelled(row: VideoRow) -> VideoRow:
+        return replace(row, label=labels[row.class_name])
+
+    def write(writer: ShardWriter, part: Part) -> VideoRow:
+        members = copier.members(part.stored)
+        meta = replace(meta_from_json(next(members)), label=part.label)
+        with sample_spool(out) as spool:
+            fill_spool(spool, meta.num_frames, members)
+            writer.add(meta, spool)
+        return replace(part.row, shard=writer.name)
+
+    contents = Contents(classes, like.flow_codec, settings, tuple(map(relabelled, others)))
+    parts = [replace(part, row=relabelled(part.row)) for part in parts]
+    plans = plan_shards(parts, _per_shard(like), key_hash)
+    return write_dataset(DatasetBuild(out, plans, contents), write, progress)
+
+
+def _per_shard(manifest: Manifest) -> int:
+    """As many samples a shard as the source was made with, or as its fullest shard holds."""
+    stated = manifest.settings.get(VIDEOS_PER_SHARD)
+    fullest = max(
+        (shard.num_samples for shards in manifest.splits.values() for shard in shards), default=1
+    )
+    return stated if isinstance(stated, int) else fullest
+
+
+def _first_of_each_class(parts: list[Part], max_per_class: int | None) -> list[Part]:
+    counts: dict[tuple[str, str], int] = {}
+    kept = []
+    for part in sorted(parts, key=lambda part: part.key):
+        place = (part.split, part.row.class_name)
+        counts[place] = counts.get(place, 0) + 1
+        if max_per_class is None or counts[place] <= max_per_class:
+            kept.append(part)
+    return kept
+
+
+def _refuse_unlike(first: _Source, other: _Source) -> None:
+    """InputError when codecs, or settings that both have and that change images, are
+    not the same.
+    """
+    if first.manifest.flow_codec != other.manifest.flow_codec:
+        raise InputError(
+            f"{other.path}: flow codec {other.manifest.flow_codec}, {first.path} has "
+            f"{first.manifest.flow_codec}; "
+            "flow of two codecs cannot be mixed"
+        )
+    for name in sorted(first.manifest.settings.keys() & other.manifest.settings.keys()):
+        found, wanted = other.manifest.settings[name], first.manifest.settings[name]
+        if found != wanted and not name.startswith(MAY_DIFFER):
+            raise InputError(
+                f"{other.path}: made with {name} = {found}, {first.path} with {wanted}; they "
+                "cannot be mixed"
+            )
+
+
+def _refuse_twice(sources: list[_Source]) -> None:
+    owners: dict[str, Location] = {}
+    for source in sources:
+        for row in [*(part.row for part in source.parts), *source.other_rows]:
+            if row.key in owners:
+                raise InputError(
+                    f"{row.key}: in {owners[row.key]} and in {source.path}; take a subset of one "
+                    "without it"
+                )
+            owners[row.key] = source.path
+
+
+def _refuse_unknown(
+    source: Location, what: str, asked: Collection[str] | None, known: Collection[str]
+) -> None:
+    for name in asked or ():
+        if name not in known:
+            raise InputError(f"{source}: no {what} {name!r} among {len(known)}")

@@ -1,0 +1,75 @@
+"""Samples as bytes, from a finished dataset to somewhere else, without decoding an image.
+
+A shard's hash is compared before its first sample is copied, so that damage is not handed on under
+a new and valid hash. The price is that each shard is read twice, the second time mostly from
+memory.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from twinstream.errors import InputError
+from twinstream.shards.format.index import SampleIndex, read_index
+from twinstream.shards.format.manifest import Manifest, ShardEntry, file_faults
+from twinstream.shards.storage.location import Location
+from twinstream.shards.write.writer import SampleSpool
+
+
+@dataclass(frozen=True)
+class StoredBytes:
+    """A sample and where it lies: dataset folder, split, shard."""
+
+    dataset: Location
+    split: str
+    shard: ShardEntry
+    index: SampleIndex
+
+
+def stored_samples(dataset: Location, manifest: Manifest) -> list[StoredBytes]:
+    """Every sample of a dataset in the order of splits, shards and rows; InputError for a damaged
+    index.
+    """
+    found = []
+    for split, shards in manifest.splits.items():
+        for shard in shards:
+            _refuse(file_faults(dataset, shard.index), dataset)
+            found += [
+                StoredBytes(dataset, split, shard, row)
+                for row in read_index(dataset / shard.index.path)
+            ]
+    return found
+
+
+class Copier:
+    """Reads members as they are stored; remembers which shards it has compared with their hash."""
+
+    def __init__(self) -> None:
+        self._sound: set[Location] = set()
+
+    def members(self, sample: StoredBytes) -> Iterator[bytes]:
+        """Every member's bytes in the order of the format; InputError when the shard is not as it
+        was written.
+        """
+        path = sample.dataset / sample.shard.tar.path
+        if path not in self._sound:
+            _refuse(file_faults(sample.dataset, sample.shard.tar), sample.dataset)
+            self._sound.add(path)
+        with path.open("rb") as tar:
+            for offset, size in zip(sample.index.offsets, sample.index.sizes, strict=True):
+                tar.seek(int(offset))
+                yield tar.read(int(size))
+
+
+def fill_spool(spool: SampleSpool, num_frames: int, images: Iterable[bytes]) -> None:
+    """Frames, then flow_x and flow_y in turn, into an empty spool."""
+    rest = iter(images)
+    for jpeg in islice(rest, num_frames):
+        spool.add_frame(jpeg)
+    for x_jpeg in rest:
+        spool.add_flow(x_jpeg, next(rest))
+
+
+def _refuse(faults: Iterator[str], dataset: Location) -> None:
+    for fault in faults:
+        raise InputError(f"{dataset}: {fault}; `twinstream shards verify` tells more")

@@ -1,0 +1,195 @@
+"""Someone else's tars of this layout: an index for each, and the manifest that makes the folder a
+dataset.
+
+Nothing of the tars is changed. Members must stand in the order of the format, since the index is
+what readers go by; images are not decoded here, `verify` does that.
+"""
+
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+from twinstream.errors import InputError
+from twinstream.shards.format.index import (
+    IndexFile,
+    JobRecord,
+    file_sha256,
+    index_bytes,
+    read_index_file,
+    sample_row,
+)
+from twinstream.shards.format.manifest import FILE_NAME, FORMAT, FlowCodec, shard_name
+from twinstream.shards.format.sample import SampleMeta, member_names, meta_from_json, num_members
+from twinstream.shards.format.video_table import Status, VideoRow, video_row
+from twinstream.shards.storage.atomic import write_atomically
+from twinstream.shards.storage.location import Location, file_sizes
+from twinstream.shards.write.dataset import Contents, FinishedShard, finish_dataset
+
+Member = tuple[str, int, int]
+END_BYTES = 2 * tarfile.BLOCKSIZE
+
+
+class StoredVideo(NamedTuple):
+    """A video of which only the sample is left; nobody knows its path, so that is the key."""
+
+    key: str
+    path: str
+    class_name: str
+    label: int
+    split: str
+
+
+def index_dataset(
+    folder: Location, codec: FlowCodec, progress: Callable[[str], None] = lambda tar: None
+) -> list[VideoRow]:
+    """An index beside every tar below `folder`, videos.parquet and dataset.json; returns every row.
+
+    InputError when a dataset is there already, a tar is not of this layout, or a label has two
+    names or none.
+    """
+    there = file_sizes(folder)
+    if FILE_NAME in there:
+        raise InputError(
+            f"{folder}: has a {FILE_NAME}, so it is indexed already; `twinstream shards verify` "
+            "checks it"
+        )
+    tars = [name for name in there if name.endswith(".tar")]
+    if not tars:
+        raise InputError(f"{folder}: no tar in it")
+    settings: dict[str, Any] = {
+        f"index.{name}": value for name, value in codec.model_dump().items()
+    }
+    shards = []
+    for name in tars:
+        split = split_of_shard(name)
+        index = index_shard(folder, name, split, settings)
+        shards.append(FinishedShard(split, name.removesuffix(".tar"), index))
+        progress(name)
+    rows = [row for shard in shards for row in shard.index.record.videos]
+    for key, count in Counter(row.key for row in rows).items():
+        if count > 1:
+            raise InputError(f"{folder}: {key}: in {count} places; a key stands for one sample")
+    return finish_dataset(folder, shards, Contents(class_names(rows), codec, settings))
+
+
+def index_shard(folder: Location, name: str, split: str, settings: dict[str, Any]) -> IndexFile:
+    """Write the index beside one tar; one that is there and fits the tar's bytes is kept."""
+    tar = folder / name
+    index = tar.with_suffix(".parquet")
+    digest = file_sha256(tar)
+    if index.exists():
+        record = read_index_file(index).record
+        if record.sha256 != digest or record.settings != settings or not record.videos:
+            raise InputError(
+                f"{index}: an index of another tar or with another codec; remove it to build a new "
+                "one"
+            )
+        return read_index_file(index)
+    rows, videos = [], []
+    for meta, members in tar_samples(tar):
+        rows.append(
+            sample_row(meta, [offset for _, offset, _ in members], [size for _, _, size in members])
+        )
+        videos.append(
+            video_row(
+                StoredVideo(meta.key, meta.key, meta.class_name, meta.label, split),
+                Status.WRITTEN,
+                num_frames=meta.num_frames,
+                fps=meta.fps,
+                width=meta.source_width,
+                height=meta.source_height,
+                shard=shard_name(name),
+            )
+        )
+    record = JobRecord(FORMAT, digest, _num_bytes(tar), settings, tuple(videos))
+    write_atomically(index, index_bytes(rows, record))
+    return read_index_file(index)
+
+
+def tar_samples(path: Location) -> Iterator[tuple[SampleMeta, list[Member]]]:
+    """Each sample's JSON and its members (name, offset, size); InputError at the first that is out
+    of place.
+    """
+    _refuse_cut(path)
+    try:
+        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            members = [(member.name, member.offset_data, member.size) for member in tar]
+            place = 0
+            while place < len(members):
+                file.seek(members[place][1])
+                meta = _meta(path, members[place][0], file.read(members[place][2]))
+                found = members[place : place + num_members(meta.num_frames)]
+                _refuse_disorder(path, meta, [name for name, _, _ in found])
+                yield meta, found
+                place += len(found)
+    except tarfile.TarError as error:
+        raise InputError(f"{path}: not a plain tar ({error})") from error
+    if not members:
+        raise InputError(f"{path}: holds no sample")
+
+
+def split_of_shard(name: str) -> str:
+    """The folder of the dataset a shard lies in, or its name up to the last dash: train-000000.tar
+    -> train.
+    """
+    path = PurePosixPath(name)
+    return path.parts[0] if len(path.parts) > 1 else path.stem.rpartition("-")[0] or path.stem
+
+
+def class_names(rows: list[VideoRow]) -> tuple[str, ...]:
+    """The name of each label from 0 on; InputError when a label has two names, or none in any
+    sample.
+    """
+    names: dict[int, str] = {}
+    for row in rows:
+        if names.setdefault(row.label, row.class_name) != row.class_name:
+            raise InputError(
+                f"{row.key}: label {row.label} is {row.class_name!r} here and {names[row.label]!r} "
+                "elsewhere"
+            )
+    absent = next((label for label in range(max(names) + 1) if label not in names), None)
+    if absent is not None:
+        raise InputError(
+            f"label {absent} of 0 to {max(names)} is in no sample, so its name is unknown; get "
+            "more shards"
+        )
+    return tuple(names[label] for label in range(len(names)))
+
+
+def _num_bytes(path: Location) -> int:
+    with path.open("rb") as file:
+        return file.seek(0, os.SEEK_END)
+
+
+def _refuse_cut(path: Location) -> None:
+    start = max(_num_bytes(path) - END_BYTES, 0)
+    with path.open("rb") as file:
+        file.seek(start)
+        if file.read() != bytes(END_BYTES):
+            raise InputError(f"{path}: ends without the mark of a tar's end, so it was cut short")
+
+
+def _meta(path: Location, name: str, data: bytes) -> SampleMeta:
+    if not name.endswith(".json"):
+        raise InputError(f"{path.name}: {name}: expected a sample's KEY.json here")
+    try:
+        meta = meta_from_json(data)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path.name}: {name}: damaged JSON member ({error})") from error
+    if meta.num_frames < 2 or meta.label < 0:
+        raise InputError(
+            f"{path.name}: {name}: {meta.num_frames} frames, label {meta.label}; expected 2 and 0 "
+            "at least"
+        )
+    return meta
+
+
+def _refuse_disorder(path: Location, meta: SampleMeta, found: list[str]) -> None:
+    expected = member_names(meta.key, meta.num_frames)
+    for place, name in enumerate(expected):
+        there = found[place] if place < len(found) else "the end of the shard"
+        if there != name:
+            raise InputError(f"{path.name}: {meta.key}: {there} where {name} belongs")

@@ -1,0 +1,60 @@
+"""The drivers of `make duet` and `make weizmann`: their tables, counted by hand, and what each run
+begins from.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.proofs import duet, weizmann
+from twinstream.demo import demo_settings
+from twinstream.section import build_settings
+from twinstream.settings import Settings
+from twinstream.train.look.maps import BlockMap
+from twinstream.train.network.stages import plan_stages
+from twinstream.train.score.predictions import Predictions
+
+
+def test_the_duet_table_has_mean_spread_and_each_seed() -> None:
+    def seed(cma: float) -> dict[str, dict[str, float]]:
+        plain = {"rgb": 0.25, "flow": 0.25, "fused 1:1": 0.5, "fused 5:1": 0.25}
+        return {"two_stream": plain, "nonlocal": plain, "cma": {"rgb": cma, "fused 5:1": 1.0}}
+
+    lines = duet.table([seed(0.95), seed(1.0), seed(0.9)]).splitlines()
+    assert lines[2] == "| rgb | 25% | 25.0% | 0.0 | 25.0, 25.0, 25.0 |"
+    assert "| CMA iter1-R | 100% | 95.0% | 5.0 | 95.0, 100.0, 90.0 |" in lines
+    assert duet.table([seed(1.0)]).splitlines()[2] == "| rgb | 25% | 25.0% | - | 25.0 |"
+
+
+def test_keys_move_where_a_feature_under_them_does() -> None:
+    speed = np.zeros((10, 10))
+    speed[0:2, 8:10], speed[6:8, 2:4], speed[8:10, 8:10] = 4, 2, 1
+    block = BlockMap("CMA", "flow", np.empty((1, 1, 3, 3), np.float32), (5, 5))
+    assert duet.moving_keys(speed, block).astype(int).tolist() == [[0, 0, 1], [1, 0, 0], [0, 0, 0]]
+
+
+def test_every_run_of_the_proofs_has_settings_and_stages_that_fit(tmp_path: Path) -> None:
+    for tree, runs in (
+        (demo_settings(tmp_path), duet.seed_runs(tmp_path, seed=2)),
+        (weizmann.fold_settings(tmp_path, tmp_path, fold=3), weizmann.fold_runs(tmp_path)),
+    ):
+        assert list(runs) == ["two_stream", "nonlocal", "cma"]
+        for changes in runs.values():
+            settings = build_settings(
+                Settings, {name: dict(section) for name, section in tree.items()}, changes
+            )
+            plan_stages(settings.train.stages, settings.model.kind)
+        assert settings.model.flow_weights == str(tmp_path / "two_stream" / "flow.pt")
+
+
+def test_hits_count_each_fold_by_the_weighted_sum() -> None:
+    rgb, flow = np.eye(3, dtype=np.float32)[[0, 1, 2]], np.eye(3, dtype=np.float32)[[1, 1, 0]]
+    fold = Predictions(("a", "b", "c"), np.array([0, 1, 0]), {"rgb": rgb, "flow": flow}, {})
+    assert weizmann.hits([fold, fold], (1, 0)) == [2, 2]
+    assert weizmann.hits([fold], (0, 1)) == [2]
+    # Equal scores count for the lower class: 0 in the first and the third video.
+    assert weizmann.hits([fold], (1, 1)) == [3]
+    table = weizmann.table(
+        {"two_stream": [fold, fold], "nonlocal": [fold, fold], "cma": [fold, fold]}
+    )
+    assert table.splitlines()[2] == "| rgb | 66.7% | 30% to 90% | 2 2 of 6 |"

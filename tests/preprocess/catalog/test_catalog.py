@@ -1,0 +1,321 @@
+"""The catalog: every video that a list names and every file that could be one, with label, split
+and key.
+"""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from twinstream.errors import InputError
+from twinstream.preprocess.catalog.catalog import (
+    Catalog,
+    Video,
+    csv_catalog,
+    folders_catalog,
+    kinetics_catalog,
+    read_catalog,
+    ucf101_catalog,
+)
+from twinstream.preprocess.catalog.listings import Listed, parse_csv, parse_kinetics
+
+LISTS = {
+    "classInd.txt": "1 Bend\n2 HandstandPushups\n3 Jack\n",
+    "trainlist01.txt": "Bend/v_Bend_g01.avi 1\nHandstandPushups/v_HandStandPushups_g01.avi 2\n",
+    "testlist01.txt": "Jack/v_Jack_g01.avi\nJack/v_Jack_g02.avi\n",
+}
+KINETICS_HEAD = "label,youtube_id,time_start,time_end,split\n"
+
+
+def touch(root: Path, *paths: str) -> Path:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+    return root
+
+
+def rows(catalog: Catalog) -> list[tuple[str, int, str, bool]]:
+    return [(video.path, video.label, video.split, video.present) for video in catalog.videos]
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31mb", "a\nb", "a\x7fb", "a\u2029b", "a\udcffb"])
+def test_a_class_with_control_characters_is_refused_with_its_place(name: str) -> None:
+    with pytest.raises(InputError) as caught:
+        csv_catalog([Listed("x.avi", name, "train", "my.csv line 2")], ["x.avi"])
+    assert (
+        str(caught.value)
+        == f"my.csv line 2: class {name!r}; expected a name without control characters"
+    )
+
+
+def test_a_link_that_leaves_the_root_is_followed_and_keyed_by_its_own_name(tmp_path: Path) -> None:
+    touch(tmp_path, "elsewhere/deep/secret.avi", "root/a/x.avi")
+    (tmp_path / "root" / "a" / "link.avi").symlink_to("../../elsewhere/deep/secret.avi")
+    (tmp_path / "root" / "b").symlink_to(tmp_path / "elsewhere")
+    catalog = read_catalog("folders", str(tmp_path / "root"))
+    assert [video.key for video in catalog.videos] == ["a/link", "a/x", "b/deep/secret"]
+
+
+def test_ucf101_labels_are_class_numbers_less_one_and_absent_files_stay() -> None:
+    catalog = ucf101_catalog(LISTS, ["Jack/v_Jack_g01.avi"])
+    assert catalog.classes == ("Bend", "HandstandPushups", "Jack")
+    assert rows(catalog) == [
+        ("Bend/v_Bend_g01.avi", 0, "train", False),
+        ("HandstandPushups/v_HandStandPushups_g01.avi", 1, "train", False),
+        ("Jack/v_Jack_g01.avi", 2, "test", True),
+        ("Jack/v_Jack_g02.avi", 2, "test", False),
+    ]
+    assert catalog.warnings == (
+        "2 classes of the lists have no folder: Bend (1 videos), HandstandPushups (1 videos)",
+    )
+
+
+def test_case_may_differ_between_list_and_disk_and_an_exact_match_wins() -> None:
+    files = [
+        "HandStandPushups/v_HandstandPushups_g01.avi",
+        "bend/v_bend_g01.avi",
+        "Bend/v_Bend_g01.avi",
+    ]
+    catalog = ucf101_catalog(LISTS, files)
+    assert [video.path for video in catalog.videos if video.present] == [
+        "Bend/v_Bend_g01.avi",
+        "HandStandPushups/v_HandstandPushups_g01.avi",
+    ]
+    assert {video.class_name for video in catalog.videos if video.present} == {
+        "Bend",
+        "HandstandPushups",
+    }
+
+
+def test_files_that_no_list_names_are_told_in_one_line() -> None:
+    files = [f"Bend/{number}.avi" for number in range(7)] + [
+        "Jack/v_Jack_g01.avi",
+        "HandstandPushups/x.avi",
+    ]
+    assert ucf101_catalog(LISTS, files).warnings == (
+        "8 files (Bend/0.avi, Bend/1.avi, Bend/2.avi, Bend/3.avi, Bend/4.avi and 3 more) that no "
+        "list names, left out",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "trainlist01.txt",
+            "Run/a.avi 4\n",
+            "trainlist01.txt line 1: class 'Run' is not in classInd.txt",
+        ),
+        (
+            "trainlist01.txt",
+            "Jack/a.avi 1\n",
+            "trainlist01.txt line 1: Jack is class 3 in classInd.txt, the line says 1",
+        ),
+        (
+            "testlist01.txt",
+            "\nBend/v_Bend_g01.avi\n",
+            "testlist01.txt line 2: Bend/v_Bend_g01.avi is in trainlist01.txt line 1 already; "
+            "expected each video once",
+        ),
+    ],
+)
+def test_lists_that_contradict_are_refused(name: str, text: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        ucf101_catalog(LISTS | {name: text}, [])
+    assert str(caught.value) == message
+
+
+def test_kinetics_files_are_found_flat_and_in_class_folders() -> None:
+    text = KINETICS_HEAD + "air drumming,-a,1,11,train\nzumba,_b,2,12,val\nzumba,c,3,13,val\n"
+    files = ["_b_000002_000012.webm", "air_drumming/-a_000001_000011.mp4"]
+    catalog = kinetics_catalog(parse_kinetics(text, "k.csv"), files)
+    assert catalog.classes == ("air drumming", "zumba")
+    assert rows(catalog) == [
+        ("_b_000002_000012.webm", 1, "val", True),
+        ("air_drumming/-a_000001_000011.mp4", 0, "train", True),
+        ("c_000003_000013", 1, "val", False),
+    ]
+
+
+def test_two_files_of_one_kinetics_clip_are_refused() -> None:
+    with pytest.raises(InputError, match=r"two files of one name, a_1\.mp4 and x/a_1\.webm"):
+        kinetics_catalog([], ["a_1.mp4", "x/a_1.webm"])
+
+
+@pytest.mark.parametrize(
+    ("files", "classes", "splits"),
+    [
+        (["a/1.avi", "b/2.avi"], ("a", "b"), ["train", "train"]),
+        (["Train/a/1.avi", "validation/b c/2.avi"], ("a", "b c"), ["train", "val"]),
+        (["train/a/1.avi", "extra/b/2.avi"], ("extra", "train"), ["train", "train"]),
+        (["1.avi", "2.gif"], ("root",), ["train", "train"]),
+        (["test/a/deep/1.avi"], ("a",), ["test"]),
+    ],
+)
+def test_folders_are_splits_and_classes_or_classes_or_nothing(
+    files: list[str], classes: tuple[str, ...], splits: list[str]
+) -> None:
+    catalog = folders_catalog(files, "root")
+    assert catalog.classes == classes
+    assert sorted(video.split for video in catalog.videos) == sorted(splits)
+    assert sorted(video.path for video in catalog.videos) == sorted(files)
+
+
+def test_a_file_beside_class_folders_is_left_out_with_a_word() -> None:
+    catalog = folders_catalog(["a/1.avi", "loose.avi"], "root")
+    assert [video.path for video in catalog.videos] == ["a/1.avi"]
+    assert catalog.warnings == ("1 files (loose.avi) in no class folder, left out",)
+
+
+def test_a_file_in_a_split_but_in_no_class_is_refused() -> None:
+    with pytest.raises(InputError, match=r"val/2\.avi: in a split's folder but in no class's"):
+        folders_catalog(["train/a/1.avi", "val/2.avi"], "root")
+
+
+def test_two_videos_with_one_key_are_both_named() -> None:
+    with pytest.raises(InputError) as caught:
+        folders_catalog(["a/v.1.avi", "a/v_1.mp4"], "root")
+    assert (
+        str(caught.value) == "two videos with one key 'a/v_1': a/v.1.avi and a/v_1.mp4; rename one"
+    )
+
+
+def test_csv_labels_that_are_numbers_are_sorted_as_numbers() -> None:
+    listed = parse_csv("path,label,split\na.avi,10,train\nb.avi,9,test\nc.avi,2,test\n", "my.csv")
+    catalog = csv_catalog(listed, ["a.avi", "b.avi"])
+    assert catalog.classes == ("2", "9", "10")
+    assert catalog.videos[0] == Video("a", "a.avi", "10", 2, "train", True)
+    assert rows(catalog)[1:] == [("b.avi", 1, "test", True), ("c.avi", 0, "test", False)]
+
+
+def test_every_file_that_is_not_hidden_or_text_could_be_a_video(tmp_path: Path) -> None:
+    touch(
+        tmp_path,
+        "a/-x.avi",
+        "a/empty.mp4",
+        "a/song.mp3",
+        "a/bare",
+        "a/labels.txt",
+        "a/.hidden.avi",
+        ".git/b.avi",
+    )
+    (tmp_path / "a" / "link.avi").symlink_to("nowhere")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    catalog = read_catalog("folders", str(tmp_path))
+    assert [video.path for video in catalog.videos] == [
+        "a/-x.avi",
+        "a/bare",
+        "a/empty.mp4",
+        "a/link.avi",
+        "a/song.mp3",
+    ]
+
+
+@pytest.mark.parametrize("folder", ["videos", "splits", "elsewhere"])
+def test_split_lists_are_found_in_the_root_beside_it_or_where_told(
+    tmp_path: Path, folder: str
+) -> None:
+    touch(tmp_path, "videos/Jack/v_Jack_g01.avi", f"{folder}/x.txt")
+    for name, text in LISTS.items():
+        (tmp_path / folder / name).write_text(text)
+    splits = str(tmp_path / folder) if folder == "elsewhere" else None
+    assert len(read_catalog("ucf101", str(tmp_path / "videos"), splits=splits).videos) == 4
+
+
+def test_what_is_not_there_is_told_in_one_line_with_its_path(tmp_path: Path) -> None:
+    root = touch(tmp_path / "videos", "a.avi")
+    for name, text in LISTS.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "my.csv").write_text("path,label\nb.avi,x\nc.avi,x\n")
+    absent, beside = (
+        tmp_path / "absent",
+        f"{tmp_path}/trainlist07.txt; there is classInd.txt, testlist01.txt",
+    )
+    for arguments, message in [
+        ({"kind": "folders", "root": str(absent)}, f"dataset.root {absent}: no such folder"),
+        ({"kind": "ucf101", "root": str(root)}, "dataset.splits: not set, and no classInd.txt in"),
+        ({"kind": "ucf101", "root": str(root), "splits": str(tmp_path), "fold": 7}, beside),
+        ({"kind": "csv", "root": str(root)}, "dataset.annotations: not set; a dataset of kind csv"),
+        ({"kind": "csv", "root": str(root), "annotations": str(absent)}, f"no file {absent}"),
+        (
+            {"kind": "csv", "root": str(root), "annotations": str(tmp_path / "my.csv")},
+            f"dataset.root {root}: holds none of the 2 videos that the lists name; first looked "
+            "for: b.avi",
+        ),
+    ]:
+        with pytest.raises(InputError) as caught:
+            read_catalog(**arguments)
+        assert message in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_list_without_videos_is_an_empty_catalog(tmp_path: Path) -> None:
+    (tmp_path / "my.csv").write_text("path,label\n")
+    catalog = read_catalog("csv", str(tmp_path), annotations=str(tmp_path / "my.csv"))
+    assert catalog == Catalog((), (), ())
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("fold", "train", "test"), [(1, 9537, 3783), (2, 9586, 3734), (3, 9624, 3696)]
+)
+def test_the_official_ucf101_lists_name_13320_videos(
+    real_data: Path, fold: int, train: int, test: int
+) -> None:
+    catalog = read_catalog("ucf101", str(real_data / "ucf101" / "videos"), fold=fold)
+    assert Counter(video.split for video in catalog.videos) == {"train": train, "test": test}
+    assert len(catalog.videos) == 13_320
+    assert len(catalog.classes) == 101
+    assert sum(video.present for video in catalog.videos) == 67
+    assert len(catalog.warnings) == 1
+    assert catalog.warnings[0].startswith(
+        "55 classes of the lists have no folder: ApplyEyeMakeup (145 videos)"
+    )
+
+
+@pytest.mark.real
+def test_handstand_pushups_is_found_whatever_the_case_of_its_folder(real_data: Path) -> None:
+    splits = real_data / "ucf101" / "splits"
+    names = ("classInd.txt", "trainlist01.txt", "testlist01.txt")
+    lists = {name: (splits / name).read_text() for name in names}
+    for folder in ("HandstandPushups", "HandStandPushups"):
+        catalog = ucf101_catalog(lists, [f"{folder}/v_HandStandPushups_g08_c03.avi"])
+        (video,) = (video for video in catalog.videos if video.present)
+        assert (video.class_name, catalog.classes[video.label]) == (
+            "HandstandPushups",
+            "HandstandPushups",
+        )
+
+
+@pytest.mark.real
+def test_the_official_kinetics_csv_gives_400_classes_and_every_video_absent(
+    real_data: Path,
+) -> None:
+    splits = real_data / "kinetics400" / "splits"
+    listed = parse_kinetics((splits / "kinetics-400_val.csv").read_text(), "kinetics-400_val.csv")
+    catalog = kinetics_catalog(listed, [])
+    assert len(catalog.videos) == 19_906
+    assert not any(video.present for video in catalog.videos)
+    assert set(catalog.classes) == set((splits / "label_map_k400.txt").read_text().splitlines())
+    assert len(catalog.classes) == 400
+
+
+@pytest.mark.real
+def test_several_kinetics_csvs_are_one_catalog(real_data: Path, tmp_path: Path) -> None:
+    touch(tmp_path, "abseiling/_4YTwq0-73Y_000044_000054.mp4", "-3B32lodo2M_000059_000069.mkv")
+    splits = real_data / "kinetics400" / "splits"
+    tables = tuple(str(splits / name) for name in ("tiny_train.csv", "tiny_val.csv"))
+    catalog = read_catalog("kinetics", str(tmp_path), annotations=tables)
+    assert Counter(video.split for video in catalog.videos) == {"train": 400, "val": 400}
+    assert [video.path for video in catalog.videos if video.present] == [
+        "-3B32lodo2M_000059_000069.mkv",
+        "abseiling/_4YTwq0-73Y_000044_000054.mp4",
+    ]
+
+
+@pytest.mark.real
+def test_all_awkward_files_are_in_the_catalog(real_data: Path) -> None:
+    catalog = read_catalog("folders", str(real_data / "awkward"))
+    assert len(catalog.videos) == 31
+    assert catalog.classes == ("awkward",)
+    assert catalog.videos[0].key == "-moviepy-leading-dash-"

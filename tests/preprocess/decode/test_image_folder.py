@@ -1,0 +1,157 @@
+"""Folders of numbered images in the place of videos: which images are the frames, and what is
+absent is told.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.support.videos import moving_square
+from twinstream.preprocess.catalog.catalog import read_catalog
+from twinstream.preprocess.cluster.worker import WorkerSetup, make_recipe
+from twinstream.preprocess.decode.image_folder import open_frames
+from twinstream.preprocess.job import run_job
+from twinstream.preprocess.plan import dataset_build, plan_jobs
+from twinstream.preprocess.settings import byte_settings
+from twinstream.section import build_settings
+from twinstream.settings import Settings
+from twinstream.shards.format.video_table import Reason, VideoError, VideoRow
+from twinstream.shards.read.dataset import ShardDataset
+from twinstream.shards.read.members import read_meta
+from twinstream.shards.verify import faults
+
+
+def write_frames(
+    folder: Path, num_frames: int, *, first: int = 1, suffix: str = ".jpg", width: int = 64
+) -> Path:
+    folder.mkdir(parents=True)
+    for number, frame in enumerate(moving_square(num_frames, width=width), first):
+        cv2.imwrite(str(folder / f"img_{number:05d}{suffix}"), frame[..., ::-1])
+    return folder
+
+
+def test_images_come_out_as_stored_in_chunks(tmp_path: Path) -> None:
+    folder = write_frames(tmp_path / "v", 7, suffix=".png")
+    with open_frames(folder, size=(64, 48), short_side=None, chunk_frames=3) as video:
+        chunks = list(video)
+    assert [len(chunk) for chunk in chunks] == [3, 3, 1]
+    np.testing.assert_array_equal(np.concatenate(chunks), moving_square(7))
+    assert (video.info.width, video.info.height, video.info.fps, video.info.frames_in_header) == (
+        64,
+        48,
+        None,
+        7,
+    )
+
+
+def test_the_aspect_is_kept_with_short_side(tmp_path: Path) -> None:
+    folder = write_frames(tmp_path / "v", 2, width=96)
+    with open_frames(folder, size=None, short_side=24, chunk_frames=8) as video:
+        assert next(iter(video)).shape == (2, 24, 48, 3)
+
+
+def cut_short(image: Path) -> None:
+    image.write_bytes(image.read_bytes()[:-40])
+
+
+def resize(image: Path) -> None:
+    cv2.imwrite(str(image), np.zeros((10, 20, 3), np.uint8))
+
+
+def replace_by_text(image: Path) -> None:
+    image.write_bytes(b"no image" * 10 + b"\xff\xd9")
+
+
+@pytest.mark.parametrize(
+    ("damage", "detail"),
+    [
+        (cut_short, "bytes without the end of a JPEG"),
+        (resize, "img_00004.jpg: 20x10, the first image is 64x48"),
+        (replace_by_text, "img_00004.jpg: Invalid data found when processing input"),
+        (Path.unlink, "img_00003.jpg and img_00005.jpg are not neighbours"),
+    ],
+)
+def test_a_damaged_image_makes_the_video_unusable(
+    tmp_path: Path, damage: Callable[[Path], None], detail: str
+) -> None:
+    folder = write_frames(tmp_path / "v", 6)
+    damage(folder / "img_00004.jpg")
+    with (
+        pytest.raises(VideoError, match=detail) as caught,
+        open_frames(folder, size=(32, 32), short_side=None, chunk_frames=2) as video,
+    ):
+        list(video)
+    assert caught.value.reason is Reason.DECODE_ERROR
+
+
+def test_images_of_too_many_pixels_are_too_large(tmp_path: Path) -> None:
+    folder = write_frames(tmp_path / "v", 6)
+    with (
+        pytest.raises(VideoError, match="too_large: 64x48 is more than 3000 pixels"),
+        open_frames(folder, size=(32, 32), short_side=None, chunk_frames=2, max_pixels=3000),
+    ):
+        pass
+
+
+def test_a_csv_names_folders_of_frames(tmp_path: Path) -> None:
+    write_frames(tmp_path / "frames" / "one.avi", 2)
+    write_frames(tmp_path / "frames" / "unnamed", 2)
+    (tmp_path / "list.csv").write_text("path,label,split\none.avi/,run,val\ntwo,walk,val\n")
+    catalog = read_catalog(
+        "rawframes", str(tmp_path / "frames"), annotations=str(tmp_path / "list.csv")
+    )
+    assert [(video.key, video.path, video.label, video.present) for video in catalog.videos] == [
+        ("one_avi", "one.avi", 0, True),
+        ("two", "two", 1, False),
+    ]
+    assert catalog.warnings == ("1 folders (unnamed) that no list names, left out",)
+
+
+def written(root: Path, out: Path, chunk_frames: int) -> list[VideoRow]:
+    """The dataset of a root of frames, without Ray."""
+    tree = {
+        "dataset": {"kind": "rawframes", "root": str(root)},
+        "preprocess": {
+            "size": 32,
+            "chunk_frames": chunk_frames,
+            "tvl1": {"warps": 1, "iterations": 5},
+        },
+    }
+    settings = build_settings(Settings, tree)
+    catalog = read_catalog("rawframes", str(root))
+    made_with = byte_settings(settings.dataset, settings.preprocess, settings.shards, "opencv")
+    setup = WorkerSetup(
+        root=root,
+        out=out,
+        dataset=settings.dataset,
+        preprocess=settings.preprocess,
+        shards=settings.shards,
+        engine="opencv",
+    )
+    jobs = plan_jobs(catalog.videos, 2, seed=0)
+    for job in jobs:
+        list(run_job(job, root=root, out=out, recipe=make_recipe(setup)))
+    return dataset_build(out, catalog, jobs, made_with, settings.preprocess.bound).finish()
+
+
+def test_folders_of_frames_become_a_sound_dataset_and_every_one_has_a_row(tmp_path: Path) -> None:
+    root = tmp_path / "frames"
+    write_frames(root / "a" / "one", 8)
+    write_frames(root / "b" / "two", 7, first=0, suffix=".png")
+    write_frames(root / "b" / "short", 3)
+    (write_frames(root / "b" / "gap", 9) / "img_00005.jpg").unlink()
+    (root / "b" / "lost").mkdir()
+    rows = written(root, tmp_path / "out", chunk_frames=3)
+    assert {row.key: (row.status, row.reason, row.num_frames, row.fps) for row in rows} == {
+        "a/one": ("written", None, 8, None),
+        "b/two": ("written", None, 7, None),
+        "b/short": ("skipped", "too_short", 3, None),
+        "b/gap": ("skipped", "decode_error", None, None),
+        "b/lost": ("skipped", "unreadable", None, None),
+    }
+    assert list(faults(tmp_path / "out")) == []
+    assert read_meta(ShardDataset(tmp_path / "out").sample("a/one")).fps == 0.0
+    assert rows == written(root, tmp_path / "again", chunk_frames=32)

@@ -1,0 +1,68 @@
+"""Doctor: predictions as arithmetic, and a report that names every engine."""
+
+import numpy as np
+import pytest
+import torch
+
+from twinstream.preprocess import doctor
+from twinstream.preprocess.cluster.resources import Node
+from twinstream.preprocess.doctor import (
+    FrameCost,
+    Prediction,
+    drawn_frames,
+    gray_frames,
+    predict,
+    report,
+    stage_rate,
+)
+from twinstream.preprocess.flow.engine import TvL1Params
+from twinstream.preprocess.flow.engines import open_engine
+
+
+def test_a_prediction_is_the_arithmetic_of_its_docstring() -> None:
+    expected = predict(100, frames_a_second=50, bytes_per_frame=20_000)
+    assert expected == Prediction(9_000_000, pytest.approx(50.0), pytest.approx(180e9))
+
+
+@pytest.mark.parametrize(
+    ("flow", "cost_seconds", "node", "rate"),
+    [
+        (125, 0.002, Node(10), 1000),
+        (125, 0.002, Node(1), 100),
+        (3000, 0.002, Node(10, 2), 5000),
+        (3000, 0.002, Node(16, 2), 6000),
+        (3000, 0.002, Node(16, 1), 3000),
+        (3000, 0.002, Node(4, 1), 2000),
+    ],
+)
+def test_a_machine_is_as_fast_as_the_slower_of_its_gpus_and_its_cores(
+    flow: float, cost_seconds: float, node: Node, rate: float
+) -> None:
+    assert stage_rate(flow, cost_seconds, node) == pytest.approx(rate)
+
+
+def test_the_built_in_frames_pan_as_they_say() -> None:
+    flow = open_engine("numba", TvL1Params())(gray_frames(drawn_frames(96, num_frames=3)))
+    assert np.abs(np.median(flow, axis=(0, 1, 2)) - (2, 1)).max() < 0.2
+
+
+def test_the_report_names_every_engine_and_the_best_one() -> None:
+    told = report(hours_of_video=10, size=48)
+    assert told.count("(auto)") == 1
+    assert "frames/s at 48x48 on one core" in told
+    assert "opencv" in told
+    assert "cuda" in told
+    assert "10 hours of video at 25 frames/s are 900,000 frames" in told
+
+
+def test_the_report_counts_gpus_and_predicts_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = {"numba": 50.0, "cuda": 3000.0, "opencv": 2.0}
+    monkeypatch.setattr(doctor, "this_node", lambda: Node(10, 2))
+    monkeypatch.setattr(doctor, "resolve_engine", lambda name: "cuda")
+    monkeypatch.setattr(doctor, "flow_rate", lambda name, size: rates[name])
+    monkeypatch.setattr(doctor, "measured_cost", lambda size: FrameCost(0.002, 20_000.0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: "H100")
+    told = report(hours_of_video=100, size=256)
+    assert "10 cores, 2 GPUs (H100), " in told
+    assert "  cuda     3000.0 frames/s at 256x256 on one GPU (auto)\n" in told
+    assert told.endswith("are 9,000,000 frames: 0.5 hours on 2 GPUs and 10 cores, 180 GB of shards")

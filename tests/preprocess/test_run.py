@@ -1,0 +1,315 @@
+"""Videos to a dataset through Ray: real files, real workers, and what happens when
+things go wrong.
+"""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.command import cli
+from tests.support.digests import dataset_digests
+from tests.support.paths import ROOT
+from tests.support.stage import config, tree
+from tests.support.videos import write_sound, write_video
+from twinstream.errors import InputError
+from twinstream.preprocess.duet import draw_video
+from twinstream.preprocess.run import check_skipped, preprocess
+from twinstream.section import build_settings
+from twinstream.settings import Settings
+from twinstream.shards.format.video_table import Status, VideoRow, read_videos, summary
+from twinstream.shards.read.dataset import ShardDataset
+from twinstream.shards.verify import faults
+
+FRAMES = draw_video(np.random.default_rng(0), 0, 0, 48, 9)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten good videos of two classes in two splits, and one of each kind that cannot be used."""
+    root = tmp_path_factory.mktemp("videos")
+    for split, count in (("train", 7), ("test", 3)):
+        for number in range(count):
+            name = f"{split}/class{number % 2}/{number}.avi"
+            write_video(
+                root / name,
+                draw_video(np.random.default_rng(number), number % 4, number % 2, 48, 8 + number),
+            )
+    bad = root / "train" / "class0"
+    (bad / "empty.avi").write_bytes(b"")
+    (bad / "text.avi").write_text("this is no video\n" * 50)
+    write_video(bad / "one frame.avi", FRAMES[:1])
+    write_video(bad / "short.avi", FRAMES[:5])
+    write_sound(bad / "sound.mp3")
+    whole = write_video(bad / "cut.avi", np.concatenate([FRAMES] * 6))
+    whole.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    return root
+
+
+def run(root: Path, out: Path, *overrides: str) -> list[VideoRow]:
+    settings = build_settings(Settings, tree(root, out), overrides)
+    return preprocess(settings.dataset, settings.preprocess, settings.shards)
+
+
+@pytest.fixture(scope="module")
+def finished(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("out") / "shards"
+    run(videos, out)
+    return out
+
+
+def test_every_video_has_a_row_with_the_right_reason(finished: Path) -> None:
+    rows = read_videos(finished / "videos.parquet")
+    told = {row.path: row.reason for row in rows if row.status != Status.WRITTEN}
+    assert told == {
+        "train/class0/cut.avi": "decode_error",
+        "train/class0/empty.avi": "unreadable",
+        "train/class0/one frame.avi": "too_short",
+        "train/class0/short.avi": "too_short",
+        "train/class0/sound.mp3": "no_video_stream",
+        "train/class0/text.avi": "unreadable",
+    }
+    assert (
+        summary(rows)
+        == "10 written · 6 skipped: decode_error 1, no_video_stream 1, too_short 2, unreadable 2"
+    )
+
+
+def test_the_dataset_is_sound_and_holds_what_was_drawn(finished: Path) -> None:
+    assert list(faults(finished)) == []
+    dataset = ShardDataset(finished)
+    assert dataset.manifest.classes == ("class0", "class1")
+    samples = [sample for split in dataset.splits.values() for sample in split]
+    assert {sample.index.key: sample.index.num_frames for sample in samples} == {
+        f"{split}/class{n % 2}/{n}": 8 + n
+        for split, count in (("train", 7), ("test", 3))
+        for n in range(count)
+    }
+
+
+def test_one_worker_and_other_chunks_give_the_same_bytes(
+    videos: Path, finished: Path, tmp_path: Path
+) -> None:
+    run(videos, tmp_path / "again", "preprocess.workers=1", "preprocess.chunk_frames=3")
+    assert dataset_digests(tmp_path / "again") == dataset_digests(finished)
+
+
+def test_a_finished_dataset_is_left_alone(videos: Path, finished: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    rows = run(videos, finished)
+    assert summary(rows) == summary(read_videos(finished / "videos.parquet"))
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+def test_another_settings_dataset_is_refused_with_the_setting_that_differs(
+    videos: Path, finished: Path
+) -> None:
+    with pytest.raises(InputError, match=r"made with shards\.jpeg_quality = 95, not 80"):
+        run(videos, finished, "shards.jpeg_quality=80")
+    with pytest.raises(InputError, match=r"made with preprocess\.tvl1\.warps = 1, not 2"):
+        run(videos, finished, "preprocess.tvl1.warps=2")
+
+
+def test_another_catalogs_dataset_is_refused_and_kept(
+    videos: Path, finished: Path, tmp_path: Path
+) -> None:
+    before = dataset_digests(finished)
+    other = tmp_path / "videos"
+    write_video(other / "train" / "class0" / "other.avi", FRAMES)
+    with pytest.raises(InputError, match="holds shards of other videos"):
+        run(other, finished)
+    half = tmp_path / "half"
+    shutil.copytree(finished, half)
+    (half / "dataset.json").unlink()
+    with pytest.raises(InputError, match=r"would not make|of other videos"):
+        run(other, half)
+    assert dataset_digests(finished) == before
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
+    videos: Path, finished: Path, tmp_path: Path, number: int, code: int
+) -> None:
+    out = tmp_path / "shards"
+    command = ["preprocess", "-c", config(tmp_path, videos, out), "--set", "preprocess.workers=1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "twinstream", *command], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    while not list(out.glob("*/*.parquet")):
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        time.sleep(0.005)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == code, told
+    assert "Traceback" not in told
+    assert not (out / "dataset.json").exists()
+    done = cli(*command)
+    assert done.returncode == 0, done.stderr
+    assert dataset_digests(out) == dataset_digests(finished)
+
+
+def listening_beyond_loopback() -> set[str]:
+    """Local addresses of sockets that accept connections from other machines."""
+    loopback = (
+        "0100007F:",
+        "0000000000000000FFFF00000100007F:",
+        "00000000000000000000000001000000:",
+    )
+    lines = [
+        line.split()
+        for name in ("tcp", "tcp6")
+        for line in Path("/proc/net", name).read_text().splitlines()
+    ]
+    return {
+        fields[1] for fields in lines if fields[3] == "0A" and not fields[1].startswith(loopback)
+    }
+
+
+def test_ray_starts_by_itself_and_listens_on_loopback_only(videos: Path, tmp_path: Path) -> None:
+    before = listening_beyond_loopback()
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "twinstream",
+            "preprocess",
+            "-c",
+            config(tmp_path, videos, tmp_path / "shards"),
+        ],
+        cwd=ROOT,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    opened: set[str] = set()
+    while process.poll() is None:
+        opened |= listening_beyond_loopback() - before
+        time.sleep(0.05)
+    assert process.returncode == 0
+    assert opened == set()
+
+
+def without_root_override() -> None:
+    """Root may write anywhere; without CAP_DAC_OVERRIDE (1) in the bounding set its children may
+    not.
+    """
+    import ctypes
+
+    ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
+
+
+def test_a_read_only_output_folder_is_one_line(videos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "shards"
+    out.mkdir(mode=0o500)
+    done = cli("preprocess", "-c", config(tmp_path, videos, out), preexec_fn=without_root_override)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert (
+        done.stderr == f"twinstream: shards.path {out}: cannot be written to (Permission denied)\n"
+    )
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("preprocess.engine=cuda", "engine: cuda"),
+        ("dataset.root=/nowhere", "/nowhere"),
+        ("preprocess.sise=3", "preprocess.sise: no such key; did you mean preprocess.size?"),
+    ],
+)
+def test_bad_input_ends_in_one_line_and_code_1(
+    videos: Path, tmp_path: Path, override: str, message: str
+) -> None:
+    done = cli("preprocess", "-c", config(tmp_path, videos, tmp_path / "shards"), "--set", override)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "shards").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        (
+            "ray://127.0.0.1:10001",
+            "Ray Client cannot stream what workers tell; start twinstream on a node of the",
+        ),
+        (
+            "127.0.0.1:1",
+            "no Ray cluster answers there, or not to this token ([Errno 111] Connection refused)",
+        ),
+    ],
+)
+def test_an_address_where_no_cluster_can_be_used_is_one_line(
+    videos: Path, tmp_path: Path, address: str, message: str
+) -> None:
+    done = cli(
+        "preprocess", "-c", config(tmp_path, videos, tmp_path / "shards"), "--address", address
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"twinstream: --address {address}: {message}")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "shards").exists()
+
+
+def test_two_videos_with_one_key_are_both_named(videos: Path, tmp_path: Path) -> None:
+    for name in ("a.b.avi", "a_b.avi"):
+        write_video(tmp_path / "v" / "train" / "class0" / name, FRAMES)
+    with pytest.raises(InputError, match=r"a\.b\.avi.*a_b\.avi|a_b\.avi.*a\.b\.avi"):
+        run(tmp_path / "v", tmp_path / "shards")
+
+
+def test_a_class_of_the_split_list_without_a_folder_is_told_and_its_videos_are_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, splits = tmp_path / "videos", tmp_path / "splits"
+    write_video(root / "Here" / "v_Here_g01_c01.avi", FRAMES)
+    splits.mkdir()
+    (splits / "classInd.txt").write_text("1 Here\n2 Absent\n")
+    (splits / "trainlist01.txt").write_text(
+        "Here/v_Here_g01_c01.avi 1\nAbsent/v_Absent_g01_c01.avi 2\n"
+    )
+    (splits / "testlist01.txt").write_text("Absent/v_Absent_g02_c01.avi\n")
+    rows = run(root, tmp_path / "shards", "dataset.kind=ucf101", f"dataset.splits={splits}")
+    assert summary(rows) == "1 written · 2 missing"
+    assert "Absent" in capsys.readouterr().err
+    assert list(faults(tmp_path / "shards")) == []
+
+
+def test_a_dry_run_tells_the_plan_and_writes_nothing(videos: Path, tmp_path: Path) -> None:
+    done = cli("preprocess", "-c", config(tmp_path, videos, tmp_path / "shards"), "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "16 videos of 2 classes: 3 test, 13 train; 0 missing" in done.stdout
+    assert not (tmp_path / "shards").exists()
+
+
+def test_a_run_in_which_no_video_could_be_used_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "videos" / "a").mkdir(parents=True)
+    (tmp_path / "videos" / "a" / "x.avi").write_text("no video")
+    done = cli("preprocess", "-c", config(tmp_path, tmp_path / "videos", tmp_path / "shards"))
+    assert done.returncode == 1
+    assert "no video could be used (0 written · 1 skipped: unreadable 1)" in done.stderr
+    assert list(faults(tmp_path / "shards")) == []
+
+
+def test_a_root_without_any_video_is_one_line_and_makes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    done = cli("preprocess", "-c", config(tmp_path, tmp_path / "videos", tmp_path / "out"))
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "no videos there" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_more_skipped_videos_than_allowed_are_an_error(finished: Path) -> None:
+    rows = read_videos(finished / "videos.parquet")
+    check_skipped(rows, 6, "out")
+    check_skipped(rows, None, "out")
+    with pytest.raises(InputError, match=r"6 videos skipped, preprocess\.max_skipped is 5"):
+        check_skipped(rows, 5, "out")

@@ -1,0 +1,51 @@
+"""Splits: one spelling each, whatever a list, a CSV or a folder calls them."""
+
+from pathlib import Path
+
+import pytest
+
+from twinstream.errors import InputError
+from twinstream.shards.format.split_names import known_split, split_name, split_of_list
+
+ALIASES = {
+    "train": ["train", "training", "Train", "TRAINING"],
+    "val": ["val", "valid", "validate", "validation", "Validation"],
+    "test": ["test", "testing", "Test"],
+}
+
+
+@pytest.mark.parametrize(
+    ("word", "split"), [(word, split) for split, words in ALIASES.items() for word in words]
+)
+def test_a_split_has_one_spelling(word: str, split: str) -> None:
+    assert known_split(word) == split
+    assert split_name(f" {word} ", "my.csv line 2") == split
+    assert split_of_list(Path(f"lists/ucf101_{word}_split_1_rawframes.txt")) == split
+    assert split_of_list(Path(f"{word}.txt")) == split
+
+
+@pytest.mark.parametrize("word", ["test_2", "minival", "holdout"])
+def test_a_word_that_is_no_alias_stays(word: str) -> None:
+    assert known_split(word) is None
+    assert split_name(word.title(), "my.csv line 2") == word
+
+
+def test_a_list_without_the_name_of_a_split_is_one_itself() -> None:
+    assert split_of_list(Path("lists/Holdout_rawframes.txt")) == "holdout"
+
+
+@pytest.mark.parametrize("text", ["", "../val", "a b", "a\nb"])
+def test_a_split_that_could_not_name_a_folder_is_refused(text: str) -> None:
+    with pytest.raises(InputError) as caught:
+        split_name(text, "my.csv line 2")
+    assert str(caught.value) == (
+        f"my.csv line 2: split {text!r}; expected a word such as train, val or test"
+    )
+
+
+def test_a_list_whose_name_could_not_name_a_folder_is_refused() -> None:
+    with pytest.raises(InputError) as caught:
+        split_of_list(Path("lists/x y.txt"))
+    assert str(caught.value) == (
+        "lists/x y.txt: split 'x y'; expected a word such as train, val or test"
+    )

@@ -1,0 +1,380 @@
+"""Import: the bytes of the folders, the meaning that their tool gave them, and no video that does
+not line up.
+"""
+
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.support.command import run
+from tests.support.digests import digests
+from tests.support.paths import ROOT
+from tests.support.rawframes import SIZE, bring_in, draw_video, stored
+from twinstream.errors import InputError
+from twinstream.shards.format.image import encode_jpeg
+from twinstream.shards.format.manifest import read_manifest
+from twinstream.shards.format.video_table import read_videos, summary
+from twinstream.shards.rawframes.alignment import Layout
+from twinstream.shards.rawframes.exporter import export_rawframes
+from twinstream.shards.rawframes.folders import found_videos, listed_videos
+from twinstream.shards.rawframes.importer import foreign_codec, import_rawframes
+from twinstream.shards.read.dataset import ShardDataset
+from twinstream.shards.read.members import read_flow, read_frames, read_meta
+from twinstream.shards.verify import faults
+
+
+def test_a_dataset_exported_and_imported_has_identical_frames_flow_labels_and_splits(
+    dataset: Path, tmp_path: Path
+) -> None:
+    frames, back = tmp_path / "frames", tmp_path / "back"
+    export_rawframes(dataset, frames)
+    lists = [frames / "train_rawframes.txt", frames / "test_rawframes.txt"]
+    rows = bring_in(frames, back, listed_videos(frames, lists, None))
+    assert list(faults(back)) == []
+    assert summary(rows) == "5 written"
+    assert stored(back) == stored(dataset)
+    ours, theirs = ShardDataset(back), ShardDataset(dataset)
+    assert ours.manifest.classes == theirs.manifest.classes
+    assert ours.manifest.flow_codec == theirs.manifest.flow_codec
+    for split in ("train", "test"):
+        assert {(s.index.key, s.index.label, s.index.num_frames) for s in ours.samples(split)} == {
+            (s.index.key, s.index.label, s.index.num_frames) for s in theirs.samples(split)
+        }
+
+
+def test_importing_twice_gives_the_same_bytes_and_a_second_run_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    for name in ("a/v1", "a/v2", "b/v1"):
+        draw_video(tmp_path / "in" / name)
+    bring_in(tmp_path / "in", tmp_path / "x", videos_per_shard=2)
+    before = digests(tmp_path / "x")
+    assert summary(bring_in(tmp_path / "in", tmp_path / "x", videos_per_shard=2)) == "3 written"
+    bring_in(tmp_path / "in", tmp_path / "y", videos_per_shard=2)
+    assert digests(tmp_path / "x") == before == digests(tmp_path / "y")
+    assert sorted(path.name for path in (tmp_path / "x" / "train").glob("*.tar")) == [
+        "train-000000.tar",
+        "train-000001.tar",
+    ]
+
+
+def test_an_import_that_was_stopped_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a/v1", "a/v2", "b/v1"):
+        draw_video(tmp_path / "in" / name)
+    bring_in(tmp_path / "in", tmp_path / "whole", videos_per_shard=1)
+
+    seen: list[str] = []
+
+    def stop(key: str) -> None:
+        seen.append(key)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bring_in(tmp_path / "in", tmp_path / "out", videos_per_shard=1, progress=stop)
+    assert len(list((tmp_path / "out").rglob("*.tar"))) == 1
+    bring_in(tmp_path / "in", tmp_path / "out", videos_per_shard=1)
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+
+
+def test_dense_flow_is_read_with_the_field_that_leads_from_each_frame(tmp_path: Path) -> None:
+    draw_video(tmp_path / "in" / "a" / "v", 4, base=1, num_flow=4)
+    bring_in(tmp_path / "in", tmp_path / "out", layout=Layout.DENSE_FLOW)
+    sample = ShardDataset(tmp_path / "out").sample("a/v")
+    assert read_flow(sample, 0, 3)[:, 0, 0, 0].tolist() == [138, 148, 158]
+    assert np.abs(read_frames(sample, [0, 3])[:, 0, 0, 0].astype(int) - [0, 60]).max() <= 2
+    assert list(faults(tmp_path / "out")) == []
+
+
+def test_what_folders_do_not_tell_is_unknown(tmp_path: Path) -> None:
+    draw_video(tmp_path / "in" / "a" / "v")
+    (row,) = bring_in(tmp_path / "in", tmp_path / "out")
+    meta = read_meta(ShardDataset(tmp_path / "out").sample("a/v"))
+    assert (row.fps, row.saturated, meta.fps, meta.width, meta.height) == (None, None, 0.0, 24, 16)
+    assert row.mean_flow == pytest.approx((0 + 10 + 20) / 3 * 20 / 127, abs=1e-4)
+
+
+def test_classes_and_splits_follow_from_the_folders(tmp_path: Path) -> None:
+    for name in ("train/run fast/v.1", "val/a/v1"):
+        draw_video(tmp_path / "in" / name)
+    rows = bring_in(tmp_path / "in", tmp_path / "out")
+    assert [(row.key, row.class_name, row.label, row.split) for row in rows] == [
+        ("train/run fast/v_1", "run fast", 1, "train"),
+        ("val/a/v1", "a", 0, "val"),
+    ]
+    assert read_manifest(tmp_path / "out").classes == ("a", "run fast")
+
+
+def test_lists_of_other_words_make_the_splits_train_val_and_test(tmp_path: Path) -> None:
+    lists = []
+    for number, name in enumerate(("Training", "validation", "testing")):
+        draw_video(tmp_path / "in" / "a" / f"v{number}")
+        lists.append(tmp_path / f"{name}_rawframes.txt")
+        lists[-1].write_text(f"a/v{number} 4 0\n")
+    rows = bring_in(tmp_path / "in", tmp_path / "out", listed_videos(tmp_path / "in", lists, None))
+    assert [row.split for row in sorted(rows, key=lambda row: row.key)] == ["train", "val", "test"]
+    assert set(read_manifest(tmp_path / "out").splits) == {"train", "val", "test"}
+
+
+@pytest.mark.parametrize("name", ["frame_{:06d}.jpg", "{}.jpg", "IMG_{}.JPG", "v.Run_{:03d}.jpeg"])
+def test_frames_may_have_any_prefix_that_is_one(tmp_path: Path, name: str) -> None:
+    draw_video(tmp_path / "in" / "a" / "v")
+    bring_in(tmp_path / "in", tmp_path / "usual")
+    for t in range(4):
+        image = tmp_path / "in" / "a" / "v" / f"img_{t:05d}.jpg"
+        image.rename(image.with_name(name.format(t)))
+    bring_in(tmp_path / "in", tmp_path / "out")
+    assert digests(tmp_path / "out") == digests(tmp_path / "usual")
+
+
+def test_the_command_names_folders_that_it_leaves_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_video(tmp_path / "in" / "a" / "v")
+    draw_video(tmp_path / "in" / "loose")
+    folders = (str(tmp_path / "in"), "--out", str(tmp_path / "out"))
+    assert run(monkeypatch, "shards", "import", *folders, "--bound", "20") == 0
+    assert "1 folders (loose) in no class folder, left out\n" in capsys.readouterr().err
+    assert [row.key for row in read_videos(tmp_path / "out" / "videos.parquet")] == ["a/v"]
+
+
+def break_gap(folder: Path) -> None:
+    (folder / "img_00001.jpg").unlink()
+
+
+def break_size(folder: Path) -> None:
+    (folder / "img_00001.jpg").write_bytes(encode_jpeg(np.zeros((16, 16, 3), np.uint8), 95))
+
+
+def break_channels(folder: Path) -> None:
+    (folder / "flow_y_00001.jpg").write_bytes(encode_jpeg(np.zeros((*SIZE, 3), np.uint8), 95))
+
+
+def break_end(folder: Path) -> None:
+    whole = (folder / "flow_x_00001.jpg").read_bytes()
+    (folder / "flow_x_00001.jpg").write_bytes(whole[:-20])
+
+
+def png(folder: Path) -> bytes:
+    image = cv2.imread(str(folder / "img_00001.jpg"))
+    return cv2.imencode(".png", image)[1].tobytes()
+
+
+def break_png(folder: Path) -> None:
+    (folder / "img_00001.png").write_bytes(png(folder))
+    (folder / "img_00001.jpg").unlink()
+
+
+def break_content(folder: Path) -> None:
+    (folder / "img_00001.jpg").write_bytes(png(folder) + b"\xff\xd9")
+
+
+def break_all(folder: Path) -> None:
+    for image in folder.iterdir():
+        image.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason", "detail"),
+    [
+        (break_gap, "misaligned", "img_00000.jpg and img_00002.jpg are not neighbours"),
+        (break_size, "misaligned", r"img_00001.jpg is \(16, 16, 3\), expected \(16, 24, 3\)"),
+        (break_channels, "misaligned", r"flow_y_00001.jpg is \(16, 24, 3\), expected \(16, 24\)"),
+        (break_png, "decode_error", "img_00001.png: import takes JPEGs only"),
+        (break_content, "decode_error", r"img_00001.jpg: \d+ bytes that are no JPEG"),
+        (break_all, "unreadable", "no numbered images such as img_00001.jpg"),
+        (break_end, "decode_error", r"flow_x_00001.jpg: \d+ bytes without the end of a JPEG"),
+    ],
+)
+def test_a_video_that_cannot_be_used_is_named_or_becomes_a_skipped_row(
+    tmp_path: Path, damage: Callable[[Path], None], reason: str, detail: str
+) -> None:
+    for name in ("a/v1", "a/v2"):
+        draw_video(tmp_path / "in" / name)
+    damage(tmp_path / "in" / "a" / "v2")
+    with pytest.raises(InputError, match=f"in/a/v2: {detail}.*; --skip-bad"):
+        bring_in(tmp_path / "in", tmp_path / "out")
+    assert not (tmp_path / "out" / "dataset.json").exists()
+    rows = bring_in(tmp_path / "in", tmp_path / "out", skip_bad=True)
+    assert summary(rows) == f"1 written · 1 skipped: {reason} 1"
+    assert list(faults(tmp_path / "out")) == []
+
+
+def test_a_folder_numbered_unlike_the_others_has_lost_its_first_frame(tmp_path: Path) -> None:
+    for name in ("a/v1", "a/v2"):
+        draw_video(tmp_path / "in" / name)
+    draw_video(tmp_path / "in" / "a" / "v3", base=1)
+    with pytest.raises(InputError, match=r"a/v3: begins with img_00001.jpg; expected number 0"):
+        bring_in(tmp_path / "in", tmp_path / "out")
+
+
+def test_as_many_folders_from_0_as_from_1_need_an_answer(tmp_path: Path) -> None:
+    draw_video(tmp_path / "in" / "a" / "v1")
+    draw_video(tmp_path / "in" / "a" / "v2", base=1)
+    with pytest.raises(InputError, match="give --index-base"):
+        bring_in(tmp_path / "in", tmp_path / "out")
+
+
+def test_another_dataset_in_the_output_is_not_mixed_with(tmp_path: Path) -> None:
+    draw_video(tmp_path / "in" / "a" / "v1")
+    bring_in(tmp_path / "in", tmp_path / "out")
+    with pytest.raises(
+        InputError, match=r"import.layout = auto, not denseflow; choose another --out"
+    ):
+        bring_in(tmp_path / "in", tmp_path / "out", layout=Layout.DENSEFLOW)
+    draw_video(tmp_path / "in" / "a" / "v2")
+    with pytest.raises(InputError, match="a/v2 is only in what is asked for"):
+        bring_in(tmp_path / "in", tmp_path / "out")
+
+
+def test_what_a_list_names_and_no_folder_holds_is_missing_and_a_wrong_count_is_told(
+    tmp_path: Path,
+) -> None:
+    draw_video(tmp_path / "in" / "a" / "v 1")
+    (tmp_path / "train.txt").write_text("a/v 1 4 0\na/v2 4 0\n")
+    rows = bring_in(
+        tmp_path / "in",
+        tmp_path / "out",
+        listed_videos(tmp_path / "in", [tmp_path / "train.txt"], None),
+    )
+    assert summary(rows) == "1 written · 1 missing"
+    assert [row.key for row in read_videos(tmp_path / "out" / "videos.parquet")] == [
+        "a/v 1",
+        "a/v2",
+    ]
+    assert list(faults(tmp_path / "out")) == []
+    (tmp_path / "train.txt").write_text("a/v 1 7 0\n")
+    with pytest.raises(InputError, match="a/v 1: 4 frames, its list says 7"):
+        bring_in(
+            tmp_path / "in",
+            tmp_path / "new",
+            listed_videos(tmp_path / "in", [tmp_path / "train.txt"], None),
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a/v1 4\n", r"train.txt: line 1: 'a/v1 4', expected"),
+        ("a/v1 4 0\n../../etc 4 1\n", r"'\.\./\.\./etc': not a usable path"),
+        ("/etc/x 4 0\n", "'/etc/x': not a usable path"),
+        ("v1 4 0\n", "'v1': not a folder CLASS/VIDEO below"),
+        ("a/v1 4 0\nb/v1 4 0\n", "b/v1: label 0 is a before; name labels by --classes"),
+        ("a/v1 4 1\n", "label 0 has no name among 2 classes"),
+        ("a/v.1 4 0\na/v_1 4 0\n", "two videos with one key 'a/v_1': a/v.1 and a/v_1"),
+        ("\n", "no video folders"),
+    ],
+)
+def test_a_list_that_cannot_be_right_is_refused_with_its_place(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    (tmp_path / "train.txt").write_text(text)
+    with pytest.raises(InputError, match=message):
+        listed_videos(tmp_path, [tmp_path / "train.txt"], None)
+
+
+def test_given_class_names_carry_their_labels(tmp_path: Path) -> None:
+    draw_video(tmp_path / "in" / "run_fast" / "v")
+    (tmp_path / "kinetics400_val_list_rawframes.txt").write_text("run_fast/v 4 1\n")
+    classes = ("arm wrestling", "run fast")
+    lists = [tmp_path / "kinetics400_val_list_rawframes.txt"]
+    for videos in (
+        listed_videos(tmp_path / "in", lists, classes).videos,
+        found_videos(tmp_path / "in", classes).videos,
+    ):
+        assert [(video.class_name, video.label) for video in videos] == [("run fast", 1)]
+    assert listed_videos(tmp_path / "in", lists, classes).videos[0].split == "val"
+    with pytest.raises(InputError, match="class 'run_fast' is not among the 1 of --classes"):
+        found_videos(tmp_path / "in", ("walk",))
+
+
+@pytest.mark.parametrize(
+    ("level", "zero", "pixels"),
+    [
+        (128, 128, 0.0),
+        (255, 128, 127 * 20 / 127.5),
+        (65, 128, -63 * 20 / 127.5),
+        (127.5, 127.5, 0.0),
+        (0, 127.5, -20.0),
+    ],
+)
+def test_a_foreign_codec_reads_as_its_tool_meant_it(
+    level: float, zero: float, pixels: float, tmp_path: Path
+) -> None:
+    codec = foreign_codec(20.0, zero, 127.5)
+    assert (level - codec.zero) * codec.bound / codec.levels == pytest.approx(pixels)
+
+
+def test_the_codec_of_an_import_is_in_the_manifest_and_the_reader_uses_it(tmp_path: Path) -> None:
+    draw_video(tmp_path / "in" / "a" / "v")
+    codec = foreign_codec(20.0, 127.5, 127.5)
+    found = found_videos(tmp_path / "in", None)
+    import_rawframes(
+        *(tmp_path / "in", tmp_path / "out", found.videos, found.classes, codec),
+        videos_per_shard=16,
+    )
+    dataset = ShardDataset(tmp_path / "out")
+    assert dataset.manifest.flow_codec == codec
+    flow = dataset.flow_pixels(read_flow(dataset.sample("a/v"), 2, 1))
+    assert flow[0, 0, 0].tolist() == pytest.approx([(148 - 127.5) * 20 / 127.5, 0.5 * 20 / 127.5])
+    shutil.rmtree(tmp_path / "in")
+    assert list(faults(tmp_path / "out")) == []
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from twinstream.shards.rawframes.exporter import export_rawframes
+from twinstream.shards.rawframes.folders import found_videos
+from twinstream.shards.rawframes.importer import foreign_codec, import_rawframes
+
+class Die:
+    def __init__(self, at): self.left = at
+    def __call__(self, done):
+        self.left -= 1
+        if not self.left:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+source, out, at = Path(sys.argv[2]), Path(sys.argv[3]), Die(2)
+if sys.argv[1] == "export":
+    export_rawframes(source, out, at)
+else:
+    codec = foreign_codec(20, 128, 127)
+    found = found_videos(source, None)
+    import_rawframes(
+        source, out, found.videos, found.classes, codec, videos_per_shard=1, progress=at
+    )
+"""
+
+
+def killed(what: str, source: Path, out: Path) -> None:
+    """Run it in a process that is killed at its second video."""
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, what, source, out],
+        capture_output=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def test_an_export_and_an_import_that_were_killed_end_as_if_they_had_not(
+    dataset: Path, tmp_path: Path
+) -> None:
+    export_rawframes(dataset, tmp_path / "whole")
+    killed("export", dataset, tmp_path / "frames")
+    assert len(list((tmp_path / "frames").glob("*/*"))) == 2
+    assert export_rawframes(dataset, tmp_path / "frames") == 3
+    assert digests(tmp_path / "frames") == digests(tmp_path / "whole")
+    bring_in(tmp_path / "whole", tmp_path / "a", videos_per_shard=1)
+    killed("import", tmp_path / "whole", tmp_path / "b")
+    assert len(list((tmp_path / "b").rglob("*.tar"))) == 1
+    bring_in(tmp_path / "whole", tmp_path / "b", videos_per_shard=1)
+    assert digests(tmp_path / "b") == digests(tmp_path / "a")

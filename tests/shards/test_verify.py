@@ -1,0 +1,98 @@
+"""Verify: silent on a sound dataset, and every kind of fault is found and named."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.support.datasets import rewritten
+from twinstream.shards.format.index import index_bytes, read_index_file
+from twinstream.shards.format.manifest import FileEntry
+from twinstream.shards.format.video_table import read_videos, videos_bytes
+from twinstream.shards.verify import fast_faults, faults, num_bytes
+
+
+def test_a_sound_dataset_has_no_fault(dataset: Path) -> None:
+    seen: list[str] = []
+    assert list(faults(dataset, seen.append)) == []
+    assert seen == ["test/test-000000.tar", "train/train-000000.tar", "train/train-000001.tar"]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_flipped_byte_of_any_file_is_found(dataset: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    for path in sorted(path for path in dataset.rglob("*") if path.is_file()):
+        data = bytearray(path.read_bytes())
+        places = {0, len(data) - 1, *(rng.randrange(len(data)) for _ in range(4))}
+        for place in places:
+            changed = bytearray(data)
+            changed[place] ^= 1 << rng.randrange(8)
+            path.write_bytes(changed)
+            assert list(faults(dataset)), f"{path.name} byte {place}"
+        path.write_bytes(data)
+    assert list(faults(dataset)) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["videos.parquet", "train/train-000000.tar", "train/train-000001.parquet"]
+)
+def test_an_absent_file_is_named(dataset: Path, name: str) -> None:
+    (dataset / name).unlink()
+    assert any(fault == f"{name}: No such file or directory" for fault in faults(dataset))
+
+
+def test_a_file_that_the_manifest_does_not_name_is_told(dataset: Path) -> None:
+    (dataset / "train" / "train-000009.tar").write_bytes(b"")
+    assert list(faults(dataset)) == [
+        "train/train-000009.tar: a file that dataset.json does not name"
+    ]
+
+
+def test_a_missing_flow_field_is_told_with_the_numbers(dataset: Path) -> None:
+    from twinstream.shards.format.index import SCHEMA, read_index
+
+    name = "test/test-000000.parquet"
+    rows = [
+        {field: getattr(row, field) for field in SCHEMA.names} for row in read_index(dataset / name)
+    ]
+    rows[0]["num_frames"] += 1
+    rewritten(dataset, name, index_bytes(rows, read_index_file(dataset / name).record))
+    assert any("members that do not fit" in fault for fault in faults(dataset))
+
+
+def test_a_row_without_its_sample_and_a_sample_without_its_row_are_told(dataset: Path) -> None:
+    rows = read_videos(dataset / "videos.parquet")
+    renamed = [
+        type(row)(**{**vars(row), "key": "other"}) if row.key == "left/train0" else row
+        for row in rows
+    ]
+    rewritten(dataset, "videos.parquet", videos_bytes(renamed))
+    told = list(faults(dataset))
+    assert any("other: said to be in train-00000" in fault for fault in told)
+    assert any(
+        "left/train0: no row in videos.parquet says it is written" in fault for fault in told
+    )
+
+
+def test_fast_finds_what_changed_a_byte_and_reads_all_that_it_promised(dataset: Path) -> None:
+    seen: list[FileEntry] = []
+    assert list(fast_faults(dataset, seen.append)) == []
+    assert sum(entry.num_bytes for entry in seen) == num_bytes(dataset)
+    assert {entry.path for entry in seen} == {
+        p.relative_to(dataset).as_posix() for p in dataset.glob("**/*.[pt]a*r*")
+    }
+    tar = dataset / "train" / "train-000000.tar"
+    changed = bytearray(tar.read_bytes())
+    changed[len(changed) // 2] ^= 1
+    tar.write_bytes(changed)
+    (dataset / "test" / "test-000000.parquet").unlink()
+    assert list(fast_faults(dataset)) == [
+        "test/test-000000.parquet: No such file or directory",
+        "train/train-000000.tar: changed since it was written (its SHA-256 differs)",
+    ]
+
+
+def test_fast_does_not_look_inside_files_whose_bytes_fit(dataset: Path) -> None:
+    rewritten(dataset, "videos.parquet", b"no table")
+    assert list(fast_faults(dataset)) == []
+    assert list(faults(dataset)) != []

@@ -1,0 +1,178 @@
+"""The one builder: what is there already, what is refused, and the files that come last."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.support.datasets import BOUND, SETTINGS, make_catalog, write_job
+from tests.support.digests import digests
+from twinstream.errors import InputError
+from twinstream.preprocess.catalog.catalog import Catalog, Video
+from twinstream.preprocess.plan import dataset_build, plan_jobs
+from twinstream.shards.format.manifest import FlowCodec
+from twinstream.shards.format.video_table import Reason, Status, VideoRow, video_row
+from twinstream.shards.rawframes.folders import VideoFolder
+from twinstream.shards.verify import faults
+from twinstream.shards.write.dataset import Contents, DatasetBuild, write_dataset
+from twinstream.shards.write.plan import key_hash, plan_shards
+from twinstream.shards.write.writer import ShardWriter
+
+COUNTS = {"train": 5, "test": 2}
+
+
+def build_of(out: Path, catalog: Catalog | None = None, **changes: object) -> DatasetBuild[Video]:
+    """A dataset at two videos a shard, by default of seven videos."""
+    catalog = catalog or make_catalog(COUNTS)
+    return replace(
+        dataset_build(out, catalog, plan_jobs(catalog.videos, 2, seed=0), SETTINGS, BOUND),
+        **changes,
+    )
+
+
+def write_shards(build: DatasetBuild[Video], count: int | None = None) -> DatasetBuild[Video]:
+    """Its last shards, or all, the last one first: in no order that the builder asks for."""
+    for plan in list(reversed(build.plans))[:count]:
+        write_job(build.out, plan)
+    return build
+
+
+def test_shards_may_be_written_elsewhere_and_in_any_order(tmp_path: Path) -> None:
+    build = write_shards(build_of(tmp_path / "out"), 2)
+    assert build.finished_rows() is None
+    assert list(build.done_shards()) == ["train/train-000001", "train/train-000002"]
+    rows = write_shards(build).finish()
+    assert list(faults(tmp_path / "out")) == []
+    assert sorted(rows, key=lambda row: row.key) == build.finished_rows()
+
+
+def test_a_tar_that_is_cut_or_gone_is_not_done(tmp_path: Path) -> None:
+    build = write_shards(build_of(tmp_path))
+    (tmp_path / "train" / "train-000000.tar").unlink()
+    cut = tmp_path / "train" / "train-000001.tar"
+    cut.write_bytes(cut.read_bytes()[:-512])
+    assert list(build.done_shards()) == ["test/test-000000", "train/train-000002"]
+
+
+def test_videos_that_are_in_no_shard_have_their_row(tmp_path: Path) -> None:
+    catalog = make_catalog(COUNTS)
+    gone = replace(catalog.videos[0], present=False)
+    build = write_shards(build_of(tmp_path, replace(catalog, videos=(gone, *catalog.videos[1:]))))
+    row = video_row(gone, Status.MISSING, Reason.MISSING, detail="no such file")
+    assert row in build.finish()
+    with pytest.raises(InputError, match=f"{gone.key} has missing True there, not False"):
+        build_of(tmp_path).finished_rows()
+
+
+def change(**fields: object) -> Callable[[Video], Video]:
+    return lambda video: replace(video, **fields)
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+@pytest.mark.parametrize(
+    ("changed", "difference"),
+    [
+        (change(path="x.avi"), "1 differ, right/train3 has path right/train3.avi there, not x.avi"),
+        (change(label=0), "1 differ, right/train3 has label 1 there, not 0"),
+        (change(key="right/train9"), "2 differ, right/train3 is only in what it holds"),
+        (change(key="a"), "2 differ, a is only in what is asked for"),
+    ],
+)
+@pytest.mark.parametrize("option", ["shards.path", "--out"])
+def test_other_videos_are_refused_with_the_difference_and_the_option(
+    tmp_path: Path,
+    is_finished: bool,
+    changed: Callable[[Video], Video],
+    difference: str,
+    option: str,
+) -> None:
+    build = write_shards(build_of(tmp_path))
+    if is_finished:
+        build.finish()
+    before = digests(tmp_path)
+    plans = [
+        replace(
+            plan,
+            items=tuple(changed(v) if v.key == "right/train3" else v for v in plan.items),
+        )
+        for plan in build.plans
+    ]
+    other = replace(build, plans=plans, option=option)
+    message = f"^{option} .*: holds shards of other videos: {difference}; choose another {option}$"
+    with pytest.raises(InputError, match=message):
+        other.finished_rows() or other.done_shards()
+    assert digests(tmp_path) == before
+
+
+def test_a_video_that_went_to_another_split_is_refused(tmp_path: Path) -> None:
+    catalog = make_catalog({"train": 1})
+    write_shards(build_of(tmp_path, catalog)).finish()
+    moved = replace(catalog, videos=tuple(replace(video, split="val") for video in catalog.videos))
+    with pytest.raises(InputError, match="left/train0 has split train there, not val"):
+        build_of(tmp_path, moved).finished_rows()
+
+
+def test_the_same_videos_in_another_order_are_refused(tmp_path: Path) -> None:
+    build = write_shards(build_of(tmp_path))
+    plans = [replace(plan, items=plan.items[::-1]) for plan in build.plans]
+    with pytest.raises(InputError, match="of other videos: the same in another order"):
+        replace(build, plans=plans).done_shards()
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_other_settings_are_refused_with_the_difference_and_the_option(
+    tmp_path: Path, is_finished: bool
+) -> None:
+    build = write_shards(build_of(tmp_path), 1)
+    if is_finished:
+        write_shards(build).finish()
+    contents = replace(build.contents, settings=SETTINGS | {"preprocess.seed": 1})
+    other = replace(build, contents=contents, option="--out")
+    message = (
+        f"^--out {tmp_path}: holds shards made with preprocess.seed = 0, not 1; choose another "
+        "--out or the same settings$"
+    )
+    with pytest.raises(InputError, match=message):
+        other.finished_rows() or other.done_shards()
+
+
+@pytest.mark.parametrize(
+    ("name", "is_refused_beside_others"),
+    [
+        ("train/train-000009.parquet", True),
+        ("train/train-000009.tar", True),
+        ("other.parquet", True),
+        ("run.jsonl", False),
+        ("train/notes.txt", False),
+    ],
+)
+def test_what_would_not_be_made_is_refused(
+    tmp_path: Path, name: str, is_refused_beside_others: bool
+) -> None:
+    build = write_shards(build_of(tmp_path), 1)
+    (tmp_path / name).write_bytes(b"")
+    message = f"{name}: these videos and settings would not make this file; choose another --out"
+    with pytest.raises(InputError, match=message):
+        replace(build, option="--out", beside_others=False).done_shards()
+    if is_refused_beside_others:
+        with pytest.raises(InputError, match=r"choose another shards\.path"):
+            build.done_shards()
+    else:
+        assert len(build.done_shards()) == 1
+
+
+def test_a_shard_without_a_sample_leaves_a_row_and_no_file(tmp_path: Path) -> None:
+    videos = [VideoFolder(f"a/v{n}", "a", 0, "train") for n in range(2)]
+    codec = FlowCodec(bound=20.0, zero=128, levels=127)
+    build = DatasetBuild(
+        tmp_path / "out", plan_shards(videos, 1, key_hash), Contents(("a",), codec, {})
+    )
+
+    def skip(writer: ShardWriter, video: VideoFolder) -> VideoRow:
+        return video_row(video, Status.SKIPPED, Reason.TOO_SHORT)
+
+    rows = write_dataset(build, skip)
+    assert [row.reason for row in rows] == ["too_short"] * 2
+    assert sorted(digests(tmp_path / "out")) == ["dataset.json", "videos.parquet"]
+    assert write_dataset(build, skip) == sorted(rows, key=lambda row: row.key)

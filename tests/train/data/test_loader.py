@@ -1,0 +1,200 @@
+"""Order and augmentation follow from (seed, epoch, key); frame and flow belong together."""
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data._utils.pin_memory import pin_memory
+
+from tests.support.datasets import write_dataset
+from twinstream.errors import InputError
+from twinstream.shards.read.dataset import ShardDataset
+from twinstream.train.data.batch import Batch
+from twinstream.train.data.loader import (
+    Choice,
+    SnippetRecipe,
+    TestSnippets,
+    TrainSnippets,
+    load_test_batches,
+    load_train_batches,
+    num_workers,
+)
+from twinstream.train.data.order import EpochSampler
+
+RECIPE = SnippetRecipe(segments=3, stack_length=5, crop_size=16, scales=(1.0,), flip=True, seed=0)
+
+
+def train_snippets(dataset: Path, **changes: int) -> TrainSnippets:
+    return TrainSnippets(ShardDataset(dataset).samples("train"), replace(RECIPE, **changes))
+
+
+def read_epoch(snippets: TrainSnippets, workers: int, **changes: int) -> list[Batch]:
+    """Epoch 1 in batches of 2."""
+    sizes = [entry.num_samples for entry in snippets.samples.entries]
+    return list(
+        load_train_batches(
+            snippets, EpochSampler(sizes, batch_size=2, seed=0, epoch=1, **changes), workers
+        )
+    )
+
+
+def test_frame_and_flow_of_a_snippet_start_at_the_same_time(dataset: Path) -> None:
+    # In the drawn samples frame t is 10 t red, and dx of field t is +-t pixels.
+    snippets = train_snippets(dataset)
+    for position in range(len(snippets)):
+        rgb, flow, _, label = (np.asarray(part) for part in snippets[0, position])
+        assert rgb.shape == (3, 3, 16, 16)
+        assert flow.shape == (3, 10, 16, 16)
+        starts = rgb[:, 0, 8, 8] / 10
+        dx = (flow[:, ::2, 8, 8].astype(float) - 128) * 20 / 127
+        mirrored = 1 if (dx[:, 4] > 0).all() == (label == 1) else -1
+        sign = mirrored * (1 if label else -1)
+        assert np.abs(sign * dx - (np.rint(starts)[:, None] + np.arange(5))).max() < 0.2
+        assert (flow[:, 1::2] == 128).all()
+
+
+def equal(some: list[Batch], others: list[Batch]) -> bool:
+    return all(
+        torch.equal(vars(one)[name], vars(other)[name])
+        for one, other in zip(some, others, strict=True)
+        for name in vars(one)
+    )
+
+
+def test_a_plain_data_loader_stacks_the_items_to_the_same_batches(dataset: Path) -> None:
+    snippets = train_snippets(dataset)
+    sampler = EpochSampler([3], batch_size=2, seed=0, epoch=1)
+    plain = list(DataLoader(snippets, batch_sampler=sampler, num_workers=1))
+    for items, batch in zip(plain, read_epoch(snippets, 0), strict=True):
+        assert torch.equal(items.rgb, batch.rgb)
+        assert torch.equal(items.flow, batch.flow)
+        assert torch.equal(items.flow_scale, batch.flow_scale)
+        assert torch.equal(items.label, batch.labels)
+
+
+def test_a_batch_says_which_videos_it_shows_and_what_they_are(dataset: Path) -> None:
+    snippets = train_snippets(dataset)
+    batches = read_epoch(snippets, 0)
+    positions = [int(p) for batch in batches for p in batch.positions]
+    assert sorted(positions) == [0, 1, 2]
+    labels = [int(label) for batch in batches for label in batch.labels]
+    assert labels == [snippets.samples.labels[position] for position in positions]
+
+
+def test_every_part_of_a_batch_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a DataLoader does it where there is a GPU; here without one."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, device=None: tensor + 1)
+    batch = Batch(*(torch.full((2,), n) for n in range(5)))
+    pinned = pin_memory(batch)
+    assert isinstance(pinned, Batch)
+    assert [tensor.tolist() for tensor in vars(pinned).values()] == [[n + 1] * 2 for n in range(5)]
+    fault = InputError("a fault passes as it is")
+    assert pin_memory(fault) is fault
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_workers_do_not_change_the_batches(dataset: Path, workers: int) -> None:
+    snippets = train_snippets(dataset)
+    assert equal(read_epoch(snippets, workers), read_epoch(snippets, 0))
+
+
+def test_an_epoch_begun_in_the_middle_goes_on_with_the_same_batches(dataset: Path) -> None:
+    snippets = train_snippets(dataset)
+    whole = read_epoch(snippets, 0)
+    assert len(whole) == 2
+    assert equal(read_epoch(snippets, 1, first_step=1), whole[1:])
+
+
+def test_ranks_together_read_the_batch_that_one_would(dataset: Path) -> None:
+    snippets = train_snippets(dataset)
+    ranks = [read_epoch(snippets, 0, rank=rank, num_ranks=2) for rank in range(2)]
+    for whole, first, second in zip(read_epoch(snippets, 0), *ranks, strict=True):
+        for name, part in vars(whole).items():
+            # 3 videos in batches of 2 and 1: of the last one the second rank repeats the video.
+            parts = [vars(first)[name], vars(second)[name]]
+            assert torch.equal(part, torch.cat(parts)[: len(part)])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_member_is_one_line_with_shard_and_key_from_any_process(
+    tmp_path: Path, workers: int
+) -> None:
+    snippets = train_snippets(write_dataset(tmp_path / "d", {"train": 3}))
+    sample = snippets.samples[1]
+    with open(tmp_path / "d" / "train" / sample.tar.name, "r+b") as tar:
+        tar.seek(int(sample.index.offsets[1]))
+        tar.write(bytes(int(sample.index.offsets[-1] - sample.index.offsets[1])))
+    with pytest.raises(
+        InputError, match=rf"^train-00000\d\.tar: {sample.index.key}: .* do not decode as a JPEG$"
+    ):
+        read_epoch(snippets, workers)
+
+
+class DyingSnippets(TrainSnippets):
+    """Stands in for a worker that the system kills."""
+
+    def choose(self, index: tuple[int, int]) -> Choice:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return super().choose(index)
+
+
+def test_a_worker_that_is_killed_ends_the_reading_in_one_line(dataset: Path) -> None:
+    snippets = DyingSnippets(ShardDataset(dataset).samples("train"), RECIPE)
+    with pytest.raises(
+        InputError, match=r"^a process that reads and decodes has died \(DataLoader worker"
+    ):
+        read_epoch(snippets, 1)
+
+
+def test_the_test_scores_every_segment_and_crop_of_every_video(dataset: Path) -> None:
+    views = TestSnippets(
+        ShardDataset(dataset).samples("test"), segments=4, stack_length=5, crops=10, crop_size=16
+    )
+    batches = list(load_test_batches(views, 3, 0))
+    assert sum(len(batch) for batch in batches) == 8
+    assert batches[0].rgb.shape == (3, 10, 3, 16, 16)
+    positions, labels = (
+        torch.cat([vars(batch)[name] for batch in batches]) for name in ("positions", "labels")
+    )
+    assert positions.tolist() == [0] * 4 + [1] * 4
+    assert labels.tolist() == [0] * 4 + [1] * 4
+    assert views.labels.tolist() == [0, 1]
+
+
+def test_a_sample_too_short_for_a_stack_is_named(dataset: Path) -> None:
+    with pytest.raises(
+        InputError,
+        match=(
+            r"train-000000.tar: left/train0: 7 frames: a snippet of 9 flow fields needs at least "
+            r"10"
+        ),
+    ):
+        train_snippets(dataset, stack_length=9)
+
+
+def test_the_number_of_workers_is_the_setting_where_there_is_one() -> None:
+    assert num_workers(0) == 0
+    assert 1 <= num_workers(None) <= 8
+
+
+def test_processes_of_one_machine_share_its_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {*range(12)})
+    assert num_workers(None) == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert num_workers(None) == 3
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
+    assert num_workers(None) == 1
+
+
+def test_a_dataset_of_many_shards_is_read_in_their_order(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "d", {"train": 5}, videos_per_shard=1)
+    snippets = train_snippets(dataset)
+    assert [sample.tar.name for sample in snippets.samples] == [
+        f"train-{n:06d}.tar" for n in range(5)
+    ]

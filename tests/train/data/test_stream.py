@@ -1,0 +1,134 @@
+"""Streaming gives what the index gives, from files and pipes, and tells what it cannot read."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support.datasets import write_dataset
+from twinstream.errors import InputError
+from twinstream.shards.read.dataset import ShardDataset
+from twinstream.train.data.batch import Batch
+from twinstream.train.data.feed import Feed, shard_urls
+from twinstream.train.ranks import Ranks
+from twinstream.train.settings import TrainSettings
+
+STEPS = list[tuple[list[int], Batch]]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """9 training samples in shards of 4, 4 and 1: what a rank wants of one are often not
+    neighbours.
+    """
+    return write_dataset(
+        tmp_path_factory.mktemp("data") / "dataset", {"train": 9}, videos_per_shard=4
+    )
+
+
+def read(
+    dataset: Path, ranks: Ranks | None = None, first_step: int = 0, **changes: object
+) -> STEPS:
+    """Epoch 1 in batches of 3, two shards mixed at a time."""
+    options = {
+        "batch_size": 3,
+        "shuffle_window": 2,
+        "crop_size": 33,
+        "segments": 2,
+        "workers": 0,
+        **changes,
+    }
+    feed = Feed(ShardDataset(dataset), TrainSettings.model_validate(options), 5)
+    return [
+        (part.positions.tolist(), batch)
+        for part, batch in feed.batches(1, first_step, ranks or Ranks())
+    ]
+
+
+def assert_same(some: STEPS, others: STEPS) -> None:
+    assert all(batch.positions.tolist() == positions for positions, batch in some)
+    assert [positions for positions, _ in some] == [positions for positions, _ in others]
+    for (_, one), (_, other) in zip(some, others, strict=True):
+        for name, part in vars(one).items():
+            assert torch.equal(part, vars(other)[name]), name
+
+
+@pytest.mark.parametrize("window", [1, 2, 3])
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_streamed_batches_are_those_of_the_index(dataset: Path, workers: int, window: int) -> None:
+    by_index = read(dataset, shuffle_window=window)
+    assert len(by_index) == 3
+    assert_same(read(dataset, loader="stream", workers=workers, shuffle_window=window), by_index)
+
+
+def test_a_streamed_epoch_goes_on_in_the_middle_with_the_same_batches(dataset: Path) -> None:
+    assert_same(read(dataset, first_step=1, loader="stream", workers=1), read(dataset)[1:])
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_every_rank_streams_its_part(dataset: Path, rank: int) -> None:
+    assert_same(read(dataset, Ranks(rank, 2), loader="stream"), read(dataset, Ranks(rank, 2)))
+
+
+def test_a_pipe_is_streamed_and_no_index_is_needed(dataset: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    shutil.copy(dataset / "dataset.json", bare)
+    url = f"pipe:cat {dataset}/{{shard}}"
+    assert_same(read(bare, loader="stream", stream_url=url), read(dataset))
+
+
+def test_where_shards_are_streamed_from() -> None:
+    """Without a URL the dataset's own files."""
+    with pytest.raises(
+        InputError, match=r"train\.stream_url: 'pipe:cat x\.tar' names no \{shard\}"
+    ):
+        shard_urls(None, "pipe:cat x.tar")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        (
+            "/nowhere/{shard}",
+            r"^/nowhere/train/train-00000\d\.tar: cannot be streamed \(No such file or "
+            r"directory\)$",
+        ),
+        ("pipe:cat /nowhere/{shard} 2>&-", r"^pipe:cat /nowhere/.*: cannot be streamed \(.*\)$"),
+        ("pipe:head -c 9000 DATASET/{shard}", r"^pipe:head .*train-00000\d\.tar: "),
+    ],
+)
+def test_a_stream_that_breaks_off_is_one_line_with_its_url(
+    dataset: Path, url: str, message: str, workers: int
+) -> None:
+    with pytest.raises(InputError, match=message):
+        read(
+            dataset,
+            loader="stream",
+            workers=workers,
+            stream_url=url.replace("DATASET", str(dataset)),
+        )
+
+
+def test_a_stream_with_fewer_samples_than_the_dataset_has_is_told(tmp_path: Path) -> None:
+    dataset, short = (
+        write_dataset(tmp_path / str(size), {"train": size}, videos_per_shard=4) for size in (4, 3)
+    )
+    message = r"train-000000\.tar: ends before sample 4 of 4 in dataset\.json$"
+    with pytest.raises(InputError, match=message):
+        read(dataset, loader="stream", stream_url=f"{short}/{{shard}}", batch_size=4)
+
+
+def test_a_damaged_member_of_a_stream_names_shard_and_key(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "d", {"train": 2})
+    (sample, _) = ShardDataset(dataset).samples("train")
+    with open(dataset / "train" / "train-000000.tar", "r+b") as tar:
+        for offset, size in zip(sample.index.offsets[1:], sample.index.sizes[1:], strict=True):
+            tar.seek(int(offset))
+            tar.write(bytes(int(size)))
+    with pytest.raises(
+        InputError, match=rf"train-000000\.tar: {sample.index.key}: rgb\.\d+\.jpg: .* do not decode"
+    ):
+        read(dataset, loader="stream", workers=1)

@@ -1,0 +1,113 @@
+"""Scoring a run: as it stands, as it was behind a stage, and only branches that have learned to
+classify.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.command import run
+from tests.support.runs import write_run
+from twinstream.errors import InputError
+from twinstream.shards.format.manifest import manifest_bytes, read_manifest
+from twinstream.train.run_folder import read_run_settings
+from twinstream.train.score.evaluate import score_run, trained_branches
+from twinstream.train.score.predictions import read_predictions
+from twinstream.train.settings import ModelSettings
+
+
+def test_the_last_stage_and_an_earlier_one_have_files_of_their_own(
+    dataset: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    write_run(folder, dataset, stages=["flow", "iter1", "iter2"])
+    test = read_run_settings(folder).test
+    assert score_run(folder, test)["stage"] == "iter2"
+    assert score_run(folder, test, stage="iter1")["stage"] == "iter1"
+    assert score_run(folder, test, stage="flow")["scores"].keys() == {"flow"}
+    last, first = (
+        read_predictions(folder / f"predictions{suffix}.parquet") for suffix in ("", "-flow")
+    )
+    assert (last.about["stage"], first.about["stage"]) == ("iter2", "flow")
+    assert (list(last.scores), list(first.scores)) == (["rgb", "flow"], ["flow"])
+    assert (folder / "metrics-iter1.json").exists()
+    # The same weights here, but behind `flow` no block acts.
+    assert not np.array_equal(last.scores["flow"], first.scores["flow"])
+
+
+def test_predictions_say_what_they_are_of(dataset: Path, tmp_path: Path) -> None:
+    write_run(tmp_path / "run", dataset, "nonlocal", ["flow", "rgb"])
+    score_run(tmp_path / "run", read_run_settings(tmp_path / "run").test)
+    assert read_predictions(tmp_path / "run" / "predictions.parquet").about == {
+        "split": "test",
+        "segments": 2,
+        "crops": 1,
+        "stage": "rgb",
+        "kind": "nonlocal",
+        "depth": 18,
+        "attention_at": "every_other",
+        "classes": ["left", "right"],
+        "dataset_kind": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("model", "stages", "stage", "branches"),
+    [
+        ({"kind": "two_stream"}, ["flow", "rgb"], "flow", ("flow",)),
+        ({"kind": "two_stream"}, ["flow", "rgb"], "rgb", ("rgb", "flow")),
+        ({"kind": "cma"}, ["flow", "iter1"], "iter1", ("rgb", "flow")),
+        ({"kind": "cma"}, ["iter1"], "iter1", ("rgb",)),
+        ({"kind": "cma", "flow_weights": "flow.pt"}, ["iter1"], "iter1", ("rgb", "flow")),
+        ({"kind": "flow"}, ["flow"], "flow", ("flow",)),
+    ],
+)
+def test_a_branch_that_nothing_has_taught_to_classify_is_not_scored(
+    model: dict[str, str], stages: list[str], stage: str, branches: tuple[str, ...]
+) -> None:
+    assert trained_branches(ModelSettings.model_validate(model), stages, stage) == branches
+
+
+def test_a_stage_that_is_not_there_is_told(dataset: Path, tmp_path: Path) -> None:
+    write_run(tmp_path / "run", dataset)
+    test = read_run_settings(tmp_path / "run").test
+    with pytest.raises(InputError, match="no stage iter3, it trains flow, iter1"):
+        score_run(tmp_path / "run", test, stage="iter3")
+    (tmp_path / "run" / "iter1.pt").unlink()
+    with pytest.raises(InputError, match=r"iter1\.pt: cannot be read"):
+        score_run(tmp_path / "run", test, stage="iter1")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"bound": 10.0}, r"flow bound 10\.0, the network was trained on 20\.0"),
+        ({"zero": 127.0}, r"flow codec with zero 127\.0 and 127 levels, training reads zero 128"),
+    ],
+)
+def test_shards_of_another_codec_are_refused_in_a_line(
+    changed: dict[str, float], message: str, dataset: Path, tmp_path: Path
+) -> None:
+    write_run(tmp_path / "run", dataset)
+    manifest = read_manifest(dataset)
+    codec = manifest.flow_codec.model_copy(update=changed)
+    (dataset / "dataset.json").write_bytes(
+        manifest_bytes(manifest.model_copy(update={"flow_codec": codec}))
+    )
+    with pytest.raises(InputError, match=message) as told:
+        score_run(tmp_path / "run", read_run_settings(tmp_path / "run").test)
+    assert "\n" not in str(told.value)
+
+
+def test_the_command_scores_a_stage(
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_run(tmp_path / "run", dataset)
+    assert run(monkeypatch, "test", str(tmp_path / "run"), "--stage", "flow") == 0
+    assert "2 videos of test, 2 segments x 1 crops" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "metrics-flow.json").read_text())["stage"] == "flow"

@@ -1,0 +1,396 @@
+"""The trainer: resuming changes nothing, frozen stays frozen, and what goes wrong is told."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torchvision import models
+
+from tests.support.datasets import write_dataset
+from tests.support.paths import ROOT
+from twinstream.errors import InputError
+from twinstream.section import build_settings
+from twinstream.shards.format.index import file_sha256
+from twinstream.train import fit
+from twinstream.train.checkpoint import Position, load_checkpoint, load_resumable
+from twinstream.train.fit import train
+from twinstream.train.gradient import add_gradients
+from twinstream.train.run_folder import RunSettings, read_run_settings
+from twinstream.train.run_log import TrainingLog, git_revision
+from twinstream.train.score.evaluate import score_run
+
+
+def settings_tree(dataset: Path) -> dict[str, dict[str, object]]:
+    return {
+        "shards": {"path": str(dataset)},
+        "model": {"depth": 18, "rgb_weights": None, "flow_weights": None},
+        "train": {
+            "stages": ["flow", "iter1"],
+            "epochs": 2,
+            "batch_size": 2,
+            "segments": 1,
+            "crop_size": 40,
+            "workers": 0,
+            "device": "cpu",
+        },
+        "test": {"segments": 2, "crops": 1},
+    }
+
+
+def make_settings(dataset: Path, *overrides: str) -> RunSettings:
+    return build_settings(RunSettings, settings_tree(dataset), overrides)
+
+
+def losses(run: Path) -> list[tuple[str, int, int, float]]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [
+        (line["stage"], line["epoch"], line["step"], line["loss"])
+        for line in lines
+        if "loss" in line
+    ]
+
+
+def kill_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step behind so many ends training in its middle, with nothing more saved."""
+    left = [steps]
+
+    def killed(*arguments: Any, **options: Any) -> tuple[float, int]:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return add_gradients(*arguments, **options)
+
+    monkeypatch.setattr(fit, "add_gradients", killed)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data") / "dataset", {"train": 3, "test": 2})
+
+
+@pytest.fixture(scope="module")
+def whole_run(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    train(make_settings(dataset), run, resume=False)
+    return run
+
+
+@pytest.mark.parametrize(("steps", "every"), [(1, 500), (3, 500), (3, 1), (4, 500), (6, 1)])
+def test_a_resumed_run_has_the_same_losses_and_weights(
+    dataset: Path,
+    tmp_path: Path,
+    whole_run: Path,
+    steps: int,
+    every: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = make_settings(dataset, f"train.checkpoint_steps={every}")
+    with monkeypatch.context() as patch:
+        kill_after(steps, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings, tmp_path / "part", resume=False)
+    train(make_settings(dataset, "train.workers=1"), tmp_path / "part", resume=True)
+    assert losses(tmp_path / "part") == losses(whole_run)
+    assert len(losses(whole_run)) == 8
+    one, other = (
+        torch.load(run / "iter1.pt", weights_only=True)["model"]
+        for run in (tmp_path / "part", whole_run)
+    )
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_stage_leaves_the_other_branch_as_it_was(whole_run: Path) -> None:
+    before, after = (
+        torch.load(whole_run / f"{stage}.pt", weights_only=True) for stage in ("flow", "iter1")
+    )
+    changed = {
+        name.split(".")[0]
+        for name in before["model"]
+        if not torch.equal(before["model"][name], after["model"][name])
+    }
+    assert changed == {"rgb"}
+    assert (before["attending"], after["attending"]) == ([], ["rgb"])
+
+
+def test_a_finished_run_resumed_does_nothing(dataset: Path, whole_run: Path) -> None:
+    before = (whole_run / "checkpoint.pt").read_bytes()
+    train(make_settings(dataset), whole_run, resume=True)
+    assert (whole_run / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_run_is_not_overwritten_and_not_mixed_with_other_settings(
+    dataset: Path, whole_run: Path
+) -> None:
+    with pytest.raises(InputError, match="holds a run already; give --resume"):
+        train(make_settings(dataset), whole_run, resume=False)
+    with pytest.raises(InputError, match=r"was begun with train\.learning_rate = 0\.01, not 0\.1"):
+        train(make_settings(dataset, "train.learning_rate=.1"), whole_run, resume=True)
+
+
+def test_a_run_does_not_go_on_with_another_dataset(whole_run: Path, tmp_path: Path) -> None:
+    other = write_dataset(tmp_path / "other", {"train": 4, "test": 2})
+    with pytest.raises(InputError, match="was trained on another dataset"):
+        train(make_settings(other), whole_run, resume=True)
+
+
+def test_settings_of_a_run_are_saved_resolved(dataset: Path, whole_run: Path) -> None:
+    assert read_run_settings(whole_run) == make_settings(dataset)
+
+
+def test_the_log_tells_data_time_apart_from_step_time(whole_run: Path) -> None:
+    first = json.loads((whole_run / "log.jsonl").read_text().splitlines()[0])
+    assert {"loss", "learning_rate", "data_ms", "step_ms"} <= first.keys()
+
+
+def test_a_loss_that_is_nan_ends_the_run_and_names_the_step(dataset: Path, tmp_path: Path) -> None:
+    settings = make_settings(dataset, "train.learning_rate=1e30")
+    with pytest.raises(
+        InputError,
+        match=r"(the loss is NaN|weights are no longer finite) at stage flow, epoch \d, step \d",
+    ):
+        train(settings, tmp_path / "run", resume=False)
+
+
+def test_weights_that_are_no_longer_finite_are_not_saved(dataset: Path, tmp_path: Path) -> None:
+    # In the branch that is frozen: the loss does not show it.
+    net = models.resnet18(weights=None, num_classes=2)
+    torch.nn.init.constant_(net.fc.weight, float("inf"))
+    torch.save(net.state_dict(), tmp_path / "rgb.pt")
+    settings = make_settings(dataset, f"model.rgb_weights={tmp_path}/rgb.pt")
+    with pytest.raises(
+        InputError,
+        match=r"^weights are no longer finite at stage flow, epoch 2, step 1; no checkpoint was "
+        r"written yet; try a lower train\.learning_rate$",
+    ):
+        train(settings, tmp_path / "run", resume=False)
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_a_loss_that_is_infinite_ends_the_run_and_names_the_last_checkpoint(
+    dataset: Path, tmp_path: Path
+) -> None:
+    settings = make_settings(dataset, "train.learning_rate=1e30", "train.checkpoint_steps=1")
+    with pytest.raises(
+        InputError,
+        match=r"^the loss is (inf|NaN) at stage flow, epoch 1, step 2; "
+        r".*run/checkpoint\.pt is from before it",
+    ):
+        train(settings, tmp_path / "run", resume=False)
+    checkpoint, training = load_resumable(tmp_path / "run" / "checkpoint.pt")
+    assert training.position.step == 1
+    assert all(bool(value.isfinite().all()) for value in checkpoint.model.values())
+
+
+def test_checkpoints_are_plain_dicts_with_the_keys_that_they_have_always_had(
+    whole_run: Path, tmp_path: Path
+) -> None:
+    weights = {"model", "classes", "bound", "dataset_sha256", "attending"}
+    training = {"position", "optimizer", "schedule", "log_bytes"}
+    stage, last = (
+        torch.load(whole_run / f"{name}.pt", weights_only=True) for name in ("flow", "checkpoint")
+    )
+    assert (stage.keys(), last.keys()) == (weights, weights | training)
+    assert last["position"] == {"stage": 2, "epoch": 0, "step": 0, "seen": 0, "correct": 0}
+    assert last["attending"] == ["rgb"]
+    torch.save(
+        last | {"position": {"stage": 1, "epoch": 0, "step": 1, "seen": 2, "correct": 1}},
+        tmp_path / "checkpoint.pt",
+    )
+    checkpoint, found = load_resumable(tmp_path / "checkpoint.pt")
+    assert found.position == Position(stage=1, step=1, seen=2, correct=1)
+    assert (checkpoint.classes, checkpoint.attending) == (["left", "right"], ("rgb",))
+
+
+def test_a_file_that_training_cannot_go_on_from_is_refused(whole_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"flow\.pt: holds the weights of a stage"):
+        load_resumable(whole_run / "flow.pt")
+    torch.save({"model": {}}, tmp_path / "other.pt")
+    with pytest.raises(InputError, match=r"other\.pt: not a checkpoint of twinstream"):
+        load_checkpoint(tmp_path / "other.pt")
+
+
+def test_every_start_is_recorded_with_versions_and_dataset(dataset: Path, whole_run: Path) -> None:
+    first = json.loads((whole_run / "starts.jsonl").read_text().splitlines()[0])
+    assert first["packages"]["torch"] == torch.__version__.partition("+")[0]
+    assert first["python"] == sys.version.split()[0]
+    assert first["dataset"] == {
+        "path": str(dataset),
+        "sha256": file_sha256(dataset / "dataset.json"),
+    }
+    assert (first["device"], first["ranks"]) == ("cpu", 1)
+
+
+def test_the_git_revision_is_that_of_the_code_and_none_outside_of_git(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        return subprocess.run(
+            ["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout
+
+    assert git_revision(tmp_path) is None
+    git("init")
+    (tmp_path / "code.py").write_text("1")
+    (tmp_path / ".gitignore").write_text("site-packages\n")
+    git("add", "code.py", ".gitignore")
+    git("commit", "-m", "a")
+    assert git_revision(tmp_path) == git("rev-parse", "HEAD").strip()
+    (tmp_path / "code.py").write_text("2")
+    assert git_revision(tmp_path) == git("rev-parse", "HEAD").strip() + "-dirty"
+    (tmp_path / "site-packages").mkdir()
+    assert git_revision(tmp_path / "site-packages") is None
+
+
+def test_tensorboard_shows_the_log_and_after_a_resume_as_if_nothing_had_happened(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (tmp_path / "log.jsonl").write_text("")
+    log = TrainingLog(tmp_path, first_step=0, num_bytes=0)
+    for step, loss in enumerate((3.0, 2.0, 9.0)):
+        log.write({"stage": "flow", "step": step, "loss": loss}, step)
+    log.close()
+    log = TrainingLog(tmp_path, first_step=2, num_bytes=0)
+    log.write({"stage": "flow", "step": 2, "loss": 1.0}, 2)
+    log.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("flow/loss")] == [
+        (0, 3.0),
+        (1, 2.0),
+        (2, 1.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.loader=stream", r"train\.loader: stream .* set train\.shuffle_window"),
+        ("shards.path=/nowhere", "no dataset.json"),
+        ("train.split=other", "no split 'other'"),
+        ("model.flow_weights=/nowhere.pt", r"/nowhere\.pt"),
+    ],
+)
+def test_bad_input_is_told_before_anything_is_trained(
+    dataset: Path, tmp_path: Path, override: str, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        train(make_settings(dataset, override), tmp_path / "run", resume=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_was_asked_for_and_is_not_there_is_told(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"train\.device: cuda, but torch sees no GPU"):
+        train(make_settings(dataset, "train.device=cuda"), tmp_path / "run", resume=False)
+
+
+def test_the_test_writes_scores_of_both_branches_and_their_sums(
+    dataset: Path, whole_run: Path
+) -> None:
+    import pyarrow.parquet as pq
+
+    metrics = score_run(whole_run, make_settings(dataset).test)
+    assert list(metrics["scores"]) == ["rgb", "flow", "fused 1:1", "fused 5:1", "fused 1:5"]
+    assert (metrics["split"], metrics["num_videos"]) == ("test", 2)
+    assert json.loads((whole_run / "metrics.json").read_text()) == metrics
+    rows = pq.read_table(whole_run / "predictions.parquet").to_pylist()
+    assert [(row["key"], row["branch"]) for row in rows] == [
+        ("left/test0", "rgb"),
+        ("right/test1", "rgb"),
+        ("left/test0", "flow"),
+        ("right/test1", "flow"),
+    ]
+    assert all(len(row["scores"]) == 2 for row in rows)
+
+
+def test_shards_of_other_classes_are_refused_at_test(
+    dataset: Path, whole_run: Path, tmp_path: Path
+) -> None:
+    from twinstream.shards.format.manifest import manifest_bytes, read_manifest
+
+    other = tmp_path / "other"
+    shutil.copytree(dataset, other)
+    manifest = read_manifest(other).model_copy(update={"classes": ("up", "down")})
+    (other / "dataset.json").write_bytes(manifest_bytes(manifest))
+    with pytest.raises(
+        InputError, match=r"2 classes \(up, down ...\), the network was trained on 2 classes \(left"
+    ):
+        score_run(whole_run, make_settings(dataset).test, str(other))
+
+
+def start_training(
+    tmp_path: Path, dataset: Path, run: Path, *overrides: str
+) -> subprocess.Popen[str]:
+    """`python -m twinstream.train` with the settings of the other tests; under way on return."""
+    config = tmp_path / "pipeline.yaml"
+    config.write_text(yaml.safe_dump(settings_tree(dataset)))
+    changes = [part for override in overrides for part in ("--set", override)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "twinstream.train", "-c", str(config), "--out", str(run), *changes],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+    )
+    while not (run / "log.jsonl").exists() or not losses(run):
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        time.sleep(0.02)
+    return process
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_a_resumed_run_is_the_same(
+    dataset: Path, tmp_path: Path, whole_run: Path, number: int, code: int
+) -> None:
+    run = tmp_path / "stopped"
+    process = start_training(tmp_path, dataset, run)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=240)
+    assert process.returncode == code, told
+    assert "Traceback" not in told
+    train(make_settings(dataset), run, resume=True)
+    assert losses(run) == losses(whole_run)
+
+
+def test_a_run_that_was_killed_in_mid_epoch_goes_on_bit_for_bit_with_other_workers(
+    dataset: Path, tmp_path: Path, whole_run: Path
+) -> None:
+    run = tmp_path / "killed"
+    process = start_training(tmp_path, dataset, run, "train.checkpoint_steps=1", "train.workers=1")
+    # Held still to look where it stands: an epoch has two steps, and killed it shall be after the
+    # first.
+    while True:
+        process.send_signal(signal.SIGSTOP)
+        path = run / "checkpoint.pt"
+        if path.exists() and load_resumable(path)[1].position.step == 1:
+            break
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.05)
+    process.kill()
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    train(make_settings(dataset, "train.workers=2"), run, resume=True)
+    assert losses(run) == losses(whole_run)
+
+
+def test_streaming_trains_the_same_network_as_the_index(dataset: Path, tmp_path: Path) -> None:
+    runs = []
+    for loader in ("index", "stream"):
+        settings = make_settings(
+            dataset, f"train.loader={loader}", "train.shuffle_window=1", "train.stages=[flow]"
+        )
+        train(settings, tmp_path / loader, resume=False)
+        runs.append(losses(tmp_path / loader))
+    assert runs[0] == runs[1]

@@ -1,0 +1,91 @@
+"""Where the trainer's batches come from: by index or streamed, epoch by epoch, each rank its part.
+
+Both loaders hand out the same batches where both mix the same number of shards at a time.
+"""
+
+from collections.abc import Iterator
+
+from twinstream.errors import InputError
+from twinstream.shards.read.dataset import ShardDataset
+from twinstream.shards.read.samples import Samples
+from twinstream.train.data.batch import Batch
+from twinstream.train.data.loader import (
+    SnippetRecipe,
+    TrainSnippets,
+    load_train_batches,
+    num_workers,
+)
+from twinstream.train.data.order import EpochSampler, RankPart
+from twinstream.train.data.stream import StreamedShards, load_streamed_batches
+from twinstream.train.ranks import Ranks
+from twinstream.train.settings import TrainSettings
+
+
+class Feed:
+    """The training split as batches; InputError when settings and dataset do not fit."""
+
+    def __init__(self, dataset: ShardDataset, train: TrainSettings, stack_length: int) -> None:
+        self._train = train
+        recipe = SnippetRecipe(
+            segments=train.segments,
+            stack_length=stack_length,
+            crop_size=train.crop_size,
+            scales=train.scales,
+            flip=train.flip,
+            seed=train.seed,
+        )
+        samples = dataset.samples(train.split)
+        self._shard_sizes = [entry.num_samples for entry in samples.entries]
+        self._source: TrainSnippets | StreamedShards
+        if train.loader == "stream":
+            if train.shuffle_window is None:
+                raise InputError(
+                    "train.loader: stream mixes a number of shards at a time; set "
+                    "train.shuffle_window"
+                )
+            self._source = StreamedShards(
+                shard_urls(samples, train.stream_url), self._shard_sizes, recipe
+            )
+        else:
+            self._source = TrainSnippets(samples, recipe)
+
+    @property
+    def epoch_steps(self) -> int:
+        """Steps of an epoch, whatever the number of ranks."""
+        return -(-sum(self._shard_sizes) // self._train.batch_size)
+
+    def batches(
+        self, epoch: int, first_step: int, ranks: Ranks
+    ) -> Iterator[tuple[RankPart, Batch]]:
+        """What is left of an epoch for this rank: which samples, and their snippets."""
+        sampler = EpochSampler(
+            self._shard_sizes,
+            batch_size=self._train.batch_size,
+            seed=self._train.seed,
+            epoch=epoch,
+            window=self._train.shuffle_window,
+            rank=ranks.rank,
+            num_ranks=ranks.size,
+            first_step=first_step,
+        )
+        workers = num_workers(self._train.workers)
+        if isinstance(self._source, StreamedShards):
+            batches = load_streamed_batches(self._source, sampler, workers)
+        else:
+            batches = load_train_batches(self._source, sampler, workers)
+        # Strict: a batch too few or too many would go with the counts of another one.
+        yield from zip(sampler.parts, batches, strict=True)
+
+
+def shard_urls(samples: Samples, template: str | None) -> list[str]:
+    """Where each shard of a split is streamed from: `{shard}` in the template is its path in the
+    dataset.
+    """
+    if template is not None and "{shard}" not in template:
+        raise InputError(
+            f"train.stream_url: {template!r} names no {{shard}}, which stands for a shard's path"
+        )
+    paths = [entry.tar.path for entry in samples.entries]
+    if template is None:
+        return [str(samples.dataset / path) for path in paths]
+    return [template.replace("{shard}", path) for path in paths]

@@ -1,0 +1,65 @@
+"""Bytes to what the networks see, on whatever device the bytes are on.
+
+RGB: ImageNet's mean and standard deviation, as torchvision's weights expect. Flow: codec levels to
+[-1, 1] (zero motion is exactly 0), then times the view's scale, so that a value means the same
+motion across the network's input whatever the crop was. Bytes travel to the device because they are
+a quarter of the floats.
+"""
+
+import torch
+from torch import Tensor
+
+from twinstream.errors import InputError
+from twinstream.shards.format.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def refuse_other_codec(dataset: str, zero: float, levels: float) -> None:
+    """InputError for shards whose bytes do not stand for what `normalise_flow` and a flip of dx
+    take them for.
+    """
+    if (zero, levels) != (ZERO_LEVEL, LEVELS_PER_SIDE):
+        raise InputError(
+            f"{dataset}: flow codec with zero {zero} and {levels} levels, training reads zero "
+            f"{ZERO_LEVEL} and "
+            f"{LEVELS_PER_SIDE} levels; import the folders again with --zero {ZERO_LEVEL}"
+        )
+
+
+def network_inputs(rgb: Tensor, flow: Tensor, flow_scale: Tensor) -> tuple[Tensor, Tensor]:
+    """A batch of snippets as `twinstream.snippets` gives it -> what the network takes, normalised.
+
+    (B, K, 3, S, S) uint8, (B, K, 2L, S, S) uint8, (B, 2) float32 -> (B * K, 3, S, S) and
+    (B * K, 2L, S, S) float32, a video's K snippets one after another.
+    """
+    scale = flow_scale.repeat_interleave(rgb.shape[1], dim=0)
+    return normalise(rgb.flatten(0, 1), flow.flatten(0, 1), scale)
+
+
+def normalise(
+    rgb: Tensor, flow: Tensor, flow_scale: Tensor, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """(N, 3, H, W) uint8, (N, 2L, H, W) uint8, (N, 2) float -> the same shapes in `dtype`."""
+    return normalise_rgb(rgb, dtype), normalise_flow(flow, flow_scale, dtype)
+
+
+def normalise_rgb(rgb: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(N, 3, H, W) uint8 -> the same shape in `dtype`, about zero mean and unit variance on
+    photographs.
+    """
+    mean = torch.tensor(IMAGENET_MEAN, dtype=dtype, device=rgb.device)[:, None, None]
+    std = torch.tensor(IMAGENET_STD, dtype=dtype, device=rgb.device)[:, None, None]
+    return (rgb.to(dtype) / 255 - mean) / std
+
+
+def normalise_flow(flow: Tensor, flow_scale: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(N, 2L, H, W) uint8 levels, (N, 2) scale of dx and dy -> the same shape: 1 is `bound` stored
+    pixels.
+
+    Level 0, which the codec never writes, reads as -1. Scaled values may leave [-1, 1].
+    """
+    motion = ((flow.to(dtype) - ZERO_LEVEL) / LEVELS_PER_SIDE).clamp(min=-1)
+    scale = flow_scale.to(dtype).repeat(1, flow.shape[1] // 2)
+    return motion * scale[:, :, None, None]

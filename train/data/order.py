@@ -1,0 +1,95 @@
+"""Which sample comes when: the order of an epoch, its batches, and each rank's part of them.
+
+All of it is arithmetic on (seed, epoch): workers, ranks and a resume change nothing. An epoch holds
+every sample once, in ceil(n / batch_size) batches over all ranks whose sizes differ by at most one:
+no sample is dropped and no tiny batch is left over for BatchNorm to stumble on. Every rank gets
+equally many samples of each batch; where a batch does not divide, the last ranks repeat samples of
+the same batch, and the loss does not count them.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+from twinstream.train.data.seeds import order_rng
+
+Positions = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class RankPart:
+    """One rank's part of a batch: the first `num_counted` positions count, `num_global` count over
+    all ranks.
+    """
+
+    positions: Positions
+    num_counted: int
+    num_global: int
+
+
+def epoch_order(
+    shard_sizes: Sequence[int], seed: int, epoch: int, window: int | None = None
+) -> Positions:
+    """(n,) every position once. With a window, so many shards at a time are mixed, in an order
+    drawn for the epoch.
+
+    Shards of 3, 2 and 2 samples, window 2: perhaps 5 1 6 2 0 | 4 3, two shards' samples and then
+    the third's.
+    """
+    rng = order_rng(seed, epoch)
+    if window is None:
+        return rng.permutation(sum(shard_sizes))
+    shards = np.split(np.arange(sum(shard_sizes)), np.cumsum(shard_sizes)[:-1])
+    drawn = rng.permutation(len(shards))
+    groups = [drawn[start : start + window] for start in range(0, len(drawn), window)]
+    return np.concatenate(
+        [rng.permutation(np.concatenate([shards[number] for number in group])) for group in groups]
+    )
+
+
+def global_batches(order: Positions, batch_size: int) -> list[Positions]:
+    """The order in batches of nearly equal size: 10 samples by 4 -> 4, 3, 3."""
+    return np.array_split(order, -(-len(order) // batch_size))
+
+
+def rank_part(batch: Positions, rank: int, num_ranks: int) -> RankPart:
+    """Every num_ranks-th sample. 5 samples over 2 ranks: 0 2 4, and 1 3 and a 0 that
+    does not count.
+    """
+    divisible = -(-len(batch) // num_ranks) * num_ranks
+    # np.resize fills up with the batch's own beginning.
+    positions = np.resize(batch, divisible)[rank::num_ranks]
+    return RankPart(positions, len(batch[rank::num_ranks]), len(batch))
+
+
+class EpochSampler(Sampler[list[tuple[int, int]]]):
+    """A batch sampler for one epoch and rank: lists of (epoch, position), from `first_step` on.
+
+    The epoch goes with each position because a DataLoader's workers learn of it in no other way.
+    """
+
+    def __init__(
+        self,
+        shard_sizes: Sequence[int],
+        *,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        window: int | None = None,
+        rank: int = 0,
+        num_ranks: int = 1,
+        first_step: int = 0,
+    ) -> None:
+        self.epoch = epoch
+        batches = global_batches(epoch_order(shard_sizes, seed, epoch, window), batch_size)
+        self.parts = [rank_part(batch, rank, num_ranks) for batch in batches[first_step:]]
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for part in self.parts:
+            yield [(self.epoch, int(position)) for position in part.positions]

@@ -1,0 +1,81 @@
+"""Snippets of a dataset's split for any training loop: `twinstream.snippets`."""
+
+from typing import NamedTuple
+
+from twinstream.errors import InputError
+from twinstream.shards.read.dataset import ShardDataset
+from twinstream.train.data.loader import SnippetRecipe, TrainSnippets
+from twinstream.train.data.normalise import refuse_other_codec
+from twinstream.train.data.order import EpochSampler
+from twinstream.train.settings import ModelSettings, TrainSettings
+
+TRAIN, MODEL = TrainSettings(), ModelSettings()
+
+
+class SnippetBatches(NamedTuple):
+    """One epoch: `DataLoader(batches.dataset, batch_sampler=batches.sampler)`."""
+
+    dataset: TrainSnippets
+    sampler: EpochSampler
+
+
+def snippets(
+    dataset: ShardDataset,
+    split: str = TRAIN.split,
+    *,
+    segments: int = TRAIN.segments,
+    stack_length: int = MODEL.stack_length,
+    crop_size: int = TRAIN.crop_size,
+    scales: tuple[float, ...] = TRAIN.scales,
+    flip: bool = TRAIN.flip,
+    batch_size: int = TRAIN.batch_size,
+    seed: int = TRAIN.seed,
+    epoch: int = 0,
+    shuffle_window: int | None = TRAIN.shuffle_window,
+    rank: int = 0,
+    world_size: int = 1,
+) -> SnippetBatches:
+    """A torch Dataset and the batch sampler of one epoch, as `twinstream train` has them.
+
+    A batch of B videos is rgb (B, K, 3, S, S) uint8, flow (B, K, 2L, S, S) uint8 (dx0 dy0 dx1 ...,
+    128 is no motion), flow_scale (B, 2) float32 and labels (B,) int64, for K = `segments`,
+    L = `stack_length` and S = `crop_size`; `network_inputs` makes floats of it. Frame and flow of a
+    video go through one random crop of the `scales` and, with `flip`, mirroring.
+
+    Order and crops follow from (seed, epoch), not from the number of workers: call again for the
+    next epoch. Every video comes once, in batches whose sizes differ by at most one. Each of
+    `world_size` processes gets its `rank`'s part of every batch; where a batch does not divide,
+    videos of it are repeated so that all get equally many. With `shuffle_window` so many shards are
+    mixed at a time. InputError for a split that is not there or has a video too short for a stack.
+    """
+    for name, value in {
+        "segments": segments,
+        "stack_length": stack_length,
+        "crop_size": crop_size,
+        "batch_size": batch_size,
+        "world_size": world_size,
+    }.items():
+        if value < 1:
+            raise InputError(f"snippets: {name} is {value}, expected at least 1")
+    if not 0 <= rank < world_size:
+        raise InputError(f"snippets: rank is {rank}, expected 0 to {world_size - 1}")
+    refuse_other_codec(str(dataset.path), dataset.codec.zero, dataset.codec.levels)
+    samples = dataset.samples(split)
+    recipe = SnippetRecipe(
+        segments=segments,
+        stack_length=stack_length,
+        crop_size=crop_size,
+        scales=scales,
+        flip=flip,
+        seed=seed,
+    )
+    sampler = EpochSampler(
+        [entry.num_samples for entry in samples.entries],
+        batch_size=batch_size,
+        seed=seed,
+        epoch=epoch,
+        window=shuffle_window,
+        rank=rank,
+        num_ranks=world_size,
+    )
+    return SnippetBatches(TrainSnippets(samples, recipe), sampler)

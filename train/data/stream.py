@@ -1,0 +1,159 @@
+"""The same samples read from beginning to end of each shard, through webdataset: from any URL,
+without an index.
+
+One item of the dataset is a shard, streamed once; what an epoch wants of it is cut out on the way.
+The trainer's process holds the cut snippets of the shards that are being mixed
+(`train.shuffle_window` of them, 31 MB for 16 videos of 3 segments at 224x224) and takes the batches
+from them: the same batches as by index with the same window, for any number of workers and after a
+resume. The price: every byte is read, by every rank, and no order mixes all shards.
+"""
+
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import webdataset as wds
+from numpy.typing import NDArray
+from webdataset.tariterators import group_by_keys, tar_file_expander
+
+from twinstream.errors import InputError
+from twinstream.shards.format.image import decode_gray, decode_rgb
+from twinstream.shards.format.sample import SampleMeta, meta_from_json
+from twinstream.shards.storage.location import locate
+from twinstream.train.data import transforms
+from twinstream.train.data.batch import Batch, batch_of_rows, new_batch
+from twinstream.train.data.loader import SnippetRecipe, loaded
+from twinstream.train.data.order import EpochSampler, Positions
+from twinstream.train.data.transforms import Bytes
+
+# epoch, number of a shard, rows of the samples that are wanted of it, ascending
+Piece = tuple[int, int, tuple[int, ...]]
+Members = dict[str, Any]
+# Read as everything else in them is; webdataset has no s3:// and calls gsutil for the other.
+STORES = ("s3://", "gs://")
+
+
+class StreamedShards:
+    """Shard by shard: the random snippets of the wanted samples of a shard, read from its URL."""
+
+    def __init__(
+        self, urls: Sequence[str], shard_sizes: Sequence[int], recipe: SnippetRecipe
+    ) -> None:
+        if not sum(shard_sizes):
+            raise InputError("this split holds no samples")
+        self.urls, self.recipe = urls, recipe
+        sizes = np.array(shard_sizes, np.int64)
+        self.ends: Positions = np.cumsum(sizes)
+        self.starts: Positions = self.ends - sizes
+
+    def __len__(self) -> int:
+        return len(self.urls)
+
+    def batch(self, piece: Piece) -> Batch:
+        """The wanted samples of one shard, in the order in which they stand."""
+        epoch, shard, rows = piece
+        recipe, done = self.recipe, 0
+        batch = new_batch(len(rows), recipe.segments, recipe.stack_length, recipe.crop_size)
+        rgb, flow = batch.rgb.numpy(), batch.flow.numpy()
+        for row, members in enumerate(stream_samples(self.urls[shard])):
+            if row == rows[done]:
+                scale, label = self._fill(epoch, members, rgb[done], flow[done])
+                batch.flow_scale.numpy()[done] = scale
+                batch.labels[done] = label
+                batch.positions[done] = self.starts[shard] + row
+                done += 1
+            if done == len(rows):
+                return batch
+        size = self.ends[shard] - self.starts[shard]
+        raise InputError(
+            f"{self.urls[shard]}: ends before sample {rows[done] + 1} of {size} in dataset.json"
+        )
+
+    def _fill(
+        self, epoch: int, members: Members, rgb: Bytes, flow: Bytes
+    ) -> tuple[NDArray[np.float32], int]:
+        recipe, meta = self.recipe, _meta(members)
+        try:
+            starts, view = recipe.draw(epoch, meta.key, meta.num_frames, meta.height, meta.width)
+        except InputError as error:
+            raise InputError(f"{_where(members)}: {error}") from error
+        frames = (_image(members, f"rgb.{t:05d}.jpg", decode_rgb) for t in starts)
+        stacks = (_stack(members, t, recipe.stack_length) for t in starts.tolist())
+        return transforms.apply_views(frames, stacks, [view], rgb[None], flow[None]), meta.label
+
+
+def load_streamed_batches(
+    dataset: StreamedShards, sampler: EpochSampler, workers: int
+) -> Iterator[Batch]:
+    """The batches of `sampler`, which must mix a window of shards and not the whole dataset."""
+    wanted = [part.positions.tolist() for part in sampler.parts]
+    pieces = epoch_pieces(wanted, dataset.starts, dataset.ends, sampler.epoch)
+    # Position -> the batch that it was cut into, and its row there
+    pool: dict[int, tuple[Batch, int]] = {}
+    left = iter(wanted)
+    positions = next(left, None)
+    for cut in loaded(dataset, workers, sampler=pieces, batch_size=None):
+        pool |= {position: (cut, row) for row, position in enumerate(cut.positions.tolist())}
+        while positions is not None and all(position in pool for position in positions):
+            yield batch_of_rows([pool[position] for position in positions])
+            # A position may be in a batch twice, where ranks repeat samples.
+            for position in {*positions}:
+                del pool[position]
+            positions = next(left, None)
+
+
+def epoch_pieces(
+    batches: Sequence[list[int]], starts: Positions, ends: Positions, epoch: int
+) -> list[Piece]:
+    """What these batches want of each shard, shards in the order in which they are first wanted."""
+    wanted: dict[int, set[int]] = {}
+    for position in (position for batch in batches for position in batch):
+        shard = int(np.searchsorted(ends, position, side="right"))
+        wanted.setdefault(shard, set()).add(position - int(starts[shard]))
+    return [(epoch, shard, tuple(sorted(rows))) for shard, rows in wanted.items()]
+
+
+def stream_samples(url: str) -> Iterator[Members]:
+    """Every sample of a tar as webdataset has it; InputError when it cannot be read to its end."""
+    try:
+        stream = locate(url).open("rb") if url.startswith(STORES) else wds.gopen(url)
+        try:
+            yield from group_by_keys(tar_file_expander([{"url": url, "stream": stream}]))
+        finally:
+            # A pipe that is closed before its end says so; whoever stops asking knows.
+            with suppress(OSError):
+                stream.close()
+    except (tarfile.TarError, OSError, EOFError) as error:
+        # webdataset adds the stream and the URL to an error's arguments.
+        reason = str(error.args[0]).partition(" @ ")[0] if len(error.args) > 1 else error
+        raise InputError(
+            f"{url}: cannot be streamed ({getattr(error, 'strerror', None) or reason})"
+        ) from error
+
+
+def _meta(members: Members) -> SampleMeta:
+    try:
+        return meta_from_json(members["json"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{_where(members)}: damaged JSON member") from error
+
+
+def _stack(members: Members, start: int, length: int) -> Iterator[Bytes]:
+    """2L fields (H, W), dx0 dy0 dx1 ..."""
+    names = [f"flow_{axis}.{t:05d}.jpg" for t in range(start, start + length) for axis in "xy"]
+    return (_image(members, name, decode_gray) for name in names)
+
+
+def _image(members: Members, name: str, decode: Callable[[bytes], Bytes]) -> Bytes:
+    try:
+        return decode(members[name])
+    except KeyError as error:
+        raise InputError(f"{_where(members)}: no member {name}") from error
+    except InputError as error:
+        raise InputError(f"{_where(members)}: {name}: {error}") from error
+
+
+def _where(members: Members) -> str:
+    return f"{members['__url__']}: {members['__key__']}"

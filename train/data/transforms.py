@@ -1,0 +1,141 @@
+"""One crop, scale and flip for both modalities, so that frame and flow stay aligned (paper, section
+4.4).
+
+Bytes in, bytes out: what becomes of them on the device is in normalise.py. Flow is in codec
+levels, zero motion at 128. Mirroring negates dx, the even channels, and leaves dy alone; in levels
+q -> 256 - q, and level 0, which only JPEG noise makes, -> 255. Resizing a crop changes how far
+things move: we count motion in pixels of what the network sees, so `flow_scale` carries out / width
+and out / height for the device to multiply by. H and W are the stored size, out is the side of the
+network's square input. Each image goes straight to its place: a copy costs as much as resizing.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from twinstream.errors import InputError
+from twinstream.train.choices import TSN_SCALES, NumCrops
+
+Bytes = NDArray[np.uint8]
+
+# TSN's 13 places for a crop, (row, column) in quarters of the free room: corners, centre, sides,
+# between.
+PLACES = [(row, column) for row in range(5) for column in range(5) if row % 2 == column % 2]
+
+
+@dataclass(frozen=True)
+class View:
+    """A crop in stored pixels, rows [top, top + height), columns [left, left + width), mirrored if
+    flip.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+    flip: bool
+
+
+def random_view(
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    *,
+    scales: Sequence[float] = TSN_SCALES,
+    flip: bool = True,
+) -> View:
+    """TSN's scale jitter: both sides of the crop are min(height, width) times neighbouring scales.
+
+    At 256 x 256: sides 256, 224, 192 or 168, at most one step apart; one of 13 places; half are
+    mirrored.
+    """
+    sides = [max(1, int(min(height, width) * scale)) for scale in scales]
+    pairs = [(h, w) for i, h in enumerate(sides) for j, w in enumerate(sides) if abs(i - j) <= 1]
+    crop_height, crop_width = pairs[rng.integers(len(pairs))]
+    row, column = PLACES[rng.integers(len(PLACES))]
+    top, left = (height - crop_height) * row // 4, (width - crop_width) * column // 4
+    return View(top, left, crop_height, crop_width, flip and bool(rng.integers(2)))
+
+
+def test_views(height: int, width: int, crop: int, crops: NumCrops) -> list[View]:
+    """The square crops scored at test. 1: the centre. 5: four corners, then the centre. 10: and
+    mirrored.
+
+    A crop larger than the stored frame is the user's fault: InputError.
+    """
+    if crop > min(height, width):
+        raise InputError(
+            f"a crop of {crop} pixels does not fit into stored frames of {height} x {width} (H x W)"
+        )
+    bottom, right = height - crop, width - crop
+    centre = (bottom // 2, right // 2)
+    corners = [(0, 0), (0, right), (bottom, 0), (bottom, right)]
+    places = [centre] if crops == 1 else [*corners, centre]
+    flips = (False, True) if crops == 10 else (False,)
+    return [View(top, left, crop, crop, flip) for flip in flips for top, left in places]
+
+
+def apply_views(
+    frames: Iterable[Bytes],
+    stacks: Iterable[Iterable[Bytes]],
+    views: Sequence[View],
+    rgb: Bytes,
+    flow: Bytes,
+) -> NDArray[np.float32]:
+    """Both modalities through V views, written into rgb (V, K, 3, out, out) and flow (V, K, 2L,
+    out, out).
+
+    From K frames (H, W, 3) and K stacks of 2L fields (H, W) dx0 dy0 dx1 ... Images may be decoded
+    while they are asked for: each goes through all views at once, fresh in the cache. Returns
+    flow_scale (2,), the same for all views.
+    """
+    # Strict: what is not written stays whatever the memory held.
+    for targets, frame in zip(rgb.swapaxes(0, 1), frames, strict=True):
+        for target, view in zip(targets, views, strict=True):
+            view_frame(frame, view, target)
+    for channels, fields in zip(flow.transpose(1, 2, 0, 3, 4), stacks, strict=True):
+        for channel, (targets, field) in enumerate(zip(channels, fields, strict=True)):
+            for target, view in zip(targets, views, strict=True):
+                view_field(field, view, target, is_dx=channel % 2 == 0)
+    return flow_scale(views[0], rgb.shape[-1])
+
+
+def view_frame(frame: Bytes, view: View, target: Bytes) -> None:
+    """(H, W, 3) -> into (3, out, out)."""
+    cv2.split(_cut(frame, view, np.empty((*target.shape[1:], 3), np.uint8)), [*target])
+
+
+def view_field(field: Bytes, view: View, target: Bytes, *, is_dx: bool) -> None:
+    """(H, W) levels of dx or dy -> into (out, out); a mirrored view has dx negated."""
+    _cut(field, view, target)
+    if view.flip and is_dx:
+        negate_levels(target)
+
+
+def negate_levels(levels: Bytes) -> None:
+    """In place: q -> 256 - q, and 0 -> 255, where bytes end."""
+    cv2.convertScaleAbs(levels, dst=levels, alpha=-1, beta=256)
+
+
+def flow_scale(view: View, out: int) -> NDArray[np.float32]:
+    """(2,) float32, out / width for dx and out / height for dy: pixels of the network's input for
+    each stored one.
+    """
+    return np.array([out / view.width, out / view.height], dtype=np.float32)
+
+
+def _cut(image: Bytes, view: View, target: Bytes) -> Bytes:
+    """(H, W) or (H, W, C) -> into `target`: cut, resized bilinearly with pixel centres aligned,
+    mirrored.
+    """
+    assert view.top + view.height <= image.shape[0], "the view reaches below the frame"
+    assert view.left + view.width <= image.shape[1], "the view reaches beyond the frame"
+    part = image[view.top : view.top + view.height, view.left : view.left + view.width]
+    cv2.resize(part, target.shape[:2], dst=target, interpolation=cv2.INTER_LINEAR)
+    if view.flip:
+        # Mirrored after resizing: then a flip is exact, whatever the resizing rounds.
+        cv2.flip(target, 1, dst=target)
+    return target

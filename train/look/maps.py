@@ -1,0 +1,260 @@
+"""`twinstream attention`: where the RGB branch looks (the paper's Figures 5 to 7).
+
+For query positions of a frame, the weights with which the last block of res4 reads the flow branch
+(CMA) or the RGB branch itself (non-local). They are those of the forward pass at test: the centre
+crop, the network's input size. A map is as coarse as the features that are read, pooled by 2: 7 x 7
+for an input of 224. Only the block asked for keeps its weights, so a look costs one forward pass.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from twinstream.errors import InputError
+from twinstream.shards.read.dataset import open_dataset
+from twinstream.shards.read.members import read_snippets
+from twinstream.shards.read.samples import StoredSample
+from twinstream.train.choices import BranchName
+from twinstream.train.data.batch import new_batch
+from twinstream.train.data.loader import test_crop
+from twinstream.train.data.snippets import num_starts
+from twinstream.train.data.transforms import Bytes, View, apply_views, test_views
+from twinstream.train.device import choose_device, network_input
+from twinstream.train.network.branch import Branch
+from twinstream.train.network.cma import CMABlock
+from twinstream.train.network.two_branch import TwoBranch, build_model
+from twinstream.train.run_folder import read_run_settings
+from twinstream.train.score.evaluate import read_weights, refuse_other_dataset
+
+# Queries lie this share of the picture apart, where they are picked
+APART = 1 / 3
+
+
+@dataclass(frozen=True)
+class BlockMap:
+    """One block's weights for one snippet: (h, w, kh, kw), summing to 1 over the keys of every
+    query.
+    """
+
+    name: str
+    """CMA layer3.5"""
+    reads: BranchName
+    weights: NDArray[np.float32]
+    read_size: tuple[int, int]
+    """(h', w') of the features that are read, before pooling: keys are 2 x 2 of them, fewer at an
+    odd end
+    """
+
+
+@dataclass(frozen=True)
+class Look:
+    """A frame as the network saw it, its motion, and what its queries attend to."""
+
+    t: int
+    frame: NDArray[np.uint8]
+    """(S, S, 3) RGB, the centre crop at the stored resolution"""
+    flow: NDArray[np.float32]
+    """(S, S, 2) pixels, the first field of the stack"""
+    queries: tuple[tuple[int, int], ...]
+    """(x, y) pixels of the crop"""
+    blocks: tuple[BlockMap, ...]
+
+
+class Observer:
+    """A run's network, ready to look at samples of its dataset."""
+
+    def __init__(
+        self,
+        run: Path,
+        shards_path: str | None = None,
+        place: str | None = None,
+        stage: str | None = None,
+    ) -> None:
+        self.settings = read_run_settings(run)
+        _, checkpoint = read_weights(run, self.settings.train.stages, stage)
+        self.dataset = open_dataset(self.settings.shards, shards_path)
+        refuse_other_dataset(checkpoint, self.dataset)
+        self.device = choose_device(self.settings.train.device)
+        model = build_model(self.settings.model, len(checkpoint.classes))
+        model.load_state_dict(checkpoint.model)
+        self.model = model.to(self.device).eval()
+        self.attending = checkpoint.attending
+        self.blocks = attention_blocks(self.model, self.attending, str(run), place)
+
+    def times(self, key: str) -> range:
+        """Frames of that sample that a snippet can start at. InputError for an unknown key."""
+        return range(
+            num_starts(self.dataset.sample(key).index.num_frames, self.settings.model.stack_length)
+        )
+
+    def look(self, key: str, t: int, queries: Sequence[tuple[int, int]] = ()) -> Look:
+        """What these queries, (x, y) in pixels of the stored frame, attend to; picked by motion
+        when none is given.
+        """
+        sample = self.dataset.sample(key)
+        view = centre_view(sample)
+        (frame,), (fields,) = read_snippets(sample, [t], self.settings.model.stack_length)
+        stack = list(fields)
+        inside = tuple(position_in_view(query, view, sample) for query in queries)
+        blocks = self._maps(frame, stack, view)
+        rows, columns = (
+            slice(view.top, view.top + view.height),
+            slice(view.left, view.left + view.width),
+        )
+        levels = np.stack([field[rows, columns] for field in stack])
+        flow = self.dataset.flow_pixels(np.stack([levels[::2], levels[1::2]], axis=-1))
+        picked = inside or pick_queries(
+            np.linalg.norm(flow, axis=-1).mean(0), blocks[0].weights.shape[:2]
+        )
+        return Look(t, frame[rows, columns], flow[0], picked, blocks)
+
+    def _maps(self, frame: Bytes, stack: list[Bytes], view: View) -> tuple[BlockMap, ...]:
+        batch = new_batch(1, 1, self.settings.model.stack_length, self.settings.train.crop_size)
+        rgb, flow = batch.rgb.numpy(), batch.flow.numpy()
+        batch.flow_scale.numpy()[0] = apply_views([frame], [stack], [view], rgb, flow)
+        maps: dict[str, tuple[NDArray[np.float32], tuple[int, int]]] = {}
+        handles = [
+            block.register_forward_pre_hook(_keep_map(maps, name))
+            for name, (_, block) in self.blocks.items()
+        ]
+        with torch.inference_mode():
+            self.model(
+                *network_input(batch, self.device), outputs=("rgb",), attending=self.attending
+            )
+        for handle in handles:
+            handle.remove()
+        return tuple(BlockMap(name, reads, *maps[name]) for name, (reads, _) in self.blocks.items())
+
+
+def attention_blocks(
+    model: TwoBranch, attending: Sequence[BranchName], run: str, place: str | None
+) -> dict[str, tuple[BranchName, CMABlock]]:
+    """The RGB branch's blocks at `place` (the last of res4 when None) by name, and the branch that
+    each reads.
+
+    InputError for a run without attention in its RGB branch, or where it is not trained, or for
+    another place.
+    """
+    if "rgb" not in model.names or not model.rgb.places:
+        raise InputError(
+            f"{run}: model.kind {model.kind} has no attention in an RGB branch; cma and nonlocal "
+            "have"
+        )
+    key = _place(model.rgb, place).replace(".", "_")
+    sides: tuple[tuple[str, nn.ModuleDict, BranchName], ...]
+    sides = (("CMA", model.rgb.cma, "flow"), ("non-local", model.rgb.non_local, "rgb"))
+    found: dict[str, tuple[BranchName, CMABlock]] = {}
+    for name, blocks, reads in sides:
+        block = blocks[key] if key in blocks and (reads == "rgb" or "rgb" in attending) else None
+        if isinstance(block, CMABlock) and not block.is_identity:
+            found[f"{name} {key.replace('_', '.')}"] = (reads, block)
+    if not found:
+        raise InputError(f"{run}: no stage has trained the RGB branch's attention yet")
+    return found
+
+
+def centre_view(sample: StoredSample) -> View:
+    """The centre crop of a test."""
+    height, width = sample.index.height, sample.index.width
+    return test_views(height, width, test_crop(height, width), 1)[0]
+
+
+def position_in_view(query: tuple[int, int], view: View, sample: StoredSample) -> tuple[int, int]:
+    """Pixels of the stored frame -> of the crop. InputError where the network does not see it."""
+    x, y = query[0] - view.left, query[1] - view.top
+    if not (0 <= x < view.width and 0 <= y < view.height):
+        raise InputError(
+            f"--query {query[0]},{query[1]}: outside of what the network sees of "
+            f"{sample.index.key}, "
+            f"x {view.left} to {view.left + view.width - 1}, y {view.top} to "
+            f"{view.top + view.height - 1}"
+        )
+    return x, y
+
+
+def pick_queries(
+    speed: NDArray[np.floating[Any]], grid: tuple[int, ...]
+) -> tuple[tuple[int, int], ...]:
+    """(S, S) speeds -> three (x, y): the fastest cell of the h x w grid, the fastest one far from
+    it, the stillest.
+    """
+    cells = cv2.resize(speed.astype(np.float32), (grid[1], grid[0]), interpolation=cv2.INTER_AREA)
+    first = np.unravel_index(int(cells.argmax()), cells.shape)
+    rows, columns = np.indices(cells.shape)
+    far = np.hypot((rows - first[0]) / grid[0], (columns - first[1]) / grid[1]) >= APART
+    # A speed is never negative, so a cell that is near has no chance.
+    second = np.unravel_index(int(np.where(far, cells, -1).argmax()), cells.shape)
+    third = np.unravel_index(int(np.where(far, cells, np.inf).argmin()), cells.shape)
+    centres = [
+        cell_centre((int(row), int(column)), grid, speed.shape)
+        for row, column in (first, second, third)
+    ]
+    return tuple((round(x), round(y)) for x, y in centres)
+
+
+def cell_centre(
+    cell: tuple[int, int], grid: tuple[int, ...], shape: tuple[int, ...]
+) -> tuple[float, float]:
+    """(row, column) of an h x w grid over an (H, W) picture -> its centre (x, y) in pixels."""
+    return (cell[1] + 0.5) * shape[1] / grid[1] - 0.5, (cell[0] + 0.5) * shape[0] / grid[0] - 0.5
+
+
+def key_centre(
+    cell: tuple[int, int], block: BlockMap, shape: tuple[int, ...]
+) -> tuple[float, float]:
+    """(row, column) of a key over an (H, W) picture -> its centre (x, y) in pixels. Keys of 7: 0-1
+    2-3 4-5 6.
+    """
+    first = cell_centre((2 * cell[0], 2 * cell[1]), block.read_size, shape)
+    ends = [min(2 * place + 1, size - 1) for place, size in zip(cell, block.read_size, strict=True)]
+    last = cell_centre((ends[0], ends[1]), block.read_size, shape)
+    return (first[0] + last[0]) / 2, (first[1] + last[1]) / 2
+
+
+def over_features(weights: NDArray[np.float32], block: BlockMap) -> NDArray[np.float32]:
+    """(kh, kw) of the keys -> (h', w'): each key's value at the features that it was
+    pooled from.
+    """
+    return weights.repeat(2, axis=0).repeat(2, axis=1)[: block.read_size[0], : block.read_size[1]]
+
+
+def query_map(
+    block: BlockMap, query: tuple[int, int], shape: tuple[int, ...]
+) -> NDArray[np.float32]:
+    """(kh, kw) weights of the query at (x, y) pixels of an (H, W) picture."""
+    rows, columns = block.weights.shape[:2]
+    weights: NDArray[np.float32] = block.weights[
+        query[1] * rows // shape[0], query[0] * columns // shape[1]
+    ]
+    return weights
+
+
+def looks(observer: Observer, key: str, queries: Sequence[tuple[int, int]]) -> Iterator[Look]:
+    """A look at every frame that a snippet can start at."""
+    for t in observer.times(key):
+        yield observer.look(key, t, queries)
+
+
+def _place(branch: Branch, place: str | None) -> str:
+    if place is not None and place not in branch.places:
+        raise InputError(f"--at {place}: attention stands at {', '.join(branch.places)}")
+    in_res4 = [name for name in branch.places if name.startswith("layer3.")]
+    return place or (in_res4 or list(branch.places))[-1]
+
+
+def _keep_map(
+    maps: dict[str, tuple[NDArray[np.float32], tuple[int, int]]], name: str
+) -> Callable[[CMABlock, tuple[Tensor, Tensor]], None]:
+    def keep(block: CMABlock, args: tuple[Tensor, Tensor]) -> None:
+        x, y = args
+        weights = block.attention_map(x, y)[0].reshape(*x.shape[2:], *block.pool(y).shape[2:])
+        maps[name] = weights.float().cpu().numpy(), (y.shape[2], y.shape[3])
+
+    return keep

@@ -1,0 +1,180 @@
+"""Looks as pictures: RGB frame, colour-coded flow, and for each query what it attends to, over what
+it reads.
+
+A panel shows the picture that is read, dimmed where the weights are low, and arrows from the query
+to the strongest positions, thicker for more weight. A map is scaled to its own strongest position,
+which is told in figures above it: a map that is spread evenly looks like one, but its largest
+weight gives it away.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from twinstream.errors import InputError
+from twinstream.shards.preview import flow_to_rgb, write_video
+from twinstream.shards.read.members import read_meta
+from twinstream.train.look.maps import (
+    BlockMap,
+    Look,
+    Observer,
+    key_centre,
+    looks,
+    over_features,
+    query_map,
+)
+
+Picture = NDArray[np.uint8]
+
+PANEL = 288
+ARROWS = 4
+COLOURS = ((230, 60, 60), (30, 130, 230), (20, 160, 90), (230, 150, 20), (160, 70, 200))
+
+
+def show(
+    run: Path,
+    key: str,
+    out: Path,
+    queries: Sequence[tuple[int, int]],
+    *,
+    t: int | None = None,
+    place: str | None = None,
+    stage: str | None = None,
+    shards_path: str | None = None,
+) -> None:
+    """Write the picture of one frame, or the video of all where `out` ends in .mp4. InputError for
+    what is absent.
+    """
+    if out.suffix not in (".png", ".mp4"):
+        raise InputError(f"--out {out}: expected a name that ends in .png or .mp4")
+    observer = Observer(run, shards_path, place, stage)
+    times = observer.times(key)
+    if t is not None and t not in times:
+        raise InputError(f"--frame {t}: a snippet of {key} starts at 0 to {times[-1]}")
+    if out.suffix == ".mp4":
+        write_looks(looks(observer, key, queries), read_meta(observer.dataset.sample(key)).fps, out)
+    else:
+        write_look(
+            observer.look(key, times[len(times) // 2] if t is None else t, queries), key, out
+        )
+
+
+def write_look(look: Look, title: str, path: Path) -> None:
+    """A row for each block: frame and flow with the queries marked, then a panel a query."""
+    fastest = float(np.linalg.norm(look.flow, axis=-1).max())
+    columns = 2 + len(look.queries)
+    figure = Figure(figsize=(2.7 * columns, 3.15 * len(look.blocks) + 0.4), layout="constrained")
+    axes = figure.subplots(len(look.blocks), columns, squeeze=False)
+    for row, block in zip(axes, look.blocks, strict=True):
+        titles = [
+            f"RGB, frame {look.t}",
+            f"flow, to {fastest:.1f} px",
+            *(_panel_title(look, block, q) for q in look.queries),
+        ]
+        for axis, panel, text in zip(row, panels(look, block, fastest), titles, strict=True):
+            axis.imshow(panel)
+            axis.set_title(text, fontsize=8)
+            axis.set_axis_off()
+    figure.suptitle(f"{title} · {', '.join(block.name for block in look.blocks)}", fontsize=9)
+    figure.savefig(path, dpi=110)
+
+
+def write_looks(found: Iterator[Look], fps: float, path: Path) -> None:
+    """Every look as a frame of an H.264 video; the colours of flow are scaled to the fastest motion
+    of each frame.
+    """
+    write_video(
+        (np.vstack([np.hstack(panels(look, block)) for block in look.blocks]) for look in found),
+        fps,
+        path,
+    )
+
+
+def panels(look: Look, block: BlockMap, fastest: float | None = None) -> list[Picture]:
+    """(PANEL, PANEL, 3) pictures: frame, flow, and one a query."""
+    scale = fastest or float(np.linalg.norm(look.flow, axis=-1).max())
+    frame, flow = enlarged(look.frame), enlarged(flow_to_rgb(look.flow, scale))
+    under = flow if block.reads == "flow" else frame
+    shape = look.frame.shape[:2]
+    marked = [with_queries(picture, look.queries, shape) for picture in (frame, flow)]
+    return marked + [
+        attended(
+            under,
+            block,
+            query_map(block, query, shape),
+            on_panel(query, shape),
+            COLOURS[number % len(COLOURS)],
+        )
+        for number, query in enumerate(look.queries)
+    ]
+
+
+def attended(
+    under: Picture,
+    block: BlockMap,
+    weights: NDArray[np.float32],
+    query: tuple[int, int],
+    colour: Sequence[int],
+) -> Picture:
+    """The picture under a map, and arrows from the query, in pixels of the panel, to cells of more
+    than even weight.
+    """
+    light = cv2.resize(
+        over_features(weights / weights.max(), block), (PANEL, PANEL), interpolation=cv2.INTER_CUBIC
+    )
+    shaded = under * (0.25 + 0.75 * np.clip(light, 0, 1)[..., None])
+    picture: Picture = np.ascontiguousarray(shaded.astype(np.uint8))
+    strongest = np.argsort(weights, axis=None)[::-1][:ARROWS]
+    for cell in strongest[::-1]:
+        row, column = np.unravel_index(int(cell), weights.shape)
+        if weights[row, column] * weights.size <= 1:
+            continue
+        x, y = key_centre((int(row), int(column)), block, picture.shape)
+        end, thickness = (
+            (round(x), round(y)),
+            1 + round(3 * float(weights[row, column] / weights.max())),
+        )
+        for ink, width in (((255, 255, 255), thickness + 2), (colour, thickness)):
+            cv2.arrowedLine(picture, query, end, list(ink), width, cv2.LINE_AA, tipLength=0.12)
+    return _dotted(picture, query, colour)
+
+
+def with_queries(
+    picture: Picture, queries: Sequence[tuple[int, int]], shape: tuple[int, ...]
+) -> Picture:
+    """A copy with a dot at each query."""
+    result = picture.copy()
+    for number, query in enumerate(queries):
+        result = _dotted(result, on_panel(query, shape), COLOURS[number % len(COLOURS)])
+    return result
+
+
+def on_panel(query: tuple[int, int], shape: tuple[int, ...]) -> tuple[int, int]:
+    """Pixels of an (H, W) picture -> of the panel."""
+    return round((query[0] + 0.5) * PANEL / shape[1] - 0.5), round(
+        (query[1] + 0.5) * PANEL / shape[0] - 0.5
+    )
+
+
+def enlarged(picture: Picture) -> Picture:
+    """Any picture at the panel's size."""
+    result = cv2.resize(picture, (PANEL, PANEL), interpolation=cv2.INTER_LINEAR)
+    return result.astype(np.uint8)
+
+
+def _dotted(picture: Picture, query: tuple[int, int], colour: Sequence[int]) -> Picture:
+    cv2.circle(picture, query, 8, (255, 255, 255), -1, cv2.LINE_AA)
+    cv2.circle(picture, query, 6, list(colour), -1, cv2.LINE_AA)
+    return picture
+
+
+def _panel_title(look: Look, block: BlockMap, query: tuple[int, int]) -> str:
+    weights = query_map(block, query, look.frame.shape[:2])
+    over = "flow" if block.reads == "flow" else "RGB"
+    return (
+        f"{block.name} over {over}\nstrongest {weights.max():.0%} ({1 / weights.size:.0%} if even)"
+    )

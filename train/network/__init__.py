@@ -1,0 +1,1 @@
+"""The two-branch network, its stages and its first weights."""

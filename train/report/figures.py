@@ -1,0 +1,159 @@
+"""The paper's Figures 3 and 4 from predictions: accuracy against fusion weights, and the categories
+that gain most.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from twinstream.train.report.evidence import RGB_ALONE, Evidence, Variant
+from twinstream.train.report.tables import (
+    BASELINE,
+    CATEGORIES,
+    CMA,
+    CMA_2,
+    CMA_3,
+    NON_LOCAL,
+    Cell,
+    Table,
+    gains,
+    gaps,
+)
+from twinstream.train.score.metrics import EQUAL, Weights, per_class_accuracy
+
+COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee")
+# RGB's share of the weights; the ratios of the paper are among them
+SHARES = sorted({*np.linspace(0, 1, 25).tolist(), 1 / 6, 1 / 2, 5 / 6})
+TICKS = {
+    0.0: "0:1",
+    1 / 6: "1:5",
+    1 / 3: "1:2",
+    1 / 2: "1:1",
+    2 / 3: "2:1",
+    5 / 6: "5:1",
+    1.0: "1:0",
+}
+SWEPT: dict[Variant, str] = {
+    BASELINE: "two-stream",
+    NON_LOCAL: "non-local two-stream",
+    CMA: "CMA iter1",
+    CMA_2: "CMA iter2",
+    CMA_3: "CMA iter3",
+}
+COMPARED: tuple[tuple[str, Variant, Weights], ...] = (
+    ("RGB", BASELINE, RGB_ALONE),
+    ("RGB with non-local", NON_LOCAL, RGB_ALONE),
+    ("two-stream", BASELINE, EQUAL),
+    ("CMA iter1-R", CMA, RGB_ALONE),
+)
+
+
+def sweep_table(evidence: Evidence) -> Table:
+    """Figure 3 as numbers: top-1 in percent at each weight of RGB (flow has the rest), a column for
+    each network.
+    """
+    named = {
+        variant: name
+        for variant, name in SWEPT.items()
+        if evidence.accuracy(variant, EQUAL) is not None
+    }
+    rows: list[list[Cell]] = []
+    for share in SHARES:
+        found = [evidence.accuracy(variant, (share, 1 - share)) for variant in named]
+        rows.append(
+            [f"{share:.3f}", *(100 * accuracy.top1 if accuracy else None for accuracy in found)]
+        )
+    title = "Figure 3. Top-1 against the weight of RGB"
+    wanted = (BASELINE, CMA, CMA_2)
+    return Table(
+        "figure3", title, ("weight of RGB", *named.values()), rows, "", gaps(evidence, wanted)
+    )
+
+
+def write_sweep(table: Table, path: Path) -> None:
+    """A line a network; ratios RGB:flow on the axis."""
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    axis = figure.subplots()
+    for place, name in enumerate(table.columns[1:], start=1):
+        heights = _numbers(table, place)
+        axis.plot(
+            SHARES, heights, label=name, color=COLOURS[(place - 1) % len(COLOURS)], linewidth=1.8
+        )
+    axis.set(xlabel="weights of the scores, RGB : flow", ylabel="top-1 accuracy, %", xlim=(0, 1))
+    axis.set_xticks(list(TICKS), list(TICKS.values()))
+    axis.grid(color="#dddddd", linewidth=0.6)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False)
+    figure.savefig(path, dpi=130)
+
+
+def gains_table(evidence: Evidence) -> Table:
+    """Figure 4 as numbers: accuracy in percent of the categories with the largest gain, a column
+    for each network.
+    """
+    best = gains(evidence)[:CATEGORIES]
+    pools = {name: evidence.pooled(variant, weights) for name, variant, weights in COMPARED}
+    columns = {name: per_class_accuracy(*pool) for name, pool in pools.items() if pool is not None}
+    rows: list[list[Cell]] = [
+        [gain.category, *(100 * float(each[gain.number]) for each in columns.values())]
+        for gain in best
+    ]
+    title = "Figure 4. Categories with the largest gain"
+    return Table(
+        "figure4",
+        title,
+        ("category", *columns),
+        rows,
+        "",
+        gaps(evidence, (BASELINE, NON_LOCAL, CMA)),
+    )
+
+
+def write_gains(table: Table, path: Path) -> None:
+    """A group of bars a category."""
+    names: Sequence[str] = table.columns[1:]
+    places = np.arange(len(table.rows))
+    width = 0.8 / len(names)
+    figure = Figure(figsize=(max(6.0, 1.6 + 0.55 * len(places)), 4.6), layout="constrained")
+    axis = figure.subplots()
+    for number, name in enumerate(names):
+        heights = _numbers(table, number + 1)
+        axis.bar(
+            places + (number - (len(names) - 1) / 2) * width,
+            heights,
+            width,
+            label=name,
+            color=COLOURS[number],
+        )
+    axis.set_xticks(
+        places, [str(row[0]) for row in table.rows], rotation=40, ha="right", rotation_mode="anchor"
+    )
+    axis.set(ylabel="accuracy of the category, %", ylim=(0, 108))
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, ncols=len(names), loc="upper center", bbox_to_anchor=(0.5, 1.12))
+    figure.savefig(path, dpi=130)
+
+
+def write_bars(reached: Mapping[str, float], ceilings: Mapping[str, float], path: Path) -> None:
+    """One bar a model: accuracy in [0, 1], and a line at the best that its input allows."""
+    figure = Figure(figsize=(1.6 + 1.3 * len(reached), 3.6), layout="constrained")
+    axis = figure.subplots()
+    bars = axis.bar(list(reached), list(reached.values()), width=0.6, color="#4477aa")
+    axis.bar_label(bars, [f"{value:.0%}" for value in reached.values()], padding=2)
+    for place, name in enumerate(reached):
+        axis.hlines(ceilings[name], place - 0.4, place + 0.4, color="#cc3311", linewidth=2)
+    axis.plot([], [], color="#cc3311", linewidth=2, label="best possible")
+    axis.set(ylim=(0, 1.1), ylabel="top-1 accuracy on held-out videos")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, loc="upper left")
+    figure.savefig(path, dpi=120)
+
+
+def _numbers(table: Table, column: int) -> list[float]:
+    """A column of figures; NaN, which is not drawn, for a gap."""
+    return [
+        cell if isinstance(cell, float) else float("nan")
+        for cell in (row[column] for row in table.rows)
+    ]

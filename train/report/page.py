@@ -1,0 +1,137 @@
+"""The report as one HTML page: figures inlined as PNG, no script, no network, light or dark as the
+reader has it.
+"""
+
+import base64
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+
+from twinstream.train.report.evidence import Evidence
+from twinstream.train.report.tables import Cell, Table, beside_paper, shown
+
+PAGE = Template("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>twinstream report</title>
+<style>
+:root { color-scheme: light dark; --ink: #1d2433; --soft: #667085; --line: #e3e7ee;
+        --card: #ffffff; --page: #f5f6f9; --accent: #4477aa; --gap: #fff8e6; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e9f0; --soft: #9aa4b8; --line: #323a4a; --card: #1c2230;
+          --page: #12161f; --accent: #7fb0e0; --gap: #2c2717; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--ink);
+       font: 16px/1.55 system-ui, sans-serif; }
+main { max-width: 62rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
+h1 { font-size: 1.9rem; margin: 0 0 .25rem; letter-spacing: -.01em; }
+h2 { font-size: 1.1rem; margin: 0 0 .9rem; }
+p { margin: .6rem 0; }
+.soft { color: var(--soft); font-size: .92rem; }
+section { background: var(--card); border: 1px solid var(--line); border-radius: 12px;
+          padding: 1.4rem 1.5rem; margin-top: 1.4rem; overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { padding: .42rem .7rem; text-align: right; white-space: nowrap;
+         border-bottom: 1px solid var(--line); }
+th { color: var(--soft); font-weight: 600; font-size: .85rem; border-bottom-width: 2px; }
+td.text, th.text { text-align: left; }
+tr:last-child td { border-bottom: 0; }
+tr.paper td { color: var(--soft); font-style: italic; }
+img { display: block; max-width: 100%; margin: 0 auto; border-radius: 8px; background: #ffffff; }
+.gaps { background: var(--gap); border-radius: 8px; padding: .7rem 1rem; margin-top: 1rem;
+        font-size: .9rem; }
+pre { margin: .4rem 0 0; font-size: .8rem; white-space: pre-wrap; word-break: break-word; }
+ul { columns: 2; padding-left: 1.1rem; margin: .4rem 0 0; font-size: .9rem; color: var(--soft); }
+</style>
+</head>
+<body><main>
+<h1>Two branches and cross-modality attention</h1>
+<p class="soft">$summary</p>
+$parts
+<section><h2>Runs</h2><ul>$runs</ul></section>
+</main></body></html>
+""")
+
+
+def page(
+    evidence: Evidence, runs: Sequence[str], parts: Sequence[Table], pictures: Mapping[str, Path]
+) -> str:
+    """The whole page as text; `pictures` are the PNG files of those parts that are figures."""
+    return PAGE.substitute(
+        summary=escape(summary(evidence)),
+        parts="\n".join(_section(table, pictures.get(table.name)) for table in parts),
+        runs="".join(f"<li>{escape(run)}</li>" for run in runs),
+    )
+
+
+def summary(evidence: Evidence) -> str:
+    """What was tested on what, in a line or two."""
+    about = evidence.about
+    views = (
+        f"{about['segments']} segments × {about['crops']} crop{'s' if about['crops'] > 1 else ''}"
+    )
+    text = (
+        f"ResNet-{about['depth']} on {evidence.num_videos} videos of split {about['split']}, "
+        f"{len(about['classes'])} classes, {views} a video. Accuracies are in percent."
+    )
+    if beside_paper(evidence):
+        text += " Numbers in italics and columns called paper are those of Chi et al."
+    return text
+
+
+def _section(table: Table, picture: Path | None) -> str:
+    body = (
+        _image(picture, table.title)
+        if picture
+        else _table(table)
+        if table.name.startswith("table")
+        else ""
+    )
+    note = f'<p class="soft">{escape(table.note)}</p>' if table.note else ""
+    return f"<section><h2>{escape(table.title)}</h2>{body}{note}{_gaps(table)}</section>"
+
+
+def _table(table: Table) -> str:
+    text = [
+        column == 0 or _is_text([row[column] for row in table.rows])
+        for column in range(len(table.columns))
+    ]
+    head = "".join(
+        f"<th{_side(left)}>{escape(name)}</th>"
+        for name, left in zip(table.columns, text, strict=True)
+    )
+    rows = "".join(_row(row, text) for row in table.rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _row(row: Sequence[Cell], text: Sequence[bool]) -> str:
+    kind = ' class="paper"' if str(row[0]).endswith(", paper") else ""
+    cells = "".join(
+        f"<td{_side(left)}>{escape(shown(cell))}</td>" for cell, left in zip(row, text, strict=True)
+    )
+    return f"<tr{kind}>{cells}</tr>"
+
+
+def _is_text(cells: Sequence[Cell]) -> bool:
+    """Whether a column reads from the left: words, and no figure among them."""
+    return all(isinstance(cell, str) and not cell[:1].isdigit() for cell in cells)
+
+
+def _side(left: bool) -> str:
+    return ' class="text"' if left else ""
+
+
+def _gaps(table: Table) -> str:
+    if not table.gaps:
+        return ""
+    commands = escape("\n".join(table.gaps))
+    lead = "Not everything here was trained and tested yet. To fill it:"
+    return f'<div class="gaps">{lead}<pre>{commands}</pre></div>'
+
+
+def _image(picture: Path, title: str) -> str:
+    data = base64.b64encode(picture.read_bytes()).decode()
+    return f'<img alt="{escape(title)}" src="data:image/png;base64,{data}">'

@@ -1,0 +1,278 @@
+"""The paper's Tables 1 to 4 from predictions, each beside the paper's numbers where the dataset is
+the paper's.
+
+A table is data: cells are text, numbers in percent, or None for what no run given can tell; its
+gaps say which commands would. The same table becomes markdown, CSV and HTML. The gain of a category
+is CMA iter1-R less two-stream, as in the paper's Figure 4; what it is confused with is what
+two-stream most often takes it for.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from twinstream.train.choices import (
+    BRANCHES,
+    EVERY_OTHER,
+    WITH_CMA,
+    AttentionAt,
+    BranchName,
+    ModelKind,
+)
+from twinstream.train.network.parameter_count import parameters_used, resnet_parameters
+from twinstream.train.network.two_branch import TwoBranch
+from twinstream.train.report import paper
+from twinstream.train.report.evidence import FLOW_ALONE, RGB_ALONE, Accuracy, Evidence, Variant
+from twinstream.train.score.metrics import (
+    EQUAL,
+    Weights,
+    confusion_matrix,
+    fusion_weights,
+    per_class_accuracy,
+)
+
+Cell = str | float | None
+
+BASELINE = Variant("baseline", 0)
+NON_LOCAL = Variant("nonlocal", 0)
+CMA, CMA_2, CMA_3 = (Variant("cma", iteration) for iteration in (1, 2, 3))
+CMA_NON_LOCAL = Variant("cma_nonlocal", 1)
+ITERATIONS = (BASELINE, CMA, CMA_2, CMA_3)
+CATEGORIES, CONFUSED = 20, 10
+SCORES = ("R", "F", "S")
+
+TRAIN = (
+    "twinstream train -c pipeline.yaml --set model.kind={kind} --set "
+    "train.stages=[{stages}]{more} --out runs/{kind}"
+)
+ON_FLOW = " --set model.flow_weights=runs/two_stream/flow.pt"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, columns, rows of as many cells, and what is missing for it."""
+
+    name: str
+    title: str
+    columns: tuple[str, ...]
+    rows: list[list[Cell]]
+    note: str = ""
+    gaps: list[str] = field(default_factory=list)
+
+
+def shown(cell: Cell) -> str:
+    """How a person reads a cell: percent with two digits, a dash for a gap."""
+    if cell is None:
+        return "–"
+    return cell if isinstance(cell, str) else f"{cell:.2f}"
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A category, its accuracy by two-stream and by CMA iter1-R in [0, 1], and what two-stream
+    takes it for.
+    """
+
+    category: str
+    two_stream: float
+    cma: float
+    confused_with: str | None
+    number: int
+
+
+def weights_of(variant: Variant, score: str) -> Weights:
+    """R and F are one branch alone; S weighs the branch trained last five times, and both alike
+    where none was.
+    """
+    if score != "S":
+        return RGB_ALONE if score == "R" else FLOW_ALONE
+    return fusion_weights(variant.iteration)
+
+
+def iterations_table(evidence: Evidence) -> Table:
+    """Table 1: top-1 and top-5 of RGB, flow and both after each iteration."""
+    columns = [
+        "iteration",
+        *(f"{name} {top}" for name in ("RGB", "flow", "both") for top in ("top-1", "top-5")),
+    ]
+    rows: list[list[Cell]] = []
+    for variant in ITERATIONS:
+        cells = [
+            cell
+            for score in SCORES
+            for cell in _tops(evidence.accuracy(variant, weights_of(variant, score)))
+        ]
+        rows.append([str(variant.iteration), *cells])
+        if beside_paper(evidence):
+            theirs = [cell for score in SCORES for cell in paper.ACCURACIES[variant][score]]
+            rows.append([f"{variant.iteration}, paper", *theirs])
+    note = "Both: scores 1:1 before any iteration, 5:1 behind odd ones, 1:5 behind even ones."
+    title = "Table 1. Accuracy at each iteration"
+    return Table("table1", title, tuple(columns), rows, note, gaps(evidence, ITERATIONS))
+
+
+def parameters_table(evidence: Evidence) -> Table:
+    """Table 2: what a score needs in parameters, relative to one ResNet, and reaches."""
+    named = [
+        ("-R", BASELINE, "R"),
+        ("two-stream", BASELINE, "S"),
+        ("CMA iter1-R", CMA, "R"),
+        ("CMA iter1-S", CMA, "S"),
+    ]
+    columns = ("model", "parameters for this score", "of the whole network", "top-1", "top-5")
+    rows: list[list[Cell]] = []
+    for name, variant, score in named:
+        label = _resnet(evidence) + name if name.startswith("-") else name
+        used, whole = relative_parameters(evidence, variant, score)
+        tops = _tops(evidence.accuracy(variant, weights_of(variant, score)))
+        rows.append([label, f"{used:.2f}×", f"{whole:.2f}×", *tops])
+        if beside_paper(evidence) and (variant.network, score) in paper.PARAMETERS:
+            theirs = f"{paper.PARAMETERS[variant.network, score]:.1f}×"
+            rows.append([f"{label}, paper", theirs, "", *paper.ACCURACIES[variant][score]])
+    note = (
+        f"Parameters relative to one {_resnet(evidence)} of {len(evidence.about['classes'])} "
+        "classes. For the RGB "
+        "score alone CMA needs its RGB branch, and the flow branch up to the last block that is "
+        "read; the whole "
+        "network has attention blocks in both branches."
+    )
+    return Table(
+        "table2",
+        "Table 2. Parameters and accuracy",
+        columns,
+        rows,
+        note,
+        gaps(evidence, (BASELINE, CMA)),
+    )
+
+
+def non_local_table(evidence: Evidence) -> Table:
+    """Table 4: the baselines, both with non-local blocks, CMA, and CMA behind non-local blocks."""
+    named: list[tuple[str, str, str, Variant, str]] = [
+        *((_resnet(evidence), "", _MODALITY[s], BASELINE, s) for s in SCORES),
+        *((_resnet(evidence), "yes", _MODALITY[s], NON_LOCAL, s) for s in SCORES),
+        *((f"CMA iter1-{s}", "", "RGB + flow", CMA, s) for s in "RS"),
+        *((f"CMA iter1-{s}", "yes", "RGB + flow", CMA_NON_LOCAL, s) for s in "RS"),
+    ]
+    columns = ["model", "non-local", "modality", "top-1", "top-5"]
+    rows: list[list[Cell]] = []
+    for *labels, variant, score in named:
+        rows.append([*labels, *_tops(evidence.accuracy(variant, weights_of(variant, score)))])
+        if beside_paper(evidence):
+            rows[-1] += paper.ACCURACIES[variant][score]
+    columns += ["paper top-1", "paper top-5"] if beside_paper(evidence) else []
+    wanted = (BASELINE, NON_LOCAL, CMA, CMA_NON_LOCAL)
+    title = "Table 4. Comparison with non-local blocks"
+    return Table("table4", title, tuple(columns), rows, "", gaps(evidence, wanted))
+
+
+def categories_table(evidence: Evidence) -> Table:
+    """Table 3: the categories that CMA iter1-R gains most on, and what two-stream takes
+    them for.
+    """
+    columns = ["category", "two-stream takes it for", "two-stream", "CMA iter1-R", "gain"]
+    paired = beside_paper(evidence)
+    rows: list[list[Cell]] = []
+    for gain in gains(evidence)[:CONFUSED]:
+        figures = [100 * gain.two_stream, 100 * gain.cma, 100 * (gain.cma - gain.two_stream)]
+        rows.append([gain.category, gain.confused_with or "never wrong", *figures])
+        if paired:
+            rows[-1].append(paper.CONFUSIONS.get(gain.category, "not among its ten"))
+    columns += ["the paper's confusion"] if paired else []
+    title = "Table 3. Categories with the largest gain"
+    return Table(
+        "table3", title, tuple(columns), rows, "Top-1 in percent.", gaps(evidence, (BASELINE, CMA))
+    )
+
+
+def gains(evidence: Evidence) -> list[Gain]:
+    """Every category that was tested, the largest gain first; none where two-stream or CMA iter1-R
+    is missing.
+    """
+    before, after = evidence.pooled(BASELINE, EQUAL), evidence.pooled(CMA, RGB_ALONE)
+    if before is None or after is None:
+        return []
+    classes = evidence.about["classes"]
+    old, new = per_class_accuracy(*before), per_class_accuracy(*after)
+    confusions = confusion_matrix(*before)
+    found = [
+        Gain(name, float(old[n]), float(new[n]), _taken_for(confusions[n], n, classes), n)
+        for n, name in enumerate(classes)
+        if not (np.isnan(old[n]) or np.isnan(new[n]))
+    ]
+    # Equal gains stand in the order of the classes, so that a report is the same every time.
+    return sorted(found, key=lambda gain: (gain.two_stream - gain.cma, gain.number))
+
+
+def relative_parameters(evidence: Evidence, variant: Variant, score: str) -> tuple[float, float]:
+    """What the score runs, and all that the network has, over one ResNet of the same depth and
+    classes.
+    """
+    about = evidence.about
+    num_classes = len(about["classes"])
+    kind: ModelKind = "cma" if variant == CMA else "two_stream" if score == "S" else "rgb"
+    # As JSON has it: a name, or a list of residual blocks
+    at: AttentionAt = about["attention_at"]
+    if at != EVERY_OTHER:
+        at = tuple(at)
+    with torch.device("meta"):
+        model = TwoBranch(kind, about["depth"], num_classes, attention_at=at)
+    outputs: tuple[BranchName, ...] = BRANCHES[kind] if score == "S" else ("rgb",)
+    attending: tuple[BranchName, ...] = ("rgb",) if kind in WITH_CMA else ()
+    one = resnet_parameters(about["depth"], num_classes)
+    whole = sum(parameter.numel() for parameter in model.parameters())
+    return parameters_used(model, outputs, attending) / one, whole / one
+
+
+def gaps(evidence: Evidence, wanted: tuple[Variant, ...]) -> list[str]:
+    """Commands that make what these variants lack."""
+    # A dict, for its order: each command once, where it is first needed
+    commands: dict[str, None] = {}
+    for variant in wanted:
+        if any(evidence.accuracy(variant, weights_of(variant, score)) is None for score in SCORES):
+            commands |= dict.fromkeys(_commands(variant))
+    return list(commands)
+
+
+def beside_paper(evidence: Evidence) -> bool:
+    """Whether these are the paper's dataset and depth."""
+    about = evidence.about
+    is_kinetics = (
+        about["dataset_kind"] == "kinetics" and len(about["classes"]) == paper.KINETICS_CLASSES
+    )
+    return is_kinetics and about["depth"] == paper.DEPTH
+
+
+def _commands(variant: Variant) -> list[str]:
+    kind = "two_stream" if variant == BASELINE else variant.network
+    if not variant.iteration:
+        return [TRAIN.format(kind=kind, stages="flow,rgb", more=""), f"twinstream test runs/{kind}"]
+    stages = "iter1,iter2,iter3" if kind == "cma" else "iter1"
+    return [
+        TRAIN.format(kind=kind, stages=stages, more=ON_FLOW),
+        f"twinstream test runs/{kind} --stage iter{variant.iteration}",
+    ]
+
+
+def _taken_for(row: NDArray[np.int64], own: int, classes: list[str]) -> str | None:
+    others = row.copy()
+    others[own] = 0
+    return classes[int(others.argmax())] if others.any() else None
+
+
+def _tops(accuracy: Accuracy | None) -> list[Cell]:
+    if accuracy is None:
+        return [None, None]
+    top1: Cell = 100 * accuracy.top1
+    if accuracy.spread is not None:
+        top1 = f"{100 * accuracy.top1:.2f} ± {100 * accuracy.spread:.2f}"
+    return [top1, 100 * accuracy.top5]
+
+
+def _resnet(evidence: Evidence) -> str:
+    return f"ResNet{evidence.about['depth']}"
+
+
+_MODALITY = {"R": "RGB", "F": "flow", "S": "RGB + flow"}

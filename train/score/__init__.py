@@ -1,0 +1,1 @@
+"""Scores of videos, and what they come to."""

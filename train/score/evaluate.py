@@ -1,0 +1,231 @@
+"""Scores of videos: the mean over K segments and their crops, for each branch and for weighted sums
+of both.
+
+The paper tests with 25 segments x 10 crops. What is scored is the network as training left it, or
+as it was behind one of its stages (Table 1 needs them all). A branch that nothing has taught to
+classify yet is left out.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from twinstream.errors import InputError
+from twinstream.progress import Progress
+from twinstream.shards.read.dataset import ShardDataset, open_dataset
+from twinstream.shards.storage.atomic import write_atomically
+from twinstream.train.checkpoint import Checkpoint, load_checkpoint, load_resumable
+from twinstream.train.choices import BOTH, BRANCHES, IMAGENET, BranchName
+from twinstream.train.data.loader import TestSnippets, load_test_batches, num_workers
+from twinstream.train.data.normalise import refuse_other_codec
+from twinstream.train.device import choose_device, half_precision, network_input
+from twinstream.train.memory import keep_freed_memory
+from twinstream.train.network.stages import plan_stages
+from twinstream.train.network.two_branch import TwoBranch, build_model
+from twinstream.train.run_folder import CHECKPOINT, read_run_settings
+from twinstream.train.score.metrics import FUSION_WEIGHTS, fuse, per_class_accuracy, top_k_accuracy
+from twinstream.train.score.predictions import (
+    BranchScores,
+    Predictions,
+    predictions_file,
+    write_predictions,
+)
+from twinstream.train.settings import ModelSettings, TestSettings
+
+METRICS = "metrics"
+
+
+def score_videos(
+    model: TwoBranch,
+    views: TestSnippets,
+    device: torch.device,
+    *,
+    outputs: tuple[BranchName, ...],
+    attending: tuple[BranchName, ...],
+    batch_views: int,
+    workers: int,
+    shown: bool = True,
+) -> BranchScores:
+    """(V, C) float32 mean snippet scores of each branch in `outputs`, videos in the order of
+    `views`; its progress is `shown` or not.
+    """
+    model.eval()
+    per_batch = max(1, batch_views // views.num_crops)
+    sums: dict[BranchName, torch.Tensor] = {}
+    with (
+        torch.inference_mode(),
+        Progress("test", len(views), "segment", shown=shown) as progress,
+    ):
+        for batch in load_test_batches(views, per_batch, workers):
+            rgb, flow = network_input(batch, device)
+            videos = batch.positions.to(device, non_blocking=True)
+            with half_precision(device):
+                scores = model(rgb, flow, outputs=outputs, attending=attending)
+            for name, crop_scores in scores.items():
+                # In float64: in which order a video's segments are added then does not show.
+                wide = crop_scores.double().reshape(len(batch), -1, crop_scores.shape[1])
+                empty = torch.zeros(
+                    len(views.samples), wide.shape[2], dtype=wide.dtype, device=device
+                )
+                # A video's segments may lie in two batches, or several of them in one.
+                sums.setdefault(name, empty).index_add_(0, videos, wide.mean(1))
+            progress.advance(len(batch))
+    return {name: (total / views.segments).float().cpu().numpy() for name, total in sums.items()}
+
+
+def score_run(
+    run: Path, test: TestSettings, shards_path: str | None = None, stage: str | None = None
+) -> dict[str, Any]:
+    """Score a run's network, as it is or as it was behind `stage`; writes predictions and metrics,
+    returns the metrics.
+
+    The last stage's files are predictions.parquet and metrics.json, another's
+    predictions-STAGE.parquet and so on.
+    """
+    keep_freed_memory()
+    settings = read_run_settings(run)
+    dataset = open_dataset(settings.shards, shards_path)
+    stage, checkpoint = read_weights(run, settings.train.stages, stage)
+    refuse_other_dataset(checkpoint, dataset)
+    device = choose_device(settings.train.device)
+    model = build_model(settings.model, len(checkpoint.classes)).to(device)
+    model.load_state_dict(checkpoint.model)
+    split = test.split or default_split(dataset)
+    views = TestSnippets(
+        dataset.samples(split),
+        segments=test.segments,
+        stack_length=settings.model.stack_length,
+        crops=test.crops,
+        crop_size=settings.train.crop_size,
+    )
+    scores = score_videos(
+        model,
+        views,
+        device,
+        outputs=trained_branches(settings.model, settings.train.stages, stage),
+        attending=checkpoint.attending,
+        batch_views=test.batch_views,
+        workers=num_workers(settings.train.workers),
+    )
+    about = {"split": split, "segments": test.segments, "crops": test.crops, "stage": stage}
+    more = {
+        "kind": settings.model.kind,
+        "depth": settings.model.depth,
+        "attention_at": settings.model.attention_at,
+        "classes": checkpoint.classes,
+        "dataset_kind": dataset.manifest.settings.get("dataset.kind"),
+    }
+    keys = views.samples.keys
+    suffix = "" if stage == settings.train.stages[-1] else f"-{stage}"
+    predictions = Predictions(keys, views.labels, scores, about | more)
+    write_predictions(predictions_file(run, suffix), predictions)
+    metrics = {
+        **about,
+        "num_videos": len(keys),
+        "scores": score_figures(scores, views.labels, checkpoint.classes),
+    }
+    write_atomically(
+        run / f"{METRICS}{suffix}.json", (json.dumps(metrics, indent=2) + "\n").encode()
+    )
+    return metrics
+
+
+def read_weights(run: Path, stages: Sequence[str], stage: str | None) -> tuple[str, Checkpoint]:
+    """The stage that the run's network stands in, or the named one, and its checkpoint. InputError
+    for one not done.
+    """
+    if stage is None:
+        checkpoint, training = load_resumable(run / CHECKPOINT)
+        # Behind the last stage the position is one beyond it.
+        return stages[min(training.position.stage, len(stages) - 1)], checkpoint
+    if stage not in stages:
+        raise InputError(f"{run}: no stage {stage}, it trains {', '.join(stages)}")
+    return stage, load_checkpoint(run / f"{stage}.pt")
+
+
+def trained_branches(
+    model: ModelSettings, stages: Sequence[str], stage: str
+) -> tuple[BranchName, ...]:
+    """The branches that can classify behind `stage`: trained up to there, or begun from a file of
+    weights.
+    """
+    done = plan_stages(stages[: stages.index(stage) + 1], model.kind)
+    return tuple(
+        name
+        for name in BRANCHES[model.kind]
+        if any(each.trains == name for each in done)
+        or model.first_weights[name] not in (None, IMAGENET)
+    )
+
+
+def default_split(dataset: ShardDataset) -> str:
+    """What is scored when no split is named: Kinetics calls it val, most others test."""
+    return next((split for split in ("test", "val") if split in dataset.manifest.splits), "test")
+
+
+def score_figures(
+    scores: BranchScores, labels: NDArray[np.int64], classes: list[str]
+) -> dict[str, Any]:
+    """Top-1, top-5 and per-class accuracy of each branch, and of the weighted sums where there are
+    both.
+    """
+    named: BranchScores = dict(scores)
+    if scores.keys() >= {*BOTH}:
+        named |= {
+            f"fused {name}": fuse(scores["rgb"], scores["flow"], weights).astype(np.float32)
+            for name, weights in FUSION_WEIGHTS.items()
+        }
+    return {name: _figures(values, labels, classes) for name, values in named.items()}
+
+
+def refuse_other_dataset(checkpoint: Checkpoint, dataset: ShardDataset) -> None:
+    """InputError when the shards have other classes or another codec than those the network was
+    trained on.
+    """
+    manifest = dataset.manifest
+    if list(manifest.classes) != checkpoint.classes:
+        raise InputError(
+            f"{dataset.path}: {_named(manifest.classes)}, the network was trained on "
+            f"{_named(checkpoint.classes)}"
+        )
+    refuse_other_codec(str(dataset.path), manifest.flow_codec.zero, manifest.flow_codec.levels)
+    if manifest.flow_codec.bound != checkpoint.bound:
+        raise InputError(
+            f"{dataset.path}: flow bound {manifest.flow_codec.bound}, the network was trained on "
+            f"{checkpoint.bound}"
+        )
+
+
+def _named(classes: Sequence[str]) -> str:
+    return f"{len(classes)} classes ({', '.join(classes[:3])} ...)"
+
+
+def _figures(
+    scores: NDArray[np.float32], labels: NDArray[np.int64], classes: list[str]
+) -> dict[str, Any]:
+    by_class = per_class_accuracy(scores, labels)
+    return {
+        "top1": top_k_accuracy(scores, labels, 1),
+        "top5": top_k_accuracy(scores, labels, 5),
+        "per_class": {
+            name: float(value)
+            for name, value in zip(classes, by_class, strict=True)
+            if not np.isnan(value)
+        },
+    }
+
+
+def metrics_table(metrics: dict[str, Any]) -> str:
+    """A few lines for a person: one for each score."""
+    views = f"{metrics['segments']} segments x {metrics['crops']} crops"
+    head = f"{metrics['num_videos']} videos of {metrics['split']}, {views}"
+    lines = [
+        f"{name:>10}  top-1 {100 * f['top1']:5.1f} %  top-5 {100 * f['top5']:5.1f} %"
+        for name, f in metrics["scores"].items()
+    ]
+    return "\n".join([head, *lines])
