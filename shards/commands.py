@@ -19,7 +19,7 @@ def with_codec(levels: float) -> Callable[[F], F]:
     --levels.
     """
     positive = click.FloatRange(min=0, min_open=True)
-    told = "Bytes from no motion to the bound; 127 for what twinstream wrote."
+    levels_help = "Bytes from no motion to the bound; 127 for what twinstream wrote."
     options = (
         click.option("--bound", required=True, type=positive, help="Pixels of the codec's bound."),
         click.option(
@@ -29,7 +29,9 @@ def with_codec(levels: float) -> Callable[[F], F]:
             show_default=True,
             help="Byte of no motion.",
         ),
-        click.option("--levels", type=positive, default=levels, show_default=True, help=told),
+        click.option(
+            "--levels", type=positive, default=levels, show_default=True, help=levels_help
+        ),
     )
 
     def add(command: F) -> F:
@@ -83,14 +85,14 @@ def verify(path: str, fast: bool) -> None:
     with Progress(
         "verify", num_bytes(dataset) if fast else num_steps(dataset), "B" if fast else "shard"
     ) as progress:
-        told = (
+        lines = (
             fast_faults(
                 dataset, progress=lambda file: progress.advance(file.num_bytes, note=file.path)
             )
             if fast
             else faults(dataset, progress=lambda shard: progress.advance(note=shard))
         )
-        for fault in told:
+        for fault in lines:
             click.echo(fault, err=True)
             found += 1
     if found:

@@ -70,8 +70,8 @@ def _motion(rows: list[VideoRow]) -> str:
     """Means over flow fields, of the videos that tell them."""
     speed = _mean([(row.mean_flow, row.num_frames) for row in rows])
     saturated = _mean([(row.saturated, row.num_frames) for row in rows])
-    told = "mean |flow| " + ("unknown" if speed is None else f"{speed:.2f} px")
-    return told + (
+    text = "mean |flow| " + ("unknown" if speed is None else f"{speed:.2f} px")
+    return text + (
         ", share beyond the bound unknown"
         if saturated is None
         else f", {saturated:.2%} beyond the bound"

@@ -116,9 +116,9 @@ def _shard_faults(
     if len(samples) != entry.num_samples:
         yield f"{name}: {len(samples)} samples, the manifest says {entry.num_samples}"
     promised = [
-        place
+        member
         for sample in samples
-        for place in zip(
+        for member in zip(
             member_names(sample.key, sample.num_frames), sample.offsets, sample.sizes, strict=False
         )
     ]

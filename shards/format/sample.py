@@ -15,8 +15,10 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class SampleMeta:
-    """What KEY.json says; width and height are those stored, source_* those of the video, fps in
-    frames/s.
+    """The content of KEY.json.
+
+    width and height are pixels as stored, source_* those of the video; fps is frames per second, 0
+    where unknown.
     """
 
     key: str

@@ -55,11 +55,11 @@ def serve(folder: Path) -> Iterator[Store]:
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None
-            told = ""
-            while not (found := re.search(r"Starting s3 server on \[(http://[\d.:]+)/?\]", told)):
+            output = ""
+            while not (found := re.search(r"Starting s3 server on \[(http://[\d.:]+)/?\]", output)):
                 line = process.stderr.readline()
-                assert line, f"rclone ended: {told}"
-                told += line
+                assert line, f"rclone ended: {output}"
+                output += line
             threading.Thread(target=process.stderr.read, daemon=True).start()
             yield Store(folder / BUCKET, found[1])
         finally:
