@@ -44,6 +44,7 @@ def meta_from_json(data: bytes) -> SampleMeta:
     return SampleMeta(**json.loads(data))
 
 
+# Readers compute positions with these functions and never search for names in a tar.
 def num_members(num_frames: int) -> int:
     """1 frame -> 2 members (JSON, frame); 3 frames -> 1 + 3 + 2 * 2 = 8."""
     return 1 + num_frames + 2 * max(num_frames - 1, 0)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from twinstream.errors import InputError
 
+# Lists and folders of other tools use these words; without one spelling, a dataset whose folder is
+# `validation` would have no split `val` for testing.
 _ALIASES = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validate", "validation"),

@@ -74,6 +74,7 @@ class IndexCache:
             return self._kept[name]
         index = self._kept[name] = read()
         self._num_bytes += index.num_bytes
+        # More than one: the index that is in use stays, even if it alone is above the limit.
         while self._num_bytes > self._max_bytes and len(self._kept) > 1:
             self._num_bytes -= self._kept.popitem(last=False)[1].num_bytes
         return index

@@ -191,6 +191,7 @@ def _write(
     def write(writer: ShardWriter, part: Part) -> VideoRow:
         members = copier.members(part.stored)
         meta = replace(meta_from_json(next(members)), label=part.label)
+        # Through the spool, as the writer puts the JSON with the new label before the images.
         with sample_spool(out) as spool:
             fill_spool(spool, meta.num_frames, members)
             writer.add(meta, spool)

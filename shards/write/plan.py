@@ -39,6 +39,7 @@ def plan_shards(
     """
     plans = []
     ordered = sorted(items, key=lambda item: (item.split, item.key))
+    # Sorted first, as groupby starts a new group whenever the split changes.
     for split, group in groupby(ordered, key=lambda item: item.split):
         members = list(group)
         if split == "train":
