@@ -1,6 +1,7 @@
-"""The `twinstream shards` commands, each a few lines around a function of this package.
+"""The `twinstream shards` commands; each calls one function of this package.
 
-What a command needs is imported when it runs, so that `--help` stays quick.
+A command imports what it needs when it runs. So `--help` and shell completion stay fast and need
+neither pyarrow nor OpenCV.
 """
 
 from collections.abc import Callable
@@ -15,11 +16,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def with_codec(levels: float) -> Callable[[F], F]:
-    """The options that say how someone else's bytes stand for motion, with this default for
-    --levels.
-    """
+    """Add the options of a foreign flow codec; `levels` is the default of --levels."""
     positive = click.FloatRange(min=0, min_open=True)
-    told = "Bytes from no motion to the bound; 127 for what twinstream wrote."
+    levels_help = "Bytes from no motion to the bound; 127 for what twinstream wrote."
     options = (
         click.option("--bound", required=True, type=positive, help="Pixels of the codec's bound."),
         click.option(
@@ -29,10 +28,13 @@ def with_codec(levels: float) -> Callable[[F], F]:
             show_default=True,
             help="Byte of no motion.",
         ),
-        click.option("--levels", type=positive, default=levels, show_default=True, help=told),
+        click.option(
+            "--levels", type=positive, default=levels, show_default=True, help=levels_help
+        ),
     )
 
     def add(command: F) -> F:
+        # click shows the option that was added last first.
         for option in reversed(options):
             command = option(command)
         return command
@@ -41,6 +43,7 @@ def with_codec(levels: float) -> Callable[[F], F]:
 
 
 def _default_videos_per_shard() -> int:
+    # A function, as click calls it only when needed: the settings import pydantic.
     from twinstream.shards.settings import ShardSettings
 
     return ShardSettings().videos_per_shard
@@ -83,14 +86,15 @@ def verify(path: str, fast: bool) -> None:
     with Progress(
         "verify", num_bytes(dataset) if fast else num_steps(dataset), "B" if fast else "shard"
     ) as progress:
-        told = (
+        lines = (
             fast_faults(
                 dataset, progress=lambda file: progress.advance(file.num_bytes, note=file.path)
             )
             if fast
             else faults(dataset, progress=lambda shard: progress.advance(note=shard))
         )
-        for fault in told:
+        # Printed as they are found: a large dataset takes long, and the first fault may be enough.
+        for fault in lines:
             click.echo(fault, err=True)
             found += 1
     if found:
@@ -120,6 +124,7 @@ def preview(path: str, keys: tuple[str, ...], out: Path) -> None:
 
     dataset = ShardDataset(path)
     samples = [dataset.sample(key) for key in keys]
+    # Three of each split at most, so that no split is read further than it is shown.
     if not keys:
         samples = [sample for split in dataset.splits.values() for sample in split[:3]][:3]
     if out.suffix == ".mp4":
@@ -164,6 +169,7 @@ def export(path: str, out: Path, layout: str) -> None:
 @shards.command("import")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--out", required=True, help="Folder of the new dataset.")
+# denseflow maps 255 levels evenly to [-bound, bound], so 127.5 on each side.
 @with_codec(levels=127.5)
 @click.option(
     "--layout",
@@ -228,6 +234,7 @@ def import_(
     target = locate(out)
     classes = tuple(classes_file.read_text().splitlines()) if classes_file else None
     found = listed_videos(folder, splits, classes) if splits else found_videos(folder, classes)
+    # On stderr: stdout has the result line only.
     for warning in found.warnings:
         click.echo(warning, err=True)
     with Progress("import", len(found.videos), "video") as progress:
@@ -334,6 +341,7 @@ def index(path: str, bound: float, zero: float, levels: float) -> None:
     from twinstream.shards.storage.location import file_sizes, locate
     from twinstream.shards.write.index_tars import index_dataset
 
+    # foreign_codec leaves our own codec as it is, so one call serves foreign tars and ours.
     folder, codec = locate(path), foreign_codec(bound, zero, levels)
     with Progress(
         "index", sum(name.endswith(".tar") for name in file_sizes(folder)), "shard"

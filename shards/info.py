@@ -1,4 +1,4 @@
-"""What a dataset holds, in a few lines for a person."""
+"""Describes a dataset in a few lines for a person, from the manifest and videos.parquet alone."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ def describe(dataset: Location) -> str:
 
 
 def _left_out(rows: list[VideoRow]) -> list[str]:
-    """A line for each reason that kept videos out, with the first of them."""
+    """A line for each reason why videos are in no shard, with the first of these videos."""
     reasons: dict[str, list[str]] = {}
     for row in rows:
         if row.status != Status.WRITTEN:
@@ -61,17 +61,18 @@ def _split_line(split: str, shards: tuple[ShardEntry, ...], rows: list[VideoRow]
 
 
 def _hours(rows: list[VideoRow]) -> str:
+    # Imported videos have no frame rate; their number is printed, so that the sum does not mislead.
     hours = sum((row.num_frames or 0) / row.fps for row in rows if row.fps) / 3600
     unknown = sum(1 for row in rows if not row.fps)
     return f"{hours:.2f} h" + (f" without {unknown} of unknown frame rate" if unknown else "")
 
 
 def _motion(rows: list[VideoRow]) -> str:
-    """Means over flow fields, of the videos that tell them."""
+    """Means over flow fields, of those videos where the values are known."""
     speed = _mean([(row.mean_flow, row.num_frames) for row in rows])
     saturated = _mean([(row.saturated, row.num_frames) for row in rows])
-    told = "mean |flow| " + ("unknown" if speed is None else f"{speed:.2f} px")
-    return told + (
+    text = "mean |flow| " + ("unknown" if speed is None else f"{speed:.2f} px")
+    return text + (
         ", share beyond the bound unknown"
         if saturated is None
         else f", {saturated:.2%} beyond the bound"
@@ -79,6 +80,7 @@ def _motion(rows: list[VideoRow]) -> str:
 
 
 def _mean(values: list[tuple[float | None, int | None]]) -> float | None:
+    # Weighted by flow fields, N - 1 of N frames, so that long videos count as they are.
     weighed = [(value, (num_frames or 1) - 1) for value, num_frames in values if value is not None]
     fields = sum(weight for _, weight in weighed)
     return sum(value * weight for value, weight in weighed) / fields if fields else None

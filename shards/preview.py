@@ -1,9 +1,9 @@
-"""A picture or a video of samples: RGB frames with their colour-coded flow, so that a person sees
-whether both fit.
+"""A picture or a video of samples, with which a person checks that frames and flow fit.
 
-Colour is the direction of motion (the wheel at the right: red to the right, green below, cyan left,
-violet above), paleness its smallness; each sample is scaled to its own fastest motion, which is
-told beside it.
+The colour of the flow is the direction of motion: red is to the right, green down, cyan left,
+violet up, as the wheel at the right shows. Saturation is speed, and white is no motion. Each sample
+is scaled to its own fastest motion, which is printed beside it; the price is that the colours of
+two samples cannot be compared.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,10 +25,10 @@ DEFAULT_FPS = 25.0
 
 
 def flow_to_rgb(flow: NDArray[np.floating[Any]], fastest: float) -> NDArray[np.uint8]:
-    """(..., 2) pixels -> (..., 3) uint8: hue is direction, saturation is speed / `fastest`, no
-    motion is white.
-    """
+    """(..., 2) pixels -> (..., 3) uint8: hue is direction, saturation is speed / `fastest`."""
+    # arctan2 gives -pi to pi and a hue is 0 to 1; % 1 moves the negative half up.
     angle = np.arctan2(flow[..., 1], flow[..., 0]) / (2 * np.pi) % 1.0
+    # 1e-6: a sample without any motion would otherwise divide by zero.
     speed = np.clip(np.linalg.norm(flow, axis=-1) / max(fastest, 1e-6), 0, 1)
     colours = hsv_to_rgb(np.stack([angle, speed, np.ones_like(speed)], -1))
     levels: NDArray[np.uint8] = np.rint(colours * 255).astype(np.uint8)
@@ -36,9 +36,7 @@ def flow_to_rgb(flow: NDArray[np.floating[Any]], fastest: float) -> NDArray[np.u
 
 
 def colour_wheel(size: int) -> NDArray[np.uint8]:
-    """(size, size, 3): the colour of the motion from the centre to each pixel; white outside the
-    circle.
-    """
+    """(size, size, 3): the colour of the motion from the centre to each pixel, in a circle."""
     axis = np.linspace(-1, 1, size)
     motion = np.stack(np.meshgrid(axis, axis), -1)
     wheel = flow_to_rgb(motion, 1.0)
@@ -47,9 +45,8 @@ def colour_wheel(size: int) -> NDArray[np.uint8]:
 
 
 def preview_times(num_frames: int, columns: int) -> list[int]:
-    """Frames to show, evenly spread over those that have a flow: 25 frames in 4 columns -> 0, 8,
-    15, 23.
-    """
+    """Frames to show, evenly spread: 25 frames in 4 columns -> 0, 8, 15, 23."""
+    # The last frame has no flow.
     last = num_frames - 2
     return sorted({round(t) for t in np.linspace(0, last, min(columns, last + 1))})
 
@@ -68,10 +65,9 @@ def write_preview(
 
 
 def write_preview_video(dataset: ShardDataset, samples: Sequence[StoredSample], path: Path) -> None:
-    """The samples one after another as H.264: each frame beside its flow. One size, the first
-    sample's, and its rate.
+    """The samples one after another as H.264, each frame beside its flow.
 
-    A sample of unknown frame rate plays at DEFAULT_FPS.
+    Size and frame rate are those of the first sample; an unknown rate becomes DEFAULT_FPS.
     """
     height, width = samples[0].index.height, samples[0].index.width
     pictures = (
@@ -81,15 +77,15 @@ def write_preview_video(dataset: ShardDataset, samples: Sequence[StoredSample], 
 
 
 def write_video(pictures: Iterator[NDArray[np.uint8]], fps: float, path: Path) -> None:
-    """(H, W, 3) RGB pictures of one even size as H.264; fps 0 means unknown and becomes
-    DEFAULT_FPS.
+    """(H, W, 3) RGB pictures of one even size as H.264; fps 0 is unknown and becomes DEFAULT_FPS.
 
-    PyAV is imported here alone, since readers do without it.
+    PyAV is imported only here, because reading a dataset does not need it.
     """
     import av
 
     first = next(pictures)
     with av.open(str(path), "w") as container:
+        # H.264 takes a fraction; 30000/1001 (29.97) is the finest that cameras use.
         rate = Fraction(fps or DEFAULT_FPS).limit_denominator(1001)
         stream = container.add_stream("libx264", rate=rate, options={"crf": "18"})
         stream.height, stream.width, stream.pix_fmt = *first.shape[:2], "yuv420p"
@@ -101,10 +97,9 @@ def write_video(pictures: Iterator[NDArray[np.uint8]], fps: float, path: Path) -
 def side_by_side(
     dataset: ShardDataset, sample: StoredSample, height: int, width: int
 ) -> Iterator[NDArray[np.uint8]]:
-    """Every frame that has a flow beside it, (height, 2 width, 3) uint8 with an even height, white
-    where there is none.
+    """Each frame beside its flow, (height, 2 width, 3) uint8, white where there is no image.
 
-    A sample is read twice: colours are scaled to its fastest motion, which only the end tells.
+    A sample is read twice, because colours are scaled to its fastest motion.
     """
     times = range(sample.index.num_frames - 1)
     speeds = (
@@ -113,6 +108,7 @@ def side_by_side(
     fastest = float(max(speeds))
     rows, columns = min(height, sample.index.height), min(width, sample.index.width)
     for t in times:
+        # yuv420p halves both sides, so the height must be even; 2 * width always is.
         picture = np.full((height + height % 2, 2 * width, 3), 255, np.uint8)
         flow = dataset.flow_pixels(read_flow(sample, t, 1))[0]
         picture[:rows, :columns] = read_frames(sample, [t])[0, :rows, :columns]

@@ -1,9 +1,9 @@
-"""Re-reads a whole dataset and names every fault in it.
+"""Reads a whole dataset again and yields a line for each fault in it.
 
-Bytes first (each file against the manifest's SHA-256, so any changed byte is found), then meaning:
-the tar's own headers against the index, N frames and N - 1 flow fields, every JPEG of the right
-size and channels, and one row in videos.parquet for each video, written ones in the shard they
-name. `fast_faults` stops after the bytes.
+First the bytes: each file against its SHA-256 in the manifest, so any changed byte is found. Then
+the meaning: the headers of the tar against the index, N frames and N - 1 flow fields, each JPEG of
+the right size and channels, one row in videos.parquet for each video, and each written video in the
+shard that its row names. `fast_faults` checks the bytes only.
 """
 
 import mmap
@@ -30,9 +30,7 @@ from twinstream.shards.storage.location import Location, file_sizes, local_copy
 
 
 def faults(dataset: Location, progress: Callable[[str], None] = lambda path: None) -> Iterator[str]:
-    """One line a fault, none for a sound dataset; `progress` is told each file that has
-    been read.
-    """
+    """One line a fault, none for a sound dataset; `progress` is called with each tar's path."""
     try:
         manifest = read_manifest(dataset)
     except InputError as error:
@@ -52,9 +50,7 @@ def faults(dataset: Location, progress: Callable[[str], None] = lambda path: Non
 def fast_faults(
     dataset: Location, progress: Callable[[FileEntry], None] = lambda entry: None
 ) -> Iterator[str]:
-    """Faults of sizes and hashes alone, at the disk's speed; what is inside a file whose bytes fit
-    is not looked at.
-    """
+    """Faults of sizes and hashes only, at the disk's speed; no image is decoded."""
     try:
         manifest = read_manifest(dataset)
     except InputError as error:
@@ -85,17 +81,18 @@ def num_bytes(dataset: Location) -> int:
 def _strays(there: Iterable[str], manifest: Manifest) -> Iterator[str]:
     named = {FILE_NAME, *(entry.path for entry in named_files(manifest))}
     for name in there:
+        # Other files, such as logs and notes of the user, do no harm to a reader.
         if name.endswith((".tar", ".parquet", ".tmp")) and name not in named:
             yield f"{name}: a file that {FILE_NAME} does not name"
 
 
 def _entry_faults(dataset: Location, entry: ShardEntry, keys: dict[str, str]) -> Iterator[str]:
-    """What is wrong with a shard or its index; a shard in an object store is read from
-    there once.
-    """
+    """Faults of a shard and its index."""
     try:
+        # Hash, headers and images each read the tar; a copy means one download for the three.
         with local_copy(dataset / entry.tar.path) as tar:
             damaged = [*faults_of(tar, entry.tar), *file_faults(dataset, entry.index)]
+            # Damaged bytes would only repeat themselves as hundreds of faults of images.
             yield from damaged or _shard_faults(tar, dataset, entry, keys)
     except FileNotFoundError as error:
         yield f"{entry.tar.path}: {error.strerror}"
@@ -104,7 +101,7 @@ def _entry_faults(dataset: Location, entry: ShardEntry, keys: dict[str, str]) ->
 def _shard_faults(
     tar_path: Path, dataset: Location, entry: ShardEntry, keys: dict[str, str]
 ) -> Iterator[str]:
-    """What is wrong inside a shard whose bytes are as written; notes the keys it finds."""
+    """Faults inside a shard whose bytes are as written; adds its keys to `keys`."""
     name = tar_path.name
     try:
         samples = read_index(dataset / entry.index.path)
@@ -115,16 +112,18 @@ def _shard_faults(
         return
     if len(samples) != entry.num_samples:
         yield f"{name}: {len(samples)} samples, the manifest says {entry.num_samples}"
+    # strict=False: an index with a wrong number of members is a fault to report, not a crash.
     promised = [
-        place
+        member
         for sample in samples
-        for place in zip(
+        for member in zip(
             member_names(sample.key, sample.num_frames), sample.offsets, sample.sizes, strict=False
         )
     ]
     if promised != members:
         yield f"{name}: {len(members)} members that do not fit the {len(promised)} of its index"
         return
+    # Mapped, so that a shard of any size takes no memory of its own.
     with open(tar_path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         for sample in samples:
             if sample.key in keys:
@@ -155,6 +154,7 @@ def _sample_faults(sample: SampleIndex, tar: mmap.mmap) -> Iterator[str]:
     for position, (name, data) in enumerate(
         zip(member_names("", sample.num_frames), members, strict=True)
     ):
+        # Position 0 is the JSON, which is checked above.
         if position > 0:
             shape = (*size, 3) if position <= sample.num_frames else size
             yield from (f"{name[1:]}: {fault}" for fault in _image_faults(data, shape))

@@ -1,8 +1,8 @@
 """Flow in pixels <-> flow in bytes, both directions in one place.
 
-Clip to [-bound, bound], then q = 128 + round(v * 127 / bound): zero motion is exactly 128 and reads
-back as exactly 0, which an even split of 256 levels cannot give. The price is that byte 0 is never
-written; JPEG noise can still produce it, and it reads as -bound.
+Clip to [-bound, bound], then q = 128 + round(v * 127 / bound). So zero motion is exactly 128 and
+reads back as exactly 0, which 256 equal levels cannot give. The price is that byte 0 is never
+written; JPEG noise can still produce it, and then it reads as -bound.
 
     bound 20:  -25 -> 1 · -20 -> 1 · -10 -> 64 (v = -10.08) · 0 -> 128 · 10 -> 192 (v = 10.08)
                20 -> 255 · 25 -> 255
@@ -18,9 +18,8 @@ LEVELS_PER_SIDE = 127
 
 
 def quantize(flow: NDArray[np.floating[Any]], bound: float) -> NDArray[np.uint8]:
-    """Float pixels of any shape -> uint8 of that shape; halves round to even. NaN is a bug of the
-    engine.
-    """
+    """Float pixels of any shape -> uint8 of that shape; halves round to even."""
+    # An assertion and no InputError: NaN can only come from a bug of a flow engine.
     assert np.isfinite(flow).all(), "flow holds NaN or infinity"
     scaled = np.clip(flow, -bound, bound) * np.float32(LEVELS_PER_SIDE / bound)
     levels: NDArray[np.uint8] = (np.rint(scaled) + ZERO_LEVEL).astype(np.uint8)
@@ -33,18 +32,18 @@ def dequantize(
     zero: float = ZERO_LEVEL,
     levels_per_side: float = LEVELS_PER_SIDE,
 ) -> NDArray[np.float32]:
-    """Uint8 of any shape -> float32 pixels in [-bound, bound] of that shape; another codec than
-    ours by its numbers.
+    """uint8 of any shape -> float32 pixels in [-bound, bound] of that shape.
+
+    `zero` and `levels_per_side` describe the codec of imported flow; the defaults are ours.
     """
+    # float32 first: uint8 minus 128 would wrap around.
     signed = levels.astype(np.float32) - np.float32(zero)
     clipped: NDArray[np.float32] = np.clip(signed, -levels_per_side, levels_per_side)
     return clipped * np.float32(bound / levels_per_side)
 
 
 def is_saturated(flow: NDArray[np.floating[Any]], bound: float) -> NDArray[np.bool_]:
-    """(..., 2) pixels -> (...) bool: where either component lies beyond the bound and
-    is clipped.
-    """
+    """(..., 2) pixels -> (...) bool: where a component lies beyond the bound and is clipped."""
     beyond = np.abs(flow) > bound
     saturated: NDArray[np.bool_] = beyond[..., 0] | beyond[..., 1]
     return saturated

@@ -1,7 +1,7 @@
-"""JPEG in and out of memory, with RGB channel order outside of this file (OpenCV's is BGR).
+"""JPEG bytes <-> arrays. Colour images are RGB outside of this file, although OpenCV uses BGR.
 
-libjpeg-turbo, which every OpenCV wheel carries, gives the same bytes for the same pixels and
-quality.
+The encoder is OpenCV's libjpeg-turbo: every OpenCV wheel contains it, and it gives the same bytes
+for the same pixels and quality, so shards are reproducible.
 """
 
 import cv2
@@ -35,6 +35,7 @@ def decode_unchanged(data: bytes | memoryview) -> NDArray[np.uint8]:
 
 
 def _decode(data: bytes | memoryview, flags: int) -> NDArray[np.uint8]:
+    # imdecode returns None for bytes that are no image, but raises cv2.error for no bytes at all.
     buffer = np.frombuffer(data, np.uint8)
     image = cv2.imdecode(buffer, flags) if buffer.size else None
     if image is None:

@@ -1,8 +1,8 @@
-"""The index beside a shard: one row a sample with every member's offset and size, as Parquet.
+"""The index beside a shard: a Parquet file, one row a sample with its members' offsets and sizes.
 
-It is written after its shard and holds, in the file's metadata, all that a resumed run must know of
-it (hash, settings, what became of every video of the job), so that its presence alone means the job
-is done.
+It is written after its shard. The metadata of the file holds all that a resumed run must know: the
+hash of the tar, the settings, and the row of every video of the job. So an index that exists means
+that the job is done, and no other list of finished jobs is needed.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class SampleIndex:
-    """Where a sample's members lie in their shard: offsets and sizes in bytes, in member order."""
+    """One row of an index; offsets and sizes are bytes in the tar, in member order."""
 
     key: str
     label: int
@@ -50,9 +50,9 @@ class SampleIndex:
 
 @dataclass(frozen=True)
 class JobRecord:
-    """What the index's metadata tells of the job that wrote it; sha256 and num_bytes are the tar's.
+    """The job that wrote an index, from its metadata; sha256 and num_bytes are those of the tar.
 
-    A job none of whose videos could be used has no tar: sha256 is empty and num_bytes 0.
+    A job without a usable video has no tar: sha256 is empty and num_bytes is 0.
     """
 
     format: int
@@ -79,6 +79,7 @@ def index_bytes(rows: list[dict[str, object]], record: JobRecord) -> bytes:
     """The whole Parquet file; the same rows and record give the same bytes."""
     metadata = {METADATA_KEY: json.dumps(asdict(record), sort_keys=True, separators=(",", ":"))}
     table = pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(metadata))
+    # Parquet's metadata has no clock in it, and the one JSON spelling keeps the bytes equal.
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
     return buffer.getvalue()
@@ -96,9 +97,7 @@ def read_index(path: Location) -> list[SampleIndex]:
 
 @dataclass(frozen=True)
 class IndexFile:
-    """An index as a file: its own length and hash, how many samples it lists, and the record of its
-    job.
-    """
+    """An index as a file: its own length and hash, its number of samples, and its job's record."""
 
     num_bytes: int
     sha256: str
@@ -107,9 +106,8 @@ class IndexFile:
 
 
 def read_index_file(path: Location) -> IndexFile:
-    """All that a run which is resumed or finished wants of an index, in one read; InputError when
-    it is not ours.
-    """
+    """What a resumed run needs of an index, in one read; InputError when it is not ours."""
+    # Rows stay unparsed: the metadata says all, and a run may have thousands of shards.
     data = _bytes(path)
     try:
         file = pq.ParquetFile(pa.BufferReader(data))

@@ -1,8 +1,8 @@
-"""dataset.json: what a shard dataset is, and the SHA-256 of every other file of it.
+"""dataset.json, the manifest: what a shard dataset is, and the SHA-256 of its other files.
 
-Written last: its presence means the dataset is complete. It carries its own digest and has exactly
-one spelling (sorted keys, two spaces, one newline), so that any changed byte of it is found too. No
-clock, host or path is in it: the same videos and settings give the same file.
+It is written last, so a dataset with a manifest is complete. It holds its own digest and has
+exactly one spelling (sorted keys, two spaces, one newline), so that a change of any byte is found.
+It holds no time, host or path: the same videos and settings give the same file.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ FILE_NAME = "dataset.json"
 
 
 class Record(BaseModel):
-    """Base of the manifest's parts: frozen, and a key it does not know is an error."""
+    """Base of the manifest's parts: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,10 +43,10 @@ class ShardEntry(Record):
 
 
 class FlowCodec(Record):
-    """How bytes stand for pixels of motion: v = (q - zero) * bound / levels, no further than bound.
+    """Bytes to pixels of motion: v = (q - zero) * bound / levels, clipped to +-bound.
 
-    Ours are zero 128 and levels 127; imported flow may have halves. Whole numbers stay whole in the
-    file.
+    Ours are zero 128 and levels 127; imported flow may have halves. `int | float` keeps whole
+    numbers whole in the file.
     """
 
     bound: float
@@ -55,7 +55,7 @@ class FlowCodec(Record):
 
 
 class Manifest(Record):
-    """The whole of dataset.json but its own digest; settings are all that change bytes."""
+    """dataset.json without its digests; `settings` are those that change bytes of the dataset."""
 
     format: int
     classes: tuple[str, ...]
@@ -79,9 +79,7 @@ def manifest_bytes(manifest: Manifest) -> bytes:
 
 
 def read_manifest(dataset: Location) -> Manifest:
-    """The manifest of the dataset in this folder; InputError when there is none, or not one of this
-    format.
-    """
+    """The manifest of the dataset in this folder; InputError without one of this format."""
     path = dataset / FILE_NAME
     try:
         data = path.read_bytes()
@@ -97,6 +95,7 @@ def parse_manifest(data: bytes, path: Location) -> Manifest:
     """The manifest in these bytes; InputError that names `path` when they are not intact."""
     try:
         fields = json.loads(data)
+        # Before the fields: another format has other fields, and the user needs the real cause.
         found = fields["format"]
         if found != FORMAT:
             raise InputError(f"{path}: shard format {found}; this twinstream reads format {FORMAT}")
@@ -108,21 +107,20 @@ def parse_manifest(data: bytes, path: Location) -> Manifest:
         raise InputError(
             f"{path}: not a manifest of twinstream ({str(error).splitlines()[0]})"
         ) from error
+    # One comparison checks both digests and the spelling.
     if manifest_bytes(manifest) != data:
         raise InputError(f"{path}: changed since it was written (its own digest does not fit)")
     return manifest
 
 
 def shard_name(tar: str) -> str:
-    """What videos.parquet calls the shard at this path: `train/train-000000.tar` ->
-    train-000000.
-    """
+    """The shard's name in videos.parquet: `train/train-000000.tar` -> train-000000."""
     path = tar.removesuffix(".tar")
     return path.partition("/")[2] or path
 
 
 def file_faults(dataset: Location, entry: FileEntry) -> Iterator[str]:
-    """What is wrong with the size or the hash of one file that the manifest names."""
+    """A line if the size or the hash of a file in the manifest differs, or it cannot be read."""
     return faults_of(dataset / entry.path, entry)
 
 
@@ -136,6 +134,7 @@ def faults_of(path: Location, entry: FileEntry) -> Iterator[str]:
                 yield f"{entry.path}: {found} bytes, expected {entry.num_bytes}"
             elif hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
                 yield f"{entry.path}: changed since it was written (its SHA-256 differs)"
+    # A store that does not answer says nothing about the file, so it must not count as damage.
     except ConnectionError:
         raise
     except OSError as error:

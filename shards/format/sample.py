@@ -15,8 +15,10 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class SampleMeta:
-    """What KEY.json says; width and height are those stored, source_* those of the video, fps in
-    frames/s.
+    """The content of KEY.json.
+
+    width and height are pixels as stored, source_* those of the video; fps is frames per second, 0
+    where unknown.
     """
 
     key: str
@@ -42,6 +44,7 @@ def meta_from_json(data: bytes) -> SampleMeta:
     return SampleMeta(**json.loads(data))
 
 
+# Readers compute positions with these functions and never search for names in a tar.
 def num_members(num_frames: int) -> int:
     """1 frame -> 2 members (JSON, frame); 3 frames -> 1 + 3 + 2 * 2 = 8."""
     return 1 + num_frames + 2 * max(num_frames - 1, 0)

@@ -1,5 +1,4 @@
-"""The splits of a dataset and the one spelling of each: train, val and test, whatever a list or a
-folder calls them.
+"""The splits of a dataset and their one spelling: `training` and `Train` are both train.
 
 A split names a folder of the output, so it must be a plain word. Words that are no alias, such as
 `test_2`, stay as they are, in lower case.
@@ -10,6 +9,8 @@ from pathlib import Path
 
 from twinstream.errors import InputError
 
+# Lists and folders of other tools use these words; without one spelling, a dataset whose folder is
+# `validation` would have no split `val` for testing.
 _ALIASES = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validate", "validation"),
@@ -32,9 +33,7 @@ def split_name(text: str, where: str) -> str:
 
 
 def split_of_list(path: Path) -> str:
-    """`ucf101_train_split_1_rawframes.txt` -> train; a name without such a word is the split
-    itself.
-    """
+    """`ucf101_train_split_1_rawframes.txt` -> train; without such a word the name is the split."""
     stem = path.stem.removesuffix("_rawframes")
     found = (known_split(word) for word in re.split(r"[_\-.]", stem))
     return next((split for split in found if split), None) or split_name(stem, str(path))

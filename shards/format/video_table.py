@@ -1,7 +1,7 @@
-"""videos.parquet: one row for every video the catalog names, whatever became of it.
+"""videos.parquet: one row for every video of the catalog, in a shard or not.
 
-Nothing is lost silently: a video that is in no shard has a status, a reason and a detail. Rows are
-ordered by key, and hold no path of the machine, clock or host, because the file is hashed.
+No video is lost silently: one that is in no shard has a status, a reason and a detail. Rows are
+sorted by key and hold no absolute path, time or host, because the manifest holds the file's hash.
 """
 
 import io
@@ -21,7 +21,7 @@ VIDEOS_NAME = "videos.parquet"
 
 
 class Status(StrEnum):
-    """What became of a video: in a shard, left out for a reason, or not on disk at all."""
+    """The result for a video: in a shard, left out for a reason, or not on disk."""
 
     WRITTEN = "written"
     SKIPPED = "skipped"
@@ -44,11 +44,10 @@ class Reason(StrEnum):
 
 
 class VideoError(Exception):
-    """A video that cannot be used; `detail` is one line without paths, the same on
-    every machine.
-    """
+    """A video that cannot be used; `detail` is one line, the same on every machine."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
+        # Both go to Exception, or the error could not be pickled on its way from a worker.
         super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail
@@ -58,7 +57,7 @@ class VideoError(Exception):
 
 
 class LabelledVideo(Protocol):
-    """What is known of a video before it is opened: `path` is below the root."""
+    """What is known about a video before it is opened; `path` is relative to the root."""
 
     @property
     def key(self) -> str:
@@ -106,6 +105,7 @@ class VideoRow:
     saturated: float | None = None
 
     def __post_init__(self) -> None:
+        # Here, so that no writer can put a 0 into the table, where a mean would count it.
         if self.fps == 0:
             object.__setattr__(self, "fps", None)
 
@@ -113,7 +113,7 @@ class VideoRow:
 def video_row(
     video: LabelledVideo, status: Status, reason: Reason | None = None, /, **known: Any
 ) -> VideoRow:
-    """The row of a video, with whatever else is known of it under the names of VideoRow."""
+    """The row of a video; `known` are further columns, by the names of VideoRow."""
     named = (video.key, video.path, video.class_name, video.label, video.split)
     return VideoRow(*named, status.value, None if reason is None else reason.value, **known)
 
@@ -169,16 +169,16 @@ def read_columns(path: Location, names: list[str] | None = None) -> pa.Table:
 
 
 def summary(rows: Iterable[VideoRow]) -> str:
-    """`58 written · 2 skipped: too_short 1, unreadable 1 · 3 missing`; parts that are zero are left
-    out.
-    """
+    """`58 written · 2 skipped: too_short 1, unreadable 1 · 3 missing`; zero parts left out."""
     rows = list(rows)
     statuses = Counter(row.status for row in rows)
     reasons = Counter(row.reason for row in rows if row.status == Status.SKIPPED)
     parts = [f"{statuses[Status.WRITTEN]} written"]
     if reasons:
-        told = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items(), key=str))
-        parts.append(f"{statuses[Status.SKIPPED]} skipped: {told}")
+        counts = ", ".join(
+            f"{reason} {count}" for reason, count in sorted(reasons.items(), key=str)
+        )
+        parts.append(f"{statuses[Status.SKIPPED]} skipped: {counts}")
     if statuses[Status.MISSING]:
         parts.append(f"{statuses[Status.MISSING]} missing")
     return " · ".join(parts)

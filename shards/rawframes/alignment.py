@@ -1,14 +1,13 @@
-"""Which frame goes with which flow field in a folder of images that another tool wrote; pure, over
-file names.
+"""Pairs frames with flow fields in a folder that another tool wrote, by file names alone.
 
     denseflow    img 0 1 2 3   flow 0 1 2
         flow t leads from image t to image t + 1, as here
     dense_flow   img 1 2 3     flow 1 2 3
-        the video's first frame was dropped, so flow t leads from image t - 1 to image t: flow 1
-        starts at a frame that is gone and is left out
+        the tool drops the first frame of a video, so flow t leads from image t - 1 to image t;
+        flow 1 starts at the dropped frame and is left out
 
-Equal counts alone do not tell which end is missing, so dense_flow is never guessed. Gaps are never
-closed: a hole would shift every later pair.
+Equal counts do not show which end is missing, so dense_flow is never guessed. Gaps are never
+closed, because a gap would shift every later pair.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,9 +25,7 @@ from twinstream.shards.rawframes.names import (
 
 
 class Layout(StrEnum):
-    """Tool that wrote a folder; `auto` takes what can be told from the names, which is denseflow's
-    pairing.
-    """
+    """The tool that wrote a folder; `auto` pairs as denseflow and refuses all else."""
 
     AUTO = "auto"
     DENSEFLOW = "denseflow"
@@ -37,8 +34,9 @@ class Layout(StrEnum):
 
 @dataclass(frozen=True)
 class Aligned:
-    """File names in time: N frames, and N - 1 of each component, flow t leading from frame t to t +
-    1.
+    """File names in order of time: N frames and N - 1 of each flow component.
+
+    Flow t is the motion from frame t to frame t + 1.
     """
 
     index_base: int
@@ -56,12 +54,14 @@ class Aligned:
 
 
 def align(names: Iterable[str], layout: Layout, index_base: int | None) -> Aligned:
-    """A folder's file names, lined up; VideoError `misaligned` when they do not fit,
-    `unreadable` without frames, `decode_error` for images that are no JPEGs. None finds the base: 0
-    or 1.
+    """The file names of a folder, paired; with `index_base` None numbers begin at 0 or 1.
+
+    VideoError `misaligned` when they do not fit, `unreadable` without frames, `decode_error` for
+    images that are no JPEGs.
     """
     images = numbered_images(names)
     frames, flow_x, flow_y = images["rgb"], images["x"], images["y"]
+    # Shards hold JPEGs only, and a new encoding would lose the exact bytes of the import.
     for image in (*frames, *flow_x, *flow_y):
         if image.name.lower().endswith(".png"):
             raise VideoError(Reason.DECODE_ERROR, f"{image.name}: import takes JPEGs only")
@@ -77,6 +77,7 @@ def align(names: Iterable[str], layout: Layout, index_base: int | None) -> Align
     for sequence in (frames, flow_x, flow_y):
         _refuse_disorder(sequence, index_base)
     base = frames[0].number
+    # Two bases would fit two pairings one frame apart; a wrong one shifts every flow field.
     if flow_x[0].number != base:
         raise VideoError(
             Reason.MISALIGNED,
@@ -102,6 +103,7 @@ def _leading_flow(num_frames: int, num_flow: int, layout: Layout) -> int:
         return 1
     if layout != Layout.DENSE_FLOW and num_flow == num_frames - 1:
         return 0
+    # As many flow fields as frames is what dense_flow writes, so name the option that fits.
     expected = num_frames if layout == Layout.DENSE_FLOW else num_frames - 1
     hint = (
         "; are they dense_flow's (--layout dense_flow)?"

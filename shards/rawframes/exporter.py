@@ -1,9 +1,9 @@
-"""A shard dataset as a rawframes folder for mmaction2 and its kin: the stored JPEGs, byte for byte.
+"""Exports a shard dataset as a rawframes folder for mmaction2: the stored JPEGs, byte for byte.
 
-A video's folder appears whole or not at all, and one that is whole is left as it is, so the same
-command again goes on where it was stopped. Lists are written last. Files are not synced one by one
-(there are some hundred a video); after a power cut the next run compares sizes and names what does
-not fit.
+The folder of a video appears complete or not at all, and a complete one is left as it is. So the
+same command continues a run that was stopped. Lists are written last. Files are not synced to disk
+one by one, as a video has hundreds; the price is that a power cut can leave cut files, which the
+next run finds by their sizes.
 """
 
 import os
@@ -32,11 +32,10 @@ from twinstream.shards.write.copying import Copier, StoredBytes, stored_samples
 def export_rawframes(
     dataset: Location, out: Path, progress: Callable[[str], None] = lambda folder: None
 ) -> int:
-    """CLASS/VIDEO folders, two lists a split and classes.txt in `out`; returns how many videos were
-    copied now.
-    """
+    """Write CLASS/VIDEO folders, two lists a split and classes.txt; returns the videos copied."""
     manifest = read_manifest(dataset)
     samples = stored_samples(dataset, manifest)
+    # Before any file is written: two samples of one folder name are an error of the whole export.
     folders = video_folders(
         [(sample.index.key, manifest.classes[sample.index.label]) for sample in samples]
     )
@@ -75,22 +74,25 @@ def _export_video(out: Path, folder: str, sample: StoredBytes, copier: Copier) -
     """Copy a sample's images to `out`/`folder`; False when they are there already."""
     target = out / folder
     target.parent.mkdir(exist_ok=True)
+    # A link with the name of a class would let the export write into a foreign folder.
     if not target.parent.resolve().is_relative_to(out.resolve()):
         raise InputError(
             f"{target.parent}: leads out of {out}; remove the link or choose another --out"
         )
     names = image_names(sample.index.num_frames)
     if target.exists():
+        # sizes[0] is the JSON member, which is not exported.
         _refuse_other_files(target, dict(zip(names, sample.index.sizes[1:].tolist(), strict=True)))
         return False
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     temporary.mkdir()
     try:
         members = copier.members(sample)
-        next(members)
+        next(members)  # The JSON member.
         for name, data in zip(names, members, strict=True):
             (temporary / name).write_bytes(data)
         os.rename(temporary, target)
+    # Ctrl-C too: the folder may hold hundreds of files.
     except BaseException:
         shutil.rmtree(temporary)
         raise
@@ -118,6 +120,7 @@ def _clear_leftovers(out: Path) -> None:
 def _write_lists(
     out: Path, split: str, folders: dict[str, str], samples: list[SampleIndex]
 ) -> None:
+    # Two lists, as mmaction2 trusts the number in a line, and N frames have N - 1 flow fields.
     for suffix, spare in ((RGB_LIST, 0), (FLOW_LIST, 1)):
         videos = [
             ListedVideo(folders[row.key], row.num_frames - spare, row.label) for row in samples

@@ -1,9 +1,9 @@
-"""Which videos a rawframes folder holds, with class, label and split: from the folders or from
-annotation lists.
+"""Finds the videos of a rawframes folder, with class, label and split.
 
-A folder is a video where one of its files is named like a frame, and there the search ends. So is a
-folder with nothing below it: a video that has lost all its images must become a row. Linked folders
-are followed, but not in a circle; hidden ones are left alone.
+Class and split come from the folders or from annotation lists. A folder is a video if one of its
+files is named like a frame; the search does not go below it. A folder with nothing below it is a
+video too, because a video that has lost all its images must become a row. Links to folders are
+followed, but not in a circle; hidden folders are ignored.
 """
 
 import os
@@ -21,9 +21,7 @@ NUM_NAMED = 5
 
 @dataclass(frozen=True)
 class VideoFolder:
-    """One video to import: folder below the root, and how many files a list promises (None without
-    a list).
-    """
+    """One video to import: its folder below the root, and its count in a list, if there is one."""
 
     folder: str
     class_name: str
@@ -38,7 +36,7 @@ class VideoFolder:
 
     @property
     def path(self) -> str:
-        """What its row calls the folder."""
+        """The path in the video's row."""
         return self.folder
 
 
@@ -52,13 +50,15 @@ class FoundVideos:
 
 
 def list_frame_folders(root: Path) -> list[str]:
-    """Paths below `root`, with `/`, sorted, of every folder that is a video; InputError if the root
-    itself is one, or none at all.
+    """Sorted paths below `root`, with `/`, of every folder that is a video.
+
+    InputError if the root is no folder or is a video itself.
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
     found = []
-    # With each folder those that held the links on the way to it, as real paths
+    # Each folder with the real paths of those that held the links on the way to it: a link to one
+    # of these, or to a folder above one, would lead in a circle.
     left: list[tuple[Path, tuple[Path, ...]]] = [(root, ())]
     while left:
         folder, sources = left.pop()
@@ -77,8 +77,7 @@ def list_frame_folders(root: Path) -> list[str]:
 
 
 def classes_and_splits(paths: Sequence[str], root_name: str) -> dict[str, tuple[str, str]]:
-    """Class and split of each path from the folders it lies in; paths in no class folder are left
-    out.
+    """Class and split of each path, from its folders; paths in no class folder are left out.
 
     SPLIT/CLASS/... if every top folder is named like a split, else CLASS/... of split train. Where
     no path lies in a folder, all are of one class, the root's name.
@@ -88,6 +87,7 @@ def classes_and_splits(paths: Sequence[str], root_name: str) -> dict[str, tuple[
         return dict.fromkeys(paths, (root_name, "train"))
     tops = {path.split("/")[0] for path in in_folders}
     splits = {top: split for top in tops if (split := known_split(top))}
+    # One top folder that is no split means that all are classes: a class may be named `test`.
     if len(splits) < len(tops):
         return {path: (path.split("/")[0], "train") for path in in_folders}
     found = {}
@@ -102,9 +102,7 @@ def classes_and_splits(paths: Sequence[str], root_name: str) -> dict[str, tuple[
 
 
 def found_videos(root: Path, classes: tuple[str, ...] | None) -> FoundVideos:
-    """Every video folder below `root`, as `classes_and_splits` reads it, and the classes: given, or
-    sorted by name.
-    """
+    """Every video folder below `root`; without `classes` those found, sorted by name."""
     folders = list_frame_folders(root)
     known = classes_and_splits(folders, root.resolve().name)
     names = classes or tuple(sorted({class_name for class_name, _ in known.values()}))
@@ -127,9 +125,7 @@ def found_videos(root: Path, classes: tuple[str, ...] | None) -> FoundVideos:
 def listed_videos(
     root: Path, lists: Sequence[Path], classes: tuple[str, ...] | None
 ) -> FoundVideos:
-    """The videos that annotation lists name; without `classes` a label's name is the folder its
-    videos are in.
-    """
+    """The videos of annotation lists; without `classes` a label is named like its folder."""
     lines = [(split_of_list(path), line) for path in lists for line in read_list(path)]
     names = classes or _class_folders(root, [line for _, line in lines])
     for label in sorted({line.label for _, line in lines} | set(range(len(names)))):
@@ -151,9 +147,7 @@ def first_few(names: Sequence[str]) -> str:
 
 
 def _class_folders(root: Path, lines: Iterable[ListedVideo]) -> tuple[str, ...]:
-    """The name of each label, "" where no line has that label; InputError where a label has two
-    names.
-    """
+    """The name of each label, "" for a label in no line; InputError for a label of two names."""
     found: dict[int, str] = {}
     for line in lines:
         parts = line.folder.split("/")
@@ -185,6 +179,7 @@ def _folders_below(
             elif entry.is_dir(follow_symlinks=False):
                 below.append((path, sources))
             elif (image := parse_image_name(entry.name)) and image.kind == "rgb":
+                # A video may hold hundreds of files: one frame is enough to know.
                 return None
     return below
 

@@ -1,9 +1,9 @@
-"""Folders of frames and flow that another tool wrote -> a shard dataset, the JPEGs byte for byte.
+"""Imports folders of frames and flow of another tool; the JPEGs are stored byte for byte.
 
-Every image is decoded once, to see that it is whole and of one size and to tell the mean motion;
-what is stored is the file. What the folders do not tell stays unknown: fps is 0 in KEY.json and
-empty in the row, as is the fraction of flow beyond the bound. A video that does not line up is
-refused by name, or becomes a skipped row; it is never mended.
+Each image is decoded once, to check that it is complete and of one size and to compute the mean
+motion. What the folders do not contain stays unknown: fps is 0 in KEY.json and empty in the row,
+and the fraction of flow beyond the bound is empty. A video whose files do not fit together is an
+error that names it, or becomes a skipped row; it is never repaired.
 """
 
 import os
@@ -44,9 +44,7 @@ def import_rawframes(
     skip_bad: bool = False,
     progress: Callable[[str], None] = lambda key: None,
 ) -> list[VideoRow]:
-    """Write the dataset and return every video's row; InputError names a video that
-    cannot be used.
-    """
+    """Write the dataset and return every video's row; InputError names an unusable video."""
     present = [video for video in videos if (root / video.folder).is_dir()]
     absent = [video for video in videos if not (root / video.folder).is_dir()]
     base = common_base(root, present, layout) if index_base is None else index_base
@@ -61,6 +59,7 @@ def import_rawframes(
                 ) from error
             return video_row(video, Status.SKIPPED, error.reason, detail=error.detail)
 
+    # The base that was found, not the option: it decides which frame pairs with which flow field.
     settings = {f"import.{name}": value for name, value in codec.model_dump().items()}
     settings |= {
         "import.layout": str(layout),
@@ -77,11 +76,11 @@ def import_rawframes(
 
 
 def foreign_codec(bound: float, zero: float, levels: float) -> FlowCodec:
-    """The codec v = (q - zero) * bound / levels; with zero 128 in our own terms, where 127 levels
-    reach the bound.
+    """The codec v = (q - zero) * bound / levels; with zero 128 rewritten to our 127 levels.
 
     denseflow's 20 px over 127.5 levels from 128 is the same line as 19.92 px over 127 levels.
     """
+    # In one spelling the codecs of two datasets can be compared, and `merge` may mix them.
     if zero == ZERO_LEVEL:
         return FlowCodec(
             bound=bound * (LEVELS_PER_SIDE / levels), zero=ZERO_LEVEL, levels=LEVELS_PER_SIDE
@@ -90,11 +89,10 @@ def foreign_codec(bound: float, zero: float, levels: float) -> FlowCodec:
 
 
 def common_base(root: Path, videos: Sequence[VideoFolder], layout: Layout) -> int:
-    """The number of the first image, 0 or 1, in most of the folders; the others will not line up
-    with it.
+    """The number of the first image, 0 or 1, in most folders; the other folders will be refused.
 
-    A folder that begins one later than its neighbours has lost its first frame, which no look at it
-    alone can tell.
+    A folder that begins one later than the others has lost its first frame, which the folder alone
+    does not show.
     """
     bases: Counter[int] = Counter()
     for video in videos:
@@ -111,6 +109,7 @@ def common_base(root: Path, videos: Sequence[VideoFolder], layout: Layout) -> in
 
 def _files(root: Path, video: VideoFolder, layout: Layout, base: int) -> Aligned:
     files = align(os.listdir(root / video.folder), layout, base)
+    # Lists of frames and of flow differ by one, and the user may give either.
     if video.listed is not None and video.listed not in (len(files.frames), len(files.flow_x)):
         raise VideoError(
             Reason.MISALIGNED, f"{len(files.frames)} frames, its list says {video.listed}"
@@ -155,7 +154,7 @@ def _write_video(
 def _copy_images(
     spool: SampleSpool, folder: Path, files: Aligned, codec: FlowCodec
 ) -> tuple[int, int, float]:
-    """Checked files into the spool; returns height, width and the mean of |flow| in pixels."""
+    """Copy checked files to the spool; returns height, width and the mean of |flow| in pixels."""
     height, width = _image(folder, files.frames[0], None)[1].shape[:2]
     speed = 0.0
     for name in files.frames:
@@ -172,12 +171,11 @@ def _copy_images(
 def _image(
     folder: Path, name: str, shape: tuple[int, ...] | None
 ) -> tuple[bytes, NDArray[np.uint8]]:
-    """A file's bytes and its image; VideoError when it is cut short, no JPEG, or not of this
-    shape.
-    """
+    """A file's bytes and image; VideoError if cut short, no JPEG, or of another shape."""
     jpeg = (folder / name).read_bytes()
     if not jpeg.startswith(START_OF_IMAGE):
         raise VideoError(Reason.DECODE_ERROR, f"{name}: {len(jpeg)} bytes that are no JPEG")
+    # Decoders fill the rest of a cut JPEG with gray. Some tools write bytes behind the end mark.
     if END_OF_IMAGE not in jpeg[-TAIL_BYTES:]:
         raise VideoError(
             Reason.DECODE_ERROR, f"{name}: {len(jpeg)} bytes without the end of a JPEG"

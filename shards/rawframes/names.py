@@ -1,13 +1,12 @@
-"""The rawframes layout, one file an image, as mmaction2 and the TSN tools use it: names and
-annotation lists.
+"""The rawframes layout of mmaction2 and the TSN tools: file names and annotation lists.
 
     CLASS/VIDEO/img_00000.jpg  flow_x_00000.jpg  flow_y_00000.jpg   denseflow, and what we write: 0
     CLASS/VIDEO/img_00001.jpg  flow_x_00001.jpg  flow_y_00001.jpg   dense_flow of the TSN code: 1
 
-An image is known by the number at the end of its name; what stands before the number says frame or
-flow, and is the same for all frames of a video. mmaction2 splits a line of its lists at white space
-and trusts its number for every modality, although N frames have N - 1 flow fields: hence no white
-space in a folder, and one list for frames and another for flow.
+The name of an image ends with its number. The prefix before the number says frame or flow, and is
+the same for all frames of a video. mmaction2 splits a line of a list at white space, so our folders
+have none. It uses the number in the line for frames and flow alike, although N frames have N - 1
+flow fields, so there is one list for frames and another for flow.
 """
 
 import re
@@ -30,7 +29,7 @@ ImageKind = Literal["rgb", "x", "y"]
 
 @dataclass(frozen=True)
 class ImageName:
-    """The name of a frame (`rgb`) or of one component of a flow field, and what it says."""
+    """The parsed file name of a frame (`rgb`) or of one component of a flow field."""
 
     kind: ImageKind
     prefix: str
@@ -48,16 +47,15 @@ class ListedVideo:
 
 
 def image_names(num_frames: int) -> list[str]:
-    """File names in the order of a sample's images: 2 frames -> img_00000, img_00001, flow_x_00000,
-    flow_y_00000.
-    """
+    """File names in a sample's order: 2 frames -> img 0, img 1, flow_x 0, flow_y 0."""
     frames = [f"img_{t:05d}.jpg" for t in range(num_frames)]
     return frames + [f"flow_{axis}_{t:05d}.jpg" for t in range(num_frames - 1) for axis in "xy"]
 
 
 def parse_image_name(name: str) -> ImageName | None:
-    """`img_00001.jpg` -> rgb, "img_", 1; `7.PNG` -> rgb, "", 7; `flow_x_00012.jpg` or `x_00012.jpg`
-    -> x, 12; None for hidden files and all else.
+    """`img_00001.jpg` -> rgb, "img_", 1; `7.PNG` -> rgb, "", 7; `x_00012.jpg` -> x, "x_", 12.
+
+    None for hidden files and for names that are no image's.
     """
     match = _IMAGE.fullmatch(name)
     if match is None or name.startswith("."):
@@ -73,6 +71,7 @@ def numbered_images(names: Iterable[str]) -> dict[ImageKind, list[ImageName]]:
     for image in filter(None, map(parse_image_name, names)):
         found[image.kind].append(image)
     for images in found.values():
+        # By number, not by name: `img_10.jpg` comes after `img_9.jpg`. The rest breaks ties.
         images.sort(key=lambda image: (image.number, image.prefix, image.name))
     return found
 
@@ -86,8 +85,9 @@ def prefix_fault(images: Sequence[ImageName]) -> str | None:
 
 
 def number_fault(images: Sequence[ImageName], first: Sequence[int] = (0, 1)) -> str | None:
-    """Where the numbers of sorted images begin with none of `first`, have a gap or come twice; None
-    where they are in sequence.
+    """The first fault in the numbers of sorted images; None when they are in sequence.
+
+    A fault is a start that is not in `first`, a gap, or a number that comes twice.
     """
     if images[0].number not in first:
         expected = " or ".join(map(str, first))
@@ -101,8 +101,9 @@ def number_fault(images: Sequence[ImageName], first: Sequence[int] = (0, 1)) -> 
 
 
 def folder_name(name: str) -> str:
-    """A class or key as one folder: white space, slashes and control characters become `_`;
-    InputError for `..`.
+    """A class or key as one folder name: white space, slashes and control characters become `_`.
+
+    InputError for an empty name, `.` and `..`.
     """
     plain = re.sub(r"[\s/\\\x00-\x1f\x7f]", "_", name)
     if plain in ("", ".", ".."):
@@ -117,13 +118,12 @@ def list_text(videos: Iterable[ListedVideo]) -> str:
 
 
 def read_list(path: Path) -> list[ListedVideo]:
-    """The lines of an annotation list; a folder may hold spaces here. InputError that names the
-    line.
-    """
+    """The lines of an annotation list; InputError that names a wrong line."""
     videos = []
     for number, line in enumerate(path.read_text().splitlines(), 1):
         if not line.strip():
             continue
+        # From the right: in lists of other tools a folder may contain spaces.
         fields = line.rsplit(maxsplit=2)
         if len(fields) != 3 or not (fields[1].isdecimal() and fields[2].isdecimal()):
             raise InputError(

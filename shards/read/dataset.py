@@ -1,6 +1,7 @@
 """A finished shard dataset: its splits, classes and samples, by key.
 
-Only what is asked for is read: the manifest at once, the rest when it is first needed.
+The manifest is read when the dataset is opened, everything else when it is first used. So opening
+is one small read however large the dataset is; the price is that a damaged file is found late.
 """
 
 import dataclasses
@@ -65,6 +66,7 @@ class ShardDataset:
 
     def __init__(self, where: str | Location, cache: BlockCache | None = None) -> None:
         self.path = locate(where)
+        # Local files need no copy on another local disk.
         self._cache = None if isinstance(self.path, Path) else cache
         self.manifest: Manifest = read_manifest(self.path)
 
@@ -75,7 +77,7 @@ class ShardDataset:
         return iter(self.keys())
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and self.written.place(key) is not None
+        return isinstance(key, str) and self.written.find(key) is not None
 
     def __getitem__(self, key: str) -> Sample:
         """The video of this key; InputError when no split has it."""
@@ -111,8 +113,9 @@ class ShardDataset:
 
     @cached_property
     def videos(self) -> pa.Table:
-        """videos.parquet as a pyarrow table: a row for every video that was found, with its status
-        (written, skipped, missing), reason and detail.
+        """videos.parquet as a pyarrow table, one row for every video that was found.
+
+        Its columns include the status (written, skipped, missing), the reason and the detail.
         """
         return read_columns(self.path / VIDEOS_NAME)
 
@@ -125,6 +128,7 @@ class ShardDataset:
     @cached_property
     def splits(self) -> dict[str, Samples]:
         """Every sample, by split."""
+        # One cache for all splits, so that its limit in bytes holds for the dataset.
         indexes, splits = IndexCache(), self.manifest.splits
         return {
             name: Samples(self.path, name, splits[name], self._cache, indexes=indexes)
@@ -133,13 +137,11 @@ class ShardDataset:
 
     @cached_property
     def written(self) -> WrittenVideos:
-        """Where each video is."""
+        """Split and shard of each video; read once, as every access by key needs it."""
         return read_written_videos(self.path)
 
     def samples(self, split: str) -> Samples:
-        """Every sample of a split, in the order of its shards; InputError when there is no such
-        split.
-        """
+        """Every sample of a split, in the order of its shards; InputError for an unknown split."""
         if split not in self.splits:
             known = ", ".join(sorted(self.splits)) or "none"
             raise InputError(f"{self.path}: no split {split!r}; it has {known}")
@@ -155,7 +157,7 @@ class ShardDataset:
 
     def _found(self, key: str) -> tuple[str, StoredSample]:
         """Split and sample of a key."""
-        found = self.written.place(key)
+        found = self.written.find(key)
         if found is None:
             raise InputError(
                 f"{self.path}: no sample {key!r} among {len(self)}; {VIDEOS_NAME} lists all"
@@ -170,11 +172,9 @@ def open_shards(
     cache_dir: str | None = None,
     cache_bytes: int = ShardSettings().cache_bytes,
 ) -> ShardDataset:
-    """The shard dataset in a folder, or at a URI such as s3://bucket/shards; InputError when there
-    is none.
+    """The shard dataset in a folder or at a URI such as s3://bucket/shards; InputError if absent.
 
-    What is read of an object store is kept in the local folder `cache_dir`, where one is given, up
-    to `cache_bytes`.
+    With `cache_dir`, a local folder keeps what is read of an object store, up to `cache_bytes`.
     """
     return ShardDataset(path, open_cache(cache_dir, cache_bytes))
 

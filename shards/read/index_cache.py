@@ -1,9 +1,7 @@
-"""Indexes of shards as a reader wants them: loaded when a shard is first used, the last used ones
-kept in memory.
+"""Indexes of shards in memory: loaded at the first use of a shard, the last used ones kept.
 
-All offsets of 240,000 ten-second videos are 2.6 GB. Kept are at most CACHE_BYTES in each process;
-the price is one small read (some 150 kB, half a millisecond) where a shard's index is not among
-them.
+All offsets of 240,000 ten-second videos are 2.6 GB, so each process keeps at most CACHE_BYTES. The
+price is one small read (about 150 kB, half a millisecond) for an index that is not in memory.
 """
 
 from collections import OrderedDict
@@ -22,9 +20,7 @@ CACHE_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """The rows of one index as columns; row n has the members from `begins`[n] to
-    `begins`[n + 1].
-    """
+    """One index as columns; row n has the members [`begins`[n], `begins`[n + 1])."""
 
     keys: list[str]
     columns: dict[str, NDArray[np.int32]]
@@ -54,6 +50,7 @@ def parse_shard_index(path: Location, data: bytes) -> ShardIndex:
     """The index at `path` that has these bytes; InputError when it is none."""
     table = parse_table(path, data).combine_chunks()
     offsets, sizes = (table.column(name).combine_chunks() for name in ("offsets", "sizes"))
+    # `begins` of the one column are used for both.
     if not offsets.offsets.equals(sizes.offsets):
         raise InputError(f"{path}: offsets and sizes of other members; expected one of each")
     columns = {
@@ -64,7 +61,7 @@ def parse_shard_index(path: Location, data: bytes) -> ShardIndex:
 
 
 class IndexCache:
-    """The indexes used last, up to so many bytes; the latest one is kept however large it is."""
+    """The indexes used last, up to `max_bytes`; the latest one is kept however large it is."""
 
     def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
         self._max_bytes, self._num_bytes = max_bytes, 0
@@ -77,6 +74,7 @@ class IndexCache:
             return self._kept[name]
         index = self._kept[name] = read()
         self._num_bytes += index.num_bytes
+        # More than one: the index that is in use stays, even if it alone is above the limit.
         while self._num_bytes > self._max_bytes and len(self._kept) > 1:
             self._num_bytes -= self._kept.popitem(last=False)[1].num_bytes
         return index

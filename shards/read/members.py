@@ -1,9 +1,8 @@
-"""Reads chosen frames and flow fields of a sample by seeking; never a whole shard.
+"""Reads chosen frames and flow fields of a sample by offset; never a whole shard.
 
-The index says where each member lies. Members that are neighbours are one read; from an object
-store the reads of a sample are under way at the same time. Files are opened per read, so that
-forked workers need nothing of their own. Anything that does not fit what the index promises is an
-InputError that names shard and key.
+The index gives the offset of each member. Neighbouring members are one read; from an object store
+the reads of a sample run at the same time. A local file is opened for each read, so that forked
+workers share no file position. What differs from the index is an InputError with shard and key.
 """
 
 import os
@@ -41,9 +40,7 @@ def read_frames(sample: StoredSample, indices: Sequence[int]) -> NDArray[np.uint
 
 
 def read_flow(sample: StoredSample, start: int, length: int) -> NDArray[np.uint8]:
-    """Flow fields [start, start + length) -> (length, H, W, 2) uint8 levels of the
-    codec, (dx, dy).
-    """
+    """Flow fields [start, start + length) -> (length, H, W, 2) uint8 codec levels, (dx, dy)."""
     (members,) = _read_spans(sample, [_flow_span(sample, start, length)])
     return _flow(sample, start, members)
 
@@ -51,12 +48,10 @@ def read_flow(sample: StoredSample, start: int, length: int) -> NDArray[np.uint8
 def read_snippets(
     sample: StoredSample, starts: Sequence[int], stack_length: int
 ) -> tuple[Iterator[Image], Iterator[Iterator[Image]]]:
-    """K starts -> K frames (H, W, 3) and the K stacks that start at them, each its 2L fields (H, W)
-    dx0 dy0 dx1 ...
+    """K starts -> K frames (H, W, 3) and K stacks of 2L fields (H, W) dx0 dy0 dx1 ..., all uint8.
 
-    All uint8, read at once, decoded one by one as they are asked for: what is then done with an
-    image finds it in the processor's cache, and to stack them would cost a third of what decoding
-    does.
+    All bytes are read at once, but an image is decoded when the iterator reaches it. So the next
+    step finds it in the processor's cache; stacking them would cost a third of the decoding time.
     """
     spans = [_frame_span(sample, t) for t in starts] + [
         _flow_span(sample, t, stack_length) for t in starts
@@ -75,8 +70,8 @@ def _frames(
     sample: StoredSample, indices: Sequence[int], members: list[Members]
 ) -> NDArray[np.uint8]:
     frames = np.empty((len(indices), sample.index.height, sample.index.width, 3), np.uint8)
-    for place, (t, (data,)) in enumerate(zip(indices, members, strict=True)):
-        frames[place] = _frame(sample, t, data)
+    for position, (t, (data,)) in enumerate(zip(indices, members, strict=True)):
+        frames[position] = _frame(sample, t, data)
     return frames
 
 
@@ -88,21 +83,21 @@ def _frame(sample: StoredSample, t: int, data: memoryview) -> Image:
 
 def _flow(sample: StoredSample, start: int, members: Members) -> NDArray[np.uint8]:
     flow = np.empty((len(members) // 2, sample.index.height, sample.index.width, 2), np.uint8)
-    for place, field in enumerate(_fields(sample, start, members)):
-        flow[place // 2, :, :, place % 2] = field
+    for position, field in enumerate(_fields(sample, start, members)):
+        flow[position // 2, :, :, position % 2] = field
     return flow
 
 
 def _fields(sample: StoredSample, start: int, members: Members) -> Iterator[Image]:
     shape = (sample.index.height, sample.index.width)
-    for place, data in enumerate(members):
+    for position, data in enumerate(members):
         yield _decoded(
-            sample, f"flow_{'xy'[place % 2]} {start + place // 2}", decode_gray, data, shape
+            sample, f"flow_{'xy'[position % 2]} {start + position // 2}", decode_gray, data, shape
         )
 
 
 def _frame_span(sample: StoredSample, t: int) -> tuple[int, int]:
-    """First member and number of members of frame t."""
+    """(first member, number of members) of frame t."""
     _check_range(sample, t, 1, sample.index.num_frames, "frame")
     return frame_member(t), 1
 
@@ -123,6 +118,7 @@ def _check_range(sample: StoredSample, start: int, length: int, end: int, what: 
 
 def _read_spans(sample: StoredSample, spans: Sequence[tuple[int, int]]) -> list[Members]:
     """The members of each span (first, count); each span is one read."""
+    # A disk answers faster than a thread starts; a store costs a round trip for each read.
     if isinstance(sample.tar, Path) or len(spans) == 1:
         return [_read_members(sample, span) for span in spans]
     return [*_pool(os.getpid()).map(partial(_read_members, sample), spans)]
@@ -130,6 +126,7 @@ def _read_spans(sample: StoredSample, spans: Sequence[tuple[int, int]]) -> list[
 
 @lru_cache(maxsize=1)
 def _pool(process: int) -> ThreadPoolExecutor:
+    # The process number is the cache's key: a fork inherits the pool but none of its threads.
     return ThreadPoolExecutor(NUM_REQUESTS)
 
 
@@ -148,11 +145,13 @@ def _read_members(sample: StoredSample, span: tuple[int, int]) -> Members:
         ) from error
     except OSError as error:
         raise InputError(f"{sample.tar}: {sample.index.key}: {error.strerror}") from error
+    # Checked here: a JPEG that is cut short decodes to a half gray image without an error.
     if len(data) != end - begin:
         raise InputError(
             f"{sample.tar.name}: {sample.index.key}: the shard ends at byte {begin + len(data)} of "
             f"{end}"
         )
+    # Views, so that the members of one read are not copied before they are decoded.
     view = memoryview(data)
     return [
         view[offset - begin : offset - begin + size]
@@ -171,6 +170,7 @@ def _decoded(
         image = decode(data)
     except InputError as error:
         raise InputError(f"{sample.tar.name}: {sample.index.key}: {what}: {error}") from error
+    # Otherwise NumPy might broadcast it into the batch, or fail far from the file.
     if image.shape != shape:
         raise InputError(
             f"{sample.tar.name}: {sample.index.key}: {what} is {image.shape}, the index says "

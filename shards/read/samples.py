@@ -1,9 +1,9 @@
-"""The samples of a split as a sequence that costs nothing a sample: a place is a shard and a row in
-it.
+"""The samples of a split as a sequence that holds nothing for each sample in memory.
 
-dataset.json says how many samples each shard has. Where a sample's members lie is read from its
-shard's index when it is asked for; what concerns all samples (a key's shard, the shortest of a
-split) comes from videos.parquet, one file.
+A position is turned into a shard and a row of it by the counts in dataset.json. The index of that
+shard is read when the sample is first used, so the first use of each shard costs one small read.
+Questions about all samples (the shard of a key, the shortest sample of a split) are answered from
+videos.parquet, which is one file.
 """
 
 from collections.abc import Sequence
@@ -32,9 +32,7 @@ NUM_READERS = 16
 
 @dataclass(frozen=True)
 class StoredSample:
-    """One sample, the tar that holds it, and the cache that reads of it go through, where there is
-    one.
-    """
+    """One sample and the tar that holds it; reads go through `cache` where there is one."""
 
     tar: Location
     index: SampleIndex
@@ -50,38 +48,40 @@ class StoredSample:
 
 @dataclass(frozen=True, eq=False)
 class Samples(Sequence[StoredSample]):
-    """Samples in the order of their shards and of the rows in them, or with `places` some of these,
-    in that order.
-    """
+    """Samples in the order of shards and rows, or those at `positions` in that order."""
 
     dataset: Location
     split: str
     entries: tuple[ShardEntry, ...]
     cache: BlockCache | None = None
-    places: NDArray[np.int64] | None = None
+    positions: NDArray[np.int64] | None = None
     indexes: IndexCache = field(default_factory=IndexCache)
 
     def __len__(self) -> int:
         return (
             sum(entry.num_samples for entry in self.entries)
-            if self.places is None
-            else len(self.places)
+            if self.positions is None
+            else len(self.positions)
         )
 
     @overload
-    def __getitem__(self, place: int) -> StoredSample: ...
+    def __getitem__(self, position: int) -> StoredSample: ...
     @overload
-    def __getitem__(self, place: slice) -> "Samples": ...
-    def __getitem__(self, place: int | slice) -> "StoredSample | Samples":
-        chosen = range(len(self))[place]
+    def __getitem__(self, position: slice) -> "Samples": ...
+    def __getitem__(self, position: int | slice) -> "StoredSample | Samples":
+        chosen = range(len(self))[position]
         if isinstance(chosen, range):
-            places = np.array(chosen, np.int64)
-            return replace(self, places=places if self.places is None else self.places[places])
+            # A slice keeps positions only, so that a subset of a large split reads no index.
+            positions = np.array(chosen, np.int64)
+            return replace(
+                self, positions=positions if self.positions is None else self.positions[positions]
+            )
         shard, row = self._find(chosen)
         return self._stored(shard, self._index(shard).sample(row))
 
     def of_key(self, shard: str, key: str) -> StoredSample:
         """The sample of this key, which is in the shard of this name; InputError when it is not."""
+        # Indexed tars x.tar and train/x.tar can have one name, so the index must hold the key too.
         for number, entry in enumerate(self.entries):
             if shard_name(entry.tar.path) == shard and key in (keys := self._index(number).keys):
                 return self._stored(number, self._index(number).sample(keys.index(key)))
@@ -92,7 +92,7 @@ class Samples(Sequence[StoredSample]):
 
     def shortest(self) -> StoredSample:
         """One of those with the fewest frames; of a whole split by videos.parquet alone."""
-        if self.places is not None:
+        if self.positions is not None:
             return min(self, key=lambda sample: sample.index.num_frames)
         return self.of_key(*read_written_videos(self.dataset).shortest(self.split))
 
@@ -108,7 +108,7 @@ class Samples(Sequence[StoredSample]):
 
     @cached_property
     def _named(self) -> list[tuple[str, int]]:
-        found = [self._find(place) for place in range(len(self))]
+        found = [self._find(position) for position in range(len(self))]
         shards = sorted({shard for shard, _ in found})
         with ThreadPoolExecutor(NUM_READERS) as pool:
             named = dict(
@@ -120,9 +120,10 @@ class Samples(Sequence[StoredSample]):
     def _ends(self) -> NDArray[np.int64]:
         return np.cumsum([entry.num_samples for entry in self.entries], dtype=np.int64)
 
-    def _find(self, place: int) -> tuple[int, int]:
-        """Shard and row of a place."""
-        absolute = place if self.places is None else int(self.places[place])
+    def _find(self, position: int) -> tuple[int, int]:
+        """Shard and row of a position."""
+        absolute = position if self.positions is None else int(self.positions[position])
+        # "right": position 4 of shards with 4 and 4 samples is row 0 of the second shard.
         shard = int(np.searchsorted(self._ends, absolute, side="right"))
         return shard, absolute - int(self._ends[shard]) + self.entries[shard].num_samples
 
@@ -133,6 +134,7 @@ class Samples(Sequence[StoredSample]):
         entry = self.entries[shard]
         path = self.dataset / entry.index.path
         index = parse_shard_index(path, read_through(self.cache, path, entry.index))
+        # Positions are computed from dataset.json: another count would shift every later sample.
         if len(index.keys) != entry.num_samples:
             raise InputError(
                 f"{self.dataset}: {entry.index.path}: {len(index.keys)} samples, dataset.json says "
@@ -146,9 +148,7 @@ class Samples(Sequence[StoredSample]):
 
 
 def read_through(cache: BlockCache | None, path: Location, entry: FileEntry) -> bytes:
-    """The whole of a small file, by way of the cache where there is one; InputError when it cannot
-    be read.
-    """
+    """The whole of a small file, through the cache if there is one; InputError if unreadable."""
     try:
         return path.read_bytes() if cache is None else cache.read(path, entry, 0, entry.num_bytes)
     except OSError as error:
@@ -163,8 +163,8 @@ class WrittenVideos:
 
     table: pa.Table
 
-    def place(self, key: str) -> tuple[str, str] | None:
-        """Split and shard of a video, None for one that is in none."""
+    def find(self, key: str) -> tuple[str, str] | None:
+        """Split and shard of a video; None when no shard holds it."""
         row = pc.index(self.table["key"], key).as_py()
         return (
             None

@@ -2,8 +2,7 @@
 
 The price is two flushes a file; a crash, a kill or a full disk then leaves at most a `.NAME.*.tmp`,
 which `remove_temporaries` clears at the next start. What goes to an object store is written to a
-temporary file first and sent when it is whole: an upload that is cut leaves nothing that can be
-seen.
+temporary file first and sent when it is whole; an upload that is cut leaves no visible object.
 """
 
 import os
@@ -19,10 +18,9 @@ from twinstream.shards.storage.remote import RemotePath
 
 @contextmanager
 def atomic_file(path: Path | RemotePath) -> Iterator[BinaryIO]:
-    """A binary file that takes the name `path` when the block ends well and vanishes when it does
-    not.
+    """A binary file that gets the name `path` if the block succeeds and is removed if it fails.
 
-    Closing the file inside the block gives it up: nothing appears, and what was at `path` stays.
+    Closing the file inside the block cancels it: nothing appears, and what was at `path` stays.
     """
     if isinstance(path, RemotePath):
         with tempfile.TemporaryFile() as spool:
@@ -30,6 +28,8 @@ def atomic_file(path: Path | RemotePath) -> Iterator[BinaryIO]:
             if not spool.closed:
                 path.upload(spool)
         return
+    # In the same folder, as a rename is atomic within one file system only. The random part keeps
+    # two processes that write the same file apart.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "xb") as file:
@@ -37,6 +37,7 @@ def atomic_file(path: Path | RemotePath) -> Iterator[BinaryIO]:
             if file.closed:
                 return
             file.flush()
+            # Before the rename: else a power cut may leave the new name on an empty file.
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
@@ -51,9 +52,8 @@ def write_atomically(path: Path | RemotePath, data: bytes) -> None:
 
 
 def remove_temporaries(folder: Path | RemotePath) -> None:
-    """Clear what a killed run left below `folder`; no other run may be writing there. A store shows
-    none.
-    """
+    """Remove what a killed run left below `folder`; no other run may be writing there."""
+    # A store never shows an unfinished object, so there is nothing to remove.
     if isinstance(folder, Path):
         for leftover in folder.rglob(".*.tmp"):
             leftover.unlink(missing_ok=True)

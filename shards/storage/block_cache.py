@@ -1,11 +1,11 @@
 """Blocks of remote shards on a local disk, shared by the processes of a machine.
 
-An epoch reads 0.3 of a video's 9 MB, each time at another place, in random order: a cache of whole
-shards would fetch 30 times what is asked for, and with a disk smaller than the dataset it would
-never stop. So a shard's file here is sparse and fills block by block. A block counts when its
-checksum, written after it, fits: a torn or damaged one is fetched again. Files are named by the
-shard's SHA-256: another shard is another file. Room is made by removing whole files, least recently
-used first; a process that has one open goes on reading it.
+An epoch reads 0.3 of a video's 9 MB, at other offsets each time. A cache of whole shards would
+fetch 30 times what is needed, again and again on a disk smaller than the dataset. So the file of a
+shard here is sparse and fills block by block. A block is valid if its checksum, written after it,
+fits; a torn or damaged one is fetched again. A file is named by the SHA-256 of its shard. Room is
+made by removing whole files, the least recently used first; a process that has one open can still
+read it.
 """
 
 import fcntl
@@ -56,9 +56,7 @@ class BlockCache:
     _unaccounted: int = field(default=0, init=False)
 
     def read(self, tar: Location, entry: CachedFile, begin: int, num_bytes: int) -> bytes:
-        """`num_bytes` of `tar` from `begin` on, fetching those blocks that are not here; fewer
-        where it ends.
-        """
+        """`num_bytes` of `tar` from `begin` on, fewer at its end; fetches absent blocks."""
         end = min(begin + num_bytes, entry.num_bytes)
         if self.is_off or begin >= end:
             return read_range(tar, begin, num_bytes)
@@ -67,6 +65,7 @@ class BlockCache:
         blocks = self._load(path, entry, wanted)
         for run in _runs(wanted, blocks):
             fetched = _fetch(tar, entry, run)
+            # A disk that has failed already must not be reported a second time.
             if not self.is_off:
                 self._store(path, entry, fetched)
             blocks |= fetched
@@ -75,38 +74,44 @@ class BlockCache:
 
     def _load(self, path: Path, entry: CachedFile, wanted: range) -> dict[int, bytes]:
         """Those of the wanted blocks that are here and sound."""
-        with self._told(), suppress(FileNotFoundError), _opened(path, os.O_RDONLY) as file:
+        with (
+            self._off_when_disk_fails(),
+            suppress(FileNotFoundError),
+            _opened(path, os.O_RDONLY) as file,
+        ):
+            # The modification time orders files by last use; one write a minute is exact enough.
             if time.time() - os.fstat(file).st_mtime > TOUCH_SECONDS:
                 os.utime(path)
             sums = os.pread(file, SUM_BYTES * len(wanted), SUM_BYTES * wanted.start)
-            data = os.pread(file, BLOCK_BYTES * len(wanted), _place(entry, wanted.start))
+            data = os.pread(file, BLOCK_BYTES * len(wanted), _block_offset(entry, wanted.start))
             pieces = {
-                number: data[place * BLOCK_BYTES :][:BLOCK_BYTES]
-                for place, number in enumerate(wanted)
+                number: data[position * BLOCK_BYTES :][:BLOCK_BYTES]
+                for position, number in enumerate(wanted)
             }
             return {
                 number: piece
-                for place, (number, piece) in enumerate(pieces.items())
-                if _sum(piece) == sums[SUM_BYTES * place :][:SUM_BYTES]
+                for position, (number, piece) in enumerate(pieces.items())
+                if _sum(piece) == sums[SUM_BYTES * position :][:SUM_BYTES]
             }
         return {}
 
     def _store(self, path: Path, entry: CachedFile, blocks: dict[int, bytes]) -> None:
-        with self._told(), _opened(path, os.O_RDWR | os.O_CREAT) as file:
+        with self._off_when_disk_fails(), _opened(path, os.O_RDWR | os.O_CREAT) as file:
             if os.fstat(file).st_size == 0:
-                os.ftruncate(file, _place(entry, 0) + entry.num_bytes)
+                os.ftruncate(file, _block_offset(entry, 0) + entry.num_bytes)
             for number, data in blocks.items():
-                os.pwrite(file, data, _place(entry, number))
+                # The checksum second: a process that is killed in between leaves an invalid block.
+                os.pwrite(file, data, _block_offset(entry, number))
                 os.pwrite(file, _sum(data), SUM_BYTES * number)
             self._unaccounted += sum(map(len, blocks.values()))
         if self._unaccounted > STEP * self.max_bytes:
             self._unaccounted = 0
-            with self._told():
+            with self._off_when_disk_fails():
                 _make_room(self.folder, int(KEPT * self.max_bytes))
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """A disk that fails ends the cache of this process and not the training; said once."""
+    def _off_when_disk_fails(self) -> Iterator[None]:
+        """Switch the cache off in this process when the disk fails, with one line on stderr."""
         try:
             yield
         except OSError as error:
@@ -118,9 +123,7 @@ class BlockCache:
 
 
 def open_cache(folder: str | None, max_bytes: int) -> BlockCache | None:
-    """The cache in this folder, which is made; None without one. InputError when it cannot be
-    written to.
-    """
+    """The cache in this folder, which is created; None for None. InputError if not writable."""
     if folder is None:
         return None
     try:
@@ -150,11 +153,13 @@ def _fetch(tar: Location, entry: CachedFile, run: range) -> dict[int, bytes]:
     data = read_range(tar, begin, end - begin)
     if len(data) < end - begin:
         raise InputError(f"{tar}: the shard ends at byte {begin + len(data)} of {entry.num_bytes}")
-    return {number: data[place * BLOCK_BYTES :][:BLOCK_BYTES] for place, number in enumerate(run)}
+    return {
+        number: data[position * BLOCK_BYTES :][:BLOCK_BYTES] for position, number in enumerate(run)
+    }
 
 
-def _place(entry: CachedFile, number: int) -> int:
-    """Where a block lies in its file: behind the checksums of all."""
+def _block_offset(entry: CachedFile, number: int) -> int:
+    """Offset of a block in its cache file; the checksums of all blocks come first."""
     head = SUM_BYTES * -(-entry.num_bytes // BLOCK_BYTES)
     return -(-head // HEAD_ALIGNMENT) * HEAD_ALIGNMENT + number * BLOCK_BYTES
 
@@ -173,6 +178,7 @@ def _make_room(folder: Path, max_bytes: int) -> None:
             for entry in os.scandir(folder)
             if entry.name.endswith(SUFFIX)
         ]
+        # st_blocks and not st_size: the files are sparse, and only filled blocks take disk space.
         total = sum(stat.st_blocks * DISK_BLOCK_BYTES for stat, _ in files)
         for stat, path in sorted(files, key=lambda file: file[0].st_mtime):
             if total <= max_bytes:

@@ -1,7 +1,8 @@
-"""Connections to object stores through pyarrow.fs, and their faults in one line each.
+"""Connections to object stores through pyarrow.fs; each fault becomes an OSError of one line.
 
-Credentials come from where the vendor's tools take them (the environment, a profile, the machine's
-role). pyarrow is imported when a store is first asked for: who reads local files does without it.
+Credentials come from where the vendor's tools take them: the environment, a profile, or the role of
+the machine. pyarrow is imported when a store is first used, so that reading local files does not
+pay for it. pyarrow reports faults as text only, so `fault` reads its messages.
 """
 
 import atexit
@@ -39,9 +40,7 @@ DENIED_TEXT = "access denied; credentials come from the environment or a profile
 
 @lru_cache(maxsize=64)
 def connect(scheme: str, bucket: str, options: tuple[tuple[str, str], ...], process: int) -> Any:
-    """pyarrow's file system for a bucket; one for each process, since a fork would share its
-    sockets.
-    """
+    """pyarrow's file system for a bucket; one for each process, as a fork shares sockets."""
     assert process == os.getpid(), "a connection belongs to the process that opened it"
     from pyarrow import fs
 
@@ -71,47 +70,48 @@ def connect(scheme: str, bucket: str, options: tuple[tuple[str, str], ...], proc
 
 @lru_cache(maxsize=MAX_OPEN_FILES)
 def open_file(scheme: str, key: str, options: tuple[tuple[str, str], ...], process: int) -> Any:
-    """pyarrow's random access file, kept open: a name and a size, for which a request has been
-    made.
+    """pyarrow's random access file of an object, kept open.
+
+    Opening costs a request for the size of the object, which each further read then saves.
     """
     return connect(scheme, key.partition("/")[0], options, process).open_input_file(key)
 
 
 @lru_cache(maxsize=1)
 def _let_go_at_exit() -> None:
-    """pyarrow aborts or waits for ever where a connection is left when it ends S3; this comes
-    before it does.
+    """Drop all connections at exit, before pyarrow shuts S3 down.
+
+    With a connection still open pyarrow's shutdown aborts the process or waits for ever.
     """
     atexit.register(connect.cache_clear)
     atexit.register(open_file.cache_clear)
 
 
 def s3_endpoint(environment: Mapping[str, str]) -> str | None:
-    """Where the environment says that S3 is, as the AWS tools read it; None for Amazon's own."""
+    """The S3 endpoint in the environment, as the AWS tools read it; None for Amazon's own."""
     return environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
 
 
 @contextmanager
-def faults_told(place: str) -> Iterator[None]:
-    """What goes wrong with a store in the block is an OSError of one line that names `place`."""
+def faults_as_os_errors(name: str) -> Iterator[None]:
+    """Turn a store's fault in the block into an OSError of one line with file name `name`."""
     import pyarrow as pa
 
     try:
         yield
     except (OSError, pa.ArrowException) as error:
-        if getattr(error, "filename", None) == place:
-            raise  # Told already, by a block within this one.
+        if getattr(error, "filename", None) == name:
+            raise  # A block inside this one has translated it already.
         number, text = fault(str(error))
-        raise OSError(getattr(error, "errno", None) or number, text, place) from error
+        raise OSError(getattr(error, "errno", None) or number, text, name) from error
 
 
 def fault(message: str) -> tuple[int, str]:
-    """Error number and line for what pyarrow says of a store: `... AWS Error ACCESS_DENIED during
-    ...` -> denied.
-    """
+    """pyarrow's message -> error number and line: `... AWS Error ACCESS_DENIED ...` -> EACCES."""
     line = message.splitlines()[0] if message else "no reason given"
     if "Path does not exist" in line:
         return errno.ENOENT, os.strerror(errno.ENOENT)
+    # Not ENOENT: callers read that as `not written yet`, which would hide a misspelt bucket.
     if "NO_SUCH_BUCKET" in line or "Bucket '" in line:
         return errno.ENXIO, "no such bucket"
     if any(word in line for word in DENIED):

@@ -1,7 +1,7 @@
-"""Where files are: a local path, or a URI of an object store; reading and listing both in one way.
+"""Where files are: a local path or a URI of an object store, read and listed in the same way.
 
-A local path stays a plain pathlib.Path, as fast as it always was; a store's is a `RemotePath` with
-the same methods. `shards.atomic` writes to both.
+A local path stays a plain pathlib.Path and costs nothing extra. A path in a store is a `RemotePath`
+with the same methods. `storage.atomic` writes to both.
 """
 
 import os
@@ -22,11 +22,10 @@ Location = Path | RemotePath
 
 
 def locate(where: str | Location) -> Location:
-    """`out/shards`, `file:///data/shards`, `s3://bucket/shards?region=eu-west-1`; InputError for
-    any other URI.
+    """A path or URI as a location: `out/shards`, `s3://bucket/shards?region=eu-west-1`.
 
-    A URI that holds credentials is refused without being repeated: settings and messages carry URIs
-    about.
+    InputError for any scheme but s3, gs and file. A URI with credentials is refused, and the error
+    does not repeat it, because URIs are stored in settings and printed in messages.
     """
     if not isinstance(where, str):
         return where
@@ -54,9 +53,7 @@ def locate(where: str | Location) -> Location:
 
 
 def file_sizes(folder: Location) -> dict[str, int]:
-    """Bytes of every file below a folder, by its path from there with `/`, sorted; one listing of
-    an object store.
-    """
+    """Size in bytes of every file below a folder, by its path from there with `/`, sorted."""
     if isinstance(folder, RemotePath):
         return dict(sorted(folder.file_sizes().items()))
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -67,15 +64,14 @@ def read_range(location: Location, begin: int, num_bytes: int) -> bytes:
     """`num_bytes` from `begin` on in one read; fewer where the file ends."""
     if isinstance(location, RemotePath):
         return location.read_range(begin, num_bytes)
+    # pread goes past the buffer of a file object, so none is made.
     with open(location, "rb", buffering=0) as file:
         return os.pread(file.fileno(), num_bytes, begin)
 
 
 @contextmanager
 def local_copy(location: Location) -> Iterator[Path]:
-    """The file as one on a local disk: itself, or a temporary copy (in $TMPDIR) for as long as the
-    block lasts.
-    """
+    """The file on a local disk: itself, or a copy in $TMPDIR that the end of the block removes."""
     if isinstance(location, Path):
         yield location
         return
@@ -87,15 +83,13 @@ def local_copy(location: Location) -> Iterator[Path]:
 
 @contextmanager
 def appended_text(location: Location) -> Iterator[IO[str]]:
-    """A text file to write to behind what it holds; that of an object store is sent now and when
-    the block ends.
-    """
+    """A text file to append to; in an object store it is sent now and when the block ends."""
     if isinstance(location, Path):
         with open(location, "a", encoding="utf-8") as file:
             yield file
         return
     before = location.read_bytes() if location.exists() else b""
-    # What cannot be written is seen before the work and not after it.
+    # A store that refuses the write must say so now, not after hours of work.
     write_atomically(location, before)
     with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
         try:
@@ -112,7 +106,5 @@ def _local(where: str, path: str) -> Path:
 
 
 def spool_folder(location: Location) -> str | None:
-    """Where temporary files that belong to an output go: beside it, or None for $TMPDIR where it is
-    no disk.
-    """
+    """Folder for temporary files of an output: beside it, or None ($TMPDIR) for a store."""
     return str(location) if isinstance(location, Path) else None

@@ -1,9 +1,9 @@
-"""Files of an object store (`s3://`, `gs://`) behind the part of pathlib's interface that shards
-need.
+"""Files of an object store (`s3://`, `gs://`) with those methods of pathlib that shards need.
 
-A `RemotePath` is plain text: it travels to other processes, and each of them opens its own
-connections. Faults are OSErrors, as a disk's are. An object is made whole from a local file:
-pyarrow has no way to give up an upload that it has begun.
+A `RemotePath` holds text only, so it can be sent to other processes; each of them opens its own
+connections. Faults are OSErrors, like those of a disk. An object is always uploaded from a complete
+local file, because pyarrow cannot cancel an upload that it has begun. The price is temporary disk
+space for each file that is written.
 """
 
 import errno
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
-from twinstream.shards.storage.connection import connect, faults_told, open_file
+from twinstream.shards.storage.connection import connect, faults_as_os_errors, open_file
 
 READ_AHEAD_BYTES = 4 * 2**20
 CHUNK_BYTES = 32 * 2**20
@@ -23,7 +23,7 @@ CHUNK_BYTES = 32 * 2**20
 
 @dataclass(frozen=True, order=True)
 class RemotePath:
-    """`bucket/folder/name` of a store, and the options with which it is reached."""
+    """`bucket/folder/name` in a store, and the options of its connection."""
 
     scheme: str
     key: str
@@ -56,7 +56,7 @@ class RemotePath:
         return replace(self, key=self.key.rpartition("/")[0] or self.key)
 
     def with_suffix(self, suffix: str) -> "RemotePath":
-        """The same with another suffix."""
+        """The path with another suffix."""
         return replace(self, key=str(PurePosixPath(self.key).with_suffix(suffix)))
 
     def relative_to(self, folder: "RemotePath") -> PurePosixPath:
@@ -91,7 +91,7 @@ class RemotePath:
         """The object as a file to read, with some read-ahead."""
         assert mode == "rb", f"mode {mode}: an object is written whole, by shards.atomic"
         try:
-            with faults_told(str(self)):
+            with faults_as_os_errors(str(self)):
                 file = self._filesystem().open_input_file(self.key)
         except FileNotFoundError as error:
             raise self.missing() from error
@@ -99,16 +99,16 @@ class RemotePath:
 
     def read_range(self, begin: int, num_bytes: int) -> bytes:
         """`num_bytes` from `begin` on in one request; fewer where the object ends."""
-        with faults_told(str(self)):
+        with faults_as_os_errors(str(self)):
             file = open_file(self.scheme, self.key, self.options, os.getpid())
+            # For pyarrow a range behind the end is an error; on a disk it reads as no bytes.
             left = max(file.size() - begin, 0)
             return cast(bytes, file.read_at(min(num_bytes, left), begin)) if left else b""
 
     def upload(self, source: BinaryIO) -> None:
-        """Make the object of all that `source` holds, in a thread of its own, which no signal can
-        break off.
-        """
+        """Make the object from all bytes of `source`."""
         source.seek(0)
+        # Python runs signal handlers in the main thread only: Ctrl-C there cannot tear the upload.
         with ThreadPoolExecutor(1) as thread:
             thread.submit(self._send, source).result()
 
@@ -120,7 +120,7 @@ class RemotePath:
     def unlink(self) -> None:
         """Remove the object."""
         try:
-            with faults_told(str(self)):
+            with faults_as_os_errors(str(self)):
                 self._filesystem().delete_file(self.key)
         except OSError:
             # pyarrow then marks the folder by an empty object, which not every server takes.
@@ -131,7 +131,7 @@ class RemotePath:
         """Bytes of every object below, by its path from here."""
         from pyarrow import fs
 
-        with faults_told(str(self)):
+        with faults_as_os_errors(str(self)):
             found = self._filesystem().get_file_info(
                 fs.FileSelector(self.key, recursive=True, allow_not_found=True)
             )
@@ -143,32 +143,30 @@ class RemotePath:
         return [self / name for name in names if PurePosixPath(name).match(pattern)]
 
     def missing(self) -> OSError:
-        """What to raise where the object is not there: FileNotFoundError, or that there is no such
-        bucket.
-        """
+        """The error for a missing object: FileNotFoundError, or ENXIO without such a bucket."""
         bucket = replace(self, key=self.key.partition("/")[0])
         if bucket.exists():
             return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
         return OSError(errno.ENXIO, "no such bucket", str(self))
 
     def _filesystem(self) -> Any:
-        with faults_told(str(self)):
+        with faults_as_os_errors(str(self)):
             return connect(self.scheme, self.key.partition("/")[0], self.options, os.getpid())
 
     def _info(self) -> Any:
-        with faults_told(str(self)):
+        with faults_as_os_errors(str(self)):
             return self._filesystem().get_file_info(self.key)
 
     def _send(self, source: BinaryIO) -> None:
-        """A stream that is given up is completed all the same, torn, unless a part of it has failed
-        to arrive.
+        """Send `source` in chunks. Only the store may fail between opening and closing the stream.
 
-        So nothing but the store may fail between opening it and closing it. A flush waits for what
-        is under way, which keeps memory at one chunk.
+        pyarrow completes a stream that is dropped, as a torn object, unless the upload of a part
+        has failed.
         """
-        with faults_told(str(self)):
+        with faults_as_os_errors(str(self)):
             target = self._filesystem().open_output_stream(self.key)
             while chunk := source.read(CHUNK_BYTES):
                 target.write(chunk)
+                # Waits for the upload of this chunk; without it all chunks would pile up in memory.
                 target.flush()
             target.close()

@@ -1,8 +1,8 @@
-"""Datasets out of datasets without encoding anything again: merge several, or take a part of one.
+"""Make a dataset from others without new encoding: merge several, or take a subset of one.
 
-Samples keep their bytes but for the label in their JSON. Every row of videos.parquet goes along, so
-that what was skipped stays told. The settings of the result name the digests of what it was made
-from, and with them its bytes.
+Samples keep their bytes, except for the label in their JSON. The rows of skipped and missing videos
+are copied too, so that no video is lost silently. The settings of the result hold the SHA-256 of
+each source's manifest, so it is known from which bytes it was made.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -21,7 +21,8 @@ from twinstream.shards.write.plan import key_hash, plan_shards
 from twinstream.shards.write.writer import ShardWriter, sample_spool
 
 VIDEOS_PER_SHARD = "shards.videos_per_shard"
-# They choose and order videos; all others change what a frame or a flow field looks like.
+# These settings choose and order videos; all others change the pixels of frames or flow, and a
+# network trained on a mix of two of them would learn the difference.
 MAY_DIFFER = (
     VIDEOS_PER_SHARD,
     "dataset.",
@@ -37,9 +38,7 @@ MAY_DIFFER = (
 
 @dataclass(frozen=True)
 class Part:
-    """A stored sample on its way into a new dataset, with the row it will have (class and label are
-    new).
-    """
+    """A stored sample to copy into a new dataset, with the row that it will have there."""
 
     stored: StoredBytes
     row: VideoRow
@@ -81,10 +80,10 @@ class _Source:
 def merge(
     sources: Sequence[Location], out: Location, progress: Callable[[str], None] = lambda key: None
 ) -> list[VideoRow]:
-    """One dataset of all samples of the sources; classes by name, in order of appearance. Returns
-    every row.
+    """One dataset of all samples of the sources; returns every row.
 
-    InputError when codecs or settings cannot be mixed, or when two sources name one video.
+    Classes are joined by name, in order of appearance. InputError when codecs or settings cannot be
+    mixed, or when two sources have the same video.
     """
     read = [_read(path) for path in sources]
     for other in read[1:]:
@@ -92,6 +91,7 @@ def merge(
     _refuse_twice(read)
     first = read[0].manifest
     classes = tuple(dict.fromkeys(name for source in read for name in source.manifest.classes))
+    # A setting in which the sources differ has no one value for the result and is left out.
     settings = {
         name: value
         for name, value in first.settings.items()
@@ -116,15 +116,15 @@ def subset(
     max_per_class: int | None = None,
     progress: Callable[[str], None] = lambda key: None,
 ) -> list[VideoRow]:
-    """A dataset of the samples that every given choice keeps; returns every row. InputError for an
-    unknown name.
+    """A dataset of the samples that pass every given filter; returns every row.
 
-    Classes that are not named leave the list of classes; `max_per_class` takes the first keys of
-    each class and split.
+    Classes that are not named leave the list of classes, so labels change. `max_per_class` takes
+    the first keys of each class and split. InputError for an unknown name.
     """
     read = _read(source)
     known = read.manifest.classes
     rows = [part.row for part in read.parts] + read.other_rows
+    # A misspelt name would otherwise give a smaller dataset without a word.
     _refuse_unknown(source, "class", classes, known)
     _refuse_unknown(source, "key", keys, {row.key for row in rows})
     _refuse_unknown(source, "split", None if split is None else [split], read.manifest.splits)
@@ -191,6 +191,7 @@ def _write(
     def write(writer: ShardWriter, part: Part) -> VideoRow:
         members = copier.members(part.stored)
         meta = replace(meta_from_json(next(members)), label=part.label)
+        # Through the spool, as the writer puts the JSON with the new label before the images.
         with sample_spool(out) as spool:
             fill_spool(spool, meta.num_frames, members)
             writer.add(meta, spool)
@@ -203,7 +204,7 @@ def _write(
 
 
 def _per_shard(manifest: Manifest) -> int:
-    """As many samples a shard as the source was made with, or as its fullest shard holds."""
+    """Samples per shard: the setting of the source, or the size of its fullest shard."""
     stated = manifest.settings.get(VIDEOS_PER_SHARD)
     fullest = max(
         (shard.num_samples for shards in manifest.splits.values() for shard in shards), default=1
@@ -214,18 +215,17 @@ def _per_shard(manifest: Manifest) -> int:
 def _first_of_each_class(parts: list[Part], max_per_class: int | None) -> list[Part]:
     counts: dict[tuple[str, str], int] = {}
     kept = []
+    # By key and not by shard order, so that the choice does not depend on how shards were cut.
     for part in sorted(parts, key=lambda part: part.key):
-        place = (part.split, part.row.class_name)
-        counts[place] = counts.get(place, 0) + 1
-        if max_per_class is None or counts[place] <= max_per_class:
+        group = (part.split, part.row.class_name)
+        counts[group] = counts.get(group, 0) + 1
+        if max_per_class is None or counts[group] <= max_per_class:
             kept.append(part)
     return kept
 
 
 def _refuse_unlike(first: _Source, other: _Source) -> None:
-    """InputError when codecs, or settings that both have and that change images, are
-    not the same.
-    """
+    """InputError when the codecs differ, or a setting that both have and that changes images."""
     if first.manifest.flow_codec != other.manifest.flow_codec:
         raise InputError(
             f"{other.path}: flow codec {other.manifest.flow_codec}, {first.path} has "

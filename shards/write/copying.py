@@ -1,7 +1,7 @@
-"""Samples as bytes, from a finished dataset to somewhere else, without decoding an image.
+"""Copies samples as bytes out of a finished dataset, without decoding an image.
 
-A shard's hash is compared before its first sample is copied, so that damage is not handed on under
-a new and valid hash. The price is that each shard is read twice, the second time mostly from
+The hash of a shard is checked before its first sample is copied; otherwise damage would get a new
+and valid hash in the copy. The price is that each shard is read twice, the second time mostly from
 memory.
 """
 
@@ -18,7 +18,7 @@ from twinstream.shards.write.writer import SampleSpool
 
 @dataclass(frozen=True)
 class StoredBytes:
-    """A sample and where it lies: dataset folder, split, shard."""
+    """A sample with its dataset folder, split and shard."""
 
     dataset: Location
     split: str
@@ -27,9 +27,7 @@ class StoredBytes:
 
 
 def stored_samples(dataset: Location, manifest: Manifest) -> list[StoredBytes]:
-    """Every sample of a dataset in the order of splits, shards and rows; InputError for a damaged
-    index.
-    """
+    """Every sample in the order of splits, shards and rows; InputError for a damaged index."""
     found = []
     for split, shards in manifest.splits.items():
         for shard in shards:
@@ -42,16 +40,15 @@ def stored_samples(dataset: Location, manifest: Manifest) -> list[StoredBytes]:
 
 
 class Copier:
-    """Reads members as they are stored; remembers which shards it has compared with their hash."""
+    """Reads members as they are stored; remembers the shards whose hash it has checked."""
 
     def __init__(self) -> None:
         self._sound: set[Location] = set()
 
     def members(self, sample: StoredBytes) -> Iterator[bytes]:
-        """Every member's bytes in the order of the format; InputError when the shard is not as it
-        was written.
-        """
+        """The bytes of each member, in the format's order; InputError for a damaged shard."""
         path = sample.dataset / sample.shard.tar.path
+        # Samples come in shard order, but a merge reorders them: each hash is computed only once.
         if path not in self._sound:
             _refuse(file_faults(sample.dataset, sample.shard.tar), sample.dataset)
             self._sound.add(path)
@@ -71,5 +68,6 @@ def fill_spool(spool: SampleSpool, num_frames: int, images: Iterable[bytes]) -> 
 
 
 def _refuse(faults: Iterator[str], dataset: Location) -> None:
+    # The first fault is enough to stop; `faults` is lazy, so no more is read.
     for fault in faults:
         raise InputError(f"{dataset}: {fault}; `twinstream shards verify` tells more")

@@ -1,10 +1,10 @@
-"""How a dataset comes to be: what of it is there already, what is refused, and what makes it whole.
+"""Builds a dataset: finds the shards that are done, refuses foreign ones, writes the manifest.
 
-The one builder of preprocess, import, merge, subset and index. An index means that its shard is
-done. Everything found is compared with what would be written now: shards of other settings or other
-videos are refused with the difference named, never mixed and never overwritten. Who writes the
-shards, and in which order, is no matter: a loop does it here, workers on many machines for
-preprocess.
+It is the one builder of preprocess, import, merge, subset and index. An index means that its shard
+is done. All that is found is compared with what would be written now: shards of other settings or
+videos are refused with the difference, never mixed and never overwritten. The price is that a run
+reads every finished index first. Shards may be written in any order, by the loop here or by workers
+on many machines.
 """
 
 import hashlib
@@ -44,9 +44,7 @@ NUM_READERS = 16
 
 @dataclass(frozen=True)
 class Contents:
-    """What dataset.json says beside its files, and the rows of videos that are in no
-    shard's plan.
-    """
+    """What dataset.json says beside its files, and the rows of videos without a planned shard."""
 
     classes: tuple[str, ...]
     codec: FlowCodec
@@ -56,7 +54,7 @@ class Contents:
 
 @dataclass(frozen=True)
 class FinishedShard:
-    """A shard that is there: `path` is below the dataset, without an ending."""
+    """A shard that is done; `path` is relative to the dataset, without a suffix."""
 
     split: str
     path: str
@@ -88,13 +86,12 @@ class DatasetBuild(Generic[T]):
     beside_others: bool = False
 
     def finished_rows(self) -> list[VideoRow] | None:
-        """The rows of the dataset if it is complete, else None; InputError if another one is
-        there.
-        """
+        """The rows of the dataset if it is complete, else None; InputError for another dataset."""
         if not (self.out / FILE_NAME).exists():
             return None
         self._refuse_other_settings(read_manifest(self.out).settings)
         rows = read_videos(self.out / VIDEOS_NAME)
+        # Equal settings are not enough: the user may have added or moved videos since.
         planned = [_planned(item) for plan in self.plans for item in plan.items]
         others = [_identity(row) for row in self.contents.other_rows]
         self._refuse_other_videos(
@@ -103,11 +100,10 @@ class DatasetBuild(Generic[T]):
         return rows
 
     def done_shards(self) -> dict[str, FinishedShard]:
-        """Every planned shard that is there, by its path; InputError if anything there is not of
-        this dataset.
-        """
+        """Every planned shard that is done, by its path; InputError for foreign files."""
+        # One listing: in an object store a question for each of thousands of shards is slow.
         there = file_sizes(self.out)
-        self._refuse_strangers(there)
+        self._refuse_unknown_files(there)
         found = [plan for plan in self.plans if f"{plan.path}.parquet" in there]
         with ThreadPoolExecutor(NUM_READERS) as pool:
             paths = [index_path(self.out / plan.split, plan.name) for plan in found]
@@ -129,7 +125,7 @@ class DatasetBuild(Generic[T]):
         done = self.done_shards()
         return finish_dataset(self.out, [done[plan.path] for plan in self.plans], self.contents)
 
-    def _refuse_strangers(self, there: Iterable[str]) -> None:
+    def _refuse_unknown_files(self, there: Iterable[str]) -> None:
         planned = {f"{plan.path}{end}" for plan in self.plans for end in (".tar", ".parquet")}
         for name in there:
             is_ours = name in planned or name == VIDEOS_NAME
@@ -151,6 +147,7 @@ class DatasetBuild(Generic[T]):
     def _refuse_other_videos(self, found: list[Identity], wanted: list[Identity]) -> None:
         if found == wanted:
             return
+        # Name one difference: from two lists of thousands of videos nobody finds it.
         there, here = ({one.key: one for one in videos} for videos in (found, wanted))
         differing = sorted(
             key for key in there.keys() | here.keys() if there.get(key) != here.get(key)
@@ -179,6 +176,7 @@ def write_dataset(
     out.mkdir(parents=True, exist_ok=True)
     if (rows := build.finished_rows()) is not None:
         return rows
+    # Only now: above it may have turned out that the folder holds another dataset.
     remove_temporaries(out)
     done = build.done_shards()
     for plan in build.plans:
@@ -195,13 +193,15 @@ def write_dataset(
 def finish_dataset(
     out: Location, shards: Iterable[FinishedShard], contents: Contents
 ) -> list[VideoRow]:
-    """Write videos.parquet and then dataset.json, which makes the dataset complete; returns every
-    row. A shard without a sample leaves no index.
+    """Write videos.parquet and then dataset.json, which makes the dataset complete.
+
+    Returns every row. The index of a shard without a sample is removed.
     """
     rows: list[VideoRow] = []
     splits: dict[str, tuple[ShardEntry, ...]] = {}
     for shard in shards:
         rows += shard.index.record.videos
+        # Its rows are in the table now, and a manifest entry needs a tar that readers can open.
         if shard.index.record.num_bytes == 0:
             (out / f"{shard.path}.parquet").unlink()
         else:

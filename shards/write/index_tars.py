@@ -1,8 +1,8 @@
-"""Someone else's tars of this layout: an index for each, and the manifest that makes the folder a
-dataset.
+"""Makes a dataset of tars of this layout that another program wrote.
 
-Nothing of the tars is changed. Members must stand in the order of the format, since the index is
-what readers go by; images are not decoded here, `verify` does that.
+Each tar gets an index, and the folder a manifest; the tars are not changed. Members must be in the
+order of the format, because readers take positions from the index and not names from the tar.
+Images are not decoded here: `verify` does that.
 """
 
 import os
@@ -33,7 +33,7 @@ END_BYTES = 2 * tarfile.BLOCKSIZE
 
 
 class StoredVideo(NamedTuple):
-    """A video of which only the sample is left; nobody knows its path, so that is the key."""
+    """A video of which only the sample exists; its path is unknown, so the key stands for it."""
 
     key: str
     path: str
@@ -45,10 +45,10 @@ class StoredVideo(NamedTuple):
 def index_dataset(
     folder: Location, codec: FlowCodec, progress: Callable[[str], None] = lambda tar: None
 ) -> list[VideoRow]:
-    """An index beside every tar below `folder`, videos.parquet and dataset.json; returns every row.
+    """Write an index beside every tar below `folder`, videos.parquet and dataset.json.
 
-    InputError when a dataset is there already, a tar is not of this layout, or a label has two
-    names or none.
+    Returns every row. InputError when there is a manifest already, a tar is not of this layout, or
+    a label has two names or none.
     """
     there = file_sizes(folder)
     if FILE_NAME in there:
@@ -59,6 +59,7 @@ def index_dataset(
     tars = [name for name in there if name.endswith(".tar")]
     if not tars:
         raise InputError(f"{folder}: no tar in it")
+    # The codec is all that is known; as settings it keeps datasets of two codecs from being mixed.
     settings: dict[str, Any] = {
         f"index.{name}": value for name, value in codec.model_dump().items()
     }
@@ -81,6 +82,7 @@ def index_shard(folder: Location, name: str, split: str, settings: dict[str, Any
     index = tar.with_suffix(".parquet")
     digest = file_sha256(tar)
     if index.exists():
+        # From a run that was stopped: while the hash fits, no JSON of the tar is read again.
         record = read_index_file(index).record
         if record.sha256 != digest or record.settings != settings or not record.videos:
             raise InputError(
@@ -110,21 +112,19 @@ def index_shard(folder: Location, name: str, split: str, settings: dict[str, Any
 
 
 def tar_samples(path: Location) -> Iterator[tuple[SampleMeta, list[Member]]]:
-    """Each sample's JSON and its members (name, offset, size); InputError at the first that is out
-    of place.
-    """
+    """Each sample's JSON and members (name, offset, size); InputError at the first wrong member."""
     _refuse_cut(path)
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             members = [(member.name, member.offset_data, member.size) for member in tar]
-            place = 0
-            while place < len(members):
-                file.seek(members[place][1])
-                meta = _meta(path, members[place][0], file.read(members[place][2]))
-                found = members[place : place + num_members(meta.num_frames)]
+            position = 0
+            while position < len(members):
+                file.seek(members[position][1])
+                meta = _meta(path, members[position][0], file.read(members[position][2]))
+                found = members[position : position + num_members(meta.num_frames)]
                 _refuse_disorder(path, meta, [name for name, _, _ in found])
                 yield meta, found
-                place += len(found)
+                position += len(found)
     except tarfile.TarError as error:
         raise InputError(f"{path}: not a plain tar ({error})") from error
     if not members:
@@ -132,17 +132,13 @@ def tar_samples(path: Location) -> Iterator[tuple[SampleMeta, list[Member]]]:
 
 
 def split_of_shard(name: str) -> str:
-    """The folder of the dataset a shard lies in, or its name up to the last dash: train-000000.tar
-    -> train.
-    """
+    """The top folder of a shard, or its name up to the last dash: train-000000.tar -> train."""
     path = PurePosixPath(name)
     return path.parts[0] if len(path.parts) > 1 else path.stem.rpartition("-")[0] or path.stem
 
 
 def class_names(rows: list[VideoRow]) -> tuple[str, ...]:
-    """The name of each label from 0 on; InputError when a label has two names, or none in any
-    sample.
-    """
+    """The name of each label from 0 on; InputError when a label has two names or none."""
     names: dict[int, str] = {}
     for row in rows:
         if names.setdefault(row.label, row.class_name) != row.class_name:
@@ -165,6 +161,7 @@ def _num_bytes(path: Location) -> int:
 
 
 def _refuse_cut(path: Location) -> None:
+    # tarfile takes a file that is cut between two members for a complete tar.
     start = max(_num_bytes(path) - END_BYTES, 0)
     with path.open("rb") as file:
         file.seek(start)
@@ -179,6 +176,7 @@ def _meta(path: Location, name: str, data: bytes) -> SampleMeta:
         meta = meta_from_json(data)
     except (TypeError, ValueError) as error:
         raise InputError(f"{path.name}: {name}: damaged JSON member ({error})") from error
+    # One frame has no flow field, and a negative label would count from the end of the classes.
     if meta.num_frames < 2 or meta.label < 0:
         raise InputError(
             f"{path.name}: {name}: {meta.num_frames} frames, label {meta.label}; expected 2 and 0 "
@@ -189,7 +187,7 @@ def _meta(path: Location, name: str, data: bytes) -> SampleMeta:
 
 def _refuse_disorder(path: Location, meta: SampleMeta, found: list[str]) -> None:
     expected = member_names(meta.key, meta.num_frames)
-    for place, name in enumerate(expected):
-        there = found[place] if place < len(found) else "the end of the shard"
+    for position, name in enumerate(expected):
+        there = found[position] if position < len(found) else "the end of the shard"
         if there != name:
             raise InputError(f"{path.name}: {meta.key}: {there} where {name} belongs")

@@ -1,8 +1,8 @@
-"""Which video goes into which shard: a pure function of keys, splits and a rank.
+"""Plans which video goes into which shard, from keys and splits alone.
 
 Workers, crashes and the order of the input cannot change a plan, so shards have the same bytes on
-every run. Training samples are ordered by a hash of their key, which mixes classes within a shard
-and does not depend on a library's random numbers; other splits keep the order of their keys.
+every run. Training samples are sorted by a hash of their key: this mixes the classes within a shard
+and does not depend on the random numbers of a library. Other splits are sorted by key.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ class ShardPlan(Generic[T]):
 
     @property
     def path(self) -> str:
-        """Where it lies below the dataset, without an ending."""
+        """Its path relative to the dataset, without a suffix."""
         return f"{self.split}/{self.name}"
 
 
@@ -39,6 +39,7 @@ def plan_shards(
     """
     plans = []
     ordered = sorted(items, key=lambda item: (item.split, item.key))
+    # Sorted first, as groupby starts a new group whenever the split changes.
     for split, group in groupby(ordered, key=lambda item: item.split):
         members = list(group)
         if split == "train":
@@ -50,5 +51,5 @@ def plan_shards(
 
 
 def key_hash(key: str) -> bytes:
-    """SHA-256 of a key, the rank of training samples where there is no seed."""
+    """SHA-256 of a key: the sort key of training samples where there is no seed."""
     return hashlib.sha256(key.encode()).digest()

@@ -1,9 +1,9 @@
-"""Writes one shard: a plain WebDataset tar, whole or absent, then its index.
+"""Writes one shard: a plain WebDataset tar, complete or absent, and then its index.
 
-Uses tarfile and not webdataset's TarWriter, which imports torch (0.5 GB and seconds in every
-worker) and does not tell where a member lies. Headers carry no clock, owner or host, so the same
-members give the same bytes. The JSON comes first and names the number of frames, which is known
-last: a sample waits in a spool on disk, and memory does not grow with a video's length.
+It uses tarfile and not webdataset's TarWriter, which imports torch (0.5 GB and seconds in every
+worker) and does not return the offset of a member. Headers hold no time, owner or host, so the same
+members give the same bytes. The JSON is the first member but contains the number of frames, which
+is known last. So a sample waits in a spool on disk; memory does not grow with the video's length.
 """
 
 import hashlib
@@ -26,16 +26,12 @@ SPOOL_BYTES = 32 * 2**20
 
 
 def index_path(folder: Location, name: str) -> Location:
-    """Where the index of the shard `name` (`train-000000`) lies; it is there when the shard is
-    done.
-    """
+    """Path of the index of the shard `name` (`train-000000`); it exists when the shard is done."""
     return folder / f"{name}.parquet"
 
 
 class SampleSpool:
-    """Encoded members of a sample in the making, as JPEG bytes in two files; made by
-    `sample_spool`.
-    """
+    """JPEGs of an unfinished sample, frames and flow in a file each; made by `sample_spool`."""
 
     def __init__(self, frames: IO[bytes], flow: IO[bytes]) -> None:
         self._frames, self._flow = frames, flow
@@ -56,15 +52,14 @@ class SampleSpool:
         self._flow_sizes += [self._flow.write(x_jpeg), self._flow.write(y_jpeg)]
 
     def sample_index(self, key: str, label: int, height: int, width: int) -> SampleIndex:
-        """Where `read` finds the members: as in a shard, but that the JSON has no bytes."""
+        """The offsets for `read`: those of a shard, except that the JSON member has 0 bytes."""
         sizes = np.array([0, *self._frame_sizes, *self._flow_sizes], np.int32)
         offsets = np.cumsum(sizes, dtype=np.int64) - sizes
         return SampleIndex(key, label, self.num_frames, width, height, offsets, sizes)
 
     def read(self, begin: int, num_bytes: int) -> bytes:
-        """Bytes of neighbouring frames, or of neighbouring flow images, at an offset of the
-        index.
-        """
+        """Bytes of neighbouring frames, or of neighbouring flow images, at an index's offset."""
+        # Offsets run through both files, as if the flow stood behind the frames as in the tar.
         frame_bytes = sum(self._frame_sizes)
         is_flow = begin >= frame_bytes
         file = self._flow if is_flow else self._frames
@@ -83,10 +78,9 @@ class SampleSpool:
 
 @contextmanager
 def sample_spool(folder: Location) -> Iterator[SampleSpool]:
-    """An empty spool; up to SPOOL_BYTES in memory, the rest in nameless files that die with the
-    process.
+    """An empty spool: each file in memory up to SPOOL_BYTES, then in a nameless temporary file.
 
-    They lie in `folder`, or in $TMPDIR where that is in an object store.
+    The files are in `folder`, or in $TMPDIR for an object store; they vanish with the process.
     """
     beside = spool_folder(folder)
     with (
@@ -97,9 +91,7 @@ def sample_spool(folder: Location) -> Iterator[SampleSpool]:
 
 
 class TarStream:
-    """A tar written front to back that knows its SHA-256, its length and where each member's data
-    begins.
-    """
+    """A tar that is written front to back; knows its SHA-256, length and members' offsets."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -109,6 +101,7 @@ class TarStream:
     def add(self, name: str, data: bytes) -> int:
         """Append a member; returns the offset of its first data byte."""
         header = tarfile.TarInfo(name)
+        # All other fields keep tarfile's defaults: time 0, no owner.
         header.size = len(data)
         self._write(header.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict"))
         offset = self.num_bytes
@@ -118,6 +111,7 @@ class TarStream:
 
     def finish(self) -> str:
         """End the archive; returns the hex SHA-256 of all of it."""
+        # The end mark and padding that tarfile writes too, so readers see an ordinary tar.
         self._write(bytes(2 * tarfile.BLOCKSIZE))
         self._write(bytes(-self.num_bytes % tarfile.RECORDSIZE))
         return self._hash.hexdigest()
@@ -128,7 +122,7 @@ class TarStream:
 
 
 class ShardWriter:
-    """Adds samples to one shard inside `write_shard`; only there."""
+    """Adds samples to one shard; made by `write_shard` and usable inside its block only."""
 
     def __init__(self, name: str, tar: TarStream) -> None:
         self.name = name
@@ -153,10 +147,10 @@ class ShardWriter:
 def write_shard(
     folder: Location, name: str, settings: dict[str, Any], videos: list[VideoRow]
 ) -> Iterator[ShardWriter]:
-    """`folder`/`name`.tar and then its index, when the block ends well; nothing when it does not.
+    """Write `folder`/`name`.tar and then its index if the block succeeds; nothing if it fails.
 
-    `videos` is filled inside the block with one row for every video of the job. Without any sample
-    there is an index and no tar, since WebDataset readers stop at an empty one.
+    The caller fills `videos` inside the block, one row for every video of the job. Without a sample
+    there is an index and no tar, because WebDataset readers stop at an empty tar.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_file(folder / f"{name}.tar") as file:
@@ -166,6 +160,8 @@ def write_shard(
         if writer.rows:
             record = JobRecord(FORMAT, tar.finish(), tar.num_bytes, settings, tuple(videos))
         else:
+            # Closed inside `atomic_file`, which then writes no tar.
             file.close()
             record = JobRecord(FORMAT, "", 0, settings, tuple(videos))
+    # After the tar is in place: the index is what says that the job is done.
     write_atomically(index_path(folder, name), index_bytes(writer.rows, record))

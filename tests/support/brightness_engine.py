@@ -1,5 +1,6 @@
-"""A flow engine of a few lines, which `test_engines.py` adds to the registry: dx is the change of
-gray from one frame to the next, dy is 0.
+"""A minimal flow engine, which `test_engines.py` adds to the registry.
+
+dx is the change of gray from one frame to the next, and dy is 0.
 """
 
 import numpy as np

@@ -1,6 +1,4 @@
-"""Small shard datasets for tests, written through the real writer but without decoding a video or
-computing flow.
-"""
+"""Small shard datasets for tests, through the real writer but without videos and flow engines."""
 
 import hashlib
 from pathlib import Path
@@ -24,7 +22,7 @@ HEIGHT, WIDTH = 24, 32
 
 
 def make_catalog(counts: dict[str, int]) -> Catalog:
-    """So many present videos in each split, labels in turn."""
+    """A catalog with so many videos in each split; labels alternate."""
     videos = [
         Video(
             f"{CLASSES[n % 2]}/{split}{n}",
@@ -86,9 +84,7 @@ def write_job(folder: Location, job: Job) -> None:
 
 
 def fill_spool(spool: SampleSpool, num_frames: int, label: int) -> None:
-    """Flat frames whose red is 10 t, and flow whose dx is +-t pixels and dy 0: frame and field tell
-    their number.
-    """
+    """Flat frames of red 10 t, flow of dx +-t pixels and dy 0: a pixel shows the frame number."""
     sign = 1 if label else -1
     for t in range(num_frames):
         spool.add_frame(encode_jpeg(np.full((HEIGHT, WIDTH, 3), (10 * t, 0, 0), np.uint8), 95))
@@ -100,11 +96,10 @@ def fill_spool(spool: SampleSpool, num_frames: int, label: int) -> None:
 
 
 def rewritten(dataset: Path, name: str, data: bytes) -> None:
-    """Replace a file and sign it again, as a faulty writer would: only the meaning is
-    wrong then.
-    """
+    """Replace a file and update the digests, as a faulty writer would."""
     manifest = read_manifest(dataset)
     (dataset / name).write_bytes(data)
+    # In the text: the manifest's entries are frozen.
     text = manifest.model_dump_json()
     for entry in [
         manifest.videos,
@@ -120,7 +115,7 @@ def rewritten(dataset: Path, name: str, data: bytes) -> None:
 
 
 def bare(dataset: Path) -> Path:
-    """Only the tars of a dataset, as someone else would hand them on."""
+    """Remove all but the tars of a dataset, as another program would write them."""
     for path in [*dataset.rglob("*.parquet"), dataset / "dataset.json"]:
         path.unlink()
     return dataset

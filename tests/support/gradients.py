@@ -1,8 +1,7 @@
-"""A step's gradient, for tests: alone, or as one of the ranks that torchrun starts with `-m
-tests.support.gradients FILE`.
+"""The gradient of one step, for tests: in one process, or in ranks.
 
-The batch is drawn, so that ranks need no dataset. Attention's output is let in, so that it has a
-gradient too.
+torchrun starts the ranks with `-m tests.support.gradients FILE`. The batch is random, so that ranks
+need no dataset. The attention block's output scale is 1 and not 0, so that it has a gradient too.
 """
 
 import sys
@@ -24,7 +23,8 @@ SEGMENTS, CPU = 2, torch.device("cpu")
 
 
 def drawn_batch(num_videos: int, positions: Tensor) -> Batch:
-    """These of so many videos of random bytes."""
+    """The videos at `positions` of a batch of `num_videos` videos of random bytes."""
+    # A fixed seed: each rank draws the whole batch and takes its own part.
     draw = torch.Generator().manual_seed(3)
     rgb = torch.randint(256, (num_videos, SEGMENTS, 3, 48, 48), dtype=torch.uint8, generator=draw)
     flow = torch.randint(256, (num_videos, SEGMENTS, 4, 48, 48), dtype=torch.uint8, generator=draw)
@@ -36,11 +36,10 @@ def drawn_batch(num_videos: int, positions: Tensor) -> Batch:
 def one_step(
     num_videos: int, ranks: Ranks, *, learns: bool, micro_batch: int | None = None
 ) -> tuple[float, dict[str, Tensor]]:
-    """The loss of a drawn batch, and gradients and BatchNorm statistics; `learns`: BatchNorm takes
-    the batch's.
+    """The loss, gradients and BatchNorm statistics of a random batch.
 
-    In float64: what float32 rounds can put a unit on the other side of a ReLU, which moves a
-    gradient by a percent.
+    With `learns` BatchNorm uses the statistics of the batch. In float64, because float32 rounding
+    can move a unit to the other side of a ReLU, which changes a gradient by a percent.
     """
     torch.manual_seed(0)
     model = TwoBranch("cma", 18, 3, stack_length=2, dropout=0.0).double()

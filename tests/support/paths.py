@@ -1,4 +1,4 @@
-"""Where the checkout lies."""
+"""The root folder of the checkout."""
 
 from pathlib import Path
 

@@ -1,6 +1,4 @@
-"""A dataset that `preprocess` made of drawn videos, and a run on it, laid out as docs/python.md has
-them.
-"""
+"""A dataset that `preprocess` made of drawn videos, and a run on it, as in docs/python.md."""
 
 from pathlib import Path
 

@@ -19,9 +19,11 @@ def descendants(pid: int) -> list[tuple[int, str]]:
     names: dict[int, str] = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
+            # From the right, as the command name in the brackets may contain brackets and spaces.
             parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
             names[int(entry.name)] = (entry / "cmdline").read_bytes().decode(errors="replace")
         except (OSError, IndexError):
+            # The process ended while /proc was read.
             continue
         children.setdefault(parent, []).append(int(entry.name))
     found, left = [], [pid]

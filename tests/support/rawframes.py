@@ -18,9 +18,7 @@ SIZE = (16, 24)
 def draw_video(
     folder: Path, num_frames: int = 4, *, base: int = 0, num_flow: int | None = None
 ) -> None:
-    """Frame t has red 20 t; flow field f has dx level 128 + 10 f and no dy; numbered
-    from `base`.
-    """
+    """Frame t has red 20 t, flow field t has dx level 128 + 10 t; numbered from `base`."""
     folder.mkdir(parents=True)
     for t in range(num_frames):
         frame = np.full((*SIZE, 3), (20 * t, 0, 0), np.uint8)

@@ -33,8 +33,9 @@ def write_run(
     bound: float = BOUND,
     dataset_sha256: str | None = None,
 ) -> TwoBranch:
-    """A run of depth 18 that stands behind its last stage, with each STAGE.pt; blocks off identity
-    if trained. Trained on `dataset`, or on one of that SHA-256.
+    """A run of depth 18 after its last stage, with each STAGE.pt, on `dataset` or that SHA-256.
+
+    With `trained` the attention blocks change their input; a new block is the identity.
     """
     torch.manual_seed(5)
     manifest = dataset / FILE_NAME
@@ -77,9 +78,7 @@ def write_tested(
     suffix: str = "",
     **about: Any,
 ) -> Path:
-    """A run whose only content are predictions: each branch's score is 1 for its answer to a video
-    and 0 otherwise.
-    """
+    """A run that holds predictions only: a branch's score is 1 for its answer and 0 elsewhere."""
     if not run.exists():
         begin_run(run, build_settings(RunSettings, {"model": {"kind": kind}}))
     common = {

@@ -6,9 +6,7 @@ from twinstream.preprocess.flow.engine import Gray
 
 
 def textured(dx: float = 0.0, dy: float = 0.0, *, height: int = 48, width: int = 64) -> Gray:
-    """A scene of a few smooth waves that has moved by (dx, dy) pixels: exact at any subpixel
-    amount.
-    """
+    """A scene of a few smooth waves, moved by (dx, dy) pixels; exact at any subpixel amount."""
     y, x = np.mgrid[:height, :width]
     x, y = x - dx, y - dy
     waves = (

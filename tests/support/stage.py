@@ -64,6 +64,7 @@ def started(
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
+        # Else a test that fails would wait for a run of minutes.
         try:
             yield process
         finally:

@@ -1,8 +1,7 @@
-"""A real S3 server on loopback, and a wire to it that counts what passes and can be cut.
+"""A real S3 server on loopback, and a relay to it that counts traffic and can stop it.
 
-rclone serves a folder, so a test can look at what is stored without S3. Through `Wire` a client is
-slowed to a halt or cut off in the middle of an upload, which no polite fault of the server would
-show.
+rclone serves a folder, so a test can look at the stored files without S3. `Wire` stops or cuts a
+client in the middle of an upload, which an error reply of a server cannot imitate.
 """
 
 import os
@@ -55,11 +54,12 @@ def serve(folder: Path) -> Iterator[Store]:
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None
-            told = ""
-            while not (found := re.search(r"Starting s3 server on \[(http://[\d.:]+)/?\]", told)):
+            output = ""
+            while not (found := re.search(r"Starting s3 server on \[(http://[\d.:]+)/?\]", output)):
                 line = process.stderr.readline()
-                assert line, f"rclone ended: {told}"
-                told += line
+                assert line, f"rclone ended: {output}"
+                output += line
+            # Read on, or rclone blocks when the pipe is full.
             threading.Thread(target=process.stderr.read, daemon=True).start()
             yield Store(folder / BUCKET, found[1])
         finally:
@@ -67,8 +67,9 @@ def serve(folder: Path) -> Iterator[Store]:
 
 
 class Wire:
-    """A relay to a server: counts requests and bytes, goes silent after `most_sent` bytes and drops
-    what is refused.
+    """A relay to a server that counts requests and bytes.
+
+    It goes silent after `most_sent` bytes and drops a request that contains `refuses`.
     """
 
     def __init__(
@@ -119,5 +120,6 @@ class Wire:
         self.num_sent += len(data)
         if self._most_sent is not None and self.num_sent > self._most_sent:
             self.is_full.set()
+            # For ever, with the connection open: a closed one would be an error that is retried.
             threading.Event().wait()
         return True

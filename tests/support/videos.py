@@ -25,9 +25,7 @@ OPTIONS = {"mpeg4": {"qmin": "2", "qmax": "2"}, "libx264": {"crf": "12", "preset
 def moving_square(
     num_frames: int, width: int = 64, height: int = 48, step: int = 2
 ) -> npt.NDArray[np.uint8]:
-    """A bright square that moves right by `step` pixels a frame over a dark ramp; neighbours always
-    differ.
-    """
+    """A bright square over a dark ramp that moves right by `step` pixels a frame."""
     frames = np.zeros((num_frames, height, width, 3), np.uint8)
     frames[...] = np.linspace(20, 80, width, dtype=np.uint8)[:, None]
     for index, frame in enumerate(frames):
@@ -62,6 +60,7 @@ def write_video(
         )
         if rotation:
             stream.set_display_rotation(rotation)
+        # The sound stream must be known to the container before the first packet of pictures.
         if sound:
             _add_silence(container, path, num_seconds=len(frames) / fps)
         for frame in frames:
