@@ -18,7 +18,7 @@ from twinstream.preprocess.cluster.resources import (
 )
 from twinstream.preprocess.cluster.run_log import LOG_NAME, RunLog, write_report
 from twinstream.preprocess.flow.engines import open_engine, resolve_engine
-from twinstream.preprocess.output import disk_faults_told, prepare_output
+from twinstream.preprocess.output import one_line_disk_faults, prepare_output
 from twinstream.preprocess.plan import Job, dataset_build, plan_jobs
 from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings, byte_settings
 from twinstream.progress import Progress
@@ -55,7 +55,7 @@ def preprocess(
     # Nothing is written before this line: a dry run and a finished dataset leave the disk alone.
     prepare_output(out)
     begun = time.monotonic()
-    with disk_faults_told(out), appended_text(out / LOG_NAME) as file:
+    with one_line_disk_faults(out), appended_text(out / LOG_NAME) as file:
         log = RunLog(file)
         if left:
             try:
