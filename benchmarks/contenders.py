@@ -1,7 +1,7 @@
 """The ways of feeding training that `benchmarks.loader` compares.
 
-Everyone gives the items of a list of samples of one shard: the same snippets through the same
-views, and the same bytes where the same JPEGs are read. What decodes videos gives frames only.
+Each returns the items of a list of samples of one shard: the same snippets through the same views,
+and the same bytes where the same JPEGs are read. Video decoders give frames only.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -91,7 +91,9 @@ def streamed(samples: list[StoredSample]) -> list[Item]:
     """A plain webdataset pipeline over the samples' shard; every sample of it must be asked for."""
     by_key = {sample.index.key: sample for sample in samples}
     pipeline = wds.DataPipeline(
-        wds.SimpleShardList([str(samples[0].tar)]), wds.tarfile_to_samples()
+        # No shuffle and no split over workers, so that only reading and decoding are timed.
+        wds.SimpleShardList([str(samples[0].tar)]),
+        wds.tarfile_to_samples(),
     )
     return [cut(by_key[members["__key__"]], *members_wanted(members)) for members in pipeline]
 
@@ -181,6 +183,7 @@ def opencv_frames(path: Path, numbers: list[int]) -> list[Any]:
     """Frames by number, by seeking."""
     capture, frames = cv2.VideoCapture(str(path)), []
     for number in numbers:
+        # A seek for each frame, as loaders do that want a few frames of a long video.
         capture.set(cv2.CAP_PROP_POS_FRAMES, number)
         frames.append(cv2.cvtColor(capture.read()[1], cv2.COLOR_BGR2RGB))
     capture.release()

@@ -1,8 +1,8 @@
-"""JPEG decoders side by side on the stored members, for `python -m benchmarks.loader --decoders`.
+"""JPEG decoders side by side on the stored members: `python -m benchmarks.loader --decoders`.
 
-OpenCV's is what we use. simplejpeg, PyTurboJPEG (which needs the system's libturbojpeg) and
-torchvision join where they are installed. A member goes through all of them in turn; the figure is
-the median over members of its fastest time.
+OpenCV's is the one in use. simplejpeg, PyTurboJPEG (which needs the system's libturbojpeg) and
+torchvision are measured where they are installed. Each member goes through all of them in turn; the
+figure is the median over members of its fastest time.
 """
 
 import time
@@ -91,6 +91,7 @@ def fastest(functions: dict[str, Decoder], members: tuple[bytes, ...]) -> dict[s
             for _ in range(TRIES)
         ]
         for name in functions:
+            # The fastest of several tries: whatever else the machine does can only add time.
             best[name].append(min(each[name] for each in tries))
     return {name: 1e6 * median(taken) for name, taken in best.items()}
 
@@ -117,7 +118,9 @@ def middle_members(sample: StoredSample) -> tuple[bytes, bytes]:
 
 def as_levels(image: Any) -> npt.NDArray[np.int16]:
     """(H, W) or (H, W, 3), from whatever layout a decoder gives."""
+    # int16, because the difference of two uint8 levels would wrap around.
     array = np.asarray(image).astype(np.int16)
+    # torchvision puts colours first, the others last.
     if array.ndim == 3 and array.shape[0] in (1, 3):
         array = array.transpose(1, 2, 0)
     return array.squeeze()

@@ -1,11 +1,10 @@
-"""Engines against OpenCV's TV-L1 on the same real frames, one thread each: `python -m
-benchmarks.flow --data DIR`.
+"""Engines against OpenCV's TV-L1 on the same frames: `python -m benchmarks.flow --data DIR`.
 
-DIR holds videos, in `ucf101/` and `weizmann/` if it is the developers' data folder, anywhere below
-it otherwise. Every pair goes through all engines in turn, so that a busy machine slows all alike; a
-video's time is the median over its pairs. `cv2.optflow` is OpenCV's CPU default: a median filter of
-5 and 30 inner iterations. The difference is the mean endpoint distance to the float64 reference,
-over the first pair of every video.
+One thread each. DIR holds videos, in `ucf101/` and `weizmann/` if it is the developers' data
+folder, anywhere below it otherwise. Every pair goes through all engines in turn, so that a busy
+machine slows all alike; a video's time is the median over its pairs. `cv2.optflow` is OpenCV's CPU
+default: a median filter of 5 and 30 inner iterations. The difference is the mean endpoint distance
+to the float64 reference, over the first pair of every video.
 
 `--engine cuda` measures a GPU instead (`flow_gpu.py`); neither Ray nor OpenCV's contrib modules are
 needed. Where PyAV is missing too, save the frames elsewhere with --save FILE.npz and give them with
@@ -43,8 +42,9 @@ Compute = Callable[[Gray], npt.NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Row:
-    """One engine on one video: seconds a pair, endpoint distance to the reference, pixel-iterations
-    a pair if known.
+    """One engine on one video: seconds a pair, endpoint distance to the reference in pixels.
+
+    `pixel_iterations` is the number a pair, None if the engine does not count.
     """
 
     video: str
@@ -55,15 +55,15 @@ class Row:
 
 
 def gray_pairs(path: Path, num_pairs: int, size: tuple[int, int]) -> list[Gray]:
-    """`num_pairs` pairs (2, H, W) of neighbouring frames, FRAMES_APART frames from one pair to the
-    next.
-    """
+    """`num_pairs` pairs (2, H, W) of neighbouring frames, a pair every FRAMES_APART frames."""
     # Needed for videos alone: a machine with a GPU may have nothing but frames.
     import cv2
 
     from twinstream.preprocess.decode.video import open_video
 
     with open_video(path, size=size, short_side=None, chunk_frames=2) as video:
+        # Neighbouring pairs look alike; pairs that lie apart show more of the video for the same
+        # time.
         chunks = islice(video, 0, num_pairs * FRAMES_APART // 2, FRAMES_APART // 2)
         pairs = [
             np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in chunk])
@@ -79,6 +79,7 @@ def open_all(names: tuple[str, ...]) -> dict[str, Compute]:
     # As many as our engines have: one.
     cv2.setNumThreads(1)
     engines: dict[str, Compute] = {}
+    # Only opencv-contrib has this module.
     if hasattr(cv2, "optflow"):
         optflow: Any = cv2.optflow
         engines[BASELINE] = lambda pair: optflow.DualTVL1OpticalFlow_create().calc(
@@ -90,13 +91,12 @@ def open_all(names: tuple[str, ...]) -> dict[str, Compute]:
 
 
 def measure(path: Path, pairs: list[Gray], engines: dict[str, Compute]) -> list[Row]:
-    """A row for each engine; the first pair is computed once more beforehand, for caches and
-    compilers.
-    """
+    """A row for each engine, after the first pair was computed once for caches and compilers."""
     expected = reference_flow(pairs[0][0], pairs[0][1], TvL1Params())
     seconds: dict[str, list[float]] = {name: [] for name in engines}
     difference: dict[str, float] = {}
     for name, engine in engines.items():
+        # Only the first pair: the float64 reference takes many seconds a pair.
         difference[name] = float(np.linalg.norm(engine(pairs[0])[0] - expected, axis=-1).mean())
     # The engines count from their start on: what the first pair took is taken off.
     before = {name: work_done(engine) for name, engine in engines.items()}

@@ -1,11 +1,10 @@
-"""What `python -m benchmarks.flow --engine cuda` measures: batches of real pairs on a GPU, against
-one core of `numba`.
+"""`python -m benchmarks.flow --engine cuda`: batches of pairs on a GPU against one core of `numba`.
 
-Every round takes other frames, so that no cache flatters; a figure is the median over the rounds
-after one that warms up; the first call of all, which compiles, is given by itself. `alone` is timed
-by events on the device, frames and flow there; `host to host` by the clock, from gray frames to
-bytes of flow in the host's memory. The floor is what memory traffic allows without any reuse on the
-chip, 64 bytes a pixel-iteration, at the bandwidth of a copy in the same run.
+Every round takes other frames, so that no cache helps; a figure is the median over the rounds after
+a warm-up; the very first call, which compiles, is given by itself. `alone` is timed by events on
+the device, with frames and flow there; `host to host` by the clock, from gray frames to bytes of
+flow in the host's memory. The floor is what memory traffic allows without any reuse on the chip,
+64 bytes a pixel-iteration, at the bandwidth of a copy in the same run.
 """
 
 import time
@@ -42,9 +41,11 @@ Starts = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class GpuPlan:
-    """What to measure: videos, or a file of frames; sizes (width, height), pairs a batch, rounds
-    after the first one, tilings (depth, columns, rows), and how many pairs are compared to the
-    reference and computed by numba.
+    """What to measure: frames of `videos`, or of the file `frames`.
+
+    `sizes` are (width, height), `batches` pairs a batch, `rounds` those after the first one,
+    `tilings` (depth, columns, rows). `num_compared` pairs are compared to the reference and
+    computed by numba.
     """
 
     videos: list[Path]
@@ -85,9 +86,7 @@ def runs_in(num_pairs: int) -> int:
 
 
 def read_runs(videos: list[Path], num: int, size: tuple[int, int]) -> Runs:
-    """(n, RUN, H, W) gray frames, from as many videos as there are, over and over; n is `num` or
-    what there is.
-    """
+    """(n, RUN, H, W) gray frames, from the videos in turn; n is `num` or as many as there are."""
     # Needed only where there is no file of frames.
     import cv2
 
@@ -117,8 +116,7 @@ def read_runs(videos: list[Path], num: int, size: tuple[int, int]) -> Runs:
 
 
 def batches_of(runs: Runs, num: int, count: int) -> list[Gray]:
-    """`count` batches of `num` runs, one after the other through all of them, and again from the
-    first.
+    """`count` batches of `num` runs, one after the other, starting again after the last run.
 
     7 runs, 3 a batch: 0 1 2 · 3 4 5 · 6 0 1
     """
@@ -206,9 +204,7 @@ def measure_on_gpu(plan: GpuPlan) -> None:
 
 
 def print_table(plan: GpuPlan, runs: Runs, bandwidth: float) -> None:
-    """A line for one core of `numba`, then two for each tiling and size of batch; under it what
-    belongs to them.
-    """
+    """A line for one core of `numba`, then two for each tiling and batch size, then the notes."""
     height, width = runs.shape[2:]
     pairs = [run[:2] for run in runs[: plan.num_compared]]
     expected = [reference_flow(pair[0], pair[1], TvL1Params()) for pair in pairs]

@@ -1,11 +1,11 @@
 """How fast training is fed: `python -m benchmarks.loader --data VIDEOS --shards DATASET`.
 
-DATASET is made from the videos where it is not there yet. Everyone cuts the same snippets of the
-same videos through the same views: ours by index; a plain webdataset pipeline that decodes the same
-members; a folder of images read with OpenCV; and the videos decoded on the fly, which give no flow.
-One process, one thread, shard after shard, all contenders on a shard before the next, in turning
-order, so that a busy machine slows all alike. Bytes are what the process read, as the kernel counts
-them. Cold: the files are dropped from the page cache before each reading.
+DATASET is made from the videos where it is not there yet. All contenders cut the same snippets of
+the same videos through the same views: ours by index; a plain webdataset pipeline that decodes the
+same members; a folder of images read with OpenCV; and the videos decoded on the fly, which give no
+flow. One process, one thread; all contenders read a shard before the next, in turning order, so
+that a busy machine slows all alike. Bytes are what the process read, as the kernel counts them.
+Cold: the files are dropped from the page cache before each reading.
 """
 
 import os
@@ -104,8 +104,9 @@ def table(costs: dict[str, Cost]) -> str:
 
 
 def where_time_goes(dataset: ShardDataset, repeats: int) -> str:
-    """How much of the CPU time is decoding, how much crop, scale and flip, and how much the rest,
-    after an epoch that is not counted.
+    """How much of the CPU time is JPEG decoding, how much crop, scale and flip, how much the rest.
+
+    The median over the epochs after a first one that is not counted.
     """
     snippets = TrainSnippets(dataset.samples("train"), RECIPE)
     sizes = [entry.num_samples for entry in dataset.manifest.splits["train"]]
@@ -139,6 +140,7 @@ def timed(module: Any, *names: str) -> Iterator[list[float]]:
         def run(*args: Any, **options: Any) -> Any:
             begun = time.process_time()
             result = function(*args, **options)
+            # Processor time, so that a busy machine does not count as work.
             spent[0] += time.process_time() - begun
             return result
 
@@ -181,6 +183,7 @@ def main(data: Path | None, shards: Path | None, repeats: int, decoders: bool) -
     """Print the tables."""
     data = folder_of_videos(data)
     data = next(path for path in (data / "ucf101" / "videos", data) if path.is_dir())
+    # One thread for all: contenders differ in what they run in threads of their own.
     cv2.setNumThreads(1)
     keep_freed_memory()
     torch.set_num_threads(1)
@@ -193,6 +196,7 @@ def main(data: Path | None, shards: Path | None, repeats: int, decoders: bool) -
             groups.setdefault(str(sample.tar), []).append(sample)
         blocks = list(groups.values())
         lengths = [sample.index.num_frames for block in blocks for sample in block]
+        # The first three read the same JPEGs, so their bytes must agree; videos give other pixels.
         refuse_differences(contenders[:3], blocks[0])
         click.echo(
             f"{machine()}, {len(lengths)} videos of {np.mean(lengths):.0f} frames, {len(blocks)} "

@@ -1,5 +1,4 @@
-"""What several benchmarks need: the machine's name, a folder of videos, a choice of them, and the
-peak memory of this process.
+"""What several benchmarks need: machine name, folder and choice of videos, peak memory.
 
 It imports neither OpenCV nor PyAV: a machine with a GPU may lack both.
 """

@@ -1,8 +1,8 @@
 """Peak memory of a worker against the length of its video: `python -m benchmarks.memory`.
 
 1080p videos are drawn, one process makes a shard of each alone, and its peak resident memory is
-read when it ends. TV-L1 gets few iterations: what it holds does not depend on them. What may differ
-by design is the spool, which keeps up to 32 MiB of encoded frames and as much of encoded flow in
+read when it ends. TV-L1 gets few iterations, because its memory does not depend on them. One part
+may grow by design: the spool keeps up to 32 MiB of encoded frames and as much of encoded flow in
 memory before it goes to disk.
 """
 
@@ -46,6 +46,7 @@ def write_long_video(path: Path, num_frames: int) -> None:
         av.VideoFrame.from_ndarray(frame, format="rgb24")
         for frame in drawn(np.random.default_rng(0))
     ]
+    # Converted once: each picture is encoded many times.
     pictures = [picture.reformat(format="yuv420p") for picture in pictures]
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=FPS)
@@ -65,9 +66,7 @@ def write_long_video(path: Path, num_frames: int) -> None:
 
 
 def peak_mebibytes(folder: Path, name: str, engine: str, size: int) -> tuple[int, int, float]:
-    """Make a shard of one video; frames written, this process's peak resident memory in MiB, and MB
-    of the tar.
-    """
+    """Make a shard of one video; returns frames, peak memory in MiB and the tar's size in MB."""
     setup = WorkerSetup(
         root=folder,
         out=folder / f"out-{name}",

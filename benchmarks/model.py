@@ -1,11 +1,11 @@
-"""What attention costs: `python -m benchmarks.model`, step time and peak memory of each model, and
-its attention alone.
+"""What attention costs, in step time and peak memory of each model: `python -m benchmarks.model`.
 
-The yardstick are two plain torchvision ResNets trained the same way: SGD, cross-entropy, batches of
+The baseline is two plain torchvision ResNets trained the same way: SGD, cross-entropy, batches of
 random pictures that are in memory already. One run takes all cases in turn, round after round; a
-ratio is the median over the rounds, each within itself, because the machine's speed wanders more
-with time than between cases. Memory is the peak of a process that does one case alone; on a GPU,
-what torch allocated. All of it is channels_last, and bfloat16 on a GPU, as training has it.
+ratio is the median over the rounds, each within itself, because the machine's speed varies more
+over time than between cases. Memory is the peak of a process that does one case alone; on a GPU,
+what torch allocated. All of it is channels_last, and bfloat16 on a GPU, as in training. Attention
+alone is measured too.
 """
 
 import statistics
@@ -38,7 +38,7 @@ FLOW_CHANNELS = 2 * DEFAULT_STACK_LENGTH
 
 @dataclass(frozen=True)
 class Size:
-    """What all cases share."""
+    """What is the same for all cases."""
 
     depth: int
     side: int
@@ -48,8 +48,9 @@ class Size:
 
 @dataclass(frozen=True)
 class Case:
-    """A model, which branch a step trains (None: forward only), whose scores it wants and who
-    attends.
+    """A model, the branch that a step trains, the branch whose scores it wants, and who attends.
+
+    A trained branch of None means forward only.
     """
 
     name: str
@@ -176,9 +177,7 @@ def _wait(device: torch.device) -> None:
 def seconds_by_round(
     steps: Sequence[Callable[[], None]], rounds: int, clock: Clock
 ) -> list[list[float]]:
-    """For each step, how long it took in each round; all in turn, after a first round that is not
-    counted.
-    """
+    """Seconds of each step in each round, all steps in turn, after a round for warm-up."""
     taken: list[list[float]] = [[] for _ in steps]
     for number in range(rounds + 1):
         for step, each in zip(steps, taken, strict=True):
@@ -217,9 +216,7 @@ def written_out(block: CMABlock, x: Tensor, y: Tensor) -> Tensor:
 
 
 def attention_line(channels: int, side: int, size: Size, rounds: int, clock: Clock) -> str:
-    """One table line: a block forward and backward through the fused kernel and written out, and
-    how they differ.
-    """
+    """One table line: a block forward and backward, fused and written out, and their difference."""
     torch.manual_seed(0)
     block = CMABlock(channels).to(size.device).to(memory_format=torch.channels_last)
     # Zero in a new block: both ways would give x and differ in nothing.

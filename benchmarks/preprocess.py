@@ -1,12 +1,11 @@
-"""The whole stage against the loop people write today: `python -m benchmarks.preprocess --data
-DIR`.
+"""The whole stage against a plain loop: `python -m benchmarks.preprocess --data DIR`.
 
-The loop is cv2.VideoCapture, cv2.resize, cv2.optflow (defaults, one thread) and cv2.imwrite of
-img/flow_x/flow_y, one process a core over the videos. Both get the same files and cores, one after
-the other. Throughput of twinstream counts from the first worker's start; Ray's own start has a
-column of its own, because it does not grow with the videos. Beside it stands what is possible: the
-rate of one worker's parts on all cores, or with GPUs the lower rate of GPUs and cores.
-`--engine cuda --no-loop` needs nothing of OpenCV's contrib modules.
+The loop is what people write today: cv2.VideoCapture, cv2.resize, cv2.optflow (defaults, one
+thread) and cv2.imwrite of img/flow_x/flow_y, one process a core over the videos. Both get the same
+files and cores, one after the other. Throughput of twinstream counts from the first worker's start;
+Ray's own start has a column of its own, because it does not grow with the videos. Beside it stands
+what is possible: the rate of one worker's parts on all cores, or with GPUs the lower rate of GPUs
+and cores. `--engine cuda --no-loop` needs nothing of OpenCV's contrib modules.
 """
 
 import tempfile
@@ -43,10 +42,9 @@ from twinstream.shards.settings import ShardSettings
 
 @dataclass(frozen=True)
 class Result:
-    """One way of doing it: frames written, seconds at work, seconds to start, bytes and files
-    written.
+    """One contender: frames written, seconds at work, seconds to start, bytes and files written.
 
-    `part_seconds` are those that all workers together spent on decoding, flow and encoding, where
+    `part_seconds` is the time that all workers together spent on decoding, flow and encoding, where
     it is known.
     """
 
@@ -113,6 +111,8 @@ def twinstream_run(
         if not done:
             started = time.perf_counter() - sum(video.seconds.values())
         done.append(video)
+        # Set at each video: after the last one run_jobs still stops Ray, which is no work on
+        # videos.
         ended = time.perf_counter()
     dataset_build(out, catalog, jobs, settings, setup.preprocess.bound).finish()
     num_frames = sum(video.num_frames for video in done)
@@ -126,8 +126,9 @@ def twinstream_run(
 def fraction_outside(
     root: Path, catalog: Catalog, out: Path, size: tuple[int, int], engine: str
 ) -> tuple[float, list[VideoDone]]:
-    """The fraction of a worker's time that is not decoding, flow or encoding, and the videos,
-    without Ray and on one core.
+    """The fraction of a worker's time outside decoding, flow and encoding, and the videos.
+
+    Without Ray and on one core.
     """
     setup, jobs, _ = prepared(root, catalog, out, size, engine)
     setup = replace(setup, cores=1)
@@ -143,7 +144,9 @@ def prepared(
 ) -> tuple[WorkerSetup, list[Job], dict[str, Any]]:
     """What a run needs, with the defaults of pipeline.yaml."""
     dataset = DatasetSettings(kind="folders")
+    # The plain loop has no limit of pixels, so neither has this.
     preprocess = PreprocessSettings(size=size, max_pixels=None)
+    # A video a shard is the finest division: few videos keep all workers busy.
     shards = ShardSettings(videos_per_shard=1)
     settings = byte_settings(dataset, preprocess, shards, engine)
     needs = worker_resources(
@@ -160,7 +163,7 @@ def prepared(
         preprocess=preprocess,
         shards=shards,
         engine=engine,
-        gpu_share=needs.gpu,
+        gpu_fraction=needs.gpu,
         cores=needs.cores,
     )
     return setup, plan_jobs(catalog.videos, 1, seed=0), settings

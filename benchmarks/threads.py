@@ -1,10 +1,9 @@
-"""How far threads carry one video, with the `numba` engine on real frames: `python -m
-benchmarks.threads --data DIR`.
+"""What threads gain on one video with `numba`: `python -m benchmarks.threads --data DIR`.
 
 Each run of frames goes through every number of threads in turn, over and over, so that a busy
-machine slows all alike; a figure is the median of the rounds. Beside the time by the clock stands
-that of the processor: the cores in use are the one over the other, and on cores that others use
-threads have nothing to gain.
+machine slows all alike; a figure is the median of the rounds. Wall time and processor time are
+given side by side: processor time over wall time is the number of cores in use. On cores that other
+processes use, threads gain nothing.
 """
 
 import os
@@ -41,6 +40,7 @@ class Times:
 
 def timed(engine: Engine, gray: Gray) -> Times:
     """One call."""
+    # process_time adds up all threads, so it shows what the gain in wall time costs.
     wall, cpu = time.perf_counter(), time.process_time()
     engine(gray)
     pairs = len(gray) - 1

@@ -1,10 +1,9 @@
-"""What this machine can do: engines, devices, measured speed, and what a dataset of N hours would
-take.
+"""What this machine can do: engines, devices, speed, and the time for a dataset of N hours.
 
-The frames are drawn, a textured picture that pans with a blob that moves across it, so that every
-machine measures the same. Real videos differ: still ones need less, fast and noisy ones more. The
-prediction takes a frame's whole road, decoding and encoding included: on every core, or with GPUs
-at the pace of whichever is slower, they or the cores.
+The frames are drawn (a texture that pans and a blob that moves across it), so that every machine
+measures the same. Real videos differ: still ones need less time, fast and noisy ones more. The
+prediction includes decoding and encoding: on all cores, or with GPUs at the pace of the slower of
+GPUs and cores.
 """
 
 import importlib.metadata
@@ -56,18 +55,14 @@ class Prediction:
 
 @dataclass(frozen=True)
 class FrameCost:
-    """What a frame costs but for its flow: seconds of a core to decode and encode it, and bytes in
-    a shard.
-    """
+    """What a frame costs without its flow: core seconds to decode and encode, and bytes."""
 
     seconds: float
     num_bytes: float
 
 
 def drawn_frames(size: int, num_frames: int = NUM_FRAMES) -> NDArray[np.uint8]:
-    """(T, size, size, 3): a texture that pans 2 pixels a frame to the right and 1 down, and a blob
-    across it.
-    """
+    """(T, size, size, 3): a texture that pans 2 pixels right and 1 down a frame, and a blob."""
     frames = draw_video(
         np.random.default_rng(0), colour=0, motion=2, size=size, num_frames=num_frames
     )
@@ -76,9 +71,7 @@ def drawn_frames(size: int, num_frames: int = NUM_FRAMES) -> NDArray[np.uint8]:
 
 
 def flow_rate(name: str, size: int) -> float:
-    """Pairs an engine computes a second on one core or one GPU, from gray frames to bytes; warmed
-    up before.
-    """
+    """Pairs/s of an engine on one core or one GPU, from gray frames to bytes, after a warm-up."""
     if not find_engine(name).uses_gpu:
         return _median_rate(name, gray_frames(drawn_frames(size)), num_warm=2, rounds=1)
     # As many frames as a worker hands it, the first of which wait for the compiler.
@@ -99,8 +92,7 @@ def _median_rate(name: str, gray: NDArray[np.uint8], *, num_warm: int, rounds: i
 
 
 def stage_rate(flow: float, cost_seconds: float, node: Node) -> float:
-    """Frames a second of a whole machine; `flow` is that of one of its GPUs, or of a core where it
-    has none.
+    """Frames/s of a whole machine; `flow` is the rate of one GPU, or of one core without GPUs.
 
     2 GPUs of 3,000 frames/s each and 10 cores that need 2 ms for all else: the cores' 5,000, not
     the GPUs' 6,000. 10 cores, 125 frames/s each, 2 ms for all else -> 10 / (8 ms + 2 ms) = 1,000.

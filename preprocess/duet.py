@@ -1,14 +1,16 @@
-"""duet: toy videos whose class needs both what is seen and how it moves, with known ceilings.
+"""duet: toy videos whose class needs both appearance and motion, with known best accuracies.
 
 A blob of random silhouette moves over a gray texture. Its colour a is one of 4, its direction m one
-of 4, the label is TABLE[a][m]. Every colour and every direction leaves 4 classes possible, equally
-likely, so the best possible accuracy is 25 % from colour and 25 % from motion; a branch that has
-learned this scores the 4 alike, and the sum of two such branches leaves 2 that are equally likely:
-50 %. Only what relates both reaches 100 %. The 50 % is an expectation, for branches that were
-trained each by itself. Which of 2 classes a run prefers is an accident of its training, 16 times
-over: a run can be some points off, either way. Scores made for their sum could tell 15 of the 16
-pairs. Two traps are closed: the four colours have the same luma, so gray frames and hence flow do
-not know them; and the picture is a torus, so where the blob is says nothing about where it goes.
+of 4, the label is TABLE[a][m]. Each colour and each direction leaves 4 classes possible, equally
+likely, so the best possible accuracy is 25 % from colour and 25 % from motion. A branch that has
+learned this gives the 4 the same score, and the sum of two such branches leaves 2 that are equally
+likely: 50 %. Only a model that relates both reaches 100 %.
+
+The 50 % is an expectation, for branches that were each trained alone. Which of 2 classes a run
+prefers is random in each of the 16 pairs, so a run can be some points off. Scores made for their
+sum could tell 15 of the 16 pairs. Two shortcuts are closed: the four colours have the same luma, so
+gray frames, and hence flow, do not contain them; and the picture is a torus, so the position of the
+blob does not depend on its direction.
 """
 
 from collections.abc import Callable, Mapping
@@ -55,21 +57,23 @@ def draw_video(
     )
     ripple = _ripple(rng)
     skin, ground = _texture(rng, size), _texture(rng, size)
-    places = np.stack(np.meshgrid(np.arange(size), np.arange(size)), -1).astype(np.float64)
-    background = MEAN_LUMA + 45 * ground(places)
-    frames = [_draw_frame(blob, t, places, background, ripple, skin) for t in range(num_frames)]
+    positions = np.stack(np.meshgrid(np.arange(size), np.arange(size)), -1).astype(np.float64)
+    background = MEAN_LUMA + 45 * ground(positions)
+    frames = [_draw_frame(blob, t, positions, background, ripple, skin) for t in range(num_frames)]
     return np.stack(frames)
 
 
 def write_duet(
     root: Path, *, videos_per_pair: Mapping[str, int], size: int, num_frames: int, seed: int
 ) -> None:
-    """Draw root/SPLIT/CLASS/aA_mM_NNN.mp4, as many for each pair of colour and motion as the
-    split's number says.
+    """Draw root/SPLIT/CLASS/aA_mM_NNN.mp4.
+
+    Each pair of colour and direction has `videos_per_pair[SPLIT]` videos.
     """
-    for place, (split, count) in enumerate(videos_per_pair.items()):
+    for split_index, (split, count) in enumerate(videos_per_pair.items()):
         for colour, motion, number in np.ndindex(4, 4, count):
-            rng = np.random.default_rng([seed, place, colour, motion, number])
+            # Each video has its own seed, so a larger count leaves the earlier videos unchanged.
+            rng = np.random.default_rng([seed, split_index, colour, motion, number])
             folder = root / split / f"class{TABLE[colour][motion]}"
             folder.mkdir(parents=True, exist_ok=True)
             frames = draw_video(rng, colour, motion, size, num_frames)
@@ -82,6 +86,7 @@ def write_mp4(path: Path, frames: NDArray[np.uint8]) -> None:
         stream = container.add_stream("mpeg4", rate=Fraction(FPS))
         stream.width, stream.height = frames.shape[2], frames.shape[1]
         stream.pix_fmt = "yuv420p"
+        # The finest quantizers: compression must neither shift colours nor smooth the texture.
         stream.codec_context.qmin, stream.codec_context.qmax = 1, 2
         stream.bit_rate = 8_000_000
         for frame in frames:
@@ -98,15 +103,17 @@ def colour_of(colour: int) -> NDArray[np.float64]:
 def _draw_frame(
     blob: Blob,
     t: int,
-    places: Array,
+    positions: Array,
     background: Array,
     ripple: Callable[[Array], Array],
     skin: Callable[[Array], Array],
 ) -> NDArray[np.uint8]:
-    size = len(places)
-    offset = (places - blob.centre - t * blob.velocity + size / 2) % size - size / 2
+    size = len(positions)
+    # Wrapped to -size/2 .. size/2: what leaves the picture on one side enters on the other.
+    offset = (positions - blob.centre - t * blob.velocity + size / 2) % size - size / 2
     distance = np.hypot(offset[..., 0], offset[..., 1])
     edge = blob.radius * ripple(np.arctan2(offset[..., 1], offset[..., 0]))
+    # Edges are one pixel soft; hard ones would move in steps, and flow would see steps.
     inside = np.clip(edge - distance + 0.5, 0, 1)[..., None]
     shade = 1 + 0.25 * skin(offset)[..., None]
     picture = (1 - inside) * background[..., None] + inside * colour_of(blob.colour) * shade
@@ -121,9 +128,7 @@ def _ripple(rng: np.random.Generator) -> Callable[[Array], Array]:
 
 
 def _texture(rng: np.random.Generator, size: int) -> Callable[[Array], Array]:
-    """Smooth noise that wraps around: sum of waves with whole numbers of periods, within about [-1,
-    1].
-    """
+    """Smooth noise within about [-1, 1] that wraps around: waves of whole numbers of periods."""
     waves = rng.integers(-9, 10, (12, 2)) * 2 * np.pi / size
     phase = rng.uniform(0, 2 * np.pi, 12)
-    return lambda places: np.sin(places @ waves.T + phase).sum(-1) / 4
+    return lambda positions: np.sin(positions @ waves.T + phase).sum(-1) / 4

@@ -60,9 +60,7 @@ class VideoAt:
 
 @dataclass(frozen=True)
 class VideoDone:
-    """What a job tells of each video as it goes: its row, its frames and the seconds of
-    each part.
-    """
+    """What a job reports of a finished video: its row, its frames and the seconds of each part."""
 
     row: VideoRow
     num_frames: int
@@ -71,12 +69,12 @@ class VideoDone:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How frames and flow are made and stored: bound in pixels, JPEG quality, fewest and most
-    frames of a video.
+    """How frames and flow are made and stored.
 
-    `settings` are all that change bytes, for the record that goes beside the shard; nothing is
-    looked up in them. Videos with more than `max_frames` are cut there with `cut_long`, else
-    skipped. Images are encoded in the threads of `pool`, where there is one.
+    `bound` is in pixels, `min_frames` and `max_frames` limit a video. `settings` are all that
+    change bytes, for the record beside the shard; nothing is looked up in them. Videos with more
+    than `max_frames` are cut there with `cut_long`, else skipped. Images are encoded in the threads
+    of `pool`, where there is one.
     """
 
     open_video: OpenVideo
@@ -92,8 +90,9 @@ class Recipe:
 
 @dataclass
 class Filled:
-    """What came of a video's frames: what its header says, stored size in pixels, statistics of its
-    flow, whether it was too long.
+    """What is known of a video once its frames are in the spool.
+
+    Its header, the stored size in pixels, the statistics of its flow, and whether it was cut.
     """
 
     info: VideoInfo = NOTHING_KNOWN
@@ -104,8 +103,9 @@ class Filled:
 
 
 def run_job(job: Job, *, root: Location, out: Location, recipe: Recipe) -> Iterator[VideoDone]:
-    """Make the shard of `job` below `out`; yields after each video; the shard is there when the
-    iterator ends.
+    """Make the shard of `job` below `out`; yields after each video.
+
+    The shard is there when the iterator ends.
     """
     for step in job_steps(job, root=root, out=out, recipe=recipe, given_up={}):
         if isinstance(step, VideoDone):
@@ -115,8 +115,9 @@ def run_job(job: Job, *, root: Location, out: Location, recipe: Recipe) -> Itera
 def job_steps(
     job: Job, *, root: Location, out: Location, recipe: Recipe, given_up: Mapping[str, VideoError]
 ) -> Iterator[VideoAt | VideoDone]:
-    """The same with a sign of life before each video and at each step in it; `given_up` videos, by
-    key, stay closed.
+    """Like `run_job`, with a sign of life before each video and at each step in it.
+
+    Videos in `given_up`, by key, are not opened.
     """
     rows: list[VideoRow] = []
     folder = out / job.split
@@ -200,8 +201,9 @@ def _fill(
     recipe: Recipe,
     watch: Stopwatch,
 ) -> Iterator[None]:
-    """Encode every frame and flow field into the spool; yields when a chunk is decoded and when it
-    is encoded.
+    """Encode every frame and flow field into the spool.
+
+    Yields when a chunk is decoded and when it is encoded.
     """
     previous: NDArray[np.uint8] | None = None
     for chunk in _timed(stream, watch):
@@ -229,8 +231,9 @@ def _fill(
 def shortened(
     chunk: NDArray[np.uint8], num_before: int, max_frames: int | None
 ) -> tuple[NDArray[np.uint8], bool]:
-    """What of a chunk is within `max_frames`, and whether anything is not: 4 frames after 6 of 8 ->
-    2, True.
+    """The frames of a chunk within `max_frames`, and whether any are beyond it.
+
+    4 frames after 6 of 8 -> 2, True.
     """
     if max_frames is None:
         return chunk, False

@@ -1,4 +1,8 @@
-"""The disk that a dataset is written to: made ready, and what is said when it is full."""
+"""The disk that a dataset is written to: preparing it, and the error when it is full.
+
+A full disk ends the run with an InputError instead of a traceback. Finished shards are whole,
+because each is written under a temporary name first, so the same command resumes.
+"""
 
 import errno
 from collections.abc import Iterator
@@ -14,10 +18,8 @@ DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 @contextmanager
-def disk_faults_told(out: Location) -> Iterator[None]:
-    """A disk that fills up in the block is an InputError: what is whole stays, and the same command
-    resumes.
-    """
+def one_line_disk_faults(out: Location) -> Iterator[None]:
+    """A full or read-only disk in the block is an InputError that says how to resume."""
     try:
         yield
     except OSError as error:
@@ -30,14 +32,16 @@ def disk_faults_told(out: Location) -> Iterator[None]:
 
 
 def prepare_output(out: Location) -> None:
-    """Make the folder, clear what a killed run left, and see that it can be written to; a store has
-    nothing to make.
+    """Make the folder, remove a killed run's temporary files and check that it can be written to.
+
+    An object store needs none of this.
     """
     if not isinstance(out, Path):
         return
     try:
         out.mkdir(parents=True, exist_ok=True)
         remove_temporaries(out)
+        # Without this test write a read-only folder would be noticed only after the first video.
         probe = out / f".{FILE_NAME}.probe.tmp"
         write_atomically(probe, b"")
         probe.unlink()

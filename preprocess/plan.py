@@ -26,8 +26,10 @@ def plan_jobs(videos: tuple[Video, ...], videos_per_shard: int, seed: int) -> li
 def dataset_build(
     out: Location, catalog: Catalog, jobs: list[Job], settings: dict[str, Any], bound: float
 ) -> DatasetBuild[Video]:
-    """The dataset of these jobs at `out`; `settings` are all that change bytes, `bound`
-    is that of the flow in pixels."""
+    """The dataset of these jobs at `out`.
+
+    `settings` are all that change bytes; `bound` is the largest flow in pixels that is stored.
+    """
     codec = FlowCodec(bound=bound, zero=ZERO_LEVEL, levels=LEVELS_PER_SIDE)
     missing = tuple(
         video_row(video, Status.MISSING, Reason.MISSING, detail="no such file")

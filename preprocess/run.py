@@ -18,7 +18,7 @@ from twinstream.preprocess.cluster.resources import (
 )
 from twinstream.preprocess.cluster.run_log import LOG_NAME, RunLog, write_report
 from twinstream.preprocess.flow.engines import open_engine, resolve_engine
-from twinstream.preprocess.output import disk_faults_told, prepare_output
+from twinstream.preprocess.output import one_line_disk_faults, prepare_output
 from twinstream.preprocess.plan import Job, dataset_build, plan_jobs
 from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings, byte_settings
 from twinstream.progress import Progress
@@ -36,10 +36,11 @@ def preprocess(
     address: str | None = None,
     dry_run: bool = False,
 ) -> list[VideoRow]:
-    """Make or finish the dataset at `shards.path`; returns every video's row (none on a
-    dry run).
+    """Make or finish the dataset at `shards.path`; returns every video's row.
+
+    A dry run writes nothing, and returns rows only of a dataset that is finished.
     """
-    engine, share = _engine_and_share(settings, address)
+    engine, resources = _engine_and_resources(settings, address)
     catalog = _catalog(dataset)
     jobs = plan_jobs(catalog.videos, shards.videos_per_shard, settings.seed)
     made_with = byte_settings(dataset, settings, shards, engine)
@@ -50,16 +51,16 @@ def preprocess(
     done = build.done_shards()
     left = [job for job in jobs if job.path not in done]
     if dry_run:
-        _tell_plan(catalog, jobs, left, engine, out)
+        _print_plan(catalog, jobs, left, engine, out)
         return []
     # Nothing is written before this line: a dry run and a finished dataset leave the disk alone.
     prepare_output(out)
     begun = time.monotonic()
-    with disk_faults_told(out), appended_text(out / LOG_NAME) as file:
+    with one_line_disk_faults(out), appended_text(out / LOG_NAME) as file:
         log = RunLog(file)
         if left:
             try:
-                _run(left, dataset, settings, shards, engine, share, address, log)
+                _run(left, dataset, settings, shards, engine, resources, address, log)
             finally:
                 # Workers that were killed could not clear up after themselves.
                 remove_temporaries(out)
@@ -69,9 +70,7 @@ def preprocess(
 
 
 def check_skipped(rows: list[VideoRow], max_skipped: int | None, shards_path: str) -> None:
-    """InputError when nothing was written, or more videos were skipped than
-    `preprocess.max_skipped` allows.
-    """
+    """InputError if no video was written or more than `preprocess.max_skipped` were skipped."""
     skipped = sum(row.status == Status.SKIPPED for row in rows)
     table = f"{shards_path}/{VIDEOS_NAME} tells why"
     if rows and all(row.status != Status.WRITTEN for row in rows):
@@ -82,11 +81,12 @@ def check_skipped(rows: list[VideoRow], max_skipped: int | None, shards_path: st
         )
 
 
-def _engine_and_share(
+def _engine_and_resources(
     settings: PreprocessSettings, address: str | None
 ) -> tuple[str, WorkerResources]:
-    """The engine for the whole run, by what the machines that work have, and what a worker takes of
-    them.
+    """The engine for the whole run and what one worker takes of the machines.
+
+    Both depend on the machines that do the work.
     """
     if address is None:
         engine = resolve_engine(settings.engine)
@@ -99,14 +99,14 @@ def _engine_and_share(
 
         nodes = cluster_nodes(address)
         engine = cluster_engine(settings.engine, nodes)
-    share = worker_resources(
+    resources = worker_resources(
         engine,
         nodes,
         threads=settings.threads,
         workers_per_gpu=settings.workers_per_gpu,
         cores_per_gpu=settings.cores_per_gpu,
     )
-    return engine, share
+    return engine, resources
 
 
 def _catalog(dataset: DatasetSettings) -> Catalog:
@@ -126,7 +126,7 @@ def _catalog(dataset: DatasetSettings) -> Catalog:
     return catalog
 
 
-def _tell_plan(
+def _print_plan(
     catalog: Catalog, jobs: list[Job], left: list[Job], engine: str, out: Location
 ) -> None:
     missing = sum(not video.present for video in catalog.videos)
@@ -145,7 +145,7 @@ def _run(
     settings: PreprocessSettings,
     shards: ShardSettings,
     engine: str,
-    share: WorkerResources,
+    resources: WorkerResources,
     address: str | None,
     log: RunLog,
 ) -> None:
@@ -160,8 +160,8 @@ def _run(
         preprocess=settings,
         shards=shards,
         engine=engine,
-        gpu_share=share.gpu,
-        cores=share.cores,
+        gpu_fraction=resources.gpu,
+        cores=resources.cores,
     )
     done = run_jobs(
         jobs,

@@ -1,12 +1,11 @@
-"""The claim on data whose ceilings are known: `python -m benchmarks.proofs.duet --out DIR`,
-some 15 minutes on 2 cores.
+"""The claim on data with known best accuracies: `python -m benchmarks.proofs.duet --out DIR`.
 
-duet's best possible accuracies are 25 % from colour, 25 % from motion, 50 % expected from the sum
-of branches trained each by itself and 100 % for whatever relates the two (preprocess/duet.py).
-Every seed trains the two-stream baseline, non-local blocks in both branches, and CMA's iter1 on the
-baseline's frozen flow branch, its RGB branch from random weights: all as the demo does, CMA for
-more epochs, since what it learns comes later. Each run is an ordinary run folder; the same command
-goes on where it was stopped.
+It takes some 15 minutes on 2 cores. duet's best possible accuracies are 25 % from colour, 25 % from
+motion, 50 % expected from the sum of branches that were each trained alone, and 100 % for a model
+that relates the two (preprocess/duet.py). Every seed trains the two-stream baseline, non-local
+blocks in both branches, and CMA's iter1 on the baseline's frozen flow branch, its RGB branch from
+random weights. Settings are the demo's, but CMA has more epochs, because it learns to relate the
+two late. Each run is an ordinary run folder; the same command continues where it was stopped.
 """
 
 import statistics
@@ -44,8 +43,9 @@ ROWS = (
 
 
 def seed_runs(folder: Path, seed: int) -> dict[str, list[str]]:
-    """What each run of a seed has otherwise; CMA begins on the flow branch of the baseline, so it
-    comes last.
+    """The settings in which each run of a seed differs from the demo's.
+
+    CMA starts from the flow branch of the baseline, so it comes last.
     """
     longer = [f"train.epochs={CMA_EPOCHS}"]
     weights = f"model.flow_weights={folder / 'two_stream' / 'flow.pt'}"
@@ -72,12 +72,14 @@ def make_dataset(out: Path, tree: Mapping[str, Any]) -> str:
 
 
 def table(reached: Sequence[Mapping[str, Mapping[str, float]]]) -> str:
-    """Mean, spread (standard deviation) and each seed's top-1 beside the ceiling; [{run: {score:
-    top-1}}] a seed.
+    """Mean, spread (standard deviation) and each seed's top-1 beside the best possible accuracy.
+
+    `reached` is [{run: {score: top-1}}], one entry a seed.
     """
     lines = ["| | best possible | mean | spread | each seed |", "|---|---|---|---|---|"]
     for name, run, score, ceiling in ROWS:
         values = [seed[run][score] for seed in reached]
+        # One seed has no spread, and stdev() of one value raises an error.
         spread = f"{100 * statistics.stdev(values):.1f}" if len(values) > 1 else "-"
         each = ", ".join(f"{100 * value:.1f}" for value in values)
         lines.append(
@@ -86,9 +88,9 @@ def table(reached: Sequence[Mapping[str, Mapping[str, float]]]) -> str:
     return "\n".join(lines)
 
 
-def blob_line(run: Path, place: str) -> str:
+def blob_line(run: Path, block: str) -> str:
     """Whether a query on the blob attends to the blob: its weight on the keys over what moves."""
-    observer = Observer(run, place=place)
+    observer = Observer(run, place=block)
     samples = observer.dataset.samples("test")
     found = []
     for sample in samples:
@@ -105,8 +107,9 @@ def blob_line(run: Path, place: str) -> str:
 
 
 def moving_keys(speed: NDArray[np.floating[Any]], block: BlockMap) -> NDArray[np.bool_]:
-    """(H, W) speeds -> (kh, kw): the keys over a feature that moves at more than MOVING of the
-    fastest one's speed.
+    """(H, W) speeds -> (kh, kw): which keys lie over a moving feature.
+
+    Moving means faster than MOVING times the speed of the fastest feature.
     """
     cells = cv2.resize(
         speed.astype(np.float32), block.read_size[::-1], interpolation=cv2.INTER_AREA
@@ -149,8 +152,8 @@ def main(out: Path, seeds: int) -> None:
         f"\n{machine()}, top-1 on {num_test} held-out videos, {seeds} seeds\n\n{table(reached)}\n"
     )
     for seed in range(seeds):
-        for place in ("layer2.1", "layer3.1"):
-            click.echo(f"seed {seed}, {blob_line(out / 'runs' / f'seed{seed}' / 'cma', place)}")
+        for block in ("layer2.1", "layer3.1"):
+            click.echo(f"seed {seed}, {blob_line(out / 'runs' / f'seed{seed}' / 'cma', block)}")
 
 
 if __name__ == "__main__":

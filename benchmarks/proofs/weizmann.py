@@ -1,11 +1,10 @@
-"""Real actions, one actor left out at a time: `python -m benchmarks.proofs.weizmann
---data DIR --out DIR`.
+"""Real actions, one actor left out at a time: `python -m benchmarks.proofs.weizmann`.
 
-Weizmann has 10 actions by a few actors; a model is tested on the videos of the actor that it has
-not seen, and every video is tested once over the folds. All models start from random weights and
-have the same settings and steps, CMA's flow branch being the baseline's, frozen. Pictures are
-small, and the codec's bound is the paper's 20 pixels at 256, scaled with them: at 20 a step of the
-codec would be a third of what an arm moves.
+Weizmann has 10 actions by a few actors. A model is tested on the videos of an actor that it has not
+seen, and over the folds every video is tested once. All models start from random weights and have
+the same settings and steps; CMA's flow branch is the baseline's, frozen. Pictures are small, so the
+codec's bound is the paper's 20 pixels at 256, scaled with them: at 20 a step of the codec would be
+a third of what an arm moves.
 """
 
 from collections.abc import Mapping, Sequence
@@ -71,8 +70,9 @@ def fold_settings(data: Path, out: Path, fold: int) -> dict[str, Any]:
 
 
 def fold_runs(folder: Path) -> dict[str, list[str]]:
-    """What each run of a fold has otherwise; CMA begins on the flow branch of the baseline, so it
-    comes last.
+    """The settings in which each run of a fold differs from the first.
+
+    CMA starts from the flow branch of the baseline, so it comes last.
     """
     weights = f"model.flow_weights={folder / 'two_stream' / 'flow.pt'}"
     return {
@@ -83,8 +83,9 @@ def fold_runs(folder: Path) -> dict[str, list[str]]:
 
 
 def hits(folds: Sequence[Predictions], weights: tuple[float, float]) -> list[int]:
-    """Videos of each fold whose best class by the weighted sum of both branches' scores is their
-    own.
+    """How many videos of each fold have their own class ranked first.
+
+    Ranked by the weighted sum of both branches' scores.
     """
     found = []
     for fold in folds:
@@ -94,9 +95,7 @@ def hits(folds: Sequence[Predictions], weights: tuple[float, float]) -> list[int
 
 
 def table(folds: Mapping[str, Sequence[Predictions]]) -> str:
-    """Top-1 over the videos of all folds with the 95 % binomial (Wilson) interval, and the hits of
-    each fold.
-    """
+    """Top-1 over the videos of all folds, its 95 % binomial (Wilson) interval, and hits by fold."""
     lines = ["| | top-1 | 95 % interval | videos right, fold by fold |", "|---|---|---|---|"]
     for name, run, weights in ROWS:
         each = hits(folds[run], weights)
@@ -113,6 +112,7 @@ def run_fold(data: Path, out: Path, fold: int) -> dict[str, Predictions]:
     """Preprocess, train and test one fold, or what of it is left; each run's predictions."""
     folder = out / "runs" / f"fold{fold}"
     tree = fold_settings(data, out, fold)
+    # A copy: the tree is used again for each run of the fold.
     settings = build_settings(Settings, deepcopy(tree))
     preprocess(settings.dataset, settings.preprocess, settings.shards)
     for name, changes in fold_runs(folder).items():
@@ -154,6 +154,7 @@ def main(data: Path | None, out: Path, only: int | None) -> None:
     num_folds = len(list((folder / "splits").glob("testlist*.txt")))
     done = [run_fold(folder, out, fold) for fold in ([only] if only else range(1, num_folds + 1))]
     pooled = {name: [fold[name] for fold in done] for name in done[0]}
+    # Folds test different actors, so their videos add up without counting one twice.
     num_videos = sum(len(fold.keys) for fold in pooled["cma"])
     click.echo(f"\n{machine()}, {num_videos} videos in {len(done)} folds\n\n{table(pooled)}")
 

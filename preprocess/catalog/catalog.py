@@ -1,10 +1,10 @@
-"""Which videos a dataset has, with class, label and split: pure functions of listings and of a list
-of file names.
+"""Which videos a dataset has, each with its class, label and split.
 
-Every video that a list names is in the catalog, on disk or not, and so is every file that could be
-a video: a file that turns out to be none becomes a row with a reason, never a hole. Labels are
-positions in `classes`. What makes the key of a path, and the split and class of a folder, is in
-`shards`: folders of frames are the same videos here and in `twinstream shards import`.
+Pure functions of listings and of a list of file names. Every video that a list names is in the
+catalog, whether its file is there or not. Every file that could be a video is in it too: if it is
+none, its row says why. Labels are positions in `classes`. The rules for the key of a path and for
+the split and class of a folder are in `shards`, so that folders of frames are the same videos here
+and in `twinstream shards import`.
 """
 
 from collections import Counter
@@ -155,9 +155,7 @@ def _read_csvs(source: Source, parse: Callable[[str, str], list[Listed]]) -> lis
 
 
 def ucf101_catalog(lists: dict[str, str], files: Sequence[str]) -> Catalog:
-    """`lists` holds the texts of classInd.txt, trainlistNN.txt and testlistNN.txt by
-    their names.
-    """
+    """`lists`: the texts of classInd.txt, trainlistNN.txt and testlistNN.txt by their names."""
     classes = parse_class_index(lists["classInd.txt"], "classInd.txt")
     listed = [
         one
@@ -175,6 +173,7 @@ def ucf101_catalog(lists: dict[str, str], files: Sequence[str]) -> Catalog:
                 "classInd.txt, "
                 f"the line says {one.class_number}"
             )
+    # Lists and files of UCF-101 differ in the case of HandstandPushups; an exact match wins.
     on_disk = {path.casefold(): path for path in files} | {path: path for path in files}
     found = {one.name: on_disk.get(one.name) or on_disk.get(one.name.casefold()) for one in listed}
     return _catalog(classes, listed, found, files, _absent_classes(listed, files))
@@ -185,6 +184,7 @@ def kinetics_catalog(listed: Sequence[Listed], files: Sequence[str]) -> Catalog:
     on_disk: dict[str, str] = {}
     for path in files:
         name = PurePosixPath(path).stem
+        # Which of the two the list means cannot be known, and their content may differ.
         if name in on_disk:
             raise InputError(
                 f"{name}: two files of one name, {on_disk[name]} and {path}; remove one"
@@ -202,6 +202,7 @@ def csv_catalog(
     Labels that are all whole numbers are sorted as numbers.
     """
     names = {one.class_name for one in listed}
+    # As text 10 would stand before 2, and the labels would not be the user's numbers.
     classes = sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
     on_disk = set(files)
     found = {one.name: one.name if one.name in on_disk else None for one in listed}
@@ -209,8 +210,10 @@ def csv_catalog(
 
 
 def folders_catalog(files: Sequence[str], root_name: str, *, is_folder: bool = False) -> Catalog:
-    """Class and split by the folders that a file lies in, as `classes_and_splits` reads them; files
-    beside class folders belong nowhere. With `is_folder` each of `files` is a folder of frames.
+    """Class and split come from the folders that a file lies in (see `classes_and_splits`).
+
+    Files beside class folders are left out, with a warning. With `is_folder` each of `files` is a
+    folder of frames.
     """
     known = classes_and_splits(files, root_name)
     listed = [Listed(path, name, split, path) for path, (name, split) in known.items()]
@@ -241,24 +244,27 @@ def _catalog(
     *,
     is_folder: bool = False,
 ) -> Catalog:
-    """The videos of a listing, `found` giving the path on disk of each name; InputError where two
-    are one.
+    """The videos of a listing; InputError where two of them have one key.
+
+    `found` gives the path on disk of each name, or None.
     """
     labels = {name: label for label, name in enumerate(classes)}
     videos: dict[str, Video] = {}
-    places: dict[str, Listed] = {}
+    seen: dict[str, Listed] = {}
     for one in listed:
+        # A file in another case gets the key of its path on disk, which is what gets read.
         path = found[one.name] or one.name
         key = video_key(path, is_folder=is_folder)
         require_plain_class(one.class_name, one.where)
         if key in videos:
-            _refuse_twice(key, places[key], one)
-        places[key] = one
+            _refuse_twice(key, seen[key], one)
+        seen[key] = one
         present = found[one.name] is not None
         videos[key] = Video(key, path, one.class_name, labels[one.class_name], one.split, present)
     unnamed = sorted(set(files) - {video.path for video in videos.values()})
     if unnamed:
         warnings = [*warnings, f"{_named(unnamed, is_folder)} that no list names, left out"]
+    # Sorted by key, so that the order of lines in a list changes no shard.
     return Catalog(classes, tuple(videos[key] for key in sorted(videos)), tuple(warnings))
 
 
@@ -272,9 +278,7 @@ def _refuse_twice(key: str, first: Listed, second: Listed) -> None:
 
 
 def _absent_classes(listed: Sequence[Listed], files: Sequence[str]) -> list[str]:
-    """A warning if classes of the lists have no file at all: `2 classes ... : Archery (145 videos),
-    ...`.
-    """
+    """A warning if classes have no file: `2 classes ... : Archery (145 videos), ...`."""
     there = {path.split("/")[0].casefold() for path in files}
     absent = Counter(one.class_name for one in listed if one.class_name.casefold() not in there)
     if not absent:

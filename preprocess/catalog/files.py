@@ -30,8 +30,9 @@ NUM_NAMED = 10
 
 
 def list_files(root: Location) -> list[str]:
-    """Paths below `root`, with `/`, sorted, of every file that could be a video: not hidden, not a
-    known text file.
+    """Sorted paths below `root`, with `/`, of every file that could be a video.
+
+    Hidden files and known text files are not videos.
     """
     if isinstance(root, RemotePath):
         return [
@@ -42,6 +43,7 @@ def list_files(root: Location) -> list[str]:
     found = []
     for walked, folders, names in os.walk(root, followlinks=True):
         folder = Path(walked)
+        # os.walk goes on with what is left in this list, so the same list must be changed.
         folders[:] = [
             name for name in folders if not name.startswith(".") and not _leads_back(folder, name)
         ]
@@ -51,9 +53,7 @@ def list_files(root: Location) -> list[str]:
 
 
 def _leads_back(folder: Path, name: str) -> bool:
-    """Whether the folder in `folder` is a link to one of those it lies in, which would be walked
-    for ever.
-    """
+    """Whether this folder is a link to a folder that holds it: the walk would never end."""
     return folder.resolve().is_relative_to((folder / name).resolve())
 
 
@@ -74,9 +74,7 @@ def _is_text(path: PurePath) -> bool:
 
 
 def splits_folder(root: Location, splits: str | None) -> Location:
-    """Where classInd.txt is: `splits` when given, else the root, else the folder `splits` beside
-    it.
-    """
+    """The folder of classInd.txt: `splits` if given, else the root or `splits` beside it."""
     if splits is not None:
         return locate(splits)
     folders = [root, root.parent / "splits"]
@@ -91,9 +89,11 @@ def splits_folder(root: Location, splits: str | None) -> Location:
 def read_text(path: Location, setting: str) -> str:
     """The text of a list; InputError, naming the setting that led here, where it cannot be read."""
     try:
+        # Excel writes a byte order mark, which must not become part of the first column's name.
         with io.TextIOWrapper(path.open("rb"), encoding="utf-8-sig") as file:
             return file.read()
     except FileNotFoundError as error:
+        # Most often the name is mistyped or the fold is another one; the names there show it.
         there = sorted(other.name for other in path.parent.glob(f"*{path.suffix}"))[:NUM_NAMED]
         beside = f"; there is {', '.join(there)}" if there else ""
         raise InputError(f"{setting}: no file {path}{beside}") from error

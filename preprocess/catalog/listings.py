@@ -1,9 +1,9 @@
-"""The text files that say which videos a dataset has: UCF-101 split lists, Kinetics CSVs and plain
-CSVs, as records.
+"""Text files that list the videos of a dataset -> records.
 
-Nothing here looks at a disk: text comes in, records go out, and a line that is not understood is an
-InputError with the file's name and the line number. A listing says what ought to be there;
-`preprocess.catalog` finds out what is.
+The formats are UCF-101 split lists, Kinetics CSVs and plain CSVs. Nothing here looks at a disk:
+text comes in, records go out, and a line that is not understood is an InputError with the file's
+name and the line number. A listing says which videos there should be; `preprocess.catalog` finds
+out which are there.
 """
 
 import csv
@@ -19,8 +19,9 @@ from twinstream.shards.format.split_names import split_name
 
 @dataclass(frozen=True)
 class Listed:
-    """A video that a list names: its path below the root, or for Kinetics its file name without
-    extension.
+    """A video that a list names.
+
+    `name` is its path below the root; for Kinetics it is the file name without extension.
     """
 
     name: str
@@ -31,8 +32,9 @@ class Listed:
 
 
 def parse_class_index(text: str, file_name: str) -> tuple[str, ...]:
-    """classInd.txt, `NUMBER CLASS` with numbers 1..C in any order -> classes by label; label =
-    number - 1.
+    """classInd.txt -> classes by label, label = number - 1.
+
+    Lines are `NUMBER CLASS`, with the numbers 1..C in any order.
     """
     numbers: dict[int, str] = {}
     for where, line in _lines(text, file_name):
@@ -52,27 +54,31 @@ def parse_class_index(text: str, file_name: str) -> tuple[str, ...]:
 
 
 def parse_split_list(text: str, file_name: str, split: str) -> list[Listed]:
-    """trainlistNN.txt or testlistNN.txt: `CLASS/FILE.avi`, in training lists followed by the class
-    number.
+    """trainlistNN.txt or testlistNN.txt: lines `CLASS/FILE.avi`, or `CLASS/FILE.avi NUMBER`.
+
+    Training lists have the class number, test lists do not.
     """
     listed = []
     for where, line in _lines(text, file_name):
         match = re.fullmatch(r"(([^/]+)/[^/]+?)(?:\s+(\d+))?", line)
         if not match:
             raise InputError(f"{where}: {line!r}; expected CLASS/FILE.avi")
+        # The number is checked later against classInd.txt, which this function does not see.
         listed.append(Listed(match[1], match[2], split, where, int(match[3]) if match[3] else None))
     return listed
 
 
 def parse_kinetics(text: str, file_name: str) -> list[Listed]:
-    """`label,youtube_id,time_start,time_end,split`, more columns allowed; names are
-    ID_SSSSSS_EEEEEE in seconds.
+    """`label,youtube_id,time_start,time_end,split`; more columns are allowed.
+
+    Names become ID_SSSSSS_EEEEEE, start and end in seconds, as the usual downloaders name files.
     """
     listed = []
     for where, row in _rows(
         text, file_name, ("label", "youtube_id", "time_start", "time_end", "split")
     ):
         try:
+            # Some copies of the CSVs have `12.0` for 12, which int() alone would refuse.
             start, end = (int(float(row[column])) for column in ("time_start", "time_end"))
         except ValueError as error:
             times = f"{row['time_start']!r} to {row['time_end']!r}"
@@ -117,9 +123,11 @@ def _lines(text: str, file_name: str) -> Iterator[tuple[str, str]]:
 def _rows(
     text: str, file_name: str, columns: tuple[str, ...]
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """(`val.csv line 17`, cells by column name) of every row; InputError where a column or a cell
-    is absent.
+    """(`val.csv line 17`, cells by column name) of every row.
+
+    InputError for an absent column or cell.
     """
+    # newline="" leaves line ends within quoted cells to the csv module.
     reader = csv.DictReader(StringIO(text, newline=""), skipinitialspace=True)
     absent = [column for column in columns if column not in (reader.fieldnames or ())]
     if absent:
@@ -128,6 +136,7 @@ def _rows(
         )
     for row in reader:
         where = f"{file_name} line {reader.line_num}"
+        # DictReader fills a short row with None; an empty cell is "" and may be allowed.
         if any(row[column] is None for column in columns):
             raise InputError(
                 f"{where}: {len([cell for cell in row.values() if cell is not None])} cells; "
@@ -136,6 +145,7 @@ def _rows(
         yield (
             where,
             {
+                # Cells beyond the last column come under the key None and are left out.
                 str(column): (cell or "").strip()
                 for column, cell in row.items()
                 if column is not None

@@ -60,8 +60,9 @@ def versions_here() -> dict[str, str]:
 
 
 def source_digest(folder: Path) -> str:
-    """Of the two packages below `folder` that make datasets: the same for a checkout and for what
-    pip installed.
+    """Digest of the two packages below `folder` that make datasets.
+
+    It is the same for a checkout and for an installed package.
     """
     digest = hashlib.sha256()
     for package in SOURCES:
@@ -74,16 +75,19 @@ def source_digest(folder: Path) -> str:
 
 
 def report_here(root: str | None, probe: str | None) -> NodeReport:
-    """The report of this node; `root` and `probe`, a file in the output folder, are local paths
-    that it must see, None for what is remote.
+    """The report of this node.
+
+    `root` and `probe`, a file in the output folder, are local paths that it must see; None if
+    remote.
     """
     sees_root, sees_out = (path is None or Path(path).exists() for path in (root, probe))
     return NodeReport(socket.gethostname(), versions_here(), sees_root, sees_out)
 
 
 def node_task() -> Callable[[str | None, str | None], NodeAnswer]:
-    """`report_here` as a function for a node that may not have twinstream: Ray sends a nested
-    function as code, and any other by its module's name.
+    """`report_here` as a function that also runs on a node without twinstream.
+
+    Ray sends a nested function as code, and any other by its module's name.
     """
 
     def answer(root: Any, probe: Any) -> Any:
@@ -100,8 +104,9 @@ def node_task() -> Callable[[str | None, str | None], NodeAnswer]:
 
 @dataclass(frozen=True)
 class NodeRequirements:
-    """What every node must have: these versions, the folder of the videos, and a file in the output
-    folder; a path is None where it is remote.
+    """What every node must have: the versions, the videos' folder and a file in the output folder.
+
+    A path is None where it is remote.
     """
 
     versions: dict[str, str]

@@ -67,21 +67,24 @@ class Cluster(Protocol):
         """Start a worker as soon as there is room for it; it answers Ready, Died or Failed."""
 
     def run(self, worker: int, job: Job, given_up: Mapping[str, VideoError]) -> None:
-        """Give a job to a worker that has none; videos in `given_up`, by key, stay closed. Its
-        messages end with JobDone, Died or Failed.
+        """Give a job to a worker that has none; its messages end with JobDone, Died or Failed.
+
+        Videos in `given_up`, by key, are not opened.
         """
 
     def wait(self, seconds: float) -> Iterator[tuple[int, Message]]:
-        """One message of each worker that has any, after at most so many seconds. Each is taken
-        from its worker only when the iterator comes to it.
+        """One message of each worker that has any, after at most so many seconds.
+
+        Each is taken from its worker only when the iterator comes to it.
         """
 
     def kill(self, worker: int) -> None:
         """End a worker at once; if it was at work, Died follows, perhaps after a last message."""
 
     def nodes(self) -> Mapping[str, NodeAnswer | None]:
-        """The nodes alive that can have workers, by id, with what each answered to a check of its
-        versions and disks: None before it has, or where no check is needed.
+        """The nodes alive that can have workers, by id, with each node's answer to the check.
+
+        The check is of versions and disks; None before the answer, or where none is needed.
         """
 
     def resources(self) -> Mapping[str, float]:
@@ -139,8 +142,9 @@ class Pool:
         self._busy_at: float | None = None
 
     def run(self, check_stop: Callable[[], None]) -> Iterator[VideoDone]:
-        """Make every job; yields each video once, however often its job was tried. `check_stop`
-        raises when the run is to end.
+        """Make every job; yields each video once, however often its job was tried.
+
+        `check_stop` raises when the run is to end.
         """
         while self._waiting or self._lost or self._num_busy():
             check_stop()
@@ -170,8 +174,9 @@ class Pool:
         return sum(state.job is not None for state in self._workers.values())
 
     def _judge_losses(self) -> None:
-        """Make the jobs of workers that died again. It counts as a try of the video, unless the
-        worker's node is gone too.
+        """Start the jobs of dead workers again.
+
+        A death counts as a try of the video, unless the worker's node is gone too.
         """
         if not self._lost:
             return
@@ -282,8 +287,10 @@ class Pool:
         state.key = None
 
     def _lose(self, worker: int, error: Exception) -> None:
-        """A worker died. At work: whether its node died too is judged later. As it started: tried
-        again, RuntimeError after too many times in a row.
+        """A worker died.
+
+        At work: later it is judged whether its node died too. While it started: it is started
+        again; RuntimeError after too many times in a row.
         """
         state = self._workers.pop(worker)
         self._emit(EventKind.LOST, state)

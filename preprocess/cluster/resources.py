@@ -40,8 +40,9 @@ def this_node() -> Node:
 
 
 def cluster_engine(name: str, nodes: Sequence[Node]) -> str:
-    """What `name` means for a cluster: `auto` uses GPUs if any node has one; InputError for an
-    engine that needs one where there is none.
+    """What `name` means for a cluster: `auto` uses GPUs if any node has one.
+
+    InputError for an engine that needs a GPU where there is none.
     """
     has_gpu = any(node.gpus for node in nodes)
     # By what the nodes have: the head may lack what an engine needs.
@@ -86,8 +87,9 @@ def worker_resources(
 
 
 def num_workers_that_fit(resources: Mapping[str, float], each: WorkerResources) -> int:
-    """Workers there is room for: 16 CPUs and 1 GPU, for 1 core and 0.25 GPU each -> 4, for 1 core
-    alone -> 16.
+    """How many workers there is room for.
+
+    16 CPUs and 1 GPU, for 1 core and 0.25 GPU each -> 4, for 1 core alone -> 16.
     """
     by_cores = int(resources.get("CPU", 1)) // each.cores
     if each.gpu == 0:
@@ -97,9 +99,7 @@ def num_workers_that_fit(resources: Mapping[str, float], each: WorkerResources) 
 
 
 def default_chunk_frames(engine: str, width: int, height: int) -> int:
-    """Frames of that size in pixels a worker holds: many for a GPU, 256 at 256x256, 128 at
-    512x340.
-    """
+    """Frames in a worker's chunk: many for a GPU, else 256 at 256x256, 128 at 512x340."""
     if not find_engine(engine).uses_gpu:
         return CPU_CHUNK_FRAMES
     # 3 bytes a pixel, because a chunk is of RGB frames.

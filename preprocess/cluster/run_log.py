@@ -44,8 +44,9 @@ SHOWN_AT_ONCE = {EventKind.LOST, EventKind.CRASHED, EventKind.TIMED_OUT, EventKi
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened; `worker` is its host/process, `key` the video it is in, `done` that
-    video when it is finished.
+    """Something that happened in a run.
+
+    `worker` is its host/process, `key` the video it is in, `done` that video when it is finished.
     """
 
     kind: EventKind
@@ -89,8 +90,10 @@ class RunTotals:
         self.slowest = sorted([*self.slowest, one], reverse=True)[:NUM_SLOWEST]
 
     def note(self, now: float) -> str:
-        """`48 frames/s · decode 1.2 · flow 31 · encode 2.0 ms/frame · 3 skipped: too_short 3 · 2
-        workers`.
+        """One line for the progress bar.
+
+        `48 frames/s · decode 1.2 · flow 31 · encode 2.0 ms/frame · 3 skipped: too_short 3 · 2
+        workers`
         """
         parts = [
             f"{part} {1e3 * self.seconds[part] / max(self.num_frames, 1):.3g}" for part in PARTS
@@ -117,8 +120,9 @@ class RunLog:
         self.totals = RunTotals(time.monotonic())
 
     def write(self, event: Event) -> None:
-        """Append a line: time, kind, worker, job, video; of a finished video its status, reason,
-        frames and seconds. Trouble is printed as well.
+        """Append a line: time, kind, worker, job, video; print it too if it is trouble.
+
+        The line of a finished video also has its status, reason, frames and seconds.
         """
         if event.kind is EventKind.STARTED and not self.totals.num_frames:
             # Frames/s is the rate of work: Ray's start takes as long for few videos as for many.
@@ -152,8 +156,9 @@ class RunLog:
 
 
 def report(totals: RunTotals, rows: list[VideoRow], seconds: float) -> dict[str, Any]:
-    """run.json: throughput, hosts and slowest videos of this run of `seconds`, versions, totals of
-    the dataset.
+    """The content of run.json, for a run of `seconds`.
+
+    Throughput, hosts and slowest videos of this run; versions; totals of the dataset.
     """
     frames = max(totals.num_frames, 1)
     return {

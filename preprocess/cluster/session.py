@@ -52,17 +52,17 @@ def run_jobs(
     on_event: Callable[[Event], None] = lambda event: None,
     open_recipe: OpenRecipe = make_recipe,
 ) -> Generator[VideoDone, None, None]:
-    """Make every job with `workers` actors (as many as fit when None), on the cluster at `address`
-    or on this machine; yields each video's record once, as it comes.
+    """Make every job with `workers` actors; yields each video's record once, as it comes.
 
-    A video in which workers died `max_tries` times in a row, or that made no progress for
-    `timeout_seconds`, is left out. InputError when no cluster is at `address`, or one of its nodes
-    has other versions or does not see the disks.
+    On the cluster at `address`, or on this machine; as many workers as fit when None. A video in
+    which workers died `max_tries` times in a row, or that made no progress for `timeout_seconds`,
+    is left out. InputError when no cluster is at `address`, or one of its nodes has other versions
+    or does not see the disks.
     """
     _set_environment(address)
     import ray
 
-    each = WorkerResources(setup.cores, setup.gpu_share)
+    each = WorkerResources(setup.cores, setup.gpu_fraction)
     with (
         noted_signals() as stop,
         # Without an address this node is the only one.
@@ -93,8 +93,9 @@ def run_jobs(
 
 
 def cluster_nodes(address: str) -> list[Node]:
-    """What each node of the cluster has that is there now; stays connected. InputError where no
-    cluster answers.
+    """What each node that is in the cluster now has; stays connected.
+
+    InputError where no cluster answers.
     """
     _set_environment(address)
     import ray

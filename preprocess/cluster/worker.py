@@ -28,8 +28,8 @@ Opener = Callable[..., AbstractContextManager[VideoStream]]
 class WorkerSetup:
     """What a worker needs to run jobs, all of it plain values that travel to another machine.
 
-    `root` and `out` are absolute; `engine` is resolved; `gpu_share` is the part of one GPU that the
-    worker has, `cores` its CPU cores.
+    `root` and `out` are absolute; `engine` is resolved; `gpu_fraction` is the part of one GPU that
+    the worker has, `cores` its CPU cores.
     """
 
     root: Location
@@ -38,7 +38,7 @@ class WorkerSetup:
     preprocess: PreprocessSettings
     shards: ShardSettings
     engine: str
-    gpu_share: float = 0.0
+    gpu_fraction: float = 0.0
     cores: int = 1
 
 

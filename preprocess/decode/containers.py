@@ -1,11 +1,10 @@
-"""Is a video file whole? The element chain of Matroska/WebM and of MP4/MOV, walked without
-decoding.
+"""Is a video file whole? Walks the elements of Matroska/WebM and MP4/MOV without decoding.
 
-FFmpeg takes a cut for the end of the video and jumps over what it cannot parse, and reports
-neither; Matroska has no count of frames that would give this away, and a live recording not even a
-duration. Both families are chains of (kind, size, content), so the sizes must lead exactly from the
-first byte to the last. The price is one small read a block. Formats that are no such chain are not
-looked at. Sources: RFC 8794 and RFC 9559 (Matroska), ISO/IEC 14496-12 (MP4).
+FFmpeg takes a cut for the end of the video, jumps over what it cannot parse, and reports neither.
+Matroska has no count of frames that would show this, and a live recording has not even a duration.
+Both formats are chains of (kind, size, content), so the sizes must lead exactly from the first byte
+to the last. The price is one small read a block. Other formats are not checked. Sources: RFC 8794
+and RFC 9559 (Matroska), ISO/IEC 14496-12 (MP4).
 """
 
 from collections import Counter
@@ -68,21 +67,23 @@ def count_blocks(path: str, format_name: str) -> list[int]:
 
 
 def matroska_blocks(file: BinaryIO, num_bytes: int) -> list[int]:
-    """Blocks of each video track; ContainerError at an element that is unknown or ends outside of
-    what holds it.
+    """Number of blocks of each video track.
 
-    A container of unknown size, as live recordings have, lasts until the file ends.
+    ContainerError at an element that is unknown or that ends outside its parent. A container of
+    unknown size, as live recordings have, lasts until the file ends.
     """
     blocks: Counter[int] = Counter()
     tracks: dict[int, int] = {}
     position, ends = 0, [num_bytes]
     while position < ends[0]:
+        # Several containers can end at one byte: a block group, its cluster and the segment.
         while position == ends[-1] and len(ends) > 1:
             ends.pop()
         element, size, content = _ebml_head(file, position)
         end = ends[-1] if size is None else content + size
         if element not in OPENED | INTEGERS | SKIPPED | {BLOCK, SIMPLE_BLOCK}:
             raise ContainerError(f"damaged at byte {position}: no Matroska element starts there")
+        # No integer has more than 8 bytes; a longer one is damage that would hide the blocks in it.
         if end > ends[-1] or (element in INTEGERS and end > content + 8):
             raise ContainerError(_overrun(position, end, num_bytes))
         if element in (BLOCK, SIMPLE_BLOCK):
@@ -90,12 +91,14 @@ def matroska_blocks(file: BinaryIO, num_bytes: int) -> list[int]:
         elif element == TRACKS:
             tracks |= _track_types(file, content, end)
         elif element == SEGMENT:
+            # The walk ends with the segment: what follows it holds no block that counts.
             ends = [end]
         elif element in OPENED and size is not None:
             ends.append(end)
         position = content if element in OPENED else end
-    for stranger in sorted(blocks.keys() - tracks.keys()):
-        raise ContainerError(f"damaged: blocks of track {stranger}, which the header does not name")
+    # Damage in a block's track number shows only here: its size may still be right.
+    for unnamed in sorted(blocks.keys() - tracks.keys()):
+        raise ContainerError(f"damaged: blocks of track {unnamed}, which the header does not name")
     return [blocks[number] for number, kind in tracks.items() if kind == VIDEO_TRACK]
 
 
@@ -113,9 +116,7 @@ def _track_types(file: BinaryIO, start: int, end: int) -> dict[int, int]:
 
 
 def _elements(file: BinaryIO, position: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """(identifier, content start, content end) of the elements from `position` to `end`, as far as
-    they are whole.
-    """
+    """(identifier, content start, content end) of the whole elements from `position` to `end`."""
     while position < end:
         element, size, content = _ebml_head(file, position)
         position = end if size is None else content + size
@@ -129,16 +130,19 @@ def _integer(file: BinaryIO, start: int, end: int) -> int:
 
 
 def check_boxes(file: BinaryIO, num_bytes: int) -> None:
-    """ContainerError where a top-level MP4 box ends outside the file; nothing after an unknown box
-    is looked at.
+    """ContainerError where a top-level MP4 box ends outside the file.
+
+    Nothing after an unknown box is checked.
     """
     position = 0
     while position + 8 <= num_bytes:
         file.seek(position)
         head = file.read(16)
         size, kind = int.from_bytes(head[:4], "big"), head[4:8]
+        # Size 1 announces a 64-bit size after the kind, for boxes beyond 4 GiB.
         if size == 1:
             size = int.from_bytes(head[8:16], "big")
+        # Size 0 lasts to the end of the file, and an unknown kind may be padding: neither is wrong.
         if kind not in BOXES or size < 8:
             return
         if position + size > num_bytes:
@@ -156,13 +160,12 @@ def _overrun(position: int, end: int, num_bytes: int) -> str:
 
 
 def _ebml_head(file: BinaryIO, position: int) -> tuple[int, int | None, int]:
-    """(identifier, content size or None for unknown, where the content starts) of the element at
-    `position`.
-    """
+    """(identifier, size, content start) of the element at `position`; size None means unknown."""
     file.seek(position)
     head = file.read(12)
     id_length = _vint_length(head[0])
     size_length = _vint_length(head[id_length]) if id_length < len(head) else 1
+    # All value bits set means that the size is unknown.
     all_ones = (1 << 7 * size_length) - 1
     size = int.from_bytes(head[id_length : id_length + size_length], "big") & all_ones
     element = int.from_bytes(head[:id_length], "big")
@@ -178,7 +181,8 @@ def _vint(file: BinaryIO, position: int) -> int:
 
 
 def _vint_length(first_byte: int) -> int:
-    """Bytes of a variable-length integer: one more than its leading zero bits; 9 for a zero byte,
-    which is none.
+    """Bytes of a variable-length integer: one more than its leading zero bits.
+
+    A zero byte starts no such integer and gives 9, more than the longest.
     """
     return 9 - first_byte.bit_length()

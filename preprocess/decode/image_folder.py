@@ -1,10 +1,9 @@
-"""A folder of numbered images, `img_00001.jpg` and so on -> the frames of a video, as if it were
-one.
+"""A folder of numbered images (`img_00001.jpg`, ...) -> frames, as if it were a video.
 
-For those who have lost the videos. Images go the way that decoded pictures go, so size and colours
-come out alike. The trap is what is absent: a gap in the numbers, a first image that is neither 0
-nor 1, a file that was cut short. Each makes the video unusable, with a reason. The price: nobody
-can see that a folder has lost its last images.
+For users who no longer have the videos. Images take the same path as decoded pictures, so size and
+colours come out alike. A gap in the numbers, a first number that is neither 0 nor 1, or a file that
+was cut short makes the video unusable, with a reason. The price: it cannot be seen that a folder
+has lost its last images.
 """
 
 import io
@@ -27,10 +26,10 @@ TAIL_BYTES = 1024
 
 
 def frame_names(names: Iterable[str]) -> list[str]:
-    """The images of one video in the order of their numbers, which begin at 0 or 1; VideoError if
-    any is absent.
+    """The images of one video in the order of their numbers; VideoError if any is absent.
 
-    img_00001.jpg, img_00002.jpg, flow_x_00001.jpg -> img_00001.jpg, img_00002.jpg
+    Numbers begin at 0 or 1. img_00001.jpg, img_00002.jpg, flow_x_00001.jpg -> img_00001.jpg,
+    img_00002.jpg
     """
     frames = numbered_images(names)["rgb"]
     if not frames:
@@ -51,13 +50,12 @@ def open_frames(
     chunk_frames: int,
     max_pixels: int | None = None,
 ) -> Iterator[OpenedVideo]:
-    """All images of the folder `path` in chunks, as `preprocess.decode.open_video` gives those of a
-    video.
-    """
+    """All images of the folder `path` in chunks, with the arguments of `open_video`."""
     assert (size is None) != (short_side is None), (
         f"size {size} and short_side {short_side}: give exactly one"
     )
     names = frame_names(_listed(path))
+    # The first image is decoded twice, so that the size is known before the iteration starts.
     first = _picture(path, names[0], max_pixels)
     source_size = first.width, first.height
     target = size or short_side_size(source_size, short_side or 0)
@@ -81,6 +79,7 @@ def _pictures(
 ) -> Iterator[VideoFrame]:
     for name in names:
         picture = _picture(path, name, max_pixels)
+        # Scaling it to the others' size would hide that two videos lie in one folder.
         if (picture.width, picture.height) != size:
             found = f"{picture.width}x{picture.height}"
             raise VideoError(
@@ -90,17 +89,17 @@ def _pictures(
 
 
 def _picture(folder: Path, name: str, max_pixels: int | None) -> VideoFrame:
-    """One image; libjpeg and FFmpeg paint over what a cut JPEG lacks, so its end is looked for
-    first.
-    """
+    """One image; VideoError where it is damaged or too large."""
     try:
         data = (folder / name).read_bytes()
+        # libjpeg and FFmpeg paint over what a cut JPEG lacks and report nothing.
         if name.lower().endswith((".jpg", ".jpeg")) and END_OF_JPEG not in data[-TAIL_BYTES:]:
             raise VideoError(
                 Reason.DECODE_ERROR, f"{name}: {len(data)} bytes without the end of a JPEG"
             )
         with av.open(io.BytesIO(data), "r") as container:
             for stream in container.streams.video[:1]:
+                # Before decoding: a small file's header may claim a picture that fills memory.
                 check_pixels(stream.codec_context.width, stream.codec_context.height, max_pixels)
                 for picture in container.decode(stream):
                     return picture

@@ -1,10 +1,10 @@
-"""The books of a decoder: did every picture that the file promised come out?
+"""Did every picture that the file promised come out of the decoder?
 
-FFmpeg's demuxers end without an error at a cut, and its decoders drop what they cannot use, so the
-only witness is the count. It is exact, not approximate: a picture may be absent only for a reason
-that is known by name. In AVI an empty chunk repeats the picture before it; MPEG-4 has "not coded"
-pictures; VP8 has pictures that are not shown; an edit list discards; an interlaced picture may come
-as two packets, which is the one case where the count is loose.
+FFmpeg's demuxers end without an error at a cut, and its decoders drop what they cannot use, so only
+a count shows it. The count is exact: a picture may be absent only for a known reason. In AVI an
+empty chunk repeats the picture before it; MPEG-4 has "not coded" pictures; VP8 has pictures that
+are not shown; an edit list discards pictures. One case is not exact: an interlaced picture may come
+as two packets.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ VP8_SHOW_FRAME = 0x10  # bit 4 of a frame's first byte, RFC 6386 section 9.1
 
 
 @dataclass
-class Tally:
-    """Packets read, those that rightly give no picture, and pictures that came."""
+class PacketCount:
+    """Packets read, packets that rightly give no picture, and pictures decoded."""
 
     num_packets: int = 0
     num_silent: int = 0
@@ -50,12 +50,13 @@ def promised_packets(
 ) -> int:
     """How many packets a whole file has; 0 when it does not say.
 
-    `index_at_open` holds the timestamps of the index, `num_indexed` counts it at the end, when
-    fragments are in it. An AVI's index leaves out empty chunks, so it is the better count, but only
-    if it was read whole: its timestamps are frame numbers. 41 in the header, index 0, 2, 3 .. 40 ->
-    40. 180 in the header, index 0 (no index) -> 180.
+    `index_at_open` holds the timestamps of the index; `num_indexed` is the length of the index at
+    the end, when it includes the fragments. AVI: 41 in the header, index 0, 2, 3 .. 40 -> 40; 180
+    in the header, index 0 (no index) -> 180.
     """
     if format_name == "avi":
+        # An AVI's index leaves out empty chunks, so its length is the better count, but only if it
+        # was read whole. Its timestamps are frame numbers, which shows whether it reaches the end.
         index_is_whole = bool(index_at_open) and index_at_open[-1] + 2 >= num_in_header
         return len(index_at_open) if index_is_whole else num_in_header
     return num_indexed or num_in_header

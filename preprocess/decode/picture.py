@@ -1,9 +1,9 @@
 """A decoded picture -> upright uint8 RGB of the wanted size.
 
-Scaling and colour conversion are one pass of libswscale, from the stream's own colour matrix and
-range, with flags whose result does not depend on the CPU; its bilinear filter widens when it
-shrinks, so it does not alias. The picture is scaled to the target's size as stored and turned after
-that, which is a view of an array and costs nothing. The sample aspect ratio is ignored.
+Scaling and colour conversion are one pass of libswscale. It uses the stream's own colour matrix and
+range, and flags whose result does not depend on the CPU. Its bilinear filter widens when it
+shrinks, so it does not alias. The stored picture is scaled first and turned afterwards, because
+turning is a view of an array and costs nothing. The sample aspect ratio is ignored.
 """
 
 import struct
@@ -30,11 +30,10 @@ class Orientation(NamedTuple):
 
 
 def orientation(matrix: bytes) -> Orientation:
-    """The eight right-angled cases of a display matrix: nine int32, x' = m0 x + m3 y, y' = m1 x +
-    m4 y.
+    """The eight right-angled cases of a display matrix (nine int32).
 
-    Quarter turn clockwise: x' = -y, y' = x -> transposed, then flipped in x. No matrix (b"") -> as
-    it is.
+    x' = m0 x + m3 y, y' = m1 x + m4 y. Quarter turn clockwise: x' = -y, y' = x -> transposed, then
+    flipped in x. No matrix (b"") -> as it is.
     """
     if len(matrix) < 36:
         return Orientation()
@@ -52,15 +51,14 @@ def picture_orientation(picture: VideoFrame) -> Orientation:
 
 
 def turned_size(size: tuple[int, int], turn: Orientation) -> tuple[int, int]:
-    """(width, height) after turning, which is also the one before it."""
+    """(width, height) after turning; the same function gives the size before it."""
     return (size[1], size[0]) if turn.transposed else size
 
 
 def short_side_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
-    """(width, height) with the shorter side `short_side` and the aspect kept: 320x240 to 256 ->
-    341x256.
-    """
+    """(width, height) scaled to that shorter side, aspect kept: 320x240 to 256 -> 341x256."""
     shorter = max(1, min(size))
+    # Whole numbers, half rounds up; round() would take the even neighbour.
     width, height = ((2 * side * short_side + shorter) // (2 * shorter) for side in size)
     return width, height
 
@@ -68,14 +66,16 @@ def short_side_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
 def scaled(
     scaler: VideoReformatter, picture: VideoFrame, size: tuple[int, int], turn: Orientation
 ) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB, upright, size = (W, H), of a picture of any size and pixel format; a
-    view, to be copied.
+    """(H, W, 3) uint8 RGB, upright, size = (W, H), of a picture of any size and format.
+
+    A view of FFmpeg's memory: copy it.
     """
     width, height = turned_size(size, turn)
     stored = scaler.reformat(
         picture, width=width, height=height, format="rgb24", interpolation=SCALER_FLAGS, threads=1
     )
     plane = stored.planes[0]
+    # libswscale pads each row for alignment, so a row is longer than 3 * width bytes.
     rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[
         :height, : 3 * width
     ]

@@ -1,11 +1,9 @@
-"""Video file -> all of its frames, upright, resized, uint8 RGB, in chunks whose memory does not
-grow with length.
+"""Video file -> all frames, upright, resized, uint8 RGB, in chunks of bounded memory.
 
-The trap is an end that is none: at a cut or damaged place FFmpeg often just stops, drops pictures
-or paints over the hole. So the container's chain of elements is checked first, a picture that the
-decoder itself calls damaged is an error, and at the end every picture is accounted for. The price:
-a video with one damaged picture is refused. Formats that hold no count (MPEG-TS and -PS, FLV, WMV,
-Ogg, GIF) can be cut where no one sees it.
+At a cut or damage FFmpeg often just stops, drops pictures or paints over the hole, without an
+error. So the container's elements are checked first, a picture that the decoder calls damaged is an
+error, and at the end every picture is accounted for. The price: a video with one damaged picture is
+refused. Formats without a count (MPEG-TS and -PS, FLV, WMV, Ogg, GIF) can be cut unnoticed.
 """
 
 from collections.abc import Iterator
@@ -23,7 +21,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from twinstream.preprocess.decode.containers import ContainerError, count_blocks
-from twinstream.preprocess.decode.packet_count import Tally, is_silent, promised_packets
+from twinstream.preprocess.decode.packet_count import PacketCount, is_silent, promised_packets
 from twinstream.preprocess.decode.picture import (
     Orientation,
     picture_orientation,
@@ -49,12 +47,11 @@ def open_video(
     max_pixels: int | None = None,
     num_threads: int = 1,
 ) -> Iterator[OpenedVideo]:
-    """All frames of `path` in chunks of at most `chunk_frames`, every one of `size` (width,
-    height).
+    """All frames of `path` in chunks of at most `chunk_frames`, each of `size` (width, height).
 
     With `short_side` instead, the shorter side becomes that and the aspect is kept; exactly one of
-    the two is given. A video stream without pictures gives no chunk. Raises VideoError, also in
-    mid-iteration: then the frames given before it are not a whole video.
+    the two is given. A video stream without pictures gives no chunk. VideoError may also come
+    during the iteration: then the frames given before it are not a whole video.
     """
     assert (size is None) != (short_side is None), (
         f"size {size} and short_side {short_side}: give exactly one"
@@ -64,12 +61,11 @@ def open_video(
         coded_size = stream.codec_context.width, stream.codec_context.height
         check_pixels(*coded_size, max_pixels)
         num_blocks = _num_blocks(local, container, stream)
-        stream.thread_type, stream.thread_count = (
-            "SLICE",
-            num_threads,
-        )  # FRAME would blur which packet gave what
+        # Threads of type FRAME return pictures later, and which packet gave which is lost.
+        stream.thread_type, stream.thread_count = "SLICE", num_threads
         pictures = _pictures(container, stream, num_blocks, max_pixels)
         first = next(pictures, None)
+        # The display matrix comes with each picture; the first one's holds for all.
         turn = picture_orientation(first) if first else Orientation()
         source_size = turned_size((first.width, first.height) if first else coded_size, turn)
         target = size or short_side_size(source_size, short_side or 0)
@@ -82,10 +78,10 @@ def open_video(
 
 @contextmanager
 def _on_disk(path: Location) -> Iterator[Path]:
-    """A video of an object store is copied first: checks and FFmpeg seek about, and must find what
-    is on a disk.
-    """
+    """The path itself, or a temporary local copy of a video in an object store."""
     try:
+        # The checks and FFmpeg seek, so they need a file on a disk. Only the copying is in the try:
+        # an error inside the caller's block must not count as a missing file.
         copy = ExitStack()
         local = copy.enter_context(local_copy(path))
     except FileNotFoundError as error:
@@ -95,10 +91,9 @@ def _on_disk(path: Location) -> Iterator[Path]:
 
 
 def _open_container(path: Path) -> InputContainer:
-    """FFmpeg's view of the file; `file:` keeps it from reading a name such as `a:b.mp4` as a
-    protocol.
-    """
+    """The file as opened by FFmpeg; VideoError where it cannot be."""
     try:
+        # Without `file:` FFmpeg reads a name such as `a:b.mp4` as a protocol.
         return _av_open(f"file:{path}")
     except av.error.FileNotFoundError as error:
         raise VideoError(Reason.MISSING, "no such file") from error
@@ -107,9 +102,8 @@ def _open_container(path: Path) -> InputContainer:
 
 
 def _av_open(name: str) -> InputContainer:
-    """Tags in Latin-1 are no reason to refuse a video; PyAV before 19 takes them for UTF-8 unless
-    told.
-    """
+    """The opened container, also where its tags are not UTF-8."""
+    # PyAV before 19 refuses a video whose tags are in Latin-1, unless asked to replace them.
     if PYAV_MAJOR < 19:
         return av.open(name, "r", metadata_errors="replace")
     return av.open(name, "r")
@@ -118,6 +112,7 @@ def _av_open(name: str) -> InputContainer:
 def _video_stream(container: InputContainer) -> VideoStream:
     """The first stream of moving pictures; a cover picture attached to music is none."""
     for stream in container.streams.video:
+        # The cover of a music file is a video stream of one picture.
         if not stream.disposition & Disposition.attached_pic:
             if stream.codec_context is None:
                 raise VideoError(Reason.UNREADABLE, "no decoder for its video stream")
@@ -126,49 +121,47 @@ def _video_stream(container: InputContainer) -> VideoStream:
 
 
 def _num_blocks(path: Path, container: InputContainer, stream: VideoStream) -> int:
-    """Blocks that a Matroska file has for the stream, 0 for other formats; VideoError if its chain
-    is broken.
-    """
+    """Blocks of the stream in a Matroska file, 0 for other formats; VideoError if damaged."""
     try:
         blocks = count_blocks(str(path), container.format.name)
     except ContainerError as error:
         raise VideoError(Reason.DECODE_ERROR, str(error)) from error
-    place = container.streams.video.index(stream)
-    return blocks[place] if place < len(blocks) else 0
+    index = container.streams.video.index(stream)
+    return blocks[index] if index < len(blocks) else 0
 
 
 def _pictures(
     container: InputContainer, stream: VideoStream, num_blocks: int, max_pixels: int | None
 ) -> Iterator[VideoFrame]:
-    """Every picture in order of showing; VideoError where one is damaged, or at the end if some are
-    missing.
-    """
-    tally = Tally()
+    """Every picture in display order; VideoError if one is damaged or, at the end, missing."""
+    count = PacketCount()
+    # Read before the first packet: FFmpeg adds entries to the index as it reads.
     index_at_open = [entry.timestamp for entry in stream.index_entries]
     codec = stream.codec_context.codec.canonical_name
     try:
         for packet in container.demux(stream):
             pictures = packet.decode()
+            # The last packet is empty: it makes the decoder give the pictures that it still holds.
             if packet.size:
-                tally.num_packets += 1
-                tally.num_silent += is_silent(
+                count.num_packets += 1
+                count.num_silent += is_silent(
                     codec, bytes(packet), discarded=packet.is_discard, num_frames=len(pictures)
                 )
             for picture in pictures:
                 if picture.is_corrupt or packet.is_corrupt:
-                    raise VideoError(Reason.DECODE_ERROR, f"frame {tally.num_frames}: damaged")
+                    raise VideoError(Reason.DECODE_ERROR, f"frame {count.num_frames}: damaged")
                 check_pixels(picture.width, picture.height, max_pixels)
-                tally.num_frames += 1
-                tally.num_interlaced += picture.interlaced_frame
+                count.num_frames += 1
+                count.num_interlaced += picture.interlaced_frame
                 yield picture
     except av.error.FFmpegError as error:
         raise VideoError(
-            Reason.DECODE_ERROR, f"frame {tally.num_frames}: {_text(error)}"
+            Reason.DECODE_ERROR, f"frame {count.num_frames}: {_text(error)}"
         ) from error
     num_promised = promised_packets(
         container.format.name, stream.frames, index_at_open, len(stream.index_entries)
     )
-    shortfall = tally.shortfall(max(num_promised, num_blocks))
+    shortfall = count.shortfall(max(num_promised, num_blocks))
     if shortfall is not None:
         raise VideoError(Reason.DECODE_ERROR, shortfall)
 
@@ -189,15 +182,15 @@ def in_chunks(
         filled += 1
         if filled == chunk_frames:
             yield chunk
+            # A new array: the caller may still hold the one that was given out.
             chunk, filled = np.empty_like(chunk), 0
     if filled:
         yield chunk[:filled]
 
 
 def _info(stream: VideoStream, size: tuple[int, int]) -> VideoInfo:
-    """FFmpeg's guess is the clock of the container, such as 90000, when it knows nothing: that is
-    no rate.
-    """
+    """Size, frame rate and frame count of the header; None for what is not known."""
+    # FFmpeg's guess is the container's clock, such as 90000, when it knows no rate.
     rate = float(stream.average_rate or stream.guessed_rate or 0)
     return VideoInfo(*size, rate if 0 < rate <= MAX_FPS else None, stream.frames or None)
 

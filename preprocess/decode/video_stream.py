@@ -1,7 +1,6 @@
 """What a decoder gives to a job: an open video, its header and its frames in chunks.
 
-It stands apart from the decoders so that a job, and all that only plans or counts jobs, imports no
-FFmpeg.
+Apart from the decoders, so that code that only plans or counts jobs does not import FFmpeg.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,8 +16,10 @@ from twinstream.shards.storage.location import Location
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """Upright size of the source in pixels, frames/s (None when unknown), number of frames its
-    header claims.
+    """What is known of a video before it is decoded.
+
+    Upright size of the source in pixels, frames/s (None when unknown) and the number of frames that
+    its header claims.
     """
 
     width: int
@@ -39,9 +40,7 @@ class OpenedVideo:
 
 
 class VideoStream(Protocol):
-    """An open video: what its header says, and an iterator of (t, H, W, 3) uint8 RGB chunks of the
-    stored size.
-    """
+    """An open video: its header, and an iterator of (t, H, W, 3) uint8 RGB chunks."""
 
     @property
     def info(self) -> VideoInfo:

@@ -44,9 +44,7 @@ class TvL1Params(BaseModel):
     warps: int = Field(5, ge=1)
     """How often a level warps the second frame anew."""
     epsilon: float = Field(0.01, ge=0)
-    """A warp ends when the root mean square change of the flow, in pixels, is at most this; 0 never
-    ends early.
-    """
+    """A warp ends when the flow's root mean square change in pixels is at most this; 0: never."""
     iterations: int = Field(300, ge=1)
     """Iterations of one warp at most."""
     scale_step: float = Field(0.8, gt=0, lt=1)
@@ -72,8 +70,9 @@ class EngineOptions:
 
 
 class Engine(Protocol):
-    """(T, H, W) uint8 gray -> (max(T - 1, 0), H, W, 2) float32 pixels (dx, dy) from frame t to t +
-    1.
+    """(T, H, W) uint8 gray -> (max(T - 1, 0), H, W, 2) float32 pixels (dx, dy).
+
+    Field t is the motion from frame t to frame t + 1.
     """
 
     @property
@@ -81,8 +80,9 @@ class Engine(Protocol):
         """Its name in the registry."""
 
     def __call__(self, gray: Gray, /) -> Flow:
-        """Compute; InputError where a side is below 16 pixels. A result never depends on earlier
-        calls.
+        """Compute; InputError where a side is below 16 pixels.
+
+        A result never depends on earlier calls.
         """
 
 
@@ -102,8 +102,9 @@ class PairEngine:
 
 
 def empty_flow(gray: Gray) -> Flow:
-    """Memory for the flow of (T, H, W) uint8 frames, not yet filled; InputError where no engine
-    could compute it.
+    """Uninitialised memory for the flow of (T, H, W) uint8 frames.
+
+    InputError for frames whose flow no engine could compute.
     """
     if gray.ndim != 3 or gray.dtype != np.uint8:
         raise InputError(f"frames are {gray.dtype} {gray.shape}; flow needs uint8 (T, H, W)")

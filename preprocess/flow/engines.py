@@ -46,9 +46,7 @@ class EngineEntry:
         return opened(options)
 
     def why_absent(self) -> str | None:
-        """Why this machine cannot run it, as far as that is known without opening it; None where
-        nothing stands against it.
-        """
+        """Why this machine cannot run it, as far as known without opening it; None if it may."""
         # First what costs nothing to find out: to ask torch for a GPU takes seconds.
         for module in self.requires:
             if find_spec(module) is None:
@@ -97,8 +95,10 @@ def find_engine(name: str) -> EngineEntry:
 
 
 def resolve_engine(name: str, is_here: Callable[[EngineEntry], bool] = EngineEntry.is_here) -> str:
-    """Name of the engine that `name` means where `is_here` says which ones can run, on this machine
-    by default: `auto` is the first of them that it may take, others are themselves.
+    """The name of the engine that `name` stands for.
+
+    `auto` is the first automatic engine for which `is_here` is true, by default on this machine;
+    every other name stands for itself.
     """
     if name != AUTO:
         return find_engine(name).name
@@ -113,8 +113,10 @@ def cpu_engine() -> str:
 def open_engine(
     name: str, params: TvL1Params, *, threads: int = 1, gpu_bytes: int = DEFAULT_GPU_BYTES
 ) -> Engine:
-    """Make an engine ready, `auto` included. On a CPU one video uses `threads` cores, on a GPU a
-    batch `gpu_bytes`.
+    """Open an engine, `auto` included.
+
+    On a CPU one video uses `threads` cores, on a GPU a batch uses `gpu_bytes`. InputError where
+    this machine cannot run it.
     """
     if threads < 1:
         raise InputError(f"threads is {threads}; an engine needs at least 1")

@@ -40,6 +40,7 @@ def tvl1(
     given = build_settings(TvL1Params, dict(params), source="tvl1")
     gray = gray_frames(_stacked(frames))
     cores = len(os.sched_getaffinity(0)) if threads is None else threads
+    # An engine works in memory of its own: two threads in it would mix their frames.
     with _computing:
         return _opened(resolve_engine(engine), given, cores)(gray)
 

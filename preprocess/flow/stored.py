@@ -1,8 +1,7 @@
-"""Gray frames -> flow as a shard stores it: bytes of dx and dy, and the statistics of the flow that
-the bytes were made of.
+"""Gray frames -> flow as a shard stores it: bytes of dx and dy, and statistics of the flow.
 
-An engine on a device may do that there, so that an eighth of the bytes come back; for any other it
-is done here. Both give the same bits. The statistics are sums of integers, with speeds in whole
+An engine on a device may do this there, so that an eighth of the bytes come back; for any other it
+is done here, with the same bits. The statistics are sums of integers, with speeds in whole
 micropixels: neither chunks, nor workers, nor the order in which a GPU adds can change the last bit
 of what is stored.
 """
@@ -73,9 +72,7 @@ def stored_flow(engine: Engine, gray: Gray, bound: float) -> StoredFlow:
 
 
 def flow_statistics(flow: Flow, bound: float) -> FlowStatistics:
-    """(N, H, W, 2) pixels -> their statistics; `cuda_engine.flow_sums` does the same on
-    a device.
-    """
+    """(N, H, W, 2) pixels -> their statistics; `cuda_engine.flow_sums` does it on a device."""
     # Field by field: float64 copies of a whole chunk would take several times its memory.
     return sum((_statistics_of_field(field, bound) for field in flow), FlowStatistics())
 

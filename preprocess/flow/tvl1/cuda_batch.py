@@ -1,5 +1,4 @@
-"""TV-L1 of one batch of frame pairs on a GPU: the launches around `triton_kernels.py` and
-`triton_waves.py`.
+"""TV-L1 of one batch of frame pairs on a GPU: launches `triton_kernels.py` and `triton_waves.py`.
 
 Pyramids and gradients are made once a frame. How much is launched does not depend on the number of
 pairs, and the host does not wait for what it launched: it learns late whether any pair is still at
@@ -36,13 +35,15 @@ in, of flow that goes out and of the last batch's flow, which is on its way to t
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a wave is cut into programs. Another tiling sums changes in another order, and could end
-    a warp elsewhere.
+    """How a wave is cut into programs.
+
+    Another tiling sums changes in another order, and could end a warp elsewhere.
     """
 
     depth: int = 4
-    """Iterations a wave, even. Real pairs end most warps after 2 to 20; what a wave does beyond
-    that is thrown away.
+    """Iterations a wave, even.
+
+    Real pairs end most warps after 2 to 20; what a wave does beyond that is thrown away.
     """
     columns: int = 64
     """Columns of a strip, a power of 2; 2 * depth of them are shared with the neighbours."""
@@ -64,8 +65,9 @@ def bytes_of_pair(height: int, width: int) -> int:
 def batch_flow(
     frames: Tensor, first: Tensor, params: TvL1Params, tiling: Tiling
 ) -> tuple[Tensor, Tensor]:
-    """(T, H, W) uint8 and (N,) int32 -> (N, 2, H, W) float32 pixels, dx and dy; and how many pixels
-    were updated.
+    """(T, H, W) uint8 and (N,) int32 -> (N, 2, H, W) float32 pixels, dx and dy.
+
+    Also returns how many pixels were updated.
     """
     levels = pyramids(frames, params)
     flow = levels[-1].new_zeros((len(first), 2, *levels[-1].shape[1:]))
@@ -82,8 +84,9 @@ def batch_flow(
 def refined(
     images: Tensor, first: Tensor, flow: Tensor, params: TvL1Params, tiling: Tiling
 ) -> tuple[Tensor, Tensor]:
-    """The flow after all warps of one level, and how many pixels were updated; sets the level's
-    memory free.
+    """The flow after all warps of one level, and how many pixels were updated.
+
+    Frees the level's memory.
     """
     level = Level(images, first, flow, params, tiling)
     for _ in range(params.warps):
@@ -111,8 +114,9 @@ def upsampled(flow: Tensor, height: int, width: int, gain: float) -> Tensor:
 def resized(
     images: Tensor, height: int, width: int, steps: tuple[float, float], gain: float
 ) -> Tensor:
-    """(P, h, w) -> (P, height, width), bilinear; a step is the distance of two output pixels in the
-    image.
+    """(P, h, w) -> (P, height, width), bilinear.
+
+    A step is the distance of two output pixels in the image.
     """
     planes, rows, columns = images.shape
     out = images.new_empty((planes, height, width))

@@ -1,10 +1,9 @@
-"""Copies between host and device that run beside the kernels, on streams of their own, from and to
-page-locked memory.
+"""Copies between host and device that run beside the kernels, from and to page-locked memory.
 
-Memory on the device is always taken from the stream that computes, which alone gives it back: a
-copy waits for what was launched there before it, and the host's references keep its memory until
-that stream has waited for the copy. On a CPU the streams are torch's stand-ins, which do nothing,
-so the same code runs there.
+They have streams of their own. Memory on the device always comes from the stream that computes, and
+only that stream gives it back: a copy waits for what was launched there before it, and the host's
+references keep its memory until that stream has waited for the copy. On a CPU the streams are
+torch's stand-ins, which do nothing, so the same code runs there.
 """
 
 from typing import Any

@@ -41,8 +41,9 @@ Convert = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """Frames (T, H, W) uint8 and the first ones (N,) int32 of their pairs, on the device or on
-    their way.
+    """Frames (T, H, W) uint8 and the first frames (N,) int32 of their pairs.
+
+    They are on the device or on their way.
     """
 
     frames: Tensor
@@ -50,8 +51,9 @@ class Batch:
 
 
 class CudaEngine:
-    """The engine. Results lie in page-locked memory where there is a GPU: use them up soon, or copy
-    them.
+    """The engine.
+
+    With a GPU, results lie in page-locked memory: use them up soon, or copy them.
     """
 
     name = "cuda"
@@ -68,15 +70,14 @@ class CudaEngine:
 
     @cached_property
     def copies(self) -> Copies:
-        """Made when first used: whoever opens an engine only to see whether it is here leaves the
-        GPU alone.
-        """
+        """Made when first used, so that opening an engine to see whether it works uses no GPU."""
         return Copies(self.device)
 
     @property
     def pixel_iterations(self) -> int:
-        """Pixels updated so far, over all levels and warps: what the time is spent on. Waits for
-        the device.
+        """Pixels updated so far, over all levels and warps; waits for the device.
+
+        The computing time is proportional to it.
         """
         return 0 if self.work is None else int(self.work.item())
 
@@ -85,8 +86,9 @@ class CudaEngine:
         return self.flow_of_videos([gray])[0]
 
     def flow_of_videos(self, videos: Sequence[Gray]) -> list[Flow]:
-        """(T, H, W) uint8 videos of one size, computed together -> (T - 1, H, W, 2) float32 for
-        each.
+        """(T, H, W) uint8 videos of one size -> (T - 1, H, W, 2) float32 for each.
+
+        They are computed together.
         """
         shapes = [empty_flow(video).shape for video in videos]
         if len({shape[1:] for shape in shapes}) > 1:
@@ -101,8 +103,9 @@ class CudaEngine:
         return np.split(flow, np.cumsum([shape[0] for shape in shapes])[:-1])
 
     def stored(self, gray: Gray, bound: float) -> StoredFlow:
-        """(T, H, W) uint8 -> what `stored.stored_flow` makes of the flow, to the bit, made on
-        the device.
+        """(T, H, W) uint8 -> the flow as `stored.stored_flow` gives it, with the same bits.
+
+        It is quantized on the device.
         """
         num, *_ = empty_flow(gray).shape
         return self.stored_pairs(gray, np.arange(num), bound)
@@ -124,8 +127,9 @@ class CudaEngine:
         return StoredFlow(out.numpy(), FlowStatistics(out.numel() // 2, micropixels, num_saturated))
 
     def compute(self, gray: Gray, starts: Starts, out: Tensor, convert: Convert) -> None:
-        """Fill `out` (N, ...) with the flow of the pairs (t, t + 1) for t in `starts`, converted on
-        the device.
+        """Fill `out` (N, ...) with the flow of the pairs (t, t + 1) for t in `starts`.
+
+        The flow is converted on the device.
         """
         done, batch = 0, None
         while done < len(starts):
@@ -150,10 +154,10 @@ class CudaEngine:
         out: Tensor,
         convert: Convert,
     ) -> tuple[bool, Batch | None]:
-        """Compute the pairs `here`, loaded as `batch` if the last call did so, while those `ahead`
-        are loaded.
+        """Compute the pairs `here`, while those `ahead` are loaded.
 
-        False and None where the GPU's memory is used up: then all that was taken is free again.
+        `batch` holds the pairs `here` if the last call loaded them. False and None where the GPU's
+        memory is used up: then all that was taken is free again.
         """
         try:
             batch = batch or self.loaded(gray, here)
@@ -186,8 +190,9 @@ class CudaEngine:
         torch.cuda.empty_cache()
 
     def fitting(self, starts: Starts, shape: tuple[int, ...]) -> Starts:
-        """The first of these pairs, as many as are computed at once: at least one, unless there is
-        none.
+        """The first of these pairs, as many as are computed at once.
+
+        At least one, unless there is none.
         """
         _, height, width = shape
         # A batch holds the frames between its pairs too, whether or not they begin one.
@@ -200,8 +205,9 @@ class CudaEngine:
 
 
 def pair_starts(lengths: Sequence[int]) -> Starts:
-    """First frames of the pairs within videos that lie one after the other: lengths 3, 1, 2 -> 0,
-    1, 4.
+    """First frames of the pairs within videos that lie one after the other.
+
+    Lengths 3, 1, 2 -> 0, 1, 4.
     """
     # The last frame of a video begins no pair.
     ends = np.cumsum(lengths)
@@ -209,8 +215,9 @@ def pair_starts(lengths: Sequence[int]) -> Starts:
 
 
 def quantized(flow: Tensor, bound: float) -> Tensor:
-    """`shards.flow_codec.quantize` of float32 flow, the same to the bit: `round` rounds halves to
-    even.
+    """`shards.flow_codec.quantize` of float32 flow, with the same bits.
+
+    `round` rounds halves to even there and here.
     """
     return (
         (flow.clamp(-bound, bound) * (LEVELS_PER_SIDE / bound))
@@ -221,8 +228,9 @@ def quantized(flow: Tensor, bound: float) -> Tensor:
 
 
 def flow_sums(flow: Tensor, bound: float) -> Tensor:
-    """(N, 2, H, W) float32 -> (3,) int64: the sums of `flow_statistics`, and how many values are
-    not finite.
+    """(N, 2, H, W) float32 -> (3,) int64: the sums of `flow_statistics`, and a count.
+
+    The count is the number of values that are not finite.
     """
     beyond = flow.abs() > bound
     # In float64 like the host's, for the same bits.
@@ -240,8 +248,9 @@ def open_engine(options: EngineOptions) -> Engine:
 def open_cuda(
     params: TvL1Params, *, max_bytes: int = DEFAULT_GPU_BYTES, tiling: Tiling | None = None
 ) -> CudaEngine:
-    """The engine on the current GPU, or in Triton's interpreter on the CPU where TRITON_INTERPRET
-    is 1.
+    """The engine on the current GPU.
+
+    Where TRITON_INTERPRET is 1, in Triton's interpreter on the CPU.
     """
     if max_bytes < 1:
         raise InputError(f"max_bytes is {max_bytes}; a batch needs at least 1")

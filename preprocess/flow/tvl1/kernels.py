@@ -73,8 +73,9 @@ def resize(
     gain: float,
     scratch: Floats,
 ) -> None:
-    """Bilinear: row y of `out` lies `row_parts[y]` below row `rows[y]` of the image; likewise
-    columns; times `gain`.
+    """Bilinear, times `gain`.
+
+    Row y of `out` lies `row_parts[y]` below row `rows[y]` of the image; columns likewise.
     """
     height, width = image.shape
     one = np.float32(1)
@@ -95,8 +96,9 @@ def resize(
 
 @_kernel
 def fill_taps(image: Floats, taps: Floats) -> None:
-    """(H, W) -> (H + 8, (W + 8) * 4): gray, its central differences in x and y and 0 for a pixel,
-    borders repeated.
+    """(H, W) -> (H + 8, (W + 8) * 4), four numbers a pixel, borders repeated.
+
+    They are gray, its central differences in x and y, and 0.
     """
     height, width = image.shape
     half = np.float32(0.5)
@@ -116,8 +118,9 @@ def fill_taps(image: Floats, taps: Floats) -> None:
 
 @_kernel
 def warp(first: Floats, taps: Floats, state: Floats, scratch: Floats, width: int) -> None:
-    """Warp the second frame's taps by the flow in `state`; write CONSTANT, GX, GY and INVERSE
-    there.
+    """Warp the second frame's taps by the flow in `state`.
+
+    Writes CONSTANT, GX, GY and INVERSE there.
     """
     height = state.shape[1] - 1
     for y in range(height):
@@ -153,8 +156,9 @@ def _aim_row(state: Floats, scratch: Floats, y: int, height: int, width: int) ->
 
 @_kernel
 def _within(motion: Any, home: Any, side: int) -> Any:
-    """The motion, cut so that it leads from home to between two pixels before and one behind the
-    image's side.
+    """The motion, cut so that its end is near the image.
+
+    The end lies between two pixels before and one pixel behind the image's side.
     """
     # Beyond that all taps read the border anyway, and the taps image has no further pixels.
     two, behind = splat(np.float32(2)), splat(np.float32(side + 1))
@@ -163,8 +167,9 @@ def _within(motion: Any, home: Any, side: int) -> Any:
 
 @_kernel
 def _read_taps(taps: Floats, scratch: Floats, x: int) -> None:
-    """One pixel: four taps of four numbers are one vector, so 16 taps of three images are four
-    loads.
+    """One pixel, from 16 taps of three images in four loads.
+
+    Four taps of four numbers are one vector.
     """
     top = int(scratch[ROW, x]) + (TAP_BORDER - 1)
     left = 4 * (int(scratch[COLUMN, x]) + (TAP_BORDER - 1))
@@ -189,8 +194,9 @@ def _read_taps(taps: Floats, scratch: Floats, x: int) -> None:
 
 @_kernel
 def _linearise_row(first: Floats, state: Floats, scratch: Floats, y: int, width: int) -> None:
-    """Brightness residual at flow zero, its gradient, and 1 / |gradient|^2 or 0 where that is below
-    float32 epsilon.
+    """Brightness residual at flow zero, its gradient, and 1 / |gradient|^2.
+
+    The last is 0 where |gradient|^2 is below float32 epsilon.
     """
     one, epsilon = splat(np.float32(1)), splat(np.float32(np.finfo(np.float32).eps))
     for x in range(NUM_LANES, NUM_LANES + width, NUM_LANES):
@@ -216,8 +222,9 @@ def iterate(
     tolerance: float,
     max_iterations: int,
 ) -> int:
-    """Iterate to the stopping rule; `mask` is 1 in the image's columns, 0 beyond. Returns the
-    iterations done.
+    """Iterate to the stopping rule; returns the number of iterations done.
+
+    `mask` is 1 in the image's columns, 0 beyond.
     """
     done = 0
     expected = 0.0
@@ -243,12 +250,11 @@ def iterate(
 def _wave(
     state: Floats, mask: Floats, width: int, limit: float, theta: float, step: float, count: int
 ) -> float:
-    """Do `count` iterations in one pass, each a row behind the one before; returns the last one's
-    squared change.
+    """Do `count` iterations in one pass; returns the last one's squared change.
 
-    An iteration computes u in a row, then p in the row above, which needs both. u in row y needs
-    the p of the iteration before in rows y and y - 1: it is done as soon as that iteration has u in
-    row y + 1.
+    Each iteration is a row behind the one before. It computes u in a row, then p in the row above,
+    which needs both. u in row y needs the p of the iteration before in rows y and y - 1, which is
+    ready as soon as that iteration has u in row y + 1.
     """
     height = state.shape[1] - 1
     limits, thetas, steps = splat(limit), splat(theta), splat(step)
@@ -285,8 +291,9 @@ def _primal_row(state: Floats, row: int, width: int, limit: Any, theta: Any) -> 
 def _primal_row_measured(
     state: Floats, mask: Floats, row: int, width: int, limit: Any, theta: Any
 ) -> float:
-    """As `_primal_row`; returns the squared change of the row, summed in 16 columns and then in one
-    fixed order.
+    """As `_primal_row`; returns the squared change of the row.
+
+    It is summed in 16 columns and then in one fixed order, so that its bits never vary.
     """
     total = splat(np.float32(0))
     for x in range(NUM_LANES, NUM_LANES + width, NUM_LANES):
@@ -344,8 +351,9 @@ def _repeat_last(state: Floats, row: int, width: int) -> None:
 
 @_kernel
 def _dual(state: Floats, row: int, x: int, u_below: Any, v_below: Any, step: Any) -> None:
-    """p of 16 pixels; one division serves both duals, which costs less than the two it
-    stands for.
+    """p of 16 pixels.
+
+    One division serves both duals, which costs less than two.
     """
     one = splat(np.float32(1))
     u, v = load(state, (U, row, x)), load(state, (V, row, x))

@@ -1,5 +1,4 @@
-"""Vectors of 16 float32 for Numba kernels: load, store and arithmetic that is certain to become
-SIMD.
+"""Vectors of 16 float32 for Numba kernels: loads, stores and arithmetic that become SIMD.
 
 Numba leaves vectorisation to LLVM, which gives up on loops over more than a few arrays, because it
 cannot prove that they do not overlap. A `Lanes` value is an LLVM vector instead: one AVX-512
@@ -35,8 +34,9 @@ class _LanesModel(models.PrimitiveModel):
 
 
 def _primitive(function: Any) -> Any:
-    """Make `function`, which types a call and gives the writer of its LLVM code, callable in
-    kernels.
+    """Make `function` callable in kernels.
+
+    It types a call and returns the writer of its LLVM code.
     """
     return intrinsic(prefer_literal=True)(function)
 
@@ -57,8 +57,9 @@ def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any
 
 @_primitive
 def load(typing_context: Any, array: Any, index: Any) -> Any:
-    """The 16 items of a float32 array from `index`, a tuple, along its last axis, which must be
-    contiguous.
+    """The 16 items of a float32 array from `index`, a tuple, along its last axis.
+
+    The last axis must be contiguous.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -70,8 +71,9 @@ def load(typing_context: Any, array: Any, index: Any) -> Any:
 
 @_primitive
 def store(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
-    """Write 16 items of a float32 array from `index`, a tuple, along its last axis, which must be
-    contiguous.
+    """Write 16 items of a float32 array from `index`, a tuple, along its last axis.
+
+    The last axis must be contiguous.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

@@ -110,9 +110,7 @@ class Workspace:
 
 
 class NumbaEngine:
-    """The engine: workspaces are made when a size is first seen and used again while the size
-    stays.
-    """
+    """The engine; its workspaces are made at the first frames of a size and kept for that size."""
 
     name = "numba"
 
@@ -123,8 +121,9 @@ class NumbaEngine:
 
     @property
     def pixel_iterations(self) -> int:
-        """Pixels updated since the last change of size, over all levels and warps: what the time is
-        spent on.
+        """Pixels updated since the last change of size, over all levels and warps.
+
+        The computing time is proportional to it.
         """
         return sum(workspace.pixel_iterations for workspace in self.workspaces)
 
@@ -161,8 +160,9 @@ class NumbaEngine:
 
 
 def open_engine(options: EngineOptions) -> Engine:
-    """The compiled engine; the first frames on a machine wait for the compiler, later starts read
-    its cache.
+    """The compiled engine.
+
+    The first frames on a machine wait for the compiler, later starts read its cache.
     """
     return NumbaEngine(options.tvl1, options.threads)
 
@@ -175,8 +175,9 @@ def upsample(coarse: Floats, fine: Floats, gain: float) -> None:
 
 
 def resize(image: Floats, out: Floats, step_y: float, step_x: float, gain: float) -> None:
-    """Bilinear, pixel centre on pixel centre; a step is the distance of two output pixels in the
-    image.
+    """Bilinear, pixel centre on pixel centre.
+
+    A step is the distance of two output pixels in the image.
     """
     scratch = np.empty(image.shape[1] + NUM_LANES, np.float32)
     rows, columns = (

@@ -17,8 +17,9 @@ from twinstream.preprocess.flow.engine import Engine, EngineOptions, Gray, PairE
 
 
 def open_engine(options: EngineOptions) -> Engine:
-    """`cv2.cuda` with a device and no median filter, else `cv2.optflow`; InputError where this
-    OpenCV has neither.
+    """`cv2.cuda` with a device and no median filter, else `cv2.optflow`.
+
+    InputError where this OpenCV has neither.
     """
     params = options.tvl1
     # The CUDA class has no median filter, and leaving it out in silence would be other flow.
@@ -42,8 +43,9 @@ def open_engine(options: EngineOptions) -> Engine:
 
 
 def cpu_flow(first: Gray, second: Gray, params: TvL1Params) -> npt.NDArray[np.float32]:
-    """Two (H, W) frames -> (H, W, 2). A fresh object each time: after a small image an old one has
-    fewer scales.
+    """Two (H, W) frames -> (H, W, 2).
+
+    Makes a new object each time: after a small image an old one has fewer scales.
     """
     optflow: Any = cv2.optflow
     engine = optflow.DualTVL1OpticalFlow_create(

@@ -38,8 +38,9 @@ def open_engine(options: EngineOptions) -> Engine:
 def reference_flow(
     first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8], params: TvL1Params
 ) -> Field:
-    """Two (H, W) frames, at least 16 pixels a side -> (H, W, 2) pixels (dx, dy) from the first to
-    the second.
+    """Two (H, W) frames -> (H, W, 2) pixels (dx, dy) from the first to the second.
+
+    Each side has at least 16 pixels.
     """
     levels = list(zip(pyramid(first, params), pyramid(second, params), strict=True))
     u = (np.zeros(levels[-1][0].shape), np.zeros(levels[-1][0].shape))
@@ -55,8 +56,9 @@ def reference_flow(
 
 
 def pyramid(image: npt.NDArray[np.uint8], params: TvL1Params) -> Iterator[Field]:
-    """Finest level first; the sizes are rounded from level to level, 256 -> 205 -> 164 at scale
-    step 0.8.
+    """The image at each level, finest first.
+
+    Sizes are rounded from level to level: 256 -> 205 -> 164 at scale step 0.8.
     """
     level = image.astype(np.float64)
     for _ in range(params.scales):
@@ -73,8 +75,9 @@ def upsampled(field: Field, shape: tuple[int, ...]) -> Field:
 
 
 def sampled(image: Field, shape: tuple[int, ...], step: tuple[float, float]) -> Field:
-    """Bilinear samples; pixel i of the result has its centre at (i + 0.5) * step - 0.5, clamped to
-    the image.
+    """Bilinear samples, clamped to the image.
+
+    Pixel i of the result has its centre at (i + 0.5) * step - 0.5.
     """
     return sampled_rows(sampled_rows(image, shape[0], step[0]).T, shape[1], step[1]).T
 
@@ -90,8 +93,9 @@ def sampled_rows(image: Field, num_rows: int, step: float) -> Field:
 
 
 def flow_at_level(i0: Field, i1: Field, u: Pair, params: TvL1Params) -> Pair:
-    """Refine u: warp, then iterate to the stopping rule; the dual variable lives on from warp to
-    warp.
+    """Refine u: warp, then iterate to the stopping rule.
+
+    The dual variable is kept from warp to warp.
     """
     gradient = central_differences(i1)
     # As in OpenCV every level begins with duals of zero; only the flow is carried over.
@@ -129,8 +133,9 @@ def central_differences(image: Field) -> Pair:
 
 
 def bicubic_warp(image: Field, u: Pair) -> Field:
-    """The image at (x + dx, y + dy): Keys' cubic convolution, a = -0.5; pixels outside repeat the
-    border.
+    """The image at (x + dx, y + dy): Keys' cubic convolution, a = -0.5.
+
+    Pixels outside repeat the border.
     """
     height, width = image.shape
     y, x = np.mgrid[:height, :width]
@@ -157,8 +162,9 @@ def keys_weights(t: Field) -> tuple[Field, Field, Field, Field]:
 def primal_step(
     u: Pair, p: list[Pair], constant: Field, gradient: Pair, params: TvL1Params
 ) -> Pair:
-    """u + clamp(-rho / |g|^2, -lambda theta, lambda theta) g + theta div p, no brightness term
-    where g vanishes.
+    """u + clamp(-rho / |g|^2, -lambda theta, lambda theta) g + theta div p.
+
+    The brightness term is absent where g vanishes.
     """
     gx, gy = gradient
     squared = gx**2 + gy**2
@@ -174,15 +180,17 @@ def primal_step(
 
 
 def divergence(p: Pair) -> Field:
-    """Backward differences, zero before the first pixel: the negative adjoint of the forward
-    differences.
+    """Backward differences, zero before the first pixel.
+
+    This is the negative adjoint of the forward differences.
     """
     return np.diff(p[0], axis=1, prepend=0) + np.diff(p[1], axis=0, prepend=0)
 
 
 def dual_step(field: Field, p: Pair, step: float) -> Pair:
-    """One semi-implicit ascent of p along the forward differences of the field, zero behind the
-    last pixel.
+    """One semi-implicit ascent of p along the forward differences of the field.
+
+    The differences are zero behind the last pixel.
     """
     dx = np.diff(field, axis=1, append=field[:, -1:])
     dy = np.diff(field, axis=0, append=field[-1:])

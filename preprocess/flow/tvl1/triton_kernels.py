@@ -1,5 +1,4 @@
-"""The image kernels of the `cuda` engine, in Triton; what they compute is written down in
-`reference.py`.
+"""The image kernels of the `cuda` engine, in Triton; `reference.py` states what they compute.
 
 Planes are float32 (H, W), one after the other, and so are the programs. `state` holds a pair's
 fields twice, on the two sides that iterations read and write in turn; the first row of `control`
@@ -26,8 +25,9 @@ FLOAT32_EPSILON = constexpr(2.0**-23)
 
 
 def kernel(function: Any) -> Any:
-    """Compile for the GPU on first use, once a machine; or interpret. No argument's value is
-    compiled in.
+    """Compile for the GPU on first use, once a machine; or interpret.
+
+    No argument's value is compiled in.
     """
     # Triton would make other machine code for arguments that are 1 or divisible by 16.
     parameters = inspect.signature(function).parameters.values()
@@ -52,8 +52,9 @@ def resize(
     out_width: tensor,
     BLOCK: constexpr,
 ) -> None:
-    """Bilinear: row y of `out` lies `row_parts[y]` below row `rows[y]` of the image; likewise
-    columns; times `gain`.
+    """Bilinear, times `gain`.
+
+    Row y of `out` lies `row_parts[y]` below row `rows[y]` of the image; columns likewise.
     """
     blocks = tl.cdiv(out_height * out_width, BLOCK)
     # 64 bits: a batch of planes can have more pixels than 32 bits count.
@@ -81,8 +82,9 @@ def resize(
 def differences(
     images: tensor, gradients: tensor, height: tensor, width: tensor, BLOCK: constexpr
 ) -> None:
-    """(T, H, W) -> (T, 2, H, W): half the difference of the two neighbours in x and in y, borders
-    repeated.
+    """(T, H, W) -> (T, 2, H, W): half the difference of the two neighbours in x and in y.
+
+    Borders are repeated.
     """
     size = height * width
     blocks = tl.cdiv(size, BLOCK)
@@ -149,8 +151,9 @@ def _bicubic(
     width: tensor,
     inside: tensor,
 ) -> tl.tuple:
-    """The image and its gradient at (x + u, y + v): Keys' cubic, a = -0.5; pixels outside repeat
-    the border.
+    """The image and its gradient at (x + u, y + v): Keys' cubic, a = -0.5.
+
+    Pixels outside repeat the border.
     """
     # The flow is cut where all taps read the border, and split before the pixel's position is
     # added: that would cost bits.
@@ -190,8 +193,9 @@ def _keys_weight(t: tensor, tap: constexpr) -> tensor:
 def median(
     fields: tensor, out: tensor, height: tensor, width: tensor, SIDE: constexpr, BLOCK: constexpr
 ) -> None:
-    """Median of the SIDE x SIDE neighbourhood of (planes, H, W), borders repeated; SIDE
-    is 3 or 5.
+    """Median of the SIDE x SIDE neighbourhood of (planes, H, W); SIDE is 3 or 5.
+
+    Borders are repeated.
     """
     size = height * width
     blocks = tl.cdiv(size, BLOCK)
@@ -227,8 +231,9 @@ def _neighbour(
     width: tensor,
     SIDE: constexpr,
 ) -> tensor:
-    """The neighbour of this index, row after row; indices and pixels past the end read some pixel
-    of the field.
+    """The neighbour of this index, row after row.
+
+    Indices and pixels past the end read some pixel of the field.
     """
     row = tl.minimum(tl.maximum(y + index // SIDE - SIDE // 2, 0), height - 1)
     column = tl.minimum(tl.maximum(x + index % SIDE - SIDE // 2, 0), width - 1)

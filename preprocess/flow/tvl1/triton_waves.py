@@ -1,5 +1,4 @@
-"""The iterations of the `cuda` engine: several in one launch, without shared memory and without
-barriers.
+"""The iterations of the `cuda` engine: several in one launch, without shared memory or barriers.
 
 One program is one warp. It owns a strip of COLUMNS columns and marches down the rows; iteration t
 works t rows behind the front, so a row enters once, goes through DEPTH iterations in registers, and
@@ -106,8 +105,9 @@ def _march(
     step: tensor,
     DEPTH: constexpr,
 ) -> None:
-    """Do `run` iterations in a pipeline of DEPTH; write columns begin .. end - 1 of rows top ..
-    bottom - 1.
+    """Do `run` iterations in a pipeline of DEPTH.
+
+    Writes columns begin .. end - 1 of rows top .. bottom - 1.
     """
     begin, end, top, bottom = area
     size = height * width
@@ -169,11 +169,11 @@ def _iteration(
     theta: tensor,
     step: tensor,
 ) -> tensor:
-    """Take in a row, give out the one above it, done; `held` is that one with new flow and old
-    duals.
+    """Take in a row, return the finished row above it.
 
-    `between` is 0 where one of the two rows lies outside the image. With limit, theta and step 0 a
-    row passes through unchanged, to the bit: u - 0 * gx + 0 * div, and (p + 0) / 1.
+    `held` is that row above, with new flow and old duals. `between` is 0 where one of the two rows
+    lies outside the image. With limit, theta and step 0 a row passes through unchanged, to the bit:
+    u - 0 * gx + 0 * div, and (p + 0) / 1.
     """
     u, v, pux, puy, pvx, pvy = row
     u_above, v_above, pux_above, puy_above, pvx_above, pvy_above = held
@@ -242,8 +242,9 @@ def _store_fields(pixel: tensor, size: tensor, row: tensor, own: tensor) -> None
 def begin(
     control: tensor, iterations: tensor, look: tensor, pairs: tensor, DEPTH: constexpr
 ) -> None:
-    """Before a warp's first wave, which does no more iterations than the warp before: it is a good
-    guess.
+    """Prepare a warp's first wave.
+
+    It does no more iterations than the warp before, which is a good guess.
     """
     own = control + tl.program_id(0)
     guess = tl.load(own + DONE * pairs)
@@ -264,8 +265,7 @@ def decide(
     DEPTH: constexpr,
     TILES: constexpr,
 ) -> None:
-    """After a wave, for each pair: keep it and plan the next one, or plan it again up to where the
-    rule was met.
+    """After a wave, for each pair: keep it and plan the next one, or plan a shorter one again.
 
     The rule is looked at when, falling by the tolerance an iteration, the change could have come
     below it: at the first even number of iterations k with k * tolerance > change.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from twinstream.preprocess.decode.packet_count import Tally, is_silent, promised_packets
+from twinstream.preprocess.decode.packet_count import PacketCount, is_silent, promised_packets
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from twinstream.preprocess.decode.packet_count import Tally, is_silent, promised
 def test_a_shortfall_is_any_picture_that_is_absent_without_a_reason(
     packets: int, silent: int, interlaced: int, frames: int, promised: int, shortfall: str | None
 ) -> None:
-    assert Tally(packets, silent, interlaced, frames).shortfall(promised) == shortfall
+    assert PacketCount(packets, silent, interlaced, frames).shortfall(promised) == shortfall
 
 
 @pytest.mark.parametrize(
