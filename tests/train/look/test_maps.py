@@ -68,7 +68,7 @@ def test_the_map_is_what_the_block_computes_for_the_networks_own_input(
     dataset: Path, tmp_path: Path, key: str
 ) -> None:
     write_run(tmp_path / "run", dataset)
-    observer = Observer(tmp_path / "run", place="layer2.1")
+    observer = Observer(tmp_path / "run", at="layer2.1")
     given: list[torch.Tensor] = []
     block = observer.model.rgb.cma["layer2_1"]
     handle = block.register_forward_hook(lambda module, args, output: given.extend(args))
