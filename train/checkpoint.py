@@ -1,7 +1,7 @@
-"""Checkpoints that hold all that is needed to go on, written whole or not at all.
+"""Checkpoints: weights and all else that training needs to go on, written whole or not at all.
 
-The file is a flat dict of tensors and plain values, read with `weights_only=True`: to open
-someone's checkpoint runs no code. There is no random state in it, because order, augmentation and
+The file is a flat dict of tensors and plain values, read with `weights_only=True`: opening the
+checkpoint of somebody else runs no code. It has no random state, because order, augmentation and
 dropout follow from (seed, stage, epoch, step).
 """
 
@@ -20,9 +20,7 @@ from twinstream.train.network.weights import read_state
 
 @dataclass(frozen=True)
 class Position:
-    """How far training is: the stages before `stage`, its epochs before `epoch`, and of that epoch
-    the steps before `step` are done.
-    """
+    """How far training is: all before this stage, epoch and step, counted from 0, is done."""
 
     stage: int = 0
     epoch: int = 0
@@ -53,7 +51,7 @@ class Position:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What training goes on from, beyond the weights."""
+    """All that training needs to go on, besides the weights."""
 
     position: Position
     optimizer: dict[str, Any]
@@ -88,6 +86,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     training = state.pop("training")
     if training is not None:
         state |= vars(training) | {"position": asdict(training.position)}
+    # A run can be killed while it writes: the checkpoint before it must survive.
     with atomic_file(path) as file:
         torch.save(state, file)
 
@@ -95,6 +94,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 def load_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint in `path`, on the CPU; InputError when it is absent, damaged or not ours."""
     state = read_state(path)
+    # A file of torch.save can be any dict: keys that are missing mean that it is not ours.
     try:
         training = None
         if "position" in state:
@@ -117,7 +117,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def load_resumable(path: Path) -> tuple[Checkpoint, TrainingState]:
-    """The checkpoint in `path`, and its part that training goes on from; InputError without one."""
+    """The checkpoint in `path` and its training state; InputError for one that has none."""
     checkpoint = load_checkpoint(path)
     if checkpoint.training is None:
         raise InputError(f"{path}: holds the weights of a stage, and not where training stands")

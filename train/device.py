@@ -1,4 +1,4 @@
-"""Where the network computes, and how a batch of bytes gets there."""
+"""The device on which the network computes, and the way of a batch of bytes to it."""
 
 import os
 from typing import get_args
@@ -13,10 +13,11 @@ from twinstream.train.data.normalise import network_inputs
 
 
 def choose_device(name: DeviceName) -> torch.device:
-    """The GPU where `auto` finds one, each of torchrun's processes its own; InputError when cuda is
-    not there.
+    """The device of that name; `auto` takes a GPU if there is one. InputError for cuda without.
+
+    Each of torchrun's processes takes the GPU of its own local rank.
     """
-    # Python's callers may give anything.
+    # A caller from Python can pass any string; settings and command line have checked theirs.
     if name not in get_args(DeviceName):
         raise InputError(f"device {name!r}: expected {', '.join(get_args(DeviceName))}")
     if name == "cpu" or not torch.cuda.is_available():
@@ -34,13 +35,14 @@ def choose_device(name: DeviceName) -> torch.device:
 
 
 def half_precision(device: torch.device) -> torch.autocast:
-    """Bfloat16 on a GPU, nothing elsewhere: CPUs without bfloat16 units would only lose by it."""
+    """Bfloat16 on a GPU, float32 elsewhere: CPUs without bfloat16 units would be slower."""
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
 def network_input(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
     """(B, K, C, S, S) bytes -> (B*K, C, S, S) normalised float32 of RGB and of flow."""
-    # From page-locked memory the copies run beside the host; kernels on the same stream wait.
+    # From page-locked memory the copies run while the host goes on; kernels of the same stream wait
+    # for them.
     rgb, flow, scale = (
         part.to(device, non_blocking=True) for part in (batch.rgb, batch.flow, batch.flow_scale)
     )

@@ -1,10 +1,10 @@
 """The training loop: stages, epochs, steps, in that order from top to bottom (`fit`).
 
-One branch learns at a time with SGD on the cross-entropy of its consensus; the other is frozen,
-BatchNorm included. Each stage begins with a new optimizer at the initial rate, cut by 10 when
-accuracy is on a plateau. Whatever a step draws at random follows from (seed, stage, epoch, step,
+One branch learns at a time, with SGD on the cross-entropy of its consensus; the other is frozen,
+BatchNorm included. Each stage begins with a new optimizer at the initial rate, which is cut by 10
+when accuracy is on a plateau. All random numbers of a step follow from (seed, stage, epoch, step,
 rank), so a run that was stopped and resumed writes the same losses as one that was not. The price:
-the generator is seeded anew before every step.
+the generator is seeded again before every step.
 """
 
 import math
@@ -57,7 +57,7 @@ from twinstream.train.settings import TrainSettings
 
 @dataclass(frozen=True)
 class Session:
-    """What a run trains with, opened once. Only the weights in `model` change."""
+    """All parts of a training run, opened once. Only the weights in `model` change."""
 
     out: Path
     settings: RunSettings
@@ -70,8 +70,9 @@ class Session:
 
 
 def train(settings: RunSettings, out: Path, *, resume: bool) -> None:
-    """Train into the run directory `out`, from the beginning or from its checkpoint; under
-    torchrun, as one of its ranks.
+    """Train into the run directory `out`, from the beginning or from its checkpoint.
+
+    Under torchrun this process is one of the ranks. InputError for what the user can mend.
     """
     keep_freed_memory()
     with joined_ranks(choose_device(settings.train.device)) as ranks:
@@ -174,7 +175,7 @@ def open_session(settings: RunSettings, out: Path, ranks: Ranks) -> Session:
 
 
 def begin_training(session: Session) -> TrainingState:
-    """First weights into the model; the run directory appears only when they could be had."""
+    """Load the first weights; the run directory is made only after they are loaded."""
     for name in session.model.names:
         initialise(session.model.branch(name), session.settings.model.first_weights[name], name)
     if session.ranks.is_first:
@@ -184,7 +185,7 @@ def begin_training(session: Session) -> TrainingState:
 
 
 def load_training(session: Session) -> TrainingState:
-    """The checkpoint's weights into the model; returns the rest of it."""
+    """Load the weights of the checkpoint; returns its training state."""
     checkpoint, training = load_resumable(session.out / CHECKPOINT)
     if checkpoint.dataset_sha256 != session.dataset_sha256:
         raise InputError(
@@ -197,7 +198,7 @@ def load_training(session: Session) -> TrainingState:
 
 
 def open_log(session: Session, start: TrainingState) -> TrainingLog:
-    """The log from `start` on: what it says beyond the checkpoint is dropped."""
+    """The log from `start` on: lines after the checkpoint are dropped."""
     if session.ranks.is_first:
         dataset = {"path": str(session.dataset.path), "sha256": session.dataset_sha256}
         record_start(session.out, dataset, session.ranks.device, session.ranks.size)
@@ -210,7 +211,7 @@ def open_log(session: Session, start: TrainingState) -> TrainingLog:
 def begin_stage(
     model: TwoBranch, stage: Stage, train: TrainSettings
 ) -> tuple[SGD, ReduceLROnPlateau]:
-    """The other branch frozen; a new optimizer at the initial rate, and what will cut the rate."""
+    """Freeze the other branch; a new optimizer at the initial rate, and its schedule."""
     model.train_only(stage.trains)
     optimizer = SGD(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
@@ -223,12 +224,10 @@ def begin_stage(
 
 
 def validate(session: Session, stage: Stage, split: str) -> float:
-    """Top-1 accuracy of the branch that learns, on the centre crops of as many snippets as in
-    training.
-    """
+    """Top-1 accuracy of the branch that learns: centre crops, as many snippets as in training."""
     train, ranks, samples = session.settings.train, session.ranks, session.dataset.samples(split)
     own, correct = samples[ranks.rank :: ranks.size], 0
-    # Of a small split a rank may have no video.
+    # A rank may have no video of a small split.
     if own:
         views = TestSnippets(
             own,
@@ -258,9 +257,11 @@ def save(
     optimizer: SGD | None = None,
     schedule: ReduceLROnPlateau | None = None,
 ) -> None:
-    """Replace checkpoint.pt, if the weights are finite: what it holds is always good to go on from.
+    """Replace checkpoint.pt, or raise if the weights are not finite.
+
     Between two stages there is no optimizer to keep.
     """
+    # So training can always go on from what checkpoint.pt holds.
     if not all(bool(value.isfinite().all()) for value in session.model.state_dict().values()):
         raise diverged(session, at, "weights are no longer finite")
     if session.ranks.is_first:

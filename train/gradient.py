@@ -1,9 +1,8 @@
-"""The gradient of one batch: the cross-entropy of each video's consensus, mean over the videos of
-all ranks.
+"""The gradient of one batch: mean cross-entropy of the consensus over the videos of all ranks.
 
-A batch may be computed a few videos at a time (micro-batches): the gradients add up to those of the
-whole batch, since each part's loss is divided by the number of videos in all of it. Only BatchNorm
-that learns sees the difference: its statistics are a micro-batch's.
+A batch may be computed a few videos at a time (micro-batches). Their gradients add up to that of
+the whole batch, because each loss is divided by the number of videos in the whole batch. The price:
+BatchNorm in training takes its statistics from one micro-batch.
 """
 
 import torch
@@ -25,8 +24,9 @@ def add_gradients(
     segments: int,
     micro_batch: int | None,
 ) -> tuple[float, int]:
-    """Add this rank's part of the gradient to what the parameters have; its part of the loss, and
-    videos correct.
+    """Add this rank's part of the gradient to the parameters.
+
+    Returns this rank's part of the loss, and its number of videos that are classified correctly.
     """
     loss = torch.zeros((), device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)

@@ -1,11 +1,10 @@
-"""The processes of one training run, as torchrun starts them: one a GPU (nccl) or a part of the
-CPU (gloo).
+"""The processes of one training run, as torchrun starts them: one for each GPU, or on the CPU.
 
-Every rank holds the whole network and reads its part of each batch; after the backward pass their
-gradients are summed in one exchange. DistributedDataParallel would overlap that with the backward
-pass, but must know which parameters a stage leaves out, and a ResNet's gradients are small beside a
-step. The sum has the same bits on every rank, so the networks stay equal. A rank that dies breaks
-the exchange: the others say so and end.
+Every rank holds the whole network and reads its part of each batch; after the backward pass the
+gradients are summed in one exchange (nccl, or gloo on the CPU). The sum has the same bits on every
+rank, so the networks stay equal. The price: DistributedDataParallel would overlap the exchange with
+the backward pass, but it must know which parameters a stage leaves out, and the exchange is short
+beside a step. When a rank dies, the others report it and end.
 """
 
 import os
@@ -45,8 +44,9 @@ class Ranks:
         return [float(value) for value in total]
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Every gradient becomes its sum over the ranks; parameters that have none, have none on
-        any rank.
+        """Replace every gradient by its sum over the ranks.
+
+        A parameter without a gradient on this rank must have none on any rank.
         """
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if self.size == 1 or not gradients:
@@ -83,33 +83,29 @@ def joined_ranks(device: torch.device) -> Iterator[Ranks]:
 
 
 def started_by_torchrun() -> bool:
-    """Whether this process is one of several, or of one that torchrun started."""
+    """Whether torchrun started this process, alone or with others."""
     return dist.is_available() and "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def shows_output() -> bool:
-    """Whether this process is the one that talks, before any rank has met another."""
+    """Whether this process prints results; needs no process group, unlike `Ranks.is_first`."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def synchronise_batch_norm(model: nn.Module, ranks: Ranks) -> None:
-    """BatchNorm that learns takes its statistics from the batch of all ranks, as one
-    process would.
-    """
+    """Make BatchNorm in training take its statistics from the batch of all ranks."""
     if ranks.size == 1:
         return
     if ranks.device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     else:
-        # In place, so that parameters and buffers keep their names.
+        # The class alone changes, so that parameters and buffers keep their names.
         for module in [m for m in model.modules() if type(m) is nn.BatchNorm2d]:
             module.__class__ = GlooBatchNorm2d
 
 
 class GlooBatchNorm2d(nn.BatchNorm2d):
-    """nn.SyncBatchNorm for the CPU, which torch does not have: statistics over all ranks, in two
-    passes.
-    """
+    """nn.SyncBatchNorm for the CPU, which torch does not have: statistics over all ranks."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> the same shape."""
@@ -118,7 +114,8 @@ class GlooBatchNorm2d(nn.BatchNorm2d):
         count = x.numel() // x.shape[1] * dist.get_world_size()
         mean = _summed(x.sum((0, 2, 3))) / count
         centred = x - mean[:, None, None]
-        # Of what is centred already: a difference of large squares would lose its digits.
+        # A second pass over centred values: E[x^2] - E[x]^2 would lose the digits of a small
+        # variance.
         variance = _summed(centred.square().sum((0, 2, 3))) / count
         # The running variance is the unbiased one, as nn.BatchNorm2d has it.
         self._follow(mean.detach(), variance.detach() * count / max(count - 1, 1))
@@ -136,7 +133,7 @@ class GlooBatchNorm2d(nn.BatchNorm2d):
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over the ranks; what depends on it on any rank reaches back to every rank."""
+    """The sum over the ranks; backward sums the gradients over the ranks as well."""
 
     @staticmethod
     def forward(ctx: object, x: Tensor) -> Tensor:

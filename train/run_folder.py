@@ -1,8 +1,9 @@
-"""A run folder: settings.yaml, dataset.json (a copy of the dataset's), starts.jsonl, log.jsonl,
-checkpoint.pt, STAGE.pt for each finished stage, test's files.
+"""A run folder and the settings that it belongs to.
 
-It is bound to its settings: going on with other ones is refused, naming the key that differs,
-except for those that do not change the result.
+It holds settings.yaml, dataset.json (a copy of the dataset's), starts.jsonl, log.jsonl,
+checkpoint.pt, STAGE.pt for each finished stage, and the files of `twinstream test`. A run resumes
+only with the settings it was begun with, except for those that do not change the result; the
+message names the first key that differs.
 """
 
 from pathlib import Path
@@ -28,7 +29,7 @@ CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
 SETTINGS = "settings.yaml"
 STARTS = "starts.jsonl"
-# What does not change the result, by the beginning of the key
+# Keys that begin with one of these do not change the result of training.
 MAY_DIFFER = (
     "train.workers",
     "train.checkpoint_steps",
@@ -57,6 +58,7 @@ def can_resume(run: Path, settings: RunSettings, *, resume: bool) -> bool:
         return False
     if not resume:
         raise InputError(f"{run}: holds a run already; give --resume to go on, or another --out")
+    # A run stopped before its first checkpoint has settings only: it starts from the beginning.
     refuse_other_settings(run, read_run_settings(run), settings)
     return (run / CHECKPOINT).exists()
 
@@ -73,15 +75,14 @@ def begin_run(run: Path, settings: RunSettings) -> None:
 
 
 def keep_manifest(run: Path, manifest: Manifest) -> None:
-    """Copy the dataset's dataset.json into the run: what it takes to use the network on a video,
-    when the dataset is gone.
-    """
+    """Copy dataset.json into the run: `predict` needs it when the dataset is gone."""
     write_atomically(run / FILE_NAME, manifest_bytes(manifest))
 
 
 def read_run_manifest(run: Path, settings: RunSettings) -> Manifest:
-    """The manifest of the dataset that the run was trained on: the run's own copy, or the dataset's
-    for a run that has none. InputError when both are gone.
+    """The manifest of the dataset that the run was trained on.
+
+    The run's own copy, or the dataset's for a run without one. InputError when both are gone.
     """
     path = run / FILE_NAME
     if path.exists():
@@ -93,7 +94,7 @@ def read_run_manifest(run: Path, settings: RunSettings) -> Manifest:
 
 
 def read_run_settings(run: Path) -> RunSettings:
-    """The settings a run was begun with; InputError when the folder is no run."""
+    """The settings that a run was begun with; InputError when the folder is no run."""
     path = run / SETTINGS
     if not path.exists():
         raise InputError(f"{run}: no {SETTINGS}, so this is not the folder of a run")

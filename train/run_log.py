@@ -1,9 +1,8 @@
-"""What a run records while it trains: log.jsonl, and TensorBoard's event files where tensorboard
-is installed.
+"""The log of a training run: log.jsonl, TensorBoard's files if it is installed, starts.jsonl.
 
-A line of log.jsonl is a step or the end of an epoch. A resumed run drops what lies beyond its
-checkpoint from both, so that they read as if nothing had happened; starts.jsonl keeps a line for
-every start, with the versions it ran with.
+A line of log.jsonl is a step or the end of an epoch. A resumed run drops all that was logged after
+its checkpoint from both, so that they read like the log of a run without a stop. starts.jsonl has a
+line for every start, with the versions it ran with.
 """
 
 import json
@@ -24,7 +23,7 @@ PACKAGES = ("twinstream", "torch", "torchvision", "webdataset", "numpy", "opencv
 
 
 class TrainingLog:
-    """The log in a run directory, from a step on; what it has beyond `num_bytes` is dropped.
+    """The log in a run directory from a step on, cut to its first `num_bytes` bytes.
 
     Without a directory nothing is written: only the first rank has one.
     """
@@ -38,13 +37,14 @@ class TrainingLog:
 
     @property
     def num_bytes(self) -> int:
-        """How long the log is now."""
+        """Length of the log now."""
         return self._path.stat().st_size if self._path else 0
 
     def write(self, figures: dict[str, Any], step: int) -> None:
         """One line; its numbers also go to TensorBoard, under the name of the stage."""
         if self._path is None:
             return
+        # Opened for each line: all of it is on disk before a checkpoint stores its length.
         with open(self._path, "a") as file:
             file.write(json.dumps(figures) + "\n")
         if self._events is not None:
@@ -53,15 +53,13 @@ class TrainingLog:
                     self._events.add_scalar(f"{figures['stage']}/{name}", value, step)
 
     def close(self) -> None:
-        """Write out what TensorBoard's writer still holds."""
+        """Write all events that TensorBoard's writer still holds."""
         if self._events is not None:
             self._events.close()
 
 
 def open_events(run: Path, first_step: int) -> "SummaryWriter | None":
-    """A writer of event files that replaces what is there from `first_step` on; None without
-    tensorboard.
-    """
+    """A writer that replaces the events from `first_step` on; None without tensorboard."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -70,9 +68,7 @@ def open_events(run: Path, first_step: int) -> "SummaryWriter | None":
 
 
 def record_start(run: Path, dataset: dict[str, str], device: torch.device, num_ranks: int) -> None:
-    """Add a line to starts.jsonl: versions, git revision, dataset and device of this start or
-    resume.
-    """
+    """Add a line to starts.jsonl: versions, git revision, dataset and device of this start."""
     line = {
         "python": sys.version.split()[0],
         "packages": {name: _version(name) for name in PACKAGES},
@@ -86,9 +82,7 @@ def record_start(run: Path, dataset: dict[str, str], device: torch.device, num_r
 
 
 def git_revision(folder: Path) -> str | None:
-    """The commit that the code in `folder` belongs to, `-dirty` where it was changed since; None
-    outside of git.
-    """
+    """The commit of the code in `folder`, with `-dirty` where it was changed; None outside git."""
     try:
         # In a folder that git ignores, such as site-packages in someone's project, the commit would
         # not be ours.

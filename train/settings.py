@@ -1,6 +1,4 @@
-"""Sections `model`, `train` and `test` of pipeline.yaml; the defaults are the paper's,
-section 4.4.
-"""
+"""Sections `model`, `train` and `test` of pipeline.yaml; defaults as in the paper, section 4.4."""
 
 from typing import Annotated, Literal
 

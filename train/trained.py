@@ -1,7 +1,7 @@
 """A trained network as a plain nn.Module: `twinstream.load_network`.
 
-It knows its classes, which branches classify, and which of them attend, so that a call computes
-what `twinstream test` computes.
+It holds its classes, the branches that classify and those that attend, so that a call computes the
+same scores as `twinstream test`.
 """
 
 from collections.abc import Collection
@@ -17,7 +17,7 @@ from twinstream.train.score.evaluate import read_weights, trained_branches
 
 
 class TrainedNetwork(TwoBranch):
-    """The network of a run as it stands behind a stage; made by `load_network`."""
+    """The network of a run as it is after a stage; made by `load_network`."""
 
     classes: tuple[str, ...]
     """The name of each score"""
@@ -40,6 +40,7 @@ class TrainedNetwork(TwoBranch):
             model.dropout,
             attention_at=model.attention_at,
         )
+        # Strict, unlike `initialise`: a checkpoint of this very network has every key.
         self.load_state_dict(checkpoint.model)
         self.classes = tuple(checkpoint.classes)
         self.settings, self.stage = settings, stage
@@ -69,8 +70,7 @@ class TrainedNetwork(TwoBranch):
 
 
 def load_network(run: str | Path, stage: str | None = None) -> TrainedNetwork:
-    """The network of a run's folder, on the CPU and in eval mode: as training left it, or as it was
-    behind `stage`.
+    """The network of a run, on the CPU and in eval mode, as it is or as it was after `stage`.
 
     InputError for a folder that is no run, a stage it does not train, or weights that are not
     there.

@@ -1,5 +1,4 @@
-"""Action videos to aligned RGB/TV-L1-flow shards to a two-branch network with cross-modality
-attention.
+"""Action videos -> RGB + TV-L1 flow shards -> two-branch network with cross-modality attention.
 
     import twinstream as ts
 

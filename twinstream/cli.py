@@ -1,8 +1,9 @@
-"""The `twinstream` command: a thin shell over the three programs, which it imports only when one is
-asked for.
+"""The `twinstream` command: a thin shell over preprocess, shards and train.
 
-Exit codes: 0 done; 1 the user's input is at fault (one line, no traceback); 2 usage; 130 and 143
-stopped by a signal. A traceback means a bug of ours.
+A command imports its program inside the function, so that `--help` takes under half a second. The
+price: a broken import shows only when its command runs. Exit codes: 0 done; 1 the user's input is
+at fault (one line, no traceback); 2 usage; 130 and 143 stopped by a signal. A traceback means a bug
+of ours.
 """
 
 import signal
@@ -67,6 +68,7 @@ def demo(out: Path) -> None:
 
 
 def _default_size() -> int:
+    # Called when doctor runs: at the top the import would slow every other command down.
     from twinstream.preprocess.settings import PreprocessSettings
 
     return PreprocessSettings().size[0]
@@ -135,6 +137,7 @@ def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool) -> 
     from twinstream.train.ranks import shows_output
 
     train(load_settings(config, overrides).run_settings(), out, resume=resume)
+    # Under torchrun every rank runs this; one of them answers.
     if shows_output():
         click.echo(str(out))
 
@@ -245,14 +248,16 @@ def predict(
     failed = False
     with Progress("predict", len(videos), "video") as progress:
         for video in videos:
+            # One bad file among many must not cost the others their scores.
             try:
                 found = predictor(video, top=top)
             except InputError as error:
                 failed = True
+                # Through the bar: a plain print would end up inside of it.
                 progress.write(f"twinstream: {error}", sys.stderr)
             else:
-                told = json.dumps(asdict(found)) if as_json else "\n".join(lines(found))
-                progress.write(told, sys.stdout)
+                text = json.dumps(asdict(found)) if as_json else "\n".join(lines(found))
+                progress.write(text, sys.stdout)
             progress.advance()
     if failed:
         sys.exit(1)
@@ -273,6 +278,7 @@ def report(runs: tuple[Path, ...], out: Path) -> None:
     """
     from twinstream.train.report.write import PAGE, write_report
 
+    # On stderr: stdout holds the page's path alone, for scripts.
     for table in write_report(runs, out):
         for command in table.gaps:
             click.echo(f"{table.name} lacks: {command}", err=True)
@@ -320,7 +326,7 @@ def _positions(
     help="Frame to look at; the middle one when not given.",
 )
 @click.option(
-    "--at", "place", help="Residual block whose attention to show; the last of res4 when not given."
+    "--at", help="Residual block whose attention to show; the last of res4 when not given."
 )
 @click.option(
     "--stage",
@@ -335,7 +341,7 @@ def attention(
     out: Path,
     queries: list[tuple[int, int]],
     t: int | None,
-    place: str | None,
+    at: str | None,
     stage: str | None,
     shards_path: str | None,
 ) -> None:
@@ -348,7 +354,7 @@ def attention(
     """
     from twinstream.train.look.picture import show
 
-    show(run, key, out, queries, t=t, place=place, stage=stage, shards_path=shards_path)
+    show(run, key, out, queries, t=t, at=at, stage=stage, shards_path=shards_path)
     click.echo(str(out))
 
 
@@ -365,8 +371,10 @@ def load_settings(config: Path, overrides: tuple[str, ...]) -> "Settings":
 
 def main() -> None:
     """Run the command line and turn what went wrong into the exit codes above."""
+    # Python ends at once on SIGTERM and runs no `finally`; as SystemExit it cleans up first.
     signal.signal(signal.SIGTERM, _terminate)
     try:
+        # Not standalone: click would print its own errors and choose the exit code.
         sys.exit(cli(standalone_mode=False) or 0)
     except click.ClickException as error:
         error.show()
@@ -377,6 +385,7 @@ def main() -> None:
     except InputError as error:
         print(f"twinstream: {error}", file=sys.stderr)
         sys.exit(1)
+    # A full disk or a missing right is the machine's, not a bug of ours: no traceback.
     except OSError as error:
         print(
             f"twinstream: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr

@@ -1,4 +1,4 @@
-"""No secret in a URI: settings are saved beside outputs, and messages repeat them."""
+"""Refuse secrets in URIs: settings are saved beside outputs, and messages repeat them."""
 
 from twinstream.errors import InputError
 
@@ -7,13 +7,11 @@ SECRET_OPTIONS = ("access_key=", "secret_key=", "token=")
 
 
 def refuse_credentials(text: str, what: str) -> None:
-    """InputError, naming `what` and not the text, where a URI has a user, a password or a key in
-    it.
-    """
+    """InputError for a URI with a user, password or key; it names `what`, not the text."""
     scheme, separator, rest = text.partition("://")
     authority = rest.split("/")[0]
-    # An AWS secret may hold a slash, and what is before it then looks like HOST:PORT, which no
-    # bucket is.
+    # An AWS secret can hold a slash; the part before it then looks like HOST:PORT, and no bucket
+    # looks like that.
     has_user = "@" in authority + rest.partition("?")[2] or (
         ":" in authority and scheme.endswith(STORE_SCHEMES)
     )

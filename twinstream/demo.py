@@ -1,6 +1,7 @@
-"""The demo: the whole road on drawn videos, to accuracies whose best values are known.
+"""The demo: every step on drawn videos, to accuracies whose best possible values are known.
 
-What is heavy is imported by what runs alone, so that `--help` stays cheap.
+It shows in minutes, without data or GPU, that the pipeline learns what it should. Ray and torch are
+imported inside the functions that need them, so that `--help` stays quick.
 """
 
 import shutil
@@ -26,9 +27,7 @@ DEMO_VIDEOS_PER_PAIR = {"train": 40, "test": 12}
 def train_and_score(
     tree: Mapping[str, Any], overrides: Sequence[str], run: Path
 ) -> dict[str, float]:
-    """Train into `run` and test it, or go on where that stood; top-1 in [0, 1] by score: rgb, flow,
-    fused 1:1 ...
-    """
+    """Train into `run`, or resume, and test it; top-1 in [0, 1] by score (rgb, fused 1:1 ...)."""
     from twinstream.train.fit import train
     from twinstream.train.score.evaluate import score_run
 
@@ -40,13 +39,11 @@ def train_and_score(
 
 
 def demo_settings(out: Path) -> dict[str, Any]:
-    """pipeline.yaml of the demo: everything small, and no mirroring, because left and right are
-    classes here.
-    """
+    """pipeline.yaml of the demo: all small; no mirroring, as left and right are classes here."""
     return {
         "dataset": {"kind": "folders", "root": str(out / "videos")},
-        # The paper's 20 pixels at 256, scaled with the picture: the codec's step stays as fine as
-        # its.
+        # The paper's 20 pixels at 256, scaled with the picture: a codec level is the same part of
+        # the picture.
         "preprocess": {"size": 64, "bound": 5},
         "shards": {"path": str(out / "shards")},
         "model": {
@@ -70,9 +67,7 @@ def demo_settings(out: Path) -> dict[str, Any]:
 
 
 def cma_overrides(out: Path) -> list[str]:
-    """What the demo's CMA run has otherwise: stage iter1 on the flow branch that the two-stream run
-    trained.
-    """
+    """Overrides of the CMA run: stage iter1, on the flow branch of the two-stream run."""
     weights = out / "two_stream" / "checkpoint.pt"
     return [
         "model.kind=cma",
@@ -87,9 +82,7 @@ def run_demo(
     videos_per_pair: Mapping[str, int] = DEMO_VIDEOS_PER_PAIR,
     overrides: Sequence[str] = (),
 ) -> dict[str, float]:
-    """Draw duet, preprocess it, train and test both kinds of network; returns and shows the
-    accuracies reached.
-    """
+    """Draw duet, preprocess, train and test both kinds of network; returns their accuracies."""
     from twinstream.preprocess.duet import CEILINGS, write_duet
     from twinstream.preprocess.run import preprocess
     from twinstream.shards.format.video_table import summary
@@ -109,6 +102,7 @@ def run_demo(
         num_frames=DEMO_FRAMES,
         seed=DEMO_SEED,
     )
+    # Not used here: a user can start from it with `twinstream train -c`.
     (out / "pipeline.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
     settings = build_settings(Settings, deepcopy(tree))
     rows = preprocess(settings.dataset, settings.preprocess, settings.shards)
@@ -141,6 +135,7 @@ def _empty(out: Path) -> None:
         raise InputError(
             f"--out {out}: is there already and no demo made it; choose another folder"
         )
+    # Made anew: a run of before would be resumed, or refused for its settings.
     try:
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)

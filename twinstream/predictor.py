@@ -1,11 +1,10 @@
 """Class scores straight from video files: `twinstream.predict` and `twinstream predict`.
 
-A video is decoded, its flow computed and both stored as JPEGs exactly as the run's dataset was
-made, as the manifest in the run's folder says; then it is scored as `twinstream test` scores it. So
-a video of the dataset gets the scores that the test gives it. The JPEGs are kept in a spool on
-disk: memory does not grow with the length of a video, and no shard is written.
-
-The module is not called predict, since it would then stand where the function `predict` does.
+A video is decoded, its flow computed and both encoded as JPEGs with the settings of the run's
+dataset (its manifest is in the run's folder); then it is scored as by `twinstream test`. So a video
+of the dataset gets the same scores as in the test. The JPEGs go to a spool on disk: memory does not
+grow with the length of a video. The price: it takes as long as to preprocess the video. The module
+is not called predict, because it would hide the function `twinstream.predict`.
 """
 
 import os
@@ -64,7 +63,7 @@ class Prediction:
 
 
 class Options(TypedDict, total=False):
-    """What `predict` may be given by name, for type checkers."""
+    """The keyword arguments of `predict`, for type checkers."""
 
     top: int
     segments: int | None
@@ -75,7 +74,7 @@ class Options(TypedDict, total=False):
 
 
 class Predictor:
-    """A run's network and its dataset's way to decode, ready for one video after another.
+    """A run's network with its dataset's settings, ready for one video after another.
 
     `segments` and `crops` are the run's test settings when None, `stage` the last one. `engine`
     computes flow with another engine than the dataset's: auto, numba, cuda ...; `device` is auto,
@@ -126,8 +125,9 @@ class Predictor:
         )
 
     def scores(self, video: str | Path) -> tuple[BranchScores, int]:
-        """(1, C) float32 mean snippet scores of each trained branch, as in predictions.parquet, and
-        the number of frames. InputError as above.
+        """(1, C) float32 scores of each trained branch, and the number of frames.
+
+        Mean snippet scores, as in predictions.parquet. InputError as for a call.
         """
         with self._spooled(video) as (sample, num_frames):
             views = TestSnippets(
@@ -151,8 +151,9 @@ class Predictor:
 
     @contextmanager
     def _spooled(self, video: str | Path) -> Iterator[tuple["SpooledSample", int]]:
-        """The video decoded and encoded, for as long as the block lasts."""
+        """The video as a sample on disk, which is removed at the end of the block."""
         path = locate(video)
+        # The network needs a whole stack; the dataset may ask for more.
         filled, least = Filled(), self.network.settings.model.stack_length + 1
         least = max(least, self._recipe.min_frames)
         with sample_spool(Path(tempfile.gettempdir())) as spool:
@@ -164,7 +165,7 @@ class Predictor:
                     raise VideoError(Reason.TOO_SHORT, detail)
             except VideoError as error:
                 raise InputError(f"{video}: {error}") from error
-            # There is no label to compare with.
+            # -1: the video has no label.
             index = spool.sample_index(str(video), -1, filled.height, filled.width)
             yield SpooledSample(Path(path.name), index, spool=spool), spool.num_frames
 
@@ -193,12 +194,12 @@ class SpooledVideo:
         return (self.sample,)[position]
 
     def shortest(self) -> StoredSample:
-        """The one there is."""
+        """The only sample."""
         return self.sample
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Its name."""
+        """(its name,)"""
         return (self.sample.index.key,)
 
     @property
@@ -243,14 +244,15 @@ def predict(
 
 def ranking(scores: NDArray[np.float32], classes: Sequence[str], top: int) -> Ranking:
     """(C,) mean snippet scores -> the `top` best classes with their softmax, best first."""
+    # Less the maximum: exp of a large score would overflow.
     weights = np.exp(scores.astype(np.float64) - scores.max())
-    shares = weights / weights.sum()
+    softmax = weights / weights.sum()
     best = ranked_classes(scores[None])[0, :top]
-    return [(classes[number], float(shares[number])) for number in best]
+    return [(classes[number], float(softmax[number])) for number in best]
 
 
 def lines(prediction: Prediction) -> Iterator[str]:
-    """A prediction for a person: the video, then a line for each score."""
+    """A prediction as text: the video, then a line for each score."""
     yield prediction.video
     rgb_weight, flow_weight = prediction.fused_weights
     for name, best in (
@@ -264,7 +266,8 @@ def lines(prediction: Prediction) -> Iterator[str]:
 
 
 def _refuse_other_manifest(run: Path, network: TrainedNetwork, manifest: Manifest) -> None:
-    """InputError when the manifest is not that of the dataset which the network was trained on."""
+    """InputError when the manifest is not that of the dataset the network was trained on."""
+    # Other flow or sizes would still give scores, and they would mean nothing.
     found = sha256(manifest_bytes(manifest)).hexdigest()
     if network.dataset_sha256 != found:
         raise InputError(
@@ -274,13 +277,11 @@ def _refuse_other_manifest(run: Path, network: TrainedNetwork, manifest: Manifes
 
 
 def _recipe(run: Path, manifest: Manifest, made: PreprocessSettings, engine: str | None) -> Recipe:
-    """How videos become frames and flow, with all cores of this machine; the engine is the
-    dataset's unless another is named.
-    """
+    """The recipe from a video to frames and flow; the dataset's engine unless one is named."""
     made_with = manifest.settings
     name = resolve_engine(engine or made.engine)
     setup = WorkerSetup(
-        # Not used: each video is opened by its own path, and nothing is written.
+        # Not used here: each video is opened by its own path, and no shard is written.
         root=Path(),
         out=Path(),
         dataset=DatasetSettings(kind=made_with["dataset.kind"]),

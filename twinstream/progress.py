@@ -1,4 +1,8 @@
-"""Progress of long work: a tqdm bar on a terminal, one plain line now and then elsewhere."""
+"""Progress of long work: a tqdm bar on a terminal, elsewhere a plain line every 10 seconds.
+
+A bar in a log file is one long line of control characters. The price: short work shows nothing
+there.
+"""
 
 import sys
 import time
@@ -12,9 +16,7 @@ PLAIN_LINE_SECONDS = 10.0
 
 
 class Progress:
-    """Counts units of work on stderr; `note` is shown behind the count (`flow 31 ms/frame · 12
-    skipped`).
-    """
+    """Counts units of work on stderr; a note (`flow 31 ms/frame · 12 skipped`) follows."""
 
     def __init__(
         self, name: str, total: int, unit: str, done: int = 0, *, shown: bool = True
@@ -29,8 +31,8 @@ class Progress:
         )
         self._done, self._total = done, total
         self._last_line = time.monotonic()
-        # When the first unit was done, and how many there were then: what comes before is no rate
-        # of work.
+        # When the first unit was done, and the count at that time: the time before it is start-up
+        # and would make the rate too low.
         self._first: tuple[float, int] | None = None
 
     def __enter__(self) -> Self:
@@ -55,19 +57,17 @@ class Progress:
             self._last_line = now
             begun, done_then = self._first
             left = time_left(self._done - done_then, self._total - self._done, now - begun)
-            told = (f"{self._name}: {self._done}/{self._total} {self._unit}", left, note)
-            print(" · ".join(part for part in told if part), file=sys.stderr, flush=True)
+            parts = (f"{self._name}: {self._done}/{self._total} {self._unit}", left, note)
+            print(" · ".join(part for part in parts if part), file=sys.stderr, flush=True)
 
     def write(self, line: str, file: TextIO) -> None:
-        """Print a line above the bar, which may be there or not."""
+        """Print a line above the bar, or just print it where there is no bar."""
         self._bar.write(line, file=file)
         file.flush()
 
 
 def time_left(num_done: int, num_left: int, seconds: float) -> str:
-    """`2:05:00 left` for as many units as are left at the rate so far; nothing when none is done
-    yet.
-    """
+    """`2:05:00 left` at the rate so far; empty when no unit is done yet."""
     if not num_done:
         return ""
     return f"{timedelta(seconds=round(seconds / num_done * num_left))} left"

@@ -1,8 +1,7 @@
-"""pipeline.yaml -> frozen settings, with one line for every mistake.
+"""pipeline.yaml -> frozen settings, with a message of one line for a mistake.
 
-Each program declares its own sections beside itself as `Section`s; a default is written once,
-there. This file holds what they share: reading the YAML, `--set a.b=v`, and naming a wrong key
-together with the nearest right one.
+Each program declares its own `Section`s, and each default is written once, there. This module reads
+the YAML, applies `--set a.b=v`, and names the nearest right key for a wrong one.
 """
 
 import difflib
@@ -18,7 +17,7 @@ from twinstream.errors import InputError
 
 
 class Section(BaseModel):
-    """A section of pipeline.yaml: frozen, and a key it does not know is an error."""
+    """A section of pipeline.yaml: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -27,9 +26,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def read_settings(model: type[M], path: Path, overrides: Sequence[str] = ()) -> M:
-    """The file's settings with `a.b=v` overrides applied, checked against `model`; InputError in
-    one line.
-    """
+    """The settings of a file with `a.b=v` overrides, checked; InputError in one line."""
     try:
         tree = yaml.safe_load(path.read_text())
     except (FileNotFoundError, IsADirectoryError) as error:
@@ -46,7 +43,8 @@ def read_settings(model: type[M], path: Path, overrides: Sequence[str] = ()) -> 
 def build_settings(
     model: type[M], tree: dict[str, Any], overrides: Sequence[str] = (), source: str = "settings"
 ) -> M:
-    """The same from a tree that is in memory already."""
+    """The same from a tree in memory, which the overrides change."""
+    # Before anything else: no message below may repeat a secret.
     for override in overrides:
         refuse_credentials(override, "--set")
         _set(tree, override)
@@ -64,6 +62,7 @@ def _set(tree: dict[str, Any], override: str) -> None:
         raise InputError(f"--set {override}: expected section.key=value")
     *sections, key = path.split(".")
     for name in sections:
+        # A section without keys is None in YAML: `train:` alone.
         if tree.get(name) is None:
             tree[name] = {}
         tree = tree[name]
@@ -76,9 +75,7 @@ def _set(tree: dict[str, Any], override: str) -> None:
 
 
 def _refuse_credentials(value: object, path: str) -> None:
-    """No setting may be a URI that tells a secret: settings are saved beside outputs and shown in
-    messages.
-    """
+    """InputError for a URI with a secret anywhere in the tree; it names the key."""
     if isinstance(value, str):
         refuse_credentials(value, path)
     elif isinstance(value, dict):
@@ -91,6 +88,7 @@ def _refuse_credentials(value: object, path: str) -> None:
 
 def _one_line(error: ValidationError, model: type[BaseModel]) -> str:
     first, *others = error.errors()
+    # pydantic adds names of its own validators to the location.
     path = ".".join(
         str(part)
         for part in first["loc"]
@@ -104,12 +102,11 @@ def _one_line(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def _nearest(path: str, model: type[BaseModel]) -> str:
-    """The key that was probably meant; the last part alone decides when the section was the
-    mistake.
-    """
+    """A hint at the key that was probably meant, or at the keys of the section."""
     keys = _all_keys(model)
     leaf = path.rpartition(".")[2]
     near = difflib.get_close_matches(path, keys, n=1, cutoff=0.6)
+    # The right key in the wrong section is far from it as text: compare the last part alone.
     near = near or [key for key in keys if key.rpartition(".")[2] == leaf]
     return (
         f"; did you mean {near[0]}?" if near else f"; keys here: {', '.join(_siblings(path, keys))}"

@@ -1,7 +1,7 @@
 """All sections of pipeline.yaml together.
 
-preprocess and train never import one another; what needs the sections of both stands here, above
-them.
+preprocess and train never import one another, so the class that needs the sections of both is here,
+above them.
 """
 
 from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings

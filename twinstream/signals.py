@@ -1,8 +1,8 @@
-"""SIGINT and SIGTERM, noticed between two steps of the work instead of in the middle of one.
+"""SIGINT and SIGTERM, noted by a handler and acted on between two steps of the work.
 
-An exception that a handler raises can strike inside a destructor, where Python drops it: the signal
-is then lost. Here the handler only takes note, and the work asks. The price: it stops at its next
-step, not at once; a second signal does what it did before.
+An exception raised in a handler can fall into a destructor, where Python drops it, and the signal
+is lost. Here the handler only notes the signal, and the work asks for it. The price: the work stops
+at its next step, not at once. A second signal is handled as before `noted_signals`.
 """
 
 import signal
@@ -22,12 +22,12 @@ class StopSignal:
         self._before: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
 
     def listen(self) -> None:
-        """Take the signals over, again if a library has put a handler of its own in place."""
+        """Set our handler for both signals; again, if a library has set one of its own."""
         for number in SIGNALS:
             signal.signal(number, self._note)
 
     def restore(self) -> None:
-        """Give the signals back to whom they belonged to."""
+        """Set the handlers that were there before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -40,12 +40,13 @@ class StopSignal:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.number = number
+        # So that a second Ctrl-C stops a step that hangs.
         self.restore()
 
 
 @contextmanager
 def noted_signals() -> Iterator[StopSignal]:
-    """Within the block signals are only noted; the main thread's alone."""
+    """Signals are only noted within the block; works in the main thread alone."""
     stop = StopSignal()
     stop.listen()
     try:

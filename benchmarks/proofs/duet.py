@@ -88,9 +88,9 @@ def table(reached: Sequence[Mapping[str, Mapping[str, float]]]) -> str:
     return "\n".join(lines)
 
 
-def blob_line(run: Path, block: str) -> str:
+def blob_line(run: Path, at: str) -> str:
     """Whether a query on the blob attends to the blob: its weight on the keys over what moves."""
-    observer = Observer(run, place=block)
+    observer = Observer(run, at=at)
     samples = observer.dataset.samples("test")
     found = []
     for sample in samples:

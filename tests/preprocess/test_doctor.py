@@ -47,12 +47,12 @@ def test_the_built_in_frames_pan_as_they_say() -> None:
 
 
 def test_the_report_names_every_engine_and_the_best_one() -> None:
-    told = report(hours_of_video=10, size=48)
-    assert told.count("(auto)") == 1
-    assert "frames/s at 48x48 on one core" in told
-    assert "opencv" in told
-    assert "cuda" in told
-    assert "10 hours of video at 25 frames/s are 900,000 frames" in told
+    printed = report(hours_of_video=10, size=48)
+    assert printed.count("(auto)") == 1
+    assert "frames/s at 48x48 on one core" in printed
+    assert "opencv" in printed
+    assert "cuda" in printed
+    assert "10 hours of video at 25 frames/s are 900,000 frames" in printed
 
 
 def test_the_report_counts_gpus_and_predicts_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +62,9 @@ def test_the_report_counts_gpus_and_predicts_with_them(monkeypatch: pytest.Monke
     monkeypatch.setattr(doctor, "flow_rate", lambda name, size: rates[name])
     monkeypatch.setattr(doctor, "measured_cost", lambda size: FrameCost(0.002, 20_000.0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: "H100")
-    told = report(hours_of_video=100, size=256)
-    assert "10 cores, 2 GPUs (H100), " in told
-    assert "  cuda     3000.0 frames/s at 256x256 on one GPU (auto)\n" in told
-    assert told.endswith("are 9,000,000 frames: 0.5 hours on 2 GPUs and 10 cores, 180 GB of shards")
+    printed = report(hours_of_video=100, size=256)
+    assert "10 cores, 2 GPUs (H100), " in printed
+    assert "  cuda     3000.0 frames/s at 256x256 on one GPU (auto)\n" in printed
+    assert printed.endswith(
+        "are 9,000,000 frames: 0.5 hours on 2 GPUs and 10 cores, 180 GB of shards"
+    )

@@ -66,9 +66,9 @@ def test_the_demo_goes_the_whole_road(tmp_path: Path, capsys: pytest.CaptureFixt
         tmp_path / "demo", {"train": 1, "test": 1}, ["train.epochs=1", "train.workers=0"]
     )
     assert set(reached) == {"rgb", "flow", "two-stream", "CMA"}
-    told = capsys.readouterr().out
-    assert "32 written -> " in told
-    assert "top-1 on 16 held-out videos, and the best possible:" in told
+    printed = capsys.readouterr().out
+    assert "32 written -> " in printed
+    assert "top-1 on 16 held-out videos, and the best possible:" in printed
     assert list(faults(tmp_path / "demo" / "shards")) == []
     for name in (
         "accuracy.png",

@@ -73,7 +73,7 @@ def kill_reader(pipe: Path, driver: int) -> None:
         wait_for(lambda: not readers(pipe, driver))
 
 
-def told(out: Path) -> dict[str, tuple[str, str | None, str | None]]:
+def printed(out: Path) -> dict[str, tuple[str, str | None, str | None]]:
     return {
         row.path: (row.status, row.reason, row.detail)
         for row in read_videos(out / "videos.parquet")
@@ -108,7 +108,7 @@ def test_videos_that_crash_or_hang_the_worker_are_left_out_and_all_else_is_writt
         "timed_out",
         "no progress within preprocess.timeout_seconds",
     )
-    assert told(tmp_path / "out") == expected
+    assert printed(tmp_path / "out") == expected
     assert list(faults(tmp_path / "out")) == []
 
 
@@ -281,6 +281,6 @@ def test_a_node_that_goes_costs_no_video_and_one_that_comes_takes_over(
     expected = {f"train/class{n % 2}/{n}.avi": "written" for n in range(6)} | {
         "train/class0/held.avi": "skipped"
     }
-    assert {path: status for path, (status, _, _) in told(out).items()} == expected
-    assert told(out)["train/class0/held.avi"][1] == "unreadable"
+    assert {path: status for path, (status, _, _) in printed(out).items()} == expected
+    assert printed(out)["train/class0/held.avi"][1] == "unreadable"
     assert list(faults(out)) == []

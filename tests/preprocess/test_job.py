@@ -166,8 +166,8 @@ def test_a_video_that_breaks_midway_is_skipped_whole_and_the_others_are_written(
         "right/train3": VideoError(Reason.UNREADABLE, "no header"),
     }
     run(tmp_path, job_of(4), streams)
-    told = {key: (row.status, row.reason, row.detail) for key, row in rows(tmp_path).items()}
-    assert told == {
+    printed = {key: (row.status, row.reason, row.detail) for key, row in rows(tmp_path).items()}
+    assert printed == {
         "left/train0": ("written", None, None),
         "right/train1": ("skipped", "decode_error", "damaged at frame 6"),
         "left/train2": ("skipped", "too_short", "5 of at least 6 frames"),
@@ -254,16 +254,16 @@ def test_a_job_tells_the_video_before_it_opens_it_and_at_each_step_and_leaves_ou
         recipe=recipe_of(streams, 6, None, False),
         given_up=given_up,
     )
-    told = [
+    printed = [
         step.key if isinstance(step, VideoAt) else step.row
         for step in (next(steps) for _ in range(9))
     ]
-    assert told[:5] == ["left/train0"] * 5
-    assert told[6] == "left/train2"
-    assert told[8] == "right/train1"
+    assert printed[:5] == ["left/train0"] * 5
+    assert printed[6] == "left/train2"
+    assert printed[8] == "right/train1"
     assert [
         (row.status, row.reason, row.detail)
-        for row in (told[5], told[7])
+        for row in (printed[5], printed[7])
         if not isinstance(row, str)
     ] == [
         ("written", None, None),

@@ -65,8 +65,8 @@ def finished(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_video_has_a_row_with_the_right_reason(finished: Path) -> None:
     rows = read_videos(finished / "videos.parquet")
-    told = {row.path: row.reason for row in rows if row.status != Status.WRITTEN}
-    assert told == {
+    printed = {row.path: row.reason for row in rows if row.status != Status.WRITTEN}
+    assert printed == {
         "train/class0/cut.avi": "decode_error",
         "train/class0/empty.avi": "unreadable",
         "train/class0/one frame.avi": "too_short",
@@ -146,9 +146,9 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         time.sleep(0.005)
     process.send_signal(number)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == code, told
-    assert "Traceback" not in told
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == code, printed
+    assert "Traceback" not in printed
     assert not (out / "dataset.json").exists()
     done = cli(*command)
     assert done.returncode == 0, done.stderr

@@ -33,11 +33,11 @@ def test_info_names_what_was_left_out_and_what_is_unknown(tmp_path: Path) -> Non
     bring_in(
         tmp_path / "in", tmp_path / "out", layout=Layout.DENSE_FLOW, index_base=1, skip_bad=True
     )
-    told = describe(tmp_path / "out")
-    assert "1 written · 1 skipped: misaligned 1" in told
-    assert "  skipped, misaligned: 1, such as a/v2" in told
-    assert "0.00 h without 1 of unknown frame rate" in told
-    assert "share beyond the bound unknown" in told
+    printed = describe(tmp_path / "out")
+    assert "1 written · 1 skipped: misaligned 1" in printed
+    assert "  skipped, misaligned: 1, such as a/v2" in printed
+    assert "0.00 h without 1 of unknown frame rate" in printed
+    assert "share beyond the bound unknown" in printed
 
 
 def test_a_preview_video_shows_each_frame_beside_its_flow(dataset: Path, tmp_path: Path) -> None:

@@ -104,8 +104,8 @@ def test_a_run_that_is_killed_and_resumed_gives_the_bytes_of_a_local_one(
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
     assert not (stored / "dataset.json").exists()
-    told = [cli(*command)]
-    assert told[0].returncode == 0, told[0].stderr
+    printed = [cli(*command)]
+    assert printed[0].returncode == 0, printed[0].stderr
     assert dataset_digests(stored) == dataset_digests(tmp_path / "local")
     assert json.loads((stored / "run.json").read_text())["videos"] == {
         "unreadable": 2,
@@ -114,7 +114,7 @@ def test_a_run_that_is_killed_and_resumed_gives_the_bytes_of_a_local_one(
 
     run = str(tmp_path / "run")
     cached = ["--set", f"shards.cache_dir={tmp_path / 'cache'}"]
-    told += [
+    printed += [
         cli("shards", "verify", uri),
         cli("shards", "verify", "--fast", uri),
         cli("shards", "info", uri),
@@ -122,11 +122,13 @@ def test_a_run_that_is_killed_and_resumed_gives_the_bytes_of_a_local_one(
         cli("train", "-c", config(tmp_path, "", uri), *cached, "--out", run),
         cli("test", run, "--segments", "1", "--crops", "1"),
     ]
-    assert [done.returncode for done in told] == [0] * len(told), [done.stderr for done in told]
-    assert told[1].stdout == f"{uri}: sound\n"
-    assert "8 written · 2 skipped: unreadable 2" in told[3].stdout
+    assert [done.returncode for done in printed] == [0] * len(printed), [
+        done.stderr for done in printed
+    ]
+    assert printed[1].stdout == f"{uri}: sound\n"
+    assert "8 written · 2 skipped: unreadable 2" in printed[3].stdout
     assert list((tmp_path / "cache").glob("*.blocks"))
-    everything = "".join(done.stdout + done.stderr for done in told)
+    everything = "".join(done.stdout + done.stderr for done in printed)
     written = [
         path.read_bytes() for top in (stored, tmp_path) for path in top.rglob("*") if path.is_file()
     ]
@@ -252,9 +254,9 @@ def test_a_video_in_the_store_is_decoded_like_one_on_disk(store: Store, tmp_path
         list(other)
     assert str(local.value) == str(remote.value)
     path.unlink()
-    with pytest.raises(VideoError) as told, open_video(location, **options):
+    with pytest.raises(VideoError) as printed, open_video(location, **options):
         pass
-    assert told.value.reason == Reason.MISSING
+    assert printed.value.reason == Reason.MISSING
 
 
 def test_a_job_without_a_usable_video_leaves_nothing_in_the_store(

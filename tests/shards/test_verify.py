@@ -67,10 +67,10 @@ def test_a_row_without_its_sample_and_a_sample_without_its_row_are_told(dataset:
         for row in rows
     ]
     rewritten(dataset, "videos.parquet", videos_bytes(renamed))
-    told = list(faults(dataset))
-    assert any("other: said to be in train-00000" in fault for fault in told)
+    printed = list(faults(dataset))
+    assert any("other: said to be in train-00000" in fault for fault in printed)
     assert any(
-        "left/train0: no row in videos.parquet says it is written" in fault for fault in told
+        "left/train0: no row in videos.parquet says it is written" in fault for fault in printed
     )
 
 

@@ -356,9 +356,9 @@ def test_a_signal_saves_and_a_resumed_run_is_the_same(
     run = tmp_path / "stopped"
     process = start_training(tmp_path, dataset, run)
     process.send_signal(number)
-    _, told = process.communicate(timeout=240)
-    assert process.returncode == code, told
-    assert "Traceback" not in told
+    _, printed = process.communicate(timeout=240)
+    assert process.returncode == code, printed
+    assert "Traceback" not in printed
     train(make_settings(dataset), run, resume=True)
     assert losses(run) == losses(whole_run)
 

@@ -111,13 +111,13 @@ def test_a_rank_that_is_killed_ends_the_run_in_one_line_and_fewer_ranks_can_go_o
         assert time.monotonic() < until
         time.sleep(0.02)
     os.kill(rank_process(torchrun, 1), signal.SIGKILL)
-    _, told = torchrun.communicate(timeout=PATIENCE)
+    _, printed = torchrun.communicate(timeout=PATIENCE)
     assert torchrun.returncode == 1
-    lines = [line for line in told.splitlines() if line.startswith("twinstream:")]
+    lines = [line for line in printed.splitlines() if line.startswith("twinstream:")]
     assert lines == [
         "twinstream: rank 0 of 2: another rank is gone; the same command with --resume goes on "
         "from the last checkpoint"
-    ], told
+    ], printed
     train(read_run_settings(run), run, resume=True)
     train(read_run_settings(run), tmp_path / "whole", resume=False)
     log, whole = (

@@ -55,10 +55,10 @@ def test_an_absent_input_is_one_line_and_code_1(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(monkeypatch, *arguments) == 1
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.startswith("twinstream: absent")
-    assert told.err.count("\n") == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("twinstream: absent")
+    assert printed.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -70,9 +70,9 @@ def test_info_verify_and_preview_tell_of_a_sound_dataset(
 ) -> None:
     assert run(monkeypatch, "shards", "verify", str(dataset)) == 0
     assert run(monkeypatch, "shards", "info", str(dataset)) == 0
-    told = capsys.readouterr().out
-    assert f"{dataset}: sound" in told
-    assert "train: 3 samples of 2 classes in 2 shards, 24 frames" in told
+    printed = capsys.readouterr().out
+    assert f"{dataset}: sound" in printed
+    assert "train: 3 samples of 2 classes in 2 shards, 24 frames" in printed
     picture = tmp_path / "preview.png"
     assert (
         run(
@@ -96,9 +96,9 @@ def test_verify_names_each_fault_and_ends_with_code_1(
     (dataset / "test" / "test-000000.tar").unlink()
     rewritten(dataset, "videos.parquet", b"no table")
     assert run(monkeypatch, "shards", "verify", str(dataset)) == 1
-    told = capsys.readouterr().err.splitlines()
-    assert "test/test-000000.tar: No such file or directory" in told
-    assert told[-1] == f"twinstream: {dataset}: 2 faults"
+    printed = capsys.readouterr().err.splitlines()
+    assert "test/test-000000.tar: No such file or directory" in printed
+    assert printed[-1] == f"twinstream: {dataset}: 2 faults"
 
 
 def test_an_unknown_key_of_a_preview_is_told(

@@ -81,11 +81,11 @@ def test_the_examples_of_the_documentation_run(
     names: dict[str, Any] = {}
     for block in blocks:
         exec(compile(block, "docs/python.md", "exec"), names)
-    told = capsys.readouterr().out
-    assert "<ShardDataset out/shards: 1 test, 4 train; 2 classes>\n('Run', 'Walk')\n10" in told
-    assert "0 Run train 12 25.0\n" in told
-    assert "torch.Size([6, 3, 40, 40]) torch.Size([6, 10, 40, 40]) tensor([" in told
-    assert "absent.mp4: missing: no such file\n" in told
+    printed = capsys.readouterr().out
+    assert "<ShardDataset out/shards: 1 test, 4 train; 2 classes>\n('Run', 'Walk')\n10" in printed
+    assert "0 Run train 12 25.0\n" in printed
+    assert "torch.Size([6, 3, 40, 40]) torch.Size([6, 10, 40, 40]) tensor([" in printed
+    assert "absent.mp4: missing: no such file\n" in printed
     assert names["by_video"].shape == (2, 2)
     assert names["found"].num_frames == 17
 
@@ -197,9 +197,9 @@ def test_tvl1_opens_an_engine_once_and_takes_calls_of_several_threads(
 def test_what_tvl1_cannot_use_is_one_line(
     frames: Any, options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ts.InputError, match=message) as told:
+    with pytest.raises(ts.InputError, match=message) as printed:
         ts.tvl1(frames, **options)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(printed.value)
 
 
 def test_snippets_are_those_of_training_in_any_data_loader(dataset: Path) -> None:

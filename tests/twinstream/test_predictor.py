@@ -210,9 +210,9 @@ def test_another_engine_is_taken_only_when_it_is_named(
 def test_an_option_that_cannot_be_is_one_line(
     options: dict[str, Any], message: str, preprocessed: Path
 ) -> None:
-    with pytest.raises(InputError, match=message) as told:
+    with pytest.raises(InputError, match=message) as shown_text:
         ts.predict(preprocessed / "video.mp4", preprocessed / "runs" / "cma", **options)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(shown_text.value)
 
 
 def test_the_command_goes_on_behind_videos_that_it_cannot_use(
@@ -226,15 +226,15 @@ def test_the_command_goes_on_behind_videos_that_it_cannot_use(
     bad = ["absent.mp4", "videos", "short.mp4", "videos/broken.avi", str(tmp_path / "sound.mp3")]
     good = ["video.mp4", "videos/Run/v_Run_g01_c01.avi"]
     assert run(monkeypatch, "predict", "runs/cma", good[0], *bad, good[1]) == 1
-    told = capsys.readouterr()
-    assert told.err.splitlines() == [
+    shown_text = capsys.readouterr()
+    assert shown_text.err.splitlines() == [
         "twinstream: absent.mp4: missing: no such file",
         "twinstream: videos: unreadable: Is a directory",
         "twinstream: short.mp4: too_short: 3 of at least 6 frames",
         "twinstream: videos/broken.avi: unreadable: Invalid data found when processing input",
         f"twinstream: {bad[4]}: no_video_stream: only audio",
     ]
-    lines = told.out.splitlines()
+    lines = shown_text.out.splitlines()
     assert [lines[0], lines[4]] == good
     assert [line.split()[0] for line in lines] == [
         *(good[0], "rgb", "flow", "fused"),
@@ -251,9 +251,9 @@ def test_the_command_prints_a_line_of_json_for_each_video(
     videos = ["video.mp4", "videos/Run/v_Run_g01_c01.avi"]
     options = ["--json", "--top", "1", "--segments", "3", "--crops", "5"]
     assert run(monkeypatch, "predict", "runs/cma", *videos, *options) == 0
-    told = capsys.readouterr()
-    assert told.err == ""
-    printed = [json.loads(line) for line in told.out.splitlines()]
+    shown_text = capsys.readouterr()
+    assert shown_text.err == ""
+    printed = [json.loads(line) for line in shown_text.out.splitlines()]
     found = ts.predict(videos, "runs/cma", top=1, segments=3, crops=5)
     for line, prediction in zip(printed, found, strict=True):
         assert line["video"] == prediction.video
@@ -275,5 +275,5 @@ def test_a_run_that_is_not_finished_is_one_line(
         (preprocessed, f"{preprocessed}: no settings.yaml, so this is not the folder of a run"),
     ):
         assert run(monkeypatch, "predict", str(folder), video) == 1
-        told = capsys.readouterr()
-        assert (told.out, told.err) == ("", f"twinstream: {line}\n")
+        shown_text = capsys.readouterr()
+        assert (shown_text.out, shown_text.err) == ("", f"twinstream: {line}\n")

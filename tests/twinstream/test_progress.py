@@ -6,7 +6,7 @@ from twinstream.progress import Progress, time_left
 
 
 @pytest.mark.parametrize(
-    ("num_done", "num_left", "seconds", "told"),
+    ("num_done", "num_left", "seconds", "printed"),
     [
         (0, 10, 3.0, ""),
         (1, 10, 3.0, "0:00:30 left"),
@@ -16,9 +16,9 @@ from twinstream.progress import Progress, time_left
     ],
 )
 def test_time_left_goes_by_the_rate_so_far(
-    num_done: int, num_left: int, seconds: float, told: str
+    num_done: int, num_left: int, seconds: float, printed: str
 ) -> None:
-    assert time_left(num_done, num_left, seconds) == told
+    assert time_left(num_done, num_left, seconds) == printed
 
 
 def test_a_plain_line_tells_count_time_left_and_note(

@@ -1,8 +1,8 @@
 """A batch: snippets of B videos as bytes, with the videos' labels and positions.
 
-Bytes, because they are a quarter of the floats that the network computes with; train/device.py
-makes those on the device. A worker's batch lies in shared memory from the beginning, so that it
-reaches the trainer's process without a copy.
+Bytes, because they are a quarter of the size of floats; train/device.py makes floats of them on the
+device. A batch of a worker is allocated in shared memory, so that it reaches the trainer's process
+without a copy.
 """
 
 import math
@@ -38,7 +38,7 @@ class Batch:
         return self._each(lambda tensor: tensor[part])
 
     def pin_memory(self) -> Self:
-        """In page-locked memory, from where a GPU copies by itself; DataLoader calls it."""
+        """The same in page-locked memory, from where a GPU copies by itself; for DataLoader."""
         return self._each(lambda tensor: tensor.pin_memory())
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
@@ -51,8 +51,8 @@ def new_batch(size: int, snippets: int, stack_length: int, crop_size: int) -> Ba
     def empty(dtype: torch.dtype, *shape: int) -> Tensor:
         if get_worker_info() is None:
             return torch.empty(shape, dtype=dtype)
-        # What torch's own collate function asks for; share_memory_() would copy memory that is yet
-        # to be written.
+        # As torch's own collate function does it: share_memory_() would copy memory that nobody has
+        # written yet.
         storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)  # type: ignore[no-untyped-call]
         return torch.empty(0, dtype=dtype).set_(storage).reshape(shape)
 
@@ -67,6 +67,7 @@ def new_batch(size: int, snippets: int, stack_length: int, crop_size: int) -> Ba
 
 def batch_of_rows(rows: Sequence[tuple[Batch, int]]) -> Batch:
     """Rows out of several batches, given as (batch, row), as one batch."""
+    # All fields in one loop: a field added to Batch cannot be forgotten here.
     return Batch(
         *(
             torch.stack([getattr(batch, field.name)[row] for batch, row in rows])

@@ -1,6 +1,7 @@
-"""Where the trainer's batches come from: by index or streamed, epoch by epoch, each rank its part.
+"""The trainer's batches, epoch by epoch, for each rank its part: read by index or streamed.
 
-Both loaders hand out the same batches where both mix the same number of shards at a time.
+Both loaders give the same batches when both mix the same number of shards at a time. The loop in
+fit.py does not know which one is used.
 """
 
 from collections.abc import Iterator
@@ -38,6 +39,8 @@ class Feed:
         self._shard_sizes = [entry.num_samples for entry in samples.entries]
         self._source: TrainSnippets | StreamedShards
         if train.loader == "stream":
+            # Without a window all shards are mixed: the cut snippets of the whole dataset would
+            # have to be in memory.
             if train.shuffle_window is None:
                 raise InputError(
                     "train.loader: stream mixes a number of shards at a time; set "
@@ -57,7 +60,7 @@ class Feed:
     def batches(
         self, epoch: int, first_step: int, ranks: Ranks
     ) -> Iterator[tuple[RankPart, Batch]]:
-        """What is left of an epoch for this rank: which samples, and their snippets."""
+        """The rest of an epoch from `first_step` on: this rank's samples and their snippets."""
         sampler = EpochSampler(
             self._shard_sizes,
             batch_size=self._train.batch_size,
@@ -73,14 +76,13 @@ class Feed:
             batches = load_streamed_batches(self._source, sampler, workers)
         else:
             batches = load_train_batches(self._source, sampler, workers)
-        # Strict: a batch too few or too many would go with the counts of another one.
+        # Strict: with a batch missing, all later ones would get the counts of another batch.
         yield from zip(sampler.parts, batches, strict=True)
 
 
 def shard_urls(samples: Samples, template: str | None) -> list[str]:
-    """Where each shard of a split is streamed from: `{shard}` in the template is its path in the
-    dataset.
-    """
+    """The URL of each shard of a split; `{shard}` in the template is its path in the dataset."""
+    # Without it every shard would be read from the same URL.
     if template is not None and "{shard}" not in template:
         raise InputError(
             f"train.stream_url: {template!r} names no {{shard}}, which stands for a shard's path"

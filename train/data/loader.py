@@ -1,11 +1,9 @@
-"""Snippets from shards: a plain torch Dataset that reads by index, and what carries its items to
-the trainer.
+"""Snippets from shards by index: a plain torch Dataset, and the DataLoader around it.
 
-What a sample shows in an epoch is a function of (seed, epoch, key) alone, so workers, ranks and
-resuming change nothing; the order is that of order.py. Only the members a snippet needs are read
-and decoded, and what is cut from them is written straight into its row of the batch. A fault of the
-data travels from a worker as a value, because an exception raised there would arrive wrapped in a
-traceback.
+The snippets and the view of a sample follow from (seed, epoch, key) alone, so workers, ranks and
+resuming change nothing; the order is that of order.py. Only the members that a snippet needs are
+read and decoded, and crops are written straight into their row of the batch. A worker returns an
+InputError as a value: raised there, it would arrive wrapped in a traceback.
 """
 
 import os
@@ -51,7 +49,7 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class SnippetRecipe:
-    """What a training sample shows: K segments, stacks of L, and one random view for all of it."""
+    """Settings of a training sample: K segments, stacks of L, one random view for all of them."""
 
     segments: int
     stack_length: int
@@ -73,22 +71,22 @@ class SnippetRecipe:
 
 @dataclass(frozen=True)
 class Choice:
-    """What a row of a batch shows: each of V views of each of K snippets of a video."""
+    """The content of one row of a batch: V views of each of K snippets of a video."""
 
     sample: StoredSample
     position: int
-    """The video's, in its split"""
+    """Of the video, in its split"""
     starts: list[int]
     views: Sequence[transforms.View]
 
 
 class Videos(Protocol):
-    """Videos to take snippets of: a split of a dataset, or one video that is in none."""
+    """Videos to take snippets of: a split of a dataset, or one video outside of any dataset."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, position: int, /) -> StoredSample: ...
     def shortest(self) -> StoredSample:
-        """One of those with the fewest frames."""
+        """A video with the fewest frames."""
         ...
 
     @property
@@ -125,7 +123,7 @@ class Snippets(Dataset[Item], Generic[Index], ABC):
         rgb, flow = (
             part.numpy().reshape(*grid, *part.shape[2:]) for part in (batch.rgb, batch.flow)
         )
-        # From here on the arrays are views of the batch: what is cut is written where it stays.
+        # The arrays are views of the batch's memory: a crop is written where it stays.
         for row, choice in enumerate([self.choose(index) for index in indexes]):
             frames, stacks = read_snippets(choice.sample, choice.starts, self.stack_length)
             scale = transforms.apply_views(frames, stacks, choice.views, rgb[row], flow[row])
@@ -136,7 +134,7 @@ class Snippets(Dataset[Item], Generic[Index], ABC):
 
     @abstractmethod
     def choose(self, index: Index) -> Choice:
-        """What the row of that index shows."""
+        """The content of the row of that index."""
 
 
 class TrainSnippets(Snippets[tuple[int, int]]):
@@ -159,10 +157,9 @@ class TrainSnippets(Snippets[tuple[int, int]]):
 
 
 class TestSnippets(Snippets[int]):
-    """Every (video, segment) of a test, video after video, with the crops of its one snippet;
-    indexed by a row's number.
-    """
+    """The crops of one snippet for every (video, segment), video after video; by row number."""
 
+    # Or pytest would collect it as a test, for its name.
     __test__ = False
 
     def __init__(
@@ -186,7 +183,7 @@ class TestSnippets(Snippets[int]):
         return len(self.samples) * self.segments
 
     def choose(self, index: int) -> Choice:
-        """Nothing is drawn: the middle of the segment, and the crops of a test."""
+        """The middle of the segment and the crops of a test; nothing is random."""
         position, segment = divmod(index, self.segments)
         sample = self.samples[position]
         meta = sample.index
@@ -205,7 +202,7 @@ def usable(samples: Videos, stack_length: int) -> Videos:
     """The samples; InputError when one is too short for a stack, or there is none."""
     if not len(samples):
         raise InputError("this split holds no samples")
-    # All at once and before the first step, not when an epoch happens to meet it.
+    # Checked before the first step: an epoch may meet the short video hours later.
     shortest = samples.shortest()
     try:
         snippets.num_starts(shortest.index.num_frames, stack_length)
@@ -217,7 +214,7 @@ def usable(samples: Videos, stack_length: int) -> Videos:
 def load_train_batches(
     dataset: TrainSnippets, sampler: EpochSampler, workers: int
 ) -> Iterator[Batch]:
-    """What is left of an epoch, as tensors with a leading batch dimension."""
+    """The rest of an epoch, a batch at a time, in the order of the sampler."""
     yield from loaded(dataset, workers, batch_sampler=sampler)
 
 
@@ -227,9 +224,7 @@ def load_test_batches(dataset: TestSnippets, batch_size: int, workers: int) -> I
 
 
 def num_workers(setting: int | None) -> int:
-    """The setting, or one process a CPU, at most 8; processes of one run on one machine share the
-    CPUs.
-    """
+    """The setting, or one process for each CPU, at most 8; torchrun's processes divide the CPUs."""
     if setting is not None:
         return setting
     shared_by = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -246,14 +241,12 @@ class Batching(Protocol):
 
 
 def loaded(source: Batching, workers: int, **sampling: Any) -> Iterator[Batch]:
-    """The source's batches by way of a DataLoader; InputError for what the source or the workers
-    met.
-    """
+    """The source's batches through a DataLoader; InputError for bad data or a dead worker."""
     loader = DataLoader(
         _Batches(source),
         num_workers=workers,
         worker_init_fn=_set_up_worker,
-        # A source gives whole batches: there is nothing to stack.
+        # A source gives whole batches: torch's own collate function would copy them.
         collate_fn=_as_it_is,
         pin_memory=torch.cuda.is_available(),
         **sampling,
@@ -299,6 +292,6 @@ def _set_up_worker(worker: int) -> None:
     # OpenCV would otherwise start a thread for every CPU in each process.
     cv2.setNumThreads(1)
     keep_freed_memory()
-    # A signal to the whole process group is the trainer's to answer; its workers end with it.
+    # Ctrl-C reaches the whole process group: the trainer answers it, and its workers end with it.
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -1,9 +1,9 @@
-"""Bytes to what the networks see, on whatever device the bytes are on.
+"""Bytes of a batch to the normalised floats that the networks take, on the device of the bytes.
 
 RGB: ImageNet's mean and standard deviation, as torchvision's weights expect. Flow: codec levels to
-[-1, 1] (zero motion is exactly 0), then times the view's scale, so that a value means the same
-motion across the network's input whatever the crop was. Bytes travel to the device because they are
-a quarter of the floats.
+[-1, 1], zero motion is exactly 0, then times the scale of the view: so a value means the same
+motion in the network's input for every crop. Bytes are copied to the device, not floats, because
+they are a quarter of the size. The price: the floats are computed anew in every step.
 """
 
 import torch
@@ -17,9 +17,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def refuse_other_codec(dataset: str, zero: float, levels: float) -> None:
-    """InputError for shards whose bytes do not stand for what `normalise_flow` and a flip of dx
-    take them for.
-    """
+    """InputError for a flow codec other than the one `normalise_flow` and mirroring assume."""
     if (zero, levels) != (ZERO_LEVEL, LEVELS_PER_SIDE):
         raise InputError(
             f"{dataset}: flow codec with zero {zero} and {levels} levels, training reads zero "
@@ -34,6 +32,7 @@ def network_inputs(rgb: Tensor, flow: Tensor, flow_scale: Tensor) -> tuple[Tenso
     (B, K, 3, S, S) uint8, (B, K, 2L, S, S) uint8, (B, 2) float32 -> (B * K, 3, S, S) and
     (B * K, 2L, S, S) float32, a video's K snippets one after another.
     """
+    # One scale for each video, but one row for each of its snippets.
     scale = flow_scale.repeat_interleave(rgb.shape[1], dim=0)
     return normalise(rgb.flatten(0, 1), flow.flatten(0, 1), scale)
 
@@ -46,20 +45,19 @@ def normalise(
 
 
 def normalise_rgb(rgb: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(N, 3, H, W) uint8 -> the same shape in `dtype`, about zero mean and unit variance on
-    photographs.
-    """
+    """(N, 3, H, W) uint8 -> the same shape in `dtype`, with about zero mean and unit variance."""
     mean = torch.tensor(IMAGENET_MEAN, dtype=dtype, device=rgb.device)[:, None, None]
     std = torch.tensor(IMAGENET_STD, dtype=dtype, device=rgb.device)[:, None, None]
     return (rgb.to(dtype) / 255 - mean) / std
 
 
 def normalise_flow(flow: Tensor, flow_scale: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(N, 2L, H, W) uint8 levels, (N, 2) scale of dx and dy -> the same shape: 1 is `bound` stored
-    pixels.
+    """(N, 2L, H, W) uint8 levels, (N, 2) scale of dx and dy -> the same shape in `dtype`.
 
-    Level 0, which the codec never writes, reads as -1. Scaled values may leave [-1, 1].
+    At scale 1 a value of 1 is `bound` pixels. Scaled values may leave [-1, 1].
     """
+    # Level 0, which the codec never writes but JPEG can give, would be less than -1.
     motion = ((flow.to(dtype) - ZERO_LEVEL) / LEVELS_PER_SIDE).clamp(min=-1)
+    # Channels are dx0 dy0 dx1 ..., so the pair of scales repeats.
     scale = flow_scale.to(dtype).repeat(1, flow.shape[1] // 2)
     return motion * scale[:, :, None, None]

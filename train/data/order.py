@@ -1,10 +1,10 @@
-"""Which sample comes when: the order of an epoch, its batches, and each rank's part of them.
+"""The order of samples in an epoch, its batches, and each rank's part of them.
 
-All of it is arithmetic on (seed, epoch): workers, ranks and a resume change nothing. An epoch holds
-every sample once, in ceil(n / batch_size) batches over all ranks whose sizes differ by at most one:
-no sample is dropped and no tiny batch is left over for BatchNorm to stumble on. Every rank gets
-equally many samples of each batch; where a batch does not divide, the last ranks repeat samples of
-the same batch, and the loss does not count them.
+All of it follows from (seed, epoch): workers, ranks and a resume change nothing. An epoch holds
+every sample once, in ceil(n / batch_size) batches whose sizes differ by at most one: no sample is
+dropped, and no tiny last batch gives BatchNorm bad statistics. Every rank gets equally many samples
+of each batch. The price: where a batch does not divide, the last ranks repeat samples of the same
+batch, and the loss does not count them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,27 +21,27 @@ Positions = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class RankPart:
-    """One rank's part of a batch: the first `num_counted` positions count, `num_global` count over
-    all ranks.
-    """
+    """One rank's part of a batch."""
 
     positions: Positions
     num_counted: int
+    """So many of the first positions count; the others are repeated"""
     num_global: int
+    """How many count over all ranks"""
 
 
 def epoch_order(
     shard_sizes: Sequence[int], seed: int, epoch: int, window: int | None = None
 ) -> Positions:
-    """(n,) every position once. With a window, so many shards at a time are mixed, in an order
-    drawn for the epoch.
+    """(n,) every position once; with a window, so many shards are mixed at a time.
 
-    Shards of 3, 2 and 2 samples, window 2: perhaps 5 1 6 2 0 | 4 3, two shards' samples and then
-    the third's.
+    The order of the shards is drawn for the epoch. Shards of 3, 2 and 2 samples, window 2: perhaps
+    5 1 6 2 0 | 4 3, the samples of two shards and then those of the third.
     """
     rng = order_rng(seed, epoch)
     if window is None:
         return rng.permutation(sum(shard_sizes))
+    # np.split wants the inner borders only: the last sum is the end.
     shards = np.split(np.arange(sum(shard_sizes)), np.cumsum(shard_sizes)[:-1])
     drawn = rng.permutation(len(shards))
     groups = [drawn[start : start + window] for start in range(0, len(drawn), window)]
@@ -56,11 +56,9 @@ def global_batches(order: Positions, batch_size: int) -> list[Positions]:
 
 
 def rank_part(batch: Positions, rank: int, num_ranks: int) -> RankPart:
-    """Every num_ranks-th sample. 5 samples over 2 ranks: 0 2 4, and 1 3 and a 0 that
-    does not count.
-    """
+    """Every num_ranks-th sample. 5 over 2 ranks: 0 2 4, and 1 3 with a 0 that does not count."""
     divisible = -(-len(batch) // num_ranks) * num_ranks
-    # np.resize fills up with the batch's own beginning.
+    # np.resize repeats the beginning of the batch until the size is reached.
     positions = np.resize(batch, divisible)[rank::num_ranks]
     return RankPart(positions, len(batch[rank::num_ranks]), len(batch))
 

@@ -1,8 +1,8 @@
-"""What seeds every random number of training: `train.seed`, and where in training it is drawn.
+"""The seeds of all random numbers of training: `train.seed`, epoch, step, rank or key.
 
-Nothing random is carried from one step to the next. So a run that was stopped and resumed, on any
-number of workers, draws what a run without a stop draws. An epoch is counted over all stages: the
-first epoch of the second stage has another order than that of the first stage.
+No random state is carried from one step to the next. So a run that was stopped and resumed, on any
+number of workers, draws the same numbers as a run without a stop. Epochs are counted over all
+stages: the first epoch of the second stage has another order than that of the first stage.
 """
 
 import hashlib

@@ -1,4 +1,8 @@
-"""Snippets of a dataset's split for any training loop: `twinstream.snippets`."""
+"""Snippets of a dataset's split for any training loop: `twinstream.snippets`.
+
+The same Dataset and sampler that `twinstream train` uses, with its defaults, as plain torch
+objects. The price: one call for each epoch, because the sampler holds the order of one.
+"""
 
 from typing import NamedTuple
 
@@ -48,6 +52,7 @@ def snippets(
     videos of it are repeated so that all get equally many. With `shuffle_window` so many shards are
     mixed at a time. InputError for a split that is not there or has a video too short for a stack.
     """
+    # A notebook passes them directly: no Section has checked them as it does pipeline.yaml.
     for name, value in {
         "segments": segments,
         "stack_length": stack_length,
@@ -59,6 +64,7 @@ def snippets(
             raise InputError(f"snippets: {name} is {value}, expected at least 1")
     if not 0 <= rank < world_size:
         raise InputError(f"snippets: rank is {rank}, expected 0 to {world_size - 1}")
+    # Before anything is read: bytes of another codec would train and mean something else.
     refuse_other_codec(str(dataset.path), dataset.codec.zero, dataset.codec.levels)
     samples = dataset.samples(split)
     recipe = SnippetRecipe(

@@ -1,11 +1,10 @@
-"""The same samples read from beginning to end of each shard, through webdataset: from any URL,
-without an index.
+"""Snippets from shards that are read from beginning to end: from any URL, without an index.
 
-One item of the dataset is a shard, streamed once; what an epoch wants of it is cut out on the way.
-The trainer's process holds the cut snippets of the shards that are being mixed
-(`train.shuffle_window` of them, 31 MB for 16 videos of 3 segments at 224x224) and takes the batches
-from them: the same batches as by index with the same window, for any number of workers and after a
-resume. The price: every byte is read, by every rank, and no order mixes all shards.
+One item of the dataset is a shard, streamed once through webdataset; the snippets that the epoch
+needs are cut while it is read. The trainer's process holds the snippets of the shards being mixed
+(`train.shuffle_window` of them; 31 MB for 16 videos of 3 segments at 224x224) and builds batches
+from them: the same as by index with the same window, for any number of workers and after a resume.
+The price: every rank reads every byte, and no order mixes all shards.
 """
 
 import tarfile
@@ -31,12 +30,12 @@ from twinstream.train.data.transforms import Bytes
 # epoch, number of a shard, rows of the samples that are wanted of it, ascending
 Piece = tuple[int, int, tuple[int, ...]]
 Members = dict[str, Any]
-# Read as everything else in them is; webdataset has no s3:// and calls gsutil for the other.
+# Opened by our own storage: webdataset has no s3:// and needs the program gsutil for gs://.
 STORES = ("s3://", "gs://")
 
 
 class StreamedShards:
-    """Shard by shard: the random snippets of the wanted samples of a shard, read from its URL."""
+    """Random snippets of the wanted samples of a shard, read from its URL; an item is a shard."""
 
     def __init__(
         self, urls: Sequence[str], shard_sizes: Sequence[int], recipe: SnippetRecipe
@@ -52,7 +51,7 @@ class StreamedShards:
         return len(self.urls)
 
     def batch(self, piece: Piece) -> Batch:
-        """The wanted samples of one shard, in the order in which they stand."""
+        """The wanted samples of one shard, in the order of the file."""
         epoch, shard, rows = piece
         recipe, done = self.recipe, 0
         batch = new_batch(len(rows), recipe.segments, recipe.stack_length, recipe.crop_size)
@@ -90,7 +89,7 @@ def load_streamed_batches(
     """The batches of `sampler`, which must mix a window of shards and not the whole dataset."""
     wanted = [part.positions.tolist() for part in sampler.parts]
     pieces = epoch_pieces(wanted, dataset.starts, dataset.ends, sampler.epoch)
-    # Position -> the batch that it was cut into, and its row there
+    # Position -> the batch of its shard, and its row there
     pool: dict[int, tuple[Batch, int]] = {}
     left = iter(wanted)
     positions = next(left, None)
@@ -107,7 +106,7 @@ def load_streamed_batches(
 def epoch_pieces(
     batches: Sequence[list[int]], starts: Positions, ends: Positions, epoch: int
 ) -> list[Piece]:
-    """What these batches want of each shard, shards in the order in which they are first wanted."""
+    """The rows that these batches need of each shard; shards in the order of their first use."""
     wanted: dict[int, set[int]] = {}
     for position in (position for batch in batches for position in batch):
         shard = int(np.searchsorted(ends, position, side="right"))
@@ -116,13 +115,13 @@ def epoch_pieces(
 
 
 def stream_samples(url: str) -> Iterator[Members]:
-    """Every sample of a tar as webdataset has it; InputError when it cannot be read to its end."""
+    """Every sample of a tar as webdataset gives it; InputError for a tar that breaks off."""
     try:
         stream = locate(url).open("rb") if url.startswith(STORES) else wds.gopen(url)
         try:
             yield from group_by_keys(tar_file_expander([{"url": url, "stream": stream}]))
         finally:
-            # A pipe that is closed before its end says so; whoever stops asking knows.
+            # A pipe closed before its end raises; `batch` stops early on purpose.
             with suppress(OSError):
                 stream.close()
     except (tarfile.TarError, OSError, EOFError) as error:

@@ -1,12 +1,11 @@
-"""One crop, scale and flip for both modalities, so that frame and flow stay aligned (paper, section
-4.4).
+"""One crop, scale and flip for both modalities, so that frame and flow stay aligned.
 
-Bytes in, bytes out: what becomes of them on the device is in normalise.py. Flow is in codec
-levels, zero motion at 128. Mirroring negates dx, the even channels, and leaves dy alone; in levels
-q -> 256 - q, and level 0, which only JPEG noise makes, -> 255. Resizing a crop changes how far
-things move: we count motion in pixels of what the network sees, so `flow_scale` carries out / width
-and out / height for the device to multiply by. H and W are the stored size, out is the side of the
-network's square input. Each image goes straight to its place: a copy costs as much as resizing.
+From section 4.4 of the paper. Bytes in, bytes out; normalise.py makes floats of them on the device.
+Flow is in codec levels, zero motion is 128. Mirroring negates dx, the even channels, and not dy; in
+levels q -> 256 - q, and level 0, which only JPEG noise makes, -> 255. Motion counts in pixels of
+the network's input: `flow_scale` is out / width and out / height, and the device multiplies by it.
+H and W are the stored size, out is the side of the network's square input. Each image is written
+straight into its batch, because a copy costs as much as resizing.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,22 +20,21 @@ from twinstream.train.choices import TSN_SCALES, NumCrops
 
 Bytes = NDArray[np.uint8]
 
-# TSN's 13 places for a crop, (row, column) in quarters of the free room: corners, centre, sides,
-# between.
-PLACES = [(row, column) for row in range(5) for column in range(5) if row % 2 == column % 2]
+# TSN's 13 positions of a crop, (row, column) in quarters of the free room: corners, centre, sides,
+# and between them.
+CROP_POSITIONS = [(row, column) for row in range(5) for column in range(5) if row % 2 == column % 2]
 
 
 @dataclass(frozen=True)
 class View:
-    """A crop in stored pixels, rows [top, top + height), columns [left, left + width), mirrored if
-    flip.
-    """
+    """A crop: rows [top, top + height), columns [left, left + width) of stored pixels."""
 
     top: int
     left: int
     height: int
     width: int
     flip: bool
+    """Whether it is mirrored"""
 
 
 def random_view(
@@ -49,22 +47,22 @@ def random_view(
 ) -> View:
     """TSN's scale jitter: both sides of the crop are min(height, width) times neighbouring scales.
 
-    At 256 x 256: sides 256, 224, 192 or 168, at most one step apart; one of 13 places; half are
+    At 256 x 256: sides 256, 224, 192 or 168, at most one step apart; one of 13 positions; half are
     mirrored.
     """
     sides = [max(1, int(min(height, width) * scale)) for scale in scales]
     pairs = [(h, w) for i, h in enumerate(sides) for j, w in enumerate(sides) if abs(i - j) <= 1]
     crop_height, crop_width = pairs[rng.integers(len(pairs))]
-    row, column = PLACES[rng.integers(len(PLACES))]
+    row, column = CROP_POSITIONS[rng.integers(len(CROP_POSITIONS))]
     top, left = (height - crop_height) * row // 4, (width - crop_width) * column // 4
     return View(top, left, crop_height, crop_width, flip and bool(rng.integers(2)))
 
 
 def test_views(height: int, width: int, crop: int, crops: NumCrops) -> list[View]:
-    """The square crops scored at test. 1: the centre. 5: four corners, then the centre. 10: and
-    mirrored.
+    """The square crops scored at test, 1, 5 or 10 of them.
 
-    A crop larger than the stored frame is the user's fault: InputError.
+    1: the centre. 5: four corners, then the centre. 10: these, then all of them mirrored.
+    InputError for a crop larger than the stored frame.
     """
     if crop > min(height, width):
         raise InputError(
@@ -73,9 +71,9 @@ def test_views(height: int, width: int, crop: int, crops: NumCrops) -> list[View
     bottom, right = height - crop, width - crop
     centre = (bottom // 2, right // 2)
     corners = [(0, 0), (0, right), (bottom, 0), (bottom, right)]
-    places = [centre] if crops == 1 else [*corners, centre]
+    positions = [centre] if crops == 1 else [*corners, centre]
     flips = (False, True) if crops == 10 else (False,)
-    return [View(top, left, crop, crop, flip) for flip in flips for top, left in places]
+    return [View(top, left, crop, crop, flip) for flip in flips for top, left in positions]
 
 
 def apply_views(
@@ -85,14 +83,13 @@ def apply_views(
     rgb: Bytes,
     flow: Bytes,
 ) -> NDArray[np.float32]:
-    """Both modalities through V views, written into rgb (V, K, 3, out, out) and flow (V, K, 2L,
-    out, out).
+    """Write V views of K frames and stacks into `rgb` and `flow`; returns flow_scale (2,).
 
-    From K frames (H, W, 3) and K stacks of 2L fields (H, W) dx0 dy0 dx1 ... Images may be decoded
-    while they are asked for: each goes through all views at once, fresh in the cache. Returns
-    flow_scale (2,), the same for all views.
+    `rgb` is (V, K, 3, out, out), `flow` (V, K, 2L, out, out). Frames are (H, W, 3), each stack has
+    2L fields (H, W), dx0 dy0 dx1 ... Images may be decoded while they are asked for: each goes
+    through all views at once, while it is in the cache. flow_scale is the same for all views.
     """
-    # Strict: what is not written stays whatever the memory held.
+    # Strict: a row that is not written would keep what the memory held before.
     for targets, frame in zip(rgb.swapaxes(0, 1), frames, strict=True):
         for target, view in zip(targets, views, strict=True):
             view_frame(frame, view, target)
@@ -116,21 +113,18 @@ def view_field(field: Bytes, view: View, target: Bytes, *, is_dx: bool) -> None:
 
 
 def negate_levels(levels: Bytes) -> None:
-    """In place: q -> 256 - q, and 0 -> 255, where bytes end."""
+    """Overwrite the levels: q -> 256 - q, and 0 -> 255, the largest byte."""
+    # convertScaleAbs saturates, so 256 becomes 255; numpy's bytes would wrap around to 0.
     cv2.convertScaleAbs(levels, dst=levels, alpha=-1, beta=256)
 
 
 def flow_scale(view: View, out: int) -> NDArray[np.float32]:
-    """(2,) float32, out / width for dx and out / height for dy: pixels of the network's input for
-    each stored one.
-    """
+    """(2,) float32 for dx and dy: pixels of the network's input for each stored pixel."""
     return np.array([out / view.width, out / view.height], dtype=np.float32)
 
 
 def _cut(image: Bytes, view: View, target: Bytes) -> Bytes:
-    """(H, W) or (H, W, C) -> into `target`: cut, resized bilinearly with pixel centres aligned,
-    mirrored.
-    """
+    """Cut (H, W) or (H, W, C), resize bilinearly with aligned pixel centres, mirror it."""
     assert view.top + view.height <= image.shape[0], "the view reaches below the frame"
     assert view.left + view.width <= image.shape[1], "the view reaches beyond the frame"
     part = image[view.top : view.top + view.height, view.left : view.left + view.width]

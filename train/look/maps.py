@@ -1,9 +1,10 @@
 """`twinstream attention`: where the RGB branch looks (the paper's Figures 5 to 7).
 
-For query positions of a frame, the weights with which the last block of res4 reads the flow branch
-(CMA) or the RGB branch itself (non-local). They are those of the forward pass at test: the centre
-crop, the network's input size. A map is as coarse as the features that are read, pooled by 2: 7 x 7
-for an input of 224. Only the block asked for keeps its weights, so a look costs one forward pass.
+A map shows the weights with which one query position of a frame reads the flow branch (CMA) or the
+RGB branch itself (non-local). They are those of the forward pass at test: centre crop, input size
+of the network. The block is the last one of res4 unless another is named; only its weights are
+kept, so a look costs one forward pass. The price: a map is as coarse as the features that are read,
+pooled by 2, which is 7 x 7 for an input of 224.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -33,24 +34,20 @@ from twinstream.train.network.two_branch import TwoBranch, build_model
 from twinstream.train.run_folder import read_run_settings
 from twinstream.train.score.evaluate import read_weights, refuse_other_dataset
 
-# Queries lie this share of the picture apart, where they are picked
+# Least distance of picked queries from the fastest one, as a part of the picture's side
 APART = 1 / 3
 
 
 @dataclass(frozen=True)
 class BlockMap:
-    """One block's weights for one snippet: (h, w, kh, kw), summing to 1 over the keys of every
-    query.
-    """
+    """Weights (h, w, kh, kw) of one block for one snippet; they sum to 1 over a query's keys."""
 
     name: str
     """CMA layer3.5"""
     reads: BranchName
     weights: NDArray[np.float32]
     read_size: tuple[int, int]
-    """(h', w') of the features that are read, before pooling: keys are 2 x 2 of them, fewer at an
-    odd end
-    """
+    """(h', w') of the features that are read, before pooling by 2 x 2 into keys"""
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ class Observer:
         self,
         run: Path,
         shards_path: str | None = None,
-        place: str | None = None,
+        at: str | None = None,
         stage: str | None = None,
     ) -> None:
         self.settings = read_run_settings(run)
@@ -86,23 +83,22 @@ class Observer:
         model.load_state_dict(checkpoint.model)
         self.model = model.to(self.device).eval()
         self.attending = checkpoint.attending
-        self.blocks = attention_blocks(self.model, self.attending, str(run), place)
+        self.blocks = attention_blocks(self.model, self.attending, str(run), at)
 
     def times(self, key: str) -> range:
-        """Frames of that sample that a snippet can start at. InputError for an unknown key."""
+        """Frames at which a snippet of that sample can start; InputError for an unknown key."""
         return range(
             num_starts(self.dataset.sample(key).index.num_frames, self.settings.model.stack_length)
         )
 
     def look(self, key: str, t: int, queries: Sequence[tuple[int, int]] = ()) -> Look:
-        """What these queries, (x, y) in pixels of the stored frame, attend to; picked by motion
-        when none is given.
-        """
+        """What these queries attend to: (x, y) pixels of the stored frame; by motion when none."""
         sample = self.dataset.sample(key)
         view = centre_view(sample)
         (frame,), (fields,) = read_snippets(sample, [t], self.settings.model.stack_length)
         stack = list(fields)
         inside = tuple(position_in_view(query, view, sample) for query in queries)
+        # The whole frame: the view cuts and resizes it as at test.
         blocks = self._maps(frame, stack, view)
         rows, columns = (
             slice(view.top, view.top + view.height),
@@ -110,6 +106,7 @@ class Observer:
         )
         levels = np.stack([field[rows, columns] for field in stack])
         flow = self.dataset.flow_pixels(np.stack([levels[::2], levels[1::2]], axis=-1))
+        # Over the whole stack of fields, because that is what the network sees.
         picked = inside or pick_queries(
             np.linalg.norm(flow, axis=-1).mean(0), blocks[0].weights.shape[:2]
         )
@@ -124,35 +121,37 @@ class Observer:
             block.register_forward_pre_hook(_keep_map(maps, name))
             for name, (_, block) in self.blocks.items()
         ]
+        # A hook reads the inputs of the block: the fused attention of `forward` keeps no weights.
         with torch.inference_mode():
             self.model(
                 *network_input(batch, self.device), outputs=("rgb",), attending=self.attending
             )
+        # The next look registers its own; one that stays would compute every map twice.
         for handle in handles:
             handle.remove()
         return tuple(BlockMap(name, reads, *maps[name]) for name, (reads, _) in self.blocks.items())
 
 
 def attention_blocks(
-    model: TwoBranch, attending: Sequence[BranchName], run: str, place: str | None
+    model: TwoBranch, attending: Sequence[BranchName], run: str, at: str | None
 ) -> dict[str, tuple[BranchName, CMABlock]]:
-    """The RGB branch's blocks at `place` (the last of res4 when None) by name, and the branch that
-    each reads.
+    """Trained attention blocks of the RGB branch by name, each with the branch that it reads.
 
-    InputError for a run without attention in its RGB branch, or where it is not trained, or for
-    another place.
+    `at` names the residual block before them, the last one of res4 when None. InputError for a run
+    without attention in its RGB branch, for blocks not trained yet, or for a wrong name.
     """
-    if "rgb" not in model.names or not model.rgb.places:
+    if "rgb" not in model.names or not model.rgb.attention_after:
         raise InputError(
             f"{run}: model.kind {model.kind} has no attention in an RGB branch; cma and nonlocal "
             "have"
         )
-    key = _place(model.rgb, place).replace(".", "_")
+    key = _block_before(model.rgb, at).replace(".", "_")
     sides: tuple[tuple[str, nn.ModuleDict, BranchName], ...]
     sides = (("CMA", model.rgb.cma, "flow"), ("non-local", model.rgb.non_local, "rgb"))
     found: dict[str, tuple[BranchName, CMABlock]] = {}
     for name, blocks, reads in sides:
         block = blocks[key] if key in blocks and (reads == "rgb" or "rgb" in attending) else None
+        # An untrained block has random weights that change nothing: its map would mean nothing.
         if isinstance(block, CMABlock) and not block.is_identity:
             found[f"{name} {key.replace('_', '.')}"] = (reads, block)
     if not found:
@@ -167,7 +166,7 @@ def centre_view(sample: StoredSample) -> View:
 
 
 def position_in_view(query: tuple[int, int], view: View, sample: StoredSample) -> tuple[int, int]:
-    """Pixels of the stored frame -> of the crop. InputError where the network does not see it."""
+    """Pixels of the stored frame -> pixels of the crop; InputError outside of the crop."""
     x, y = query[0] - view.left, query[1] - view.top
     if not (0 <= x < view.width and 0 <= y < view.height):
         raise InputError(
@@ -182,14 +181,15 @@ def position_in_view(query: tuple[int, int], view: View, sample: StoredSample) -
 def pick_queries(
     speed: NDArray[np.floating[Any]], grid: tuple[int, ...]
 ) -> tuple[tuple[int, int], ...]:
-    """(S, S) speeds -> three (x, y): the fastest cell of the h x w grid, the fastest one far from
-    it, the stillest.
+    """(S, S) speeds -> three cells of the h x w grid, as (x, y) of their centres.
+
+    The fastest cell, then the fastest and the slowest of those that are far from it.
     """
     cells = cv2.resize(speed.astype(np.float32), (grid[1], grid[0]), interpolation=cv2.INTER_AREA)
     first = np.unravel_index(int(cells.argmax()), cells.shape)
     rows, columns = np.indices(cells.shape)
     far = np.hypot((rows - first[0]) / grid[0], (columns - first[1]) / grid[1]) >= APART
-    # A speed is never negative, so a cell that is near has no chance.
+    # A speed is never negative, so -1 keeps near cells from being chosen.
     second = np.unravel_index(int(np.where(far, cells, -1).argmax()), cells.shape)
     third = np.unravel_index(int(np.where(far, cells, np.inf).argmin()), cells.shape)
     centres = [
@@ -209,19 +209,19 @@ def cell_centre(
 def key_centre(
     cell: tuple[int, int], block: BlockMap, shape: tuple[int, ...]
 ) -> tuple[float, float]:
-    """(row, column) of a key over an (H, W) picture -> its centre (x, y) in pixels. Keys of 7: 0-1
-    2-3 4-5 6.
+    """(row, column) of a key over an (H, W) picture -> its centre (x, y) in pixels.
+
+    Keys of 7 features: 0-1 2-3 4-5 6.
     """
     first = cell_centre((2 * cell[0], 2 * cell[1]), block.read_size, shape)
-    ends = [min(2 * place + 1, size - 1) for place, size in zip(cell, block.read_size, strict=True)]
+    # At an odd end a key covers one row or column of features, not two.
+    ends = [min(2 * index + 1, size - 1) for index, size in zip(cell, block.read_size, strict=True)]
     last = cell_centre((ends[0], ends[1]), block.read_size, shape)
     return (first[0] + last[0]) / 2, (first[1] + last[1]) / 2
 
 
 def over_features(weights: NDArray[np.float32], block: BlockMap) -> NDArray[np.float32]:
-    """(kh, kw) of the keys -> (h', w'): each key's value at the features that it was
-    pooled from.
-    """
+    """(kh, kw) of the keys -> (h', w'): each key's value at the features it was pooled from."""
     return weights.repeat(2, axis=0).repeat(2, axis=1)[: block.read_size[0], : block.read_size[1]]
 
 
@@ -237,16 +237,17 @@ def query_map(
 
 
 def looks(observer: Observer, key: str, queries: Sequence[tuple[int, int]]) -> Iterator[Look]:
-    """A look at every frame that a snippet can start at."""
+    """One look for each frame at which a snippet can start."""
     for t in observer.times(key):
         yield observer.look(key, t, queries)
 
 
-def _place(branch: Branch, place: str | None) -> str:
-    if place is not None and place not in branch.places:
-        raise InputError(f"--at {place}: attention stands at {', '.join(branch.places)}")
-    in_res4 = [name for name in branch.places if name.startswith("layer3.")]
-    return place or (in_res4 or list(branch.places))[-1]
+def _block_before(branch: Branch, at: str | None) -> str:
+    if at is not None and at not in branch.attention_after:
+        raise InputError(f"--at {at}: attention stands at {', '.join(branch.attention_after)}")
+    # The paper's figures show res4; a run whose list names no block there shows its last one.
+    in_res4 = [name for name in branch.attention_after if name.startswith("layer3.")]
+    return at or (in_res4 or list(branch.attention_after))[-1]
 
 
 def _keep_map(

@@ -1,10 +1,9 @@
-"""Looks as pictures: RGB frame, colour-coded flow, and for each query what it attends to, over what
-it reads.
+"""Looks as pictures: RGB frame, colour-coded flow, and a panel of attention for each query.
 
-A panel shows the picture that is read, dimmed where the weights are low, and arrows from the query
-to the strongest positions, thicker for more weight. A map is scaled to its own strongest position,
-which is told in figures above it: a map that is spread evenly looks like one, but its largest
-weight gives it away.
+A panel shows the picture that is read (flow or RGB), dark where the weights are low. Arrows go from
+the query to the strongest positions, thicker for more weight. Each map is scaled to its own largest
+weight. The price: an even map and a sharp one can look alike, so the title gives the largest weight
+as a number, beside the one of an even map.
 """
 
 from collections.abc import Iterator, Sequence
@@ -42,16 +41,18 @@ def show(
     queries: Sequence[tuple[int, int]],
     *,
     t: int | None = None,
-    place: str | None = None,
+    at: str | None = None,
     stage: str | None = None,
     shards_path: str | None = None,
 ) -> None:
-    """Write the picture of one frame, or the video of all where `out` ends in .mp4. InputError for
-    what is absent.
+    """Write the picture of one frame, or a video of all frames where `out` ends in .mp4.
+
+    InputError for a run, key, frame or block that is not there.
     """
     if out.suffix not in (".png", ".mp4"):
         raise InputError(f"--out {out}: expected a name that ends in .png or .mp4")
-    observer = Observer(run, shards_path, place, stage)
+    # After the check of `out`, which costs nothing: this loads the network.
+    observer = Observer(run, shards_path, at, stage)
     times = observer.times(key)
     if t is not None and t not in times:
         raise InputError(f"--frame {t}: a snippet of {key} starts at 0 to {times[-1]}")
@@ -64,7 +65,7 @@ def show(
 
 
 def write_look(look: Look, title: str, path: Path) -> None:
-    """A row for each block: frame and flow with the queries marked, then a panel a query."""
+    """A row for each block: frame and flow with the queries marked, then a panel for each query."""
     fastest = float(np.linalg.norm(look.flow, axis=-1).max())
     columns = 2 + len(look.queries)
     figure = Figure(figsize=(2.7 * columns, 3.15 * len(look.blocks) + 0.4), layout="constrained")
@@ -84,9 +85,7 @@ def write_look(look: Look, title: str, path: Path) -> None:
 
 
 def write_looks(found: Iterator[Look], fps: float, path: Path) -> None:
-    """Every look as a frame of an H.264 video; the colours of flow are scaled to the fastest motion
-    of each frame.
-    """
+    """One frame of an H.264 video for each look; flow is scaled to each frame's fastest motion."""
     write_video(
         (np.vstack([np.hstack(panels(look, block)) for block in look.blocks]) for look in found),
         fps,
@@ -95,9 +94,10 @@ def write_looks(found: Iterator[Look], fps: float, path: Path) -> None:
 
 
 def panels(look: Look, block: BlockMap, fastest: float | None = None) -> list[Picture]:
-    """(PANEL, PANEL, 3) pictures: frame, flow, and one a query."""
+    """(PANEL, PANEL, 3) pictures: frame, flow, and one for each query."""
     scale = fastest or float(np.linalg.norm(look.flow, axis=-1).max())
     frame, flow = enlarged(look.frame), enlarged(flow_to_rgb(look.flow, scale))
+    # The map belongs over what its block reads, not over the query's own picture.
     under = flow if block.reads == "flow" else frame
     shape = look.frame.shape[:2]
     marked = [with_queries(picture, look.queries, shape) for picture in (frame, flow)]
@@ -120,15 +120,18 @@ def attended(
     query: tuple[int, int],
     colour: Sequence[int],
 ) -> Picture:
-    """The picture under a map, and arrows from the query, in pixels of the panel, to cells of more
-    than even weight.
+    """The picture shaded by a map, with arrows from the query (pixels of the panel).
+
+    Arrows go to the strongest cells, but only where the weight is more than that of an even map.
     """
     light = cv2.resize(
         over_features(weights / weights.max(), block), (PANEL, PANEL), interpolation=cv2.INTER_CUBIC
     )
+    # Cubic interpolation can leave [0, 1]; a quarter of the light keeps the picture readable.
     shaded = under * (0.25 + 0.75 * np.clip(light, 0, 1)[..., None])
     picture: Picture = np.ascontiguousarray(shaded.astype(np.uint8))
     strongest = np.argsort(weights, axis=None)[::-1][:ARROWS]
+    # Weakest first, so that the strongest arrow is drawn over the others.
     for cell in strongest[::-1]:
         row, column = np.unravel_index(int(cell), weights.shape)
         if weights[row, column] * weights.size <= 1:
@@ -138,6 +141,7 @@ def attended(
             (round(x), round(y)),
             1 + round(3 * float(weights[row, column] / weights.max())),
         )
+        # A white outline: the colour alone can vanish on a picture of the same colour.
         for ink, width in (((255, 255, 255), thickness + 2), (colour, thickness)):
             cv2.arrowedLine(picture, query, end, list(ink), width, cv2.LINE_AA, tipLength=0.12)
     return _dotted(picture, query, colour)
@@ -154,7 +158,8 @@ def with_queries(
 
 
 def on_panel(query: tuple[int, int], shape: tuple[int, ...]) -> tuple[int, int]:
-    """Pixels of an (H, W) picture -> of the panel."""
+    """Pixels of an (H, W) picture -> pixels of the panel."""
+    # Half a pixel added and taken off: pixel centres, not corners, must coincide.
     return round((query[0] + 0.5) * PANEL / shape[1] - 0.5), round(
         (query[1] + 0.5) * PANEL / shape[0] - 0.5
     )

@@ -1,13 +1,12 @@
-"""One branch: a torchvision ResNet, and the attention blocks that write INTO it (paper, sections
-4.1 and 5.5).
+"""One branch: a torchvision ResNet and the attention blocks that write into it.
 
-Blocks stand in res3 and res4 (torchvision's layer2 and layer3) after every other residual block: 2
-+ 3 = 5 for ResNet-50. A place ends a "stretch": the branch runs up to it, reads itself there if it
-has non-local blocks, then may read the other branch, and goes on. Parameters keep torchvision's
-names, so its weights load. A non-local block (Wang et al., 2018) is a CMA block whose two
-modalities are one. The trap: a frozen branch, its own blocks included, runs without gradient and
-keeps no graph. From iter2 on it reads the trained branch through those blocks; the gradient that
-would come back that way round is cut.
+Attention blocks follow every other residual block of res3 and res4 (torchvision's layer2 and
+layer3): 2 + 3 = 5 for ResNet-50 (paper, sections 4.1 and 5.5). They cut the ResNet into stretches.
+At the end of a stretch the branch first reads itself (non-local block), then the other branch (CMA
+block). A non-local block (Wang et al., 2018) is a CMA block with x = y. Parameters keep
+torchvision's names, so that its weights load. The trap: a frozen branch, attention blocks
+included, runs without gradient. From iter2 on it reads the branch that learns, and no gradient goes
+back through it.
 """
 
 from typing import Self
@@ -25,9 +24,7 @@ CLASSIFIER_STD = 0.001
 
 
 class Branch(nn.Module):
-    """A ResNet in stretches that end at its places: (N, in_channels, H, W) -> (N, num_classes)
-    scores.
-    """
+    """A ResNet cut at its attention blocks: (N, in_channels, H, W) -> (N, num_classes) scores."""
 
     conv1: nn.Conv2d
     bn1: nn.Module
@@ -51,8 +48,8 @@ class Branch(nn.Module):
         net = models.get_model(f"resnet{depth}", weights=None, num_classes=num_classes)
         if in_channels != RGB_CHANNELS:
             net.conv1 = stem(in_channels)
-        # As TSN begins: scores near zero, so that the first loss is log(num_classes) and weighs on
-        # no class.
+        # As in TSN: scores near zero, so that the first loss is log(num_classes) and no class is
+        # preferred.
         nn.init.normal_(net.fc.weight, std=CLASSIFIER_STD)
         nn.init.zeros_(net.fc.bias)
         for name, child in net.named_children():
@@ -60,10 +57,13 @@ class Branch(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.depth = depth
         self.frozen = False
-        self.places = attention_places(net, attention_at) if has_cma or has_non_local else ()
-        self.stretches = cut_at(residual_blocks(net), self.places)
-        self.non_local = _blocks(net, self.places if has_non_local else ())
-        self.cma = _blocks(net, self.places if has_cma else ())
+        # Names of residual blocks, not modules: nothing of it enters the state_dict.
+        self.attention_after: tuple[str, ...] = ()
+        if has_cma or has_non_local:
+            self.attention_after = blocks_before_attention(net, attention_at)
+        self.stretches = cut_at(residual_blocks(net), self.attention_after)
+        self.non_local = _blocks(net, self.attention_after if has_non_local else ())
+        self.cma = _blocks(net, self.attention_after if has_cma else ())
 
     def forward(self, x: Tensor) -> Tensor:
         """The branch by itself, without the other: (N, in_channels, H, W) -> (N, num_classes)."""
@@ -72,38 +72,35 @@ class Branch(nn.Module):
         return self.classify(x)
 
     def run_stretch(self, x: Tensor, number: int) -> Tensor:
-        """On from the stretch before (number 0: from the input) to place `number`, or to the last
-        block.
+        """From the end of stretch `number` - 1 to the end of stretch `number`.
+
+        Stretch 0 begins at the input, the last one ends at the last residual block. The non-local
+        block at the end is included, the CMA block is not: `attend` is called for it.
         """
         with self._gradient():
             if number == 0:
                 x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
             for name in self.stretches[number]:
                 x = self.get_submodule(name)(x)
-            if self.non_local and number < len(self.places):
-                x = self.non_local[_key(self.places[number])](x, x)
+            # The last stretch ends before the classifier, where no attention block stands.
+            if self.non_local and number < len(self.attention_after):
+                x = self.non_local[_key(self.attention_after[number])](x, x)
         return x
 
     def attend(self, x: Tensor, y: Tensor, number: int) -> Tensor:
-        """This branch's x (N, C, h, w) after its CMA block at place `number` has read the other's
-        y.
-        """
+        """x (N, C, h, w) of this branch after its CMA block `number` has read y of the other."""
         with self._gradient():
-            out: Tensor = self.cma[_key(self.places[number])](x, y)
+            out: Tensor = self.cma[_key(self.attention_after[number])](x, y)
         return out
 
     def classify(self, x: Tensor) -> Tensor:
-        """(N, features, h, w) -> (N, num_classes): mean over the positions, dropout,
-        linear layer.
-        """
+        """(N, D, h, w) -> (N, num_classes): mean over the positions, dropout, linear layer."""
         with self._gradient():
             scores: Tensor = self.fc(self.dropout(self.avgpool(x).flatten(1)))
         return scores
 
     def set_frozen(self, frozen: bool) -> None:
-        """Frozen: no gradient, BatchNorm and dropout as at test. Thawed: they follow the next
-        train().
-        """
+        """Frozen: no gradient, BatchNorm and dropout as at test; else they follow train()."""
         self.frozen = frozen
         # What needs no gradient is left out of the optimizer, and of the sum over the ranks.
         self.requires_grad_(not frozen)
@@ -118,10 +115,10 @@ class Branch(nn.Module):
         return torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen)
 
 
-def attention_places(net: nn.Module, attention_at: AttentionAt) -> tuple[str, ...]:
+def blocks_before_attention(net: nn.Module, attention_at: AttentionAt) -> tuple[str, ...]:
     """The residual blocks that an attention block follows, in the order of computation.
 
-    every_other, ResNet-50: layer2.1 layer2.3 layer3.1 layer3.3 layer3.5 Depth 18 has 2 such places,
+    every_other, ResNet-50: layer2.1 layer2.3 layer3.1 layer3.3 layer3.5. Depth 18 has 2 of them,
     34 and 50 have 5, 101 has 13, 152 has 22. InputError for a block that is not there.
     """
     blocks = residual_blocks(net)
@@ -135,13 +132,12 @@ def attention_places(net: nn.Module, attention_at: AttentionAt) -> tuple[str, ..
                 f"model.attention_at: {name} is no residual block of this depth; "
                 f"{', '.join(blocks)} are"
             )
+    # In the order of the network, whatever the order of the setting: stretches run one by one.
     return tuple(name for name in blocks if name in attention_at)
 
 
 def residual_blocks(net: nn.Module) -> list[str]:
-    """The names of a ResNet's residual blocks in the order of computation: layer1.0,
-    layer1.1, ...
-    """
+    """Names of a ResNet's residual blocks in the order of computation: layer1.0, layer1.1, ..."""
     stages = ("layer1", "layer2", "layer3", "layer4")
     return [
         f"{stage}.{name}"
@@ -150,12 +146,12 @@ def residual_blocks(net: nn.Module) -> list[str]:
     ]
 
 
-def cut_at(blocks: list[str], places: tuple[str, ...]) -> list[list[str]]:
-    """The blocks in len(places) + 1 runs, each but the last ending with a place.
+def cut_at(blocks: list[str], last_blocks: tuple[str, ...]) -> list[list[str]]:
+    """The blocks in len(last_blocks) + 1 lists; each list but the last ends with one of them.
 
     a b c d e cut at b, d -> [a b] [c d] [e]
     """
-    ends = [blocks.index(place) + 1 for place in places]
+    ends = [blocks.index(name) + 1 for name in last_blocks]
     return [blocks[start:end] for start, end in zip([0, *ends], [*ends, len(blocks)], strict=True)]
 
 
@@ -166,15 +162,15 @@ def stem(in_channels: int) -> nn.Conv2d:
     return conv
 
 
-def _blocks(net: nn.Module, places: tuple[str, ...]) -> nn.ModuleDict:
-    """A new block of the right width for each place."""
+def _blocks(net: nn.Module, names: tuple[str, ...]) -> nn.ModuleDict:
+    """A new attention block, of the right width, for each of these residual blocks."""
     return nn.ModuleDict(
-        {_key(place): CMABlock(_channels(net.get_submodule(place))) for place in places}
+        {_key(name): CMABlock(_channels(net.get_submodule(name))) for name in names}
     )
 
 
 def _channels(block: nn.Module) -> int:
-    """What a residual block puts out: the width of its last BatchNorm."""
+    """Output channels of a residual block: the width of its last BatchNorm."""
     # bn2 in the blocks of ResNet-18 and 34, bn3 in those of deeper ones
     norms = [module for name, module in block.named_children() if name.startswith("bn")]
     width = norms[-1].num_features
@@ -182,6 +178,6 @@ def _channels(block: nn.Module) -> int:
     return width
 
 
-def _key(place: str) -> str:
+def _key(name: str) -> str:
     """A module's name may not hold a dot: layer2.1 -> layer2_1."""
-    return place.replace(".", "_")
+    return name.replace(".", "_")

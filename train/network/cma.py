@@ -1,14 +1,15 @@
-"""The cross-modality attention (CMA) block: one branch asks, the other answers (paper, section 3,
-Figure 1).
+"""The cross-modality attention (CMA) block: x of one branch attends to y of the other.
+
+From section 3 and Figure 1 of the paper:
 
     out = x + BatchNorm(W(softmax(q(x) k(pool(y))^T / sqrt(d)) v(pool(y))))     d = C / 2, one head
 
-x is the branch that is written into, y the one that is read. BatchNorm's scale begins at zero, so
-that a new block passes x on unchanged to the last bit; with x = y it is the non-local block of Wang
-et al. (2018). Price: every position is compared with a quarter of all positions, so the paper keeps
-to res3 and res4. Where keys are few, as in res4, the convolutions at every position are folded into
-keys and values: x (Wq^T k) for q k, and softmax(..) (W v) for W (softmax(..) v). Same result but
-for rounding; a block of res4 takes up to a quarter less time.
+BatchNorm's scale begins at zero, so that a new block returns x unchanged, to the last bit. With
+x = y it is the non-local block of Wang et al. (2018). The price: every position is compared with a
+quarter of all positions, so the paper keeps to res3 and res4. Where keys are few, as in res4, the
+query and output convolutions are folded into keys and values: x (Wq^T k) for q k, and
+softmax(..) (W v) for W (softmax(..) v). The result differs by rounding only; a block of res4 takes
+up to a quarter less time.
 """
 
 import math
@@ -22,9 +23,7 @@ FOLDED_KEYS_PER_CHANNEL = 1 / 4
 
 
 class CMABlock(nn.Module):
-    """(B, C, H, W) and (B, C', H', W') -> (B, C, H, W); C' is `context_channels`, C
-    when left out.
-    """
+    """(B, C, H, W), (B, C', H', W') -> (B, C, H, W); C' is `context_channels`, by default C."""
 
     def __init__(self, channels: int, context_channels: int | None = None) -> None:
         super().__init__()
@@ -42,9 +41,8 @@ class CMABlock(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """He initialisation, by fan-in: by fan-out, q and k at half the channels would double the
-        logits.
-        """
+        """He initialisation by fan-in, and a scale of zero for BatchNorm."""
+        # By fan-out, q and k, which have half the channels, would double the logits.
         for conv in (self.query, self.key, self.value, self.out):
             nn.init.kaiming_normal_(conv.weight, mode="fan_in", nonlinearity="relu")
         assert self.query.bias is not None
@@ -63,8 +61,8 @@ class CMABlock(nn.Module):
             keys = F.conv2d(key, self.query.weight.transpose(0, 1))
             offsets = scale * F.conv2d(key, self.query.bias[None, :, None, None]).flatten(2)
             z = _attention(x, keys, self.out(value), offsets, scale)
-        update: Tensor = self.bn(z)
-        return x + update
+        read: Tensor = self.bn(z)
+        return x + read
 
     def attention_map(self, x: Tensor, y: Tensor) -> Tensor:
         """The weights that `forward` uses: (B, H*W, ceil(H'/2)*ceil(W'/2)), every row sums to 1."""
@@ -73,7 +71,7 @@ class CMABlock(nn.Module):
 
     @property
     def is_identity(self) -> bool:
-        """Whether the block still passes x on unchanged, as it does until it is trained."""
+        """Whether the block returns x unchanged, as it does until it is trained."""
         return not (self.bn.weight.any() or self.bn.bias.any())
 
 
@@ -84,14 +82,15 @@ def _attention(
     offsets: Tensor | None = None,
     scale: float | None = None,
 ) -> Tensor:
-    """(B, d, H, W), (B, d, h, w), (B, e, h, w), offsets (B, 1, h*w) to the logits ->
-    (B, e, H, W).
+    """(B, d, H, W), (B, d, h, w), (B, e, h, w) -> (B, e, H, W).
+
+    `offsets` (B, 1, h*w) are added to the logits; `scale` is 1 / sqrt(d) when None.
     """
-    # The unit axis is the head: the fused kernels take four axes only.
+    # The unit axis is the head: the fused kernels take tensors of four axes only.
     q, k, v = (_rows(features)[:, None] for features in (query, key, value))
     mask = None if offsets is None else offsets[:, None]
     z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
-    # Without a copy where features are channels_last, as a network's are.
+    # No copy where features are channels_last, as they are in TwoBranch.
     return z.squeeze(1).transpose(1, 2).reshape(len(query), -1, *query.shape[2:])
 
 

@@ -1,11 +1,10 @@
-"""The order of training (paper, section 4.3): which branch learns, and which branches attend, in
-each stage.
+"""The stages of training (paper, section 4.3): which branch learns in each, and which attend.
 
     flow   flow alone            iter1  RGB learns, attending to the frozen flow branch
     rgb    RGB alone             iter2  flow learns, attending to RGB, which attends to it
 
-A branch's CMA blocks are the identity until a stage has trained them, so a branch attends from its
-own first `iter` stage on and until then costs nothing.
+The CMA blocks of a branch are the identity until a stage has trained them. So a branch attends from
+its own first `iter` stage on; before that its blocks are not computed.
 """
 
 from collections.abc import Sequence
@@ -25,7 +24,10 @@ class Stage:
 
 
 def plan_stages(names: Sequence[str], kind: ModelKind) -> list[Stage]:
-    """flow iter1 iter2 -> flow trains attended by none; rgb, rgb attends; flow, both attend."""
+    """flow iter1 iter2 -> flow learns, none attends; rgb learns, rgb attends; flow, both attend.
+
+    InputError for stages that the kind of model does not have, a wrong order or a name twice.
+    """
     stages: list[Stage] = []
     attending: tuple[BranchName, ...] = ()
     for name in names:
@@ -40,14 +42,16 @@ def plan_stages(names: Sequence[str], kind: ModelKind) -> list[Stage]:
                     f"train.stages: {name} trains attention, which model.kind {kind} has not; use "
                     "cma"
                 )
-            # Once trained a branch's CMA blocks stay in use, in every stage that follows.
+            # Once trained, the CMA blocks of a branch stay in use in all later stages.
             attending = (*attending, *({trains} - {*attending}))
+        # Blocks once trained stay in use, so this stage would not train its branch by itself.
         elif attending:
             raise InputError(
                 f"train.stages: {name} trains a branch by itself and must come before every iter "
                 "stage"
             )
         stages.append(Stage(name, trains, attending))
+    # STAGE.pt is named after its stage: the second would replace the first.
     if len({*names}) != len(names):
         raise InputError(f"train.stages: {', '.join(names)} names a stage twice")
     return stages

@@ -1,15 +1,11 @@
-"""The two-branch network: RGB and flow branches that read each other through CMA blocks (paper,
-section 4).
+"""The two-branch network: RGB and flow branches that read each other through CMA blocks.
 
-`nonlocal` is the paper's rival (section 5.5): two branches with non-local blocks, each reading only
-itself; `cma_nonlocal` has them in the RGB branch, a CMA block behind each, and a flow branch as in
-`cma`.
-
-At every place both directions are computed from the same x and y, before either branch goes on.
-Each call says whose scores are wanted (`outputs`) and which branches read the other (`attending`),
-and nothing beyond that is computed: a block that is still the identity is never paid for, and for
-the RGB scores alone the flow branch stops at its last place. Scores are a snippet's; a video's are
-their mean (`consensus`).
+From section 4 of the paper. `nonlocal` (section 5.5) has non-local blocks instead: each branch
+reads only itself. `cma_nonlocal` has them in the RGB branch, each with a CMA block behind it, and a
+flow branch as in `cma`. Each call names the scores that are wanted (`outputs`) and the branches
+that read the other (`attending`); nothing else is computed, so a CMA block that is not trained yet
+costs nothing. The price: the branches run in step, one stretch at a time. Scores belong to a
+snippet; those of a video are their mean (`consensus`).
 """
 
 from collections.abc import Collection
@@ -40,9 +36,7 @@ OTHER: dict[BranchName, BranchName] = {"rgb": "flow", "flow": "rgb"}
 
 
 class TwoBranch(nn.Module):
-    """Snippets in, snippet scores of each branch out; computes no more than the scores asked for
-    need.
-    """
+    """Snippets in, snippet scores of each branch out; computes only what these scores need."""
 
     rgb: Branch
     flow: Branch
@@ -72,10 +66,10 @@ class TwoBranch(nn.Module):
                 attention_at=attention_at,
             )
             self.add_module(name, branch)
-        # All branches of a network have the same ones.
-        self.places = branch.places
-        # What the convolutions put out follows their weights. A sixth faster on a CPU, and what
-        # tensor cores want.
+        # The same for all branches of a network, so the last one's will do.
+        self.attention_after = branch.attention_after
+        # Features take the memory format of the weights: a sixth faster on a CPU, and the format of
+        # tensor cores.
         self.to(memory_format=torch.channels_last)
 
     def forward(
@@ -88,24 +82,24 @@ class TwoBranch(nn.Module):
     ) -> dict[BranchName, Tensor]:
         """(N, 3, H, W), (N, 2L, H, W) -> (N, num_classes) for each branch in `outputs`.
 
-        `attending` names the branches whose CMA blocks are computed. Left out, both mean every
-        branch. An input that nothing asked for depends on may be None.
+        `attending` names the branches whose CMA blocks are computed. None means every branch, for
+        both. An input that the wanted scores do not need may be None.
         """
         wanted = self.names if outputs is None else tuple(outputs)
         readers = () if not self.has_cma else self.names if attending is None else tuple(attending)
         inputs: dict[BranchName, Tensor | None] = {"rgb": rgb, "flow": flow}
         features = {name: _given(inputs[name], name) for name in self._needed(wanted, readers)}
-        for number in range(len(self.places)):
+        for number in range(len(self.attention_after)):
             features = {
                 name: self.branch(name).run_stretch(x, number) for name, x in features.items()
             }
-            # Behind the last place a branch that is only read has no more to do.
-            last = number == len(self.places) - 1
+            # After the last attention block a branch that is only read has nothing left to do.
+            last = number == len(self.attention_after) - 1
             features = self._exchange(features, wanted if last else self.names, readers, number)
         return {name: self._finish(name, features[name]) for name in wanted}
 
     def branch(self, name: BranchName) -> Branch:
-        """The branch of that name, or a ValueError where this kind of model has none."""
+        """The branch of that name; ValueError where this kind of model has none."""
         if name not in self.names:
             raise ValueError(
                 f"model.kind {self.kind} has no {name} branch, it has {', '.join(self.names)}"
@@ -114,14 +108,12 @@ class TwoBranch(nn.Module):
         return found
 
     def freeze(self, name: BranchName) -> None:
-        """No gradient, fixed BatchNorm statistics, no dropout in that branch, CMA
-        blocks included.
-        """
+        """No gradient, fixed BatchNorm, no dropout in that branch, CMA blocks included."""
         self.branch(name).set_frozen(True)
 
     def train_only(self, name: BranchName) -> None:
-        """One stage's choice: that branch learns, the other is frozen."""
-        # A ValueError for a name that is not there, before anything is frozen.
+        """For one stage of training: that branch learns, the other is frozen."""
+        # For its ValueError: a wrong name must not leave every branch frozen.
         self.branch(name)
         for each in self.names:
             self.branch(each).set_frozen(each != name)
@@ -130,7 +122,9 @@ class TwoBranch(nn.Module):
     def _needed(
         self, wanted: tuple[BranchName, ...], readers: tuple[BranchName, ...]
     ) -> list[BranchName]:
+        """The branches that must run: those wanted, and those that they read."""
         read = {OTHER[name] for name in wanted if name in readers}
+        # For the ValueError of `branch`: the list below would leave a wrong name out unseen.
         for name in wanted:
             self.branch(name)
         return [name for name in self.names if name in wanted or name in read]
@@ -142,9 +136,7 @@ class TwoBranch(nn.Module):
         readers: tuple[BranchName, ...],
         number: int,
     ) -> dict[BranchName, Tensor]:
-        """Both directions from the same x and y: no branch sees what the other has just
-        been given.
-        """
+        """Both directions from the same x and y: neither branch sees the other's new features."""
         return {
             name: self.branch(name).attend(x, features[OTHER[name]], number)
             if name in readers
@@ -155,7 +147,7 @@ class TwoBranch(nn.Module):
 
     def _finish(self, name: BranchName, x: Tensor) -> Tensor:
         branch = self.branch(name)
-        return branch.classify(branch.run_stretch(x, len(self.places)))
+        return branch.classify(branch.run_stretch(x, len(self.attention_after)))
 
 
 def build_model(model: ModelSettings, num_classes: int) -> TwoBranch:
@@ -171,13 +163,15 @@ def build_model(model: ModelSettings, num_classes: int) -> TwoBranch:
 
 
 def consensus(scores: Tensor, segments: int) -> Tensor:
-    """(B * segments, C) snippet scores, a video's rows together -> (B, C) their mean, at least
-    float32.
+    """(B * segments, C) snippet scores -> (B, C) mean of each video's rows, at least float32.
+
+    The rows of a video stand together. ValueError where B * segments does not divide.
     """
     if segments < 1 or len(scores) % segments:
         raise ValueError(
             f"{len(scores)} snippet scores cannot be shared among videos of {segments} segments"
         )
+    # Autocast gives bfloat16, whose 8 bits are too few to add scores in.
     wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
     return wide.reshape(-1, segments, scores.shape[1]).mean(dim=1)
 

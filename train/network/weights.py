@@ -1,11 +1,10 @@
-"""Where a branch's first weights come from: nowhere, ImageNet, a ResNet file, or one of our
-checkpoints.
+"""First weights of a branch: random, ImageNet, a ResNet file, or one of our checkpoints.
 
-Weights trained on RGB fit the flow branch but for its first convolution, which takes their mean
+Weights trained on RGB fit the flow branch except for its first convolution, which takes their mean
 over the three channels, repeated (paper, section 4.1). The classifier is taken only where the
-file's classes can be the model's: never from ImageNet, and not when their number differs.
-Everything else must fit or is refused: a branch that is silently half random trains, and is
-silently worse.
+classes can be those of the model: never from ImageNet, and not when their number differs.
+Everything else must fit or is refused. Otherwise a branch could be half random and still train,
+with worse results and no message.
 """
 
 import pickle
@@ -29,8 +28,8 @@ State = Mapping[str, Tensor]
 OPTIONAL_PARTS = ("cma.", "non_local.", "fc.")
 OPTIONAL_END = "num_batches_tracked"
 NAMED_KEYS = 3
-# torch.load has no one error for a damaged file: each of these came out of files with a few bytes
-# changed.
+# torch.load has no single error for a damaged file: each of these was raised for a file with a few
+# bytes changed.
 DAMAGED = (
     pickle.UnpicklingError,
     struct.error,
@@ -47,8 +46,8 @@ DAMAGED = (
 def initialise(branch: Branch, source: str | Path | None, name: str) -> None:
     """Load `source` (None: leave as it is, "imagenet", or a file) into the branch called `name`.
 
-    A file holds a torchvision ResNet's state_dict or {"model": a TwoBranch's}. InputError if it
-    does not fit.
+    A file holds the state_dict of a torchvision ResNet, or {"model": that of a TwoBranch}.
+    InputError if it does not fit.
     """
     if source is None:
         return
@@ -56,6 +55,7 @@ def initialise(branch: Branch, source: str | Path | None, name: str) -> None:
         where, state = "ImageNet weights", without_classifier(imagenet_state(branch.depth, name))
     else:
         where, state = str(source), branch_state(read_state(Path(source)), name, str(source))
+    # Not strict: `fitted` has refused all that must be there, with a message of one line.
     branch.load_state_dict(fitted(state, branch, where), strict=False)
 
 
@@ -73,9 +73,7 @@ def imagenet_state(depth: int, name: str) -> State:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What torch.save wrote, tensors and plain values only. InputError when the file is none of
-    that.
-    """
+    """A dict that torch.save wrote, tensors and plain values only; InputError for another file."""
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -110,6 +108,7 @@ def fitted(state: State, branch: Branch, where: str) -> State:
     InputError naming up to three keys where one is missing, left over or of another shape.
     """
     own: State = branch.state_dict()
+    # Before the shapes are compared: a first convolution for RGB fits the flow branch after it.
     state = with_stem(state, branch.conv1.in_channels)
     wrong = {
         "missing": [key for key in own if key not in state],
@@ -128,8 +127,9 @@ def fitted(state: State, branch: Branch, where: str) -> State:
 
 
 def with_stem(state: State, in_channels: int) -> dict[str, Any]:
-    """`state`, its first convolution made one for `in_channels` where it is one for RGB."""
+    """`state` with its first convolution adapted to `in_channels`, where it is one for RGB."""
     weight = state.get("conv1.weight")
+    # A state that is no ResNet's passes here unchanged; `fitted` then names its keys.
     is_rgb = isinstance(weight, Tensor) and weight.ndim == 4 and weight.shape[1] == RGB_CHANNELS
     if not is_rgb or in_channels == RGB_CHANNELS:
         return dict(state)
@@ -137,14 +137,12 @@ def with_stem(state: State, in_channels: int) -> dict[str, Any]:
 
 
 def flow_stem(rgb_weight: Tensor, in_channels: int) -> Tensor:
-    """(64, 3, 7, 7) -> (64, in_channels, 7, 7): the mean over the colours, repeated,
-    not rescaled.
-    """
+    """(64, 3, 7, 7) -> (64, in_channels, 7, 7): the mean over the colours, repeated."""
     return rgb_weight.mean(dim=1, keepdim=True).repeat(1, in_channels, 1, 1)
 
 
 def without_classifier(state: State) -> State:
-    """`state` less the last layer's entries."""
+    """`state` without the entries of the last layer."""
     return {key: value for key, value in state.items() if not key.startswith("fc.")}
 
 

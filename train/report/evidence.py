@@ -1,10 +1,9 @@
-"""Predictions of many runs, sorted by what they are evidence of: a network, and how many times it
-was trained in turn.
+"""Predictions of many runs, grouped by network and iteration (`Variant`).
 
-Networks are those of the paper's tables: baseline (two_stream, or its branches trained in runs of
-their own), nonlocal, cma and cma_nonlocal. Runs on other videos, the folds of one dataset, are
-pooled; runs on the same videos, seeds, are averaged and give a spread. Runs whose figures could not
-stand in one table are refused.
+Networks are those of the paper's tables: baseline (two_stream, or its branches trained in separate
+runs), nonlocal, cma and cma_nonlocal. Runs on different videos (the folds of a dataset) are pooled;
+runs on the same videos (other seeds) are averaged and give a spread. Runs whose numbers are not
+comparable in one table are refused.
 """
 
 import statistics
@@ -37,27 +36,24 @@ class Variant(NamedTuple):
 
 @dataclass(frozen=True)
 class Accuracy:
-    """In [0, 1] over all videos; `spread` is the standard deviation of top-1 over runs on
-    the same videos.
-    """
+    """Accuracy in [0, 1] over all videos."""
 
     top1: float
     top5: float
     spread: float | None
+    """Standard deviation of top-1 over runs on the same videos; None for one run or for folds"""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What runs have predicted, by variant; every variant has at least one entry."""
+    """The predictions of all runs by variant; every variant has at least one."""
 
     variants: dict[Variant, list[Predictions]]
     about: dict[str, Any]
-    """What all agree in (classes, split, segments, crops, depth), and the first one's dataset_kind
-    and attention_at.
-    """
+    """classes, split, segments, crops and depth of all; dataset_kind, attention_at of the first"""
 
     def accuracy(self, variant: Variant, weights: Weights) -> Accuracy | None:
-        """Of that weighted sum; None where a branch it needs was not scored."""
+        """Accuracy of that weighted sum; None where a branch that it needs was not scored."""
         found = [
             (p, scores)
             for p in self.variants.get(variant, [])
@@ -67,17 +63,16 @@ class Evidence:
             return None
         tops = [[top_k_accuracy(scores, p.labels, k) for p, scores in found] for k in (1, 5)]
         sizes = [len(p.keys) for p, _ in found]
-        # The same videos: runs with other seeds, which spread. Other videos: folds of one dataset.
+        # The same videos in all: other seeds, whose spread means something. Other videos: folds.
         repeated = len(found) > 1 and all(p.keys == found[0][0].keys for p, _ in found)
+        # By videos, so that folds of different size count as one pool of videos.
         top1, top5 = (float(np.average(values, weights=sizes)) for values in tops)
         return Accuracy(top1, top5, statistics.stdev(tops[0]) if repeated else None)
 
     def pooled(
         self, variant: Variant, weights: Weights
     ) -> tuple[NDArray[np.floating[Any]], NDArray[np.int64]] | None:
-        """(V, C) scores and (V,) labels of all runs one after another; None where nothing was
-        scored.
-        """
+        """(V, C) scores and (V,) labels of all runs in a row; None where nothing was scored."""
         found = [
             (p, scores)
             for p in self.variants.get(variant, [])
@@ -91,14 +86,13 @@ class Evidence:
 
     @property
     def num_videos(self) -> int:
-        """Different videos that any run has scored."""
+        """Number of different videos that any run has scored."""
         return len({key for each in self.variants.values() for p in each for key in p.keys})
 
 
 def weighted(predictions: Predictions, weights: Weights) -> NDArray[np.floating[Any]] | None:
-    """(V, C) weights[0] * rgb + weights[1] * flow; a branch of weight 0 need not be there, None
-    when another is not.
-    """
+    """(V, C) weights[0] * rgb + weights[1] * flow; None where a branch that counts is absent."""
+    # A branch of weight 0 need not be there: many runs train and score one branch only.
     given = [
         (weight, predictions.scores.get(name)) for weight, name in zip(weights, BOTH, strict=True)
     ]
@@ -115,17 +109,17 @@ def weighted(predictions: Predictions, weights: Weights) -> NDArray[np.floating[
 
 
 def variant_of(kind: str, stage: str) -> Variant:
-    """two_stream, rgb -> (baseline, 0); cma, iter2 -> (cma, 2); cma, flow -> (baseline, 0): no
-    block has acted yet.
-    """
+    """two_stream, rgb -> (baseline, 0); cma, iter2 -> (cma, 2); cma, flow -> (baseline, 0)."""
+    # Before its first iteration a CMA network computes what two_stream does: no block is trained.
     if iteration(stage):
         return Variant(kind, iteration(stage))
     return Variant("nonlocal" if kind == "nonlocal" else "baseline", 0)
 
 
 def read_evidence(runs: Sequence[Path]) -> Evidence:
-    """All predictions in these run folders; InputError for a folder without any, or for runs that
-    do not compare.
+    """All predictions in these run folders.
+
+    InputError for a folder without any, or for runs that are not comparable.
     """
     found = [(path, read_predictions(path)) for run in runs for path in prediction_files(run)]
     first_path, first = found[0]
@@ -147,6 +141,7 @@ def read_evidence(runs: Sequence[Path]) -> Evidence:
 
 def prediction_files(run: Path) -> list[Path]:
     """predictions.parquet and predictions-STAGE.parquet of a run; InputError when there is none."""
+    # For its InputError: a folder that is no run gets another message than one not tested.
     read_run_settings(run)
     files = sorted(run.glob(predictions_file(run, "*").name))
     if not files:
@@ -159,6 +154,7 @@ def paired(pieces: Sequence[Predictions]) -> Iterator[Predictions]:
     left = list(pieces)
     while left:
         one = left.pop(0)
+        # Disjoint branches on the same videos: the two halves of a baseline, not two seeds.
         other = next(
             (p for p in left if p.keys == one.keys and not p.scores.keys() & one.scores.keys()),
             None,

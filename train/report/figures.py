@@ -1,5 +1,7 @@
-"""The paper's Figures 3 and 4 from predictions: accuracy against fusion weights, and the categories
-that gain most.
+"""The paper's Figures 3 and 4 from predictions, as tables of numbers and as pictures.
+
+Figure 3 is accuracy against the weights of the two branches in the sum, Figure 4 the categories
+that gain most. Both are tables first: the same numbers become CSV, and the picture needs no more.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,8 +26,8 @@ from twinstream.train.report.tables import (
 from twinstream.train.score.metrics import EQUAL, Weights, per_class_accuracy
 
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee")
-# RGB's share of the weights; the ratios of the paper are among them
-SHARES = sorted({*np.linspace(0, 1, 25).tolist(), 1 / 6, 1 / 2, 5 / 6})
+# Weights of RGB; flow has 1 - w. The ratios of the paper, 1:5, 1:1 and 5:1, are among them.
+RGB_WEIGHTS = sorted({*np.linspace(0, 1, 25).tolist(), 1 / 6, 1 / 2, 5 / 6})
 TICKS = {
     0.0: "0:1",
     1 / 6: "1:5",
@@ -51,19 +53,18 @@ COMPARED: tuple[tuple[str, Variant, Weights], ...] = (
 
 
 def sweep_table(evidence: Evidence) -> Table:
-    """Figure 3 as numbers: top-1 in percent at each weight of RGB (flow has the rest), a column for
-    each network.
-    """
+    """Figure 3 as numbers: top-1 in percent, a row for each weight of RGB, a column a network."""
+    # Without a run of it a network has no column; `gaps` names the command instead.
     named = {
         variant: name
         for variant, name in SWEPT.items()
         if evidence.accuracy(variant, EQUAL) is not None
     }
     rows: list[list[Cell]] = []
-    for share in SHARES:
-        found = [evidence.accuracy(variant, (share, 1 - share)) for variant in named]
+    for weight in RGB_WEIGHTS:
+        found = [evidence.accuracy(variant, (weight, 1 - weight)) for variant in named]
         rows.append(
-            [f"{share:.3f}", *(100 * accuracy.top1 if accuracy else None for accuracy in found)]
+            [f"{weight:.3f}", *(100 * accuracy.top1 if accuracy else None for accuracy in found)]
         )
     title = "Figure 3. Top-1 against the weight of RGB"
     wanted = (BASELINE, CMA, CMA_2)
@@ -73,14 +74,13 @@ def sweep_table(evidence: Evidence) -> Table:
 
 
 def write_sweep(table: Table, path: Path) -> None:
-    """A line a network; ratios RGB:flow on the axis."""
+    """One line for each network; the ratios RGB:flow are on the axis."""
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     axis = figure.subplots()
-    for place, name in enumerate(table.columns[1:], start=1):
-        heights = _numbers(table, place)
-        axis.plot(
-            SHARES, heights, label=name, color=COLOURS[(place - 1) % len(COLOURS)], linewidth=1.8
-        )
+    for column, name in enumerate(table.columns[1:], start=1):
+        heights = _numbers(table, column)
+        colour = COLOURS[(column - 1) % len(COLOURS)]
+        axis.plot(RGB_WEIGHTS, heights, label=name, color=colour, linewidth=1.8)
     axis.set(xlabel="weights of the scores, RGB : flow", ylabel="top-1 accuracy, %", xlim=(0, 1))
     axis.set_xticks(list(TICKS), list(TICKS.values()))
     axis.grid(color="#dddddd", linewidth=0.6)
@@ -90,8 +90,9 @@ def write_sweep(table: Table, path: Path) -> None:
 
 
 def gains_table(evidence: Evidence) -> Table:
-    """Figure 4 as numbers: accuracy in percent of the categories with the largest gain, a column
-    for each network.
+    """Figure 4 as numbers: accuracy in percent, a row for each category with the largest gain.
+
+    A column for each network that was tested.
     """
     best = gains(evidence)[:CATEGORIES]
     pools = {name: evidence.pooled(variant, weights) for name, variant, weights in COMPARED}
@@ -112,24 +113,30 @@ def gains_table(evidence: Evidence) -> Table:
 
 
 def write_gains(table: Table, path: Path) -> None:
-    """A group of bars a category."""
+    """A group of bars for each category."""
     names: Sequence[str] = table.columns[1:]
-    places = np.arange(len(table.rows))
+    centres = np.arange(len(table.rows))
     width = 0.8 / len(names)
-    figure = Figure(figsize=(max(6.0, 1.6 + 0.55 * len(places)), 4.6), layout="constrained")
+    figure = Figure(figsize=(max(6.0, 1.6 + 0.55 * len(centres)), 4.6), layout="constrained")
     axis = figure.subplots()
     for number, name in enumerate(names):
         heights = _numbers(table, number + 1)
         axis.bar(
-            places + (number - (len(names) - 1) / 2) * width,
+            # The group as a whole is centred over its category.
+            centres + (number - (len(names) - 1) / 2) * width,
             heights,
             width,
             label=name,
             color=COLOURS[number],
         )
     axis.set_xticks(
-        places, [str(row[0]) for row in table.rows], rotation=40, ha="right", rotation_mode="anchor"
+        centres,
+        [str(row[0]) for row in table.rows],
+        rotation=40,
+        ha="right",
+        rotation_mode="anchor",
     )
+    # Room above 100 %: a full bar must not touch the frame or the legend.
     axis.set(ylabel="accuracy of the category, %", ylim=(0, 108))
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, ncols=len(names), loc="upper center", bbox_to_anchor=(0.5, 1.12))
@@ -137,13 +144,14 @@ def write_gains(table: Table, path: Path) -> None:
 
 
 def write_bars(reached: Mapping[str, float], ceilings: Mapping[str, float], path: Path) -> None:
-    """One bar a model: accuracy in [0, 1], and a line at the best that its input allows."""
+    """One bar for each model: accuracy in [0, 1], and a line at the best that its input allows."""
     figure = Figure(figsize=(1.6 + 1.3 * len(reached), 3.6), layout="constrained")
     axis = figure.subplots()
     bars = axis.bar(list(reached), list(reached.values()), width=0.6, color="#4477aa")
     axis.bar_label(bars, [f"{value:.0%}" for value in reached.values()], padding=2)
-    for place, name in enumerate(reached):
-        axis.hlines(ceilings[name], place - 0.4, place + 0.4, color="#cc3311", linewidth=2)
+    for bar, name in enumerate(reached):
+        axis.hlines(ceilings[name], bar - 0.4, bar + 0.4, color="#cc3311", linewidth=2)
+    # Empty, for its entry in the legend: one for each of the lines above would be too many.
     axis.plot([], [], color="#cc3311", linewidth=2, label="best possible")
     axis.set(ylim=(0, 1.1), ylabel="top-1 accuracy on held-out videos")
     axis.spines[["top", "right"]].set_visible(False)
@@ -152,7 +160,7 @@ def write_bars(reached: Mapping[str, float], ceilings: Mapping[str, float], path
 
 
 def _numbers(table: Table, column: int) -> list[float]:
-    """A column of figures; NaN, which is not drawn, for a gap."""
+    """A column of numbers; a gap is NaN, which matplotlib does not draw."""
     return [
         cell if isinstance(cell, float) else float("nan")
         for cell in (row[column] for row in table.rows)

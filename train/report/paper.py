@@ -1,8 +1,8 @@
-"""The numbers of the paper (Chi et al., tables 1 to 4), in percent: what a report on Kinetics-400
-sets its own beside.
+"""The numbers of the paper (Chi et al., tables 1 to 4), in percent.
 
-They hold for ResNet-50, 25 segments x 10 crops, 19,169 validation videos. Names are the report's:
-R, F and S are the scores of the RGB branch, of the flow branch, and of both.
+A report on Kinetics-400 shows them beside its own. They hold for ResNet-50, 25 segments x 10 crops,
+19,169 validation videos. R, F and S are the scores of the RGB branch, of the flow branch, and of
+both.
 """
 
 KINETICS_CLASSES, DEPTH = 400, 50
@@ -17,7 +17,7 @@ ACCURACIES: dict[tuple[str, int], dict[str, tuple[float, float]]] = {
     ("cma_nonlocal", 1): {"R": (72.27, 90.76), "S": (72.60, 91.01)},
 }
 
-# Parameters relative to one ResNet-50
+# Number of parameters relative to one ResNet-50
 PARAMETERS = {("baseline", "R"): 1.0, ("baseline", "S"): 2.0, ("cma", "R"): 1.8}
 
 # Category -> what two-stream takes it for, of the ten with the largest gain

@@ -1,10 +1,9 @@
-"""The paper's Tables 1 to 4 from predictions, each beside the paper's numbers where the dataset is
-the paper's.
+"""The paper's Tables 1 to 4 from predictions, with the paper's numbers for the paper's dataset.
 
-A table is data: cells are text, numbers in percent, or None for what no run given can tell; its
-gaps say which commands would. The same table becomes markdown, CSV and HTML. The gain of a category
-is CMA iter1-R less two-stream, as in the paper's Figure 4; what it is confused with is what
-two-stream most often takes it for.
+A table is data: a cell is text, a number in percent, or None where a run is missing; `gaps` names
+the commands that would fill it. The same table becomes markdown, CSV and HTML. The gain of a
+category is the accuracy of CMA iter1-R minus that of two-stream, as in the paper's Figure 4; it is
+confused with the class that two-stream most often predicts instead.
 """
 
 from dataclasses import dataclass, field
@@ -71,21 +70,19 @@ def shown(cell: Cell) -> str:
 
 @dataclass(frozen=True)
 class Gain:
-    """A category, its accuracy by two-stream and by CMA iter1-R in [0, 1], and what two-stream
-    takes it for.
-    """
+    """A category and its accuracy in [0, 1] by two-stream and by CMA iter1-R."""
 
     category: str
     two_stream: float
     cma: float
     confused_with: str | None
+    """The class that two-stream most often predicts instead; None when it is never wrong"""
     number: int
+    """Of the class"""
 
 
 def weights_of(variant: Variant, score: str) -> Weights:
-    """R and F are one branch alone; S weighs the branch trained last five times, and both alike
-    where none was.
-    """
+    """R and F are one branch alone; S is the paper's weighted sum after that iteration."""
     if score != "S":
         return RGB_ALONE if score == "R" else FLOW_ALONE
     return fusion_weights(variant.iteration)
@@ -114,7 +111,7 @@ def iterations_table(evidence: Evidence) -> Table:
 
 
 def parameters_table(evidence: Evidence) -> Table:
-    """Table 2: what a score needs in parameters, relative to one ResNet, and reaches."""
+    """Table 2: number of parameters of a score, relative to one ResNet, and its accuracy."""
     named = [
         ("-R", BASELINE, "R"),
         ("two-stream", BASELINE, "S"),
@@ -169,9 +166,7 @@ def non_local_table(evidence: Evidence) -> Table:
 
 
 def categories_table(evidence: Evidence) -> Table:
-    """Table 3: the categories that CMA iter1-R gains most on, and what two-stream takes
-    them for.
-    """
+    """Table 3: categories with the largest gain of CMA iter1-R, and their confusions."""
     columns = ["category", "two-stream takes it for", "two-stream", "CMA iter1-R", "gain"]
     paired = beside_paper(evidence)
     rows: list[list[Cell]] = []
@@ -188,35 +183,36 @@ def categories_table(evidence: Evidence) -> Table:
 
 
 def gains(evidence: Evidence) -> list[Gain]:
-    """Every category that was tested, the largest gain first; none where two-stream or CMA iter1-R
-    is missing.
-    """
+    """Every tested category, the largest gain first; none without two-stream or CMA iter1-R."""
     before, after = evidence.pooled(BASELINE, EQUAL), evidence.pooled(CMA, RGB_ALONE)
     if before is None or after is None:
         return []
     classes = evidence.about["classes"]
     old, new = per_class_accuracy(*before), per_class_accuracy(*after)
     confusions = confusion_matrix(*before)
+    # A class without videos in this split has no accuracy to gain on.
     found = [
         Gain(name, float(old[n]), float(new[n]), _taken_for(confusions[n], n, classes), n)
         for n, name in enumerate(classes)
         if not (np.isnan(old[n]) or np.isnan(new[n]))
     ]
-    # Equal gains stand in the order of the classes, so that a report is the same every time.
+    # Equal gains keep the order of the classes, so that the report is the same every time.
     return sorted(found, key=lambda gain: (gain.two_stream - gain.cma, gain.number))
 
 
 def relative_parameters(evidence: Evidence, variant: Variant, score: str) -> tuple[float, float]:
-    """What the score runs, and all that the network has, over one ResNet of the same depth and
-    classes.
+    """Parameters that a score uses, and those of the whole network, over one ResNet's.
+
+    The ResNet has the same depth and classes.
     """
     about = evidence.about
     num_classes = len(about["classes"])
     kind: ModelKind = "cma" if variant == CMA else "two_stream" if score == "S" else "rgb"
-    # As JSON has it: a name, or a list of residual blocks
+    # From JSON: a name, or a list of residual blocks where the settings have a tuple.
     at: AttentionAt = about["attention_at"]
     if at != EVERY_OTHER:
         at = tuple(at)
+    # Only counted: on meta no memory is taken and nothing is initialised.
     with torch.device("meta"):
         model = TwoBranch(kind, about["depth"], num_classes, attention_at=at)
     outputs: tuple[BranchName, ...] = BRANCHES[kind] if score == "S" else ("rgb",)
@@ -227,8 +223,8 @@ def relative_parameters(evidence: Evidence, variant: Variant, score: str) -> tup
 
 
 def gaps(evidence: Evidence, wanted: tuple[Variant, ...]) -> list[str]:
-    """Commands that make what these variants lack."""
-    # A dict, for its order: each command once, where it is first needed
+    """Commands that train and test the variants that are missing."""
+    # A dict keeps the order: each command once, at its first use.
     commands: dict[str, None] = {}
     for variant in wanted:
         if any(evidence.accuracy(variant, weights_of(variant, score)) is None for score in SCORES):
@@ -257,6 +253,7 @@ def _commands(variant: Variant) -> list[str]:
 
 
 def _taken_for(row: NDArray[np.int64], own: int, classes: list[str]) -> str | None:
+    # A copy without the class itself: correct predictions are no confusion.
     others = row.copy()
     others[own] = 0
     return classes[int(others.argmax())] if others.any() else None

@@ -1,8 +1,8 @@
-"""`twinstream report`: everything the paper's tables and figures say, from the runs that are there.
+"""`twinstream report`: the paper's tables and figures, from the runs that are there.
 
 Each table is written as NAME.md and NAME.csv, each figure as NAME.png with its numbers as CSV, and
-all of it as one page, report.html, which needs no other file and no network. What no run given can
-tell stays a gap, with the commands that fill it.
+all of them as one page, report.html, which needs no other file and no network. A number that needs
+a missing run is a gap, with the commands that fill it.
 """
 
 import csv
@@ -29,9 +29,11 @@ FIGURES: dict[str, Callable[[Table, Path], None]] = {"figure3": write_sweep, "fi
 
 
 def write_report(runs: Sequence[Path], out: Path) -> list[Table]:
-    """Write the whole report into `out`; returns its parts in the order of the page. InputError for
-    unusable runs.
+    """Write the report into `out`; returns its tables in the order of the page.
+
+    InputError for runs that cannot be used.
     """
+    # Before `out` is made: runs that cannot be used leave no empty folder.
     evidence = read_evidence(runs)
     parts = report_parts(evidence)
     try:
@@ -43,6 +45,7 @@ def write_report(runs: Sequence[Path], out: Path) -> list[Table]:
         write_atomically(out / f"{table.name}.csv", as_csv(table).encode())
         if table.name not in FIGURES:
             write_atomically(out / f"{table.name}.md", as_markdown(table).encode())
+        # Without rows, or with the first column alone, there is nothing to draw.
         elif table.rows and len(table.columns) > 1:
             pictures[table.name] = out / f"{table.name}.png"
             FIGURES[table.name](table, pictures[table.name])
@@ -53,7 +56,7 @@ def write_report(runs: Sequence[Path], out: Path) -> list[Table]:
 
 
 def report_parts(evidence: Evidence) -> list[Table]:
-    """Tables 1 to 4 and Figures 3 and 4, in the order that they are read in."""
+    """Tables 1 to 4 and Figures 3 and 4, in the order of the page."""
     return [
         iterations_table(evidence),
         parameters_table(evidence),

@@ -1,9 +1,8 @@
-"""Scores of videos: the mean over K segments and their crops, for each branch and for weighted sums
-of both.
+"""Scores of videos: the mean over K segments and their crops, by branch and for weighted sums.
 
-The paper tests with 25 segments x 10 crops. What is scored is the network as training left it, or
-as it was behind one of its stages (Table 1 needs them all). A branch that nothing has taught to
-classify yet is left out.
+The paper tests with 25 segments x 10 crops. The network is scored as training left it, or as it was
+at the end of one of its stages (Table 1 needs all of them). A branch that has not learned to
+classify yet is left out. The price: 250 forward passes for each video.
 """
 
 import json
@@ -51,9 +50,7 @@ def score_videos(
     workers: int,
     shown: bool = True,
 ) -> BranchScores:
-    """(V, C) float32 mean snippet scores of each branch in `outputs`, videos in the order of
-    `views`; its progress is `shown` or not.
-    """
+    """(V, C) float32 mean snippet scores of each branch in `outputs`, in the order of `views`."""
     model.eval()
     per_batch = max(1, batch_views // views.num_crops)
     sums: dict[BranchName, torch.Tensor] = {}
@@ -67,7 +64,8 @@ def score_videos(
             with half_precision(device):
                 scores = model(rgb, flow, outputs=outputs, attending=attending)
             for name, crop_scores in scores.items():
-                # In float64: in which order a video's segments are added then does not show.
+                # In float64, so that the order in which segments are added does not change the
+                # result in float32.
                 wide = crop_scores.double().reshape(len(batch), -1, crop_scores.shape[1])
                 empty = torch.zeros(
                     len(views.samples), wide.shape[2], dtype=wide.dtype, device=device
@@ -81,9 +79,9 @@ def score_videos(
 def score_run(
     run: Path, test: TestSettings, shards_path: str | None = None, stage: str | None = None
 ) -> dict[str, Any]:
-    """Score a run's network, as it is or as it was behind `stage`; writes predictions and metrics,
-    returns the metrics.
+    """Score the network of a run, write its predictions and metrics, and return the metrics.
 
+    With `stage`, the network as it was at the end of that stage.
     The last stage's files are predictions.parquet and metrics.json, another's
     predictions-STAGE.parquet and so on.
     """
@@ -121,6 +119,7 @@ def score_run(
         "dataset_kind": dataset.manifest.settings.get("dataset.kind"),
     }
     keys = views.samples.keys
+    # The last stage has the plain name, under which `twinstream report` and people look first.
     suffix = "" if stage == settings.train.stages[-1] else f"-{stage}"
     predictions = Predictions(keys, views.labels, scores, about | more)
     write_predictions(predictions_file(run, suffix), predictions)
@@ -136,12 +135,13 @@ def score_run(
 
 
 def read_weights(run: Path, stages: Sequence[str], stage: str | None) -> tuple[str, Checkpoint]:
-    """The stage that the run's network stands in, or the named one, and its checkpoint. InputError
-    for one not done.
+    """The current stage of the run, or the named one, and its checkpoint.
+
+    InputError for a stage that the run does not train or has not finished.
     """
     if stage is None:
         checkpoint, training = load_resumable(run / CHECKPOINT)
-        # Behind the last stage the position is one beyond it.
+        # After the last stage the position is one beyond it.
         return stages[min(training.position.stage, len(stages) - 1)], checkpoint
     if stage not in stages:
         raise InputError(f"{run}: no stage {stage}, it trains {', '.join(stages)}")
@@ -151,9 +151,8 @@ def read_weights(run: Path, stages: Sequence[str], stage: str | None) -> tuple[s
 def trained_branches(
     model: ModelSettings, stages: Sequence[str], stage: str
 ) -> tuple[BranchName, ...]:
-    """The branches that can classify behind `stage`: trained up to there, or begun from a file of
-    weights.
-    """
+    """The branches that can classify after `stage`: trained by then, or started from a file."""
+    # ImageNet weights do not count: their classifier is not loaded.
     done = plan_stages(stages[: stages.index(stage) + 1], model.kind)
     return tuple(
         name
@@ -164,16 +163,14 @@ def trained_branches(
 
 
 def default_split(dataset: ShardDataset) -> str:
-    """What is scored when no split is named: Kinetics calls it val, most others test."""
+    """The split that is scored when none is named: Kinetics calls it val, most others test."""
     return next((split for split in ("test", "val") if split in dataset.manifest.splits), "test")
 
 
 def score_figures(
     scores: BranchScores, labels: NDArray[np.int64], classes: list[str]
 ) -> dict[str, Any]:
-    """Top-1, top-5 and per-class accuracy of each branch, and of the weighted sums where there are
-    both.
-    """
+    """Top-1, top-5 and per-class accuracy of each branch, and of weighted sums of both."""
     named: BranchScores = dict(scores)
     if scores.keys() >= {*BOTH}:
         named |= {
@@ -184,8 +181,9 @@ def score_figures(
 
 
 def refuse_other_dataset(checkpoint: Checkpoint, dataset: ShardDataset) -> None:
-    """InputError when the shards have other classes or another codec than those the network was
-    trained on.
+    """InputError for shards with other classes or another flow codec than in training.
+
+    The digest is not compared: a test may use other videos than training did.
     """
     manifest = dataset.manifest
     if list(manifest.classes) != checkpoint.classes:
@@ -215,13 +213,14 @@ def _figures(
         "per_class": {
             name: float(value)
             for name, value in zip(classes, by_class, strict=True)
+            # JSON has no NaN: a class without videos is left out.
             if not np.isnan(value)
         },
     }
 
 
 def metrics_table(metrics: dict[str, Any]) -> str:
-    """A few lines for a person: one for each score."""
+    """The metrics for a person: a line for each score, below one on the videos and views."""
     views = f"{metrics['segments']} segments x {metrics['crops']} crops"
     head = f"{metrics['num_videos']} videos of {metrics['split']}, {views}"
     lines = [

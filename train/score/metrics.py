@@ -1,8 +1,8 @@
 """From video scores to numbers: accuracies, confusions and the weighted sum of the two branches.
 
-scores is (V, C) float, one row a video, already the mean over its views; labels is (V,) integers in
-[0, C). Equal scores rank by class number, the lower first, so that no figure depends on how a sort
-happens to run.
+scores is (V, C) float, one row for each video, already the mean over its views; labels is (V,)
+integers in [0, C). Equal scores rank by class number, the lower first, so that no number depends on
+the sorting algorithm.
 """
 
 import math
@@ -25,15 +25,16 @@ FUSION_WEIGHTS: dict[str, Weights] = {"1:1": EQUAL, "5:1": RGB_FIRST, "1:5": FLO
 def fuse(rgb: Scores, flow: Scores, weights: Weights) -> Scores:
     """(V, C), (V, C) -> (V, C), weights[0] * rgb + weights[1] * flow.
 
-    The paper sums frame by frame and then takes the mean. Both are linear: the sum of the means is
-    the same.
+    The paper takes the sum for each frame and then the mean. Both are linear, so the sum of the
+    means is the same.
     """
     return weights[0] * rgb + weights[1] * flow
 
 
 def fusion_weights(iteration: int) -> Weights:
-    """The paper's: the branch that was trained last counts five times; both alike before any
-    iteration. 0 -> 1:1, 1 and 3 -> 5:1, 2 -> 1:5.
+    """The paper's weights after an iteration: 0 -> 1:1, 1 and 3 -> 5:1, 2 -> 1:5.
+
+    The branch that was trained last counts five times.
     """
     if iteration == 0:
         return EQUAL
@@ -41,15 +42,14 @@ def fusion_weights(iteration: int) -> Weights:
 
 
 def ranked_classes(scores: Scores) -> NDArray[np.int64]:
-    """(V, C) -> (V, C) class numbers, best first; a NaN score comes last. [[.2, .5, .5]] -> [[1, 2,
-    0]]
-    """
+    """(V, C) -> (V, C) class numbers, best first, NaN last. [[.2, .5, .5]] -> [[1, 2, 0]]."""
     return np.argsort(-scores, axis=1, kind="stable")
 
 
 def top_k_accuracy(scores: Scores, labels: Labels, k: int) -> float:
-    """The share of videos whose label is among their k best classes; NaN for no videos, 1.0 when k
-    >= C.
+    """Part of the videos, in [0, 1], whose label is among their k best classes; NaN for none.
+
+    With k >= C it is 1.0.
     """
     if len(labels) == 0:
         return float("nan")
@@ -74,12 +74,10 @@ def per_class_accuracy(scores: Scores, labels: Labels) -> NDArray[np.float64]:
 
 
 def wilson_interval(hits: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval of a share, 95 % by default: 30 of 60 -> (0.377, 0.623). NaN for no
-    videos.
-    """
+    """Wilson's score interval of hits / total: 95 % of 30 of 60 -> (0.377, 0.623); NaN for none."""
     if total == 0:
         return float("nan"), float("nan")
-    share, spread = hits / total, z * z / total
-    middle = (share + spread / 2) / (1 + spread)
-    half = z * math.sqrt(share * (1 - share) / total + spread / (4 * total)) / (1 + spread)
+    rate, spread = hits / total, z * z / total
+    middle = (rate + spread / 2) / (1 + spread)
+    half = z * math.sqrt(rate * (1 - rate) / total + spread / (4 * total)) / (1 + spread)
     return middle - half, middle + half

@@ -1,9 +1,9 @@
-"""predictions.parquet: every video's scores of every branch, and what they are scores of.
+"""predictions.parquet: the scores of every video by every branch.
 
 A row is a video and a branch: key, label, branch, scores (C,) float32, the mean over the video's
-views. The file's metadata says which network, stage, split and classes they belong to, so that
-tables and figures need nothing else. The weighted sum of two branches is linear: the paper's sum
-frame by frame, then the mean, is the sum of these means.
+views. The metadata of the file names network, stage, split and classes, so that tables and figures
+need nothing else. Single views are not kept: every number of the paper follows from these means,
+because a weighted sum of two branches is linear.
 """
 
 import json
@@ -45,7 +45,7 @@ class Predictions:
 
 
 def predictions_file(run: Path, suffix: str) -> Path:
-    """Where a run has them: no suffix for its last stage, -STAGE for another one, * for all."""
+    """The file in a run: no suffix for the last stage, -STAGE for another one, * for all."""
     return run / FILE_NAME.format(suffix=suffix)
 
 
@@ -57,14 +57,13 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
         for key, label, row in zip(predictions.keys, predictions.labels, values, strict=True)
     ]
     schema = pa.schema(FIELDS, metadata={METADATA: json.dumps(dict(predictions.about))})
+    # Whole or not at all: a report must not read half a file of a test that was stopped.
     with atomic_file(path) as file:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), file)
 
 
 def read_predictions(path: Path) -> Predictions:
-    """What `write_predictions` wrote; InputError when the file is damaged or came from
-    elsewhere.
-    """
+    """What `write_predictions` wrote; InputError for a damaged file or one of another program."""
     try:
         with pq.ParquetFile(path) as file:
             table = file.read(use_threads=False)
@@ -79,7 +78,7 @@ def read_predictions(path: Path) -> Predictions:
         )
     rows = table.to_pydict()
     branches = np.array(rows["branch"])
-    # Every branch has the same videos in the same order: the first one's rows name them.
+    # Every branch has the same videos in the same order, so the rows of the first one name them.
     first = branches == branches[:1]
     scores = {
         str(name): _matrix(rows["scores"], branches == name)

@@ -198,8 +198,8 @@ def test_the_commands_go_round_and_tell_what_they_did(
     assert run(monkeypatch, "shards", "subset", back, "--out", f"{part}2", "--split", "train") == 0
     assert run(monkeypatch, "shards", "merge", part, f"{part}2", "--out", both) == 0
     assert run(monkeypatch, "shards", "verify", both) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert told == [
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == [
         f"5 written -> {back}/videos.parquet",
         f"{back}: every byte as written",
         f"2 written -> {part}",
@@ -242,8 +242,8 @@ def test_an_absent_input_is_one_line_and_nothing_is_made(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(monkeypatch, "shards", *arguments) == 1
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.startswith("twinstream: absent")
-    assert told.err.count("\n") == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("twinstream: absent")
+    assert printed.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []

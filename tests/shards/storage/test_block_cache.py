@@ -26,14 +26,14 @@ NUM_BYTES = 40 * BLOCK_BYTES + 123
 @pytest.fixture
 def fetched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """What is read from the shard itself: (begin, num_bytes)."""
-    told: list[tuple[int, int]] = []
+    printed: list[tuple[int, int]] = []
 
     def reads(location: Path, begin: int, num_bytes: int) -> bytes:
-        told.append((begin, num_bytes))
+        printed.append((begin, num_bytes))
         return read_range(location, begin, num_bytes)
 
     monkeypatch.setattr(cache, "read_range", reads)
-    return told
+    return printed
 
 
 def shard(folder: Path, seed: int = 0) -> tuple[Path, FileEntry]:
@@ -189,10 +189,10 @@ def test_processes_share_a_cache_that_is_too_small_for_them(tmp_path: Path) -> N
     processes = [context.Process(target=hammer, args=one) for one in arguments]
     for process in processes:
         process.start()
-    told = [faults.get(timeout=120) for _ in processes]
+    printed = [faults.get(timeout=120) for _ in processes]
     for process in processes:
         process.join()
-    assert told == ["done"] * 3
+    assert printed == ["done"] * 3
 
 
 KILLED = """

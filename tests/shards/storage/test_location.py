@@ -87,9 +87,11 @@ def test_a_uri_with_credentials_is_refused_and_not_repeated(text: str) -> None:
         lambda: build_settings(Settings, {"dataset": {"annotations": ["a.csv", text]}}),
         lambda: build_settings(Settings, {}, [f"dataset.root={text}"]),
     ):
-        with pytest.raises(InputError, match="must not hold credentials") as told:
+        with pytest.raises(InputError, match="must not hold credentials") as printed:
             refused()
-        assert not any(word in str(told.value) for word in (KEY, SECRET, "AKIA", "abc/def", "user"))
+        assert not any(
+            word in str(printed.value) for word in (KEY, SECRET, "AKIA", "abc/def", "user")
+        )
 
 
 def test_the_pathlib_part_of_a_remote_path() -> None:
@@ -182,10 +184,10 @@ def test_an_upload_that_is_killed_leaves_nothing(store: Store) -> None:
 def test_an_upload_of_which_a_part_fails_is_one_line_and_leaves_nothing(store: Store) -> None:
     # All else goes through: nothing must complete what has arrived.
     wire = Wire(store.endpoint, refuses="partNumber=2")
-    told, _ = uploading(store, wire).communicate(timeout=120)
+    printed, _ = uploading(store, wire).communicate(timeout=120)
     wire.close()
-    assert told.startswith("s3://bucket/torn/x: the store does not answer (")
-    assert told.count("\n") == 1
+    assert printed.startswith("s3://bucket/torn/x: the store does not answer (")
+    assert printed.count("\n") == 1
     assert file_sizes(locate(store.uri("torn"))) == {}
 
 

@@ -68,7 +68,7 @@ def test_the_map_is_what_the_block_computes_for_the_networks_own_input(
     dataset: Path, tmp_path: Path, key: str
 ) -> None:
     write_run(tmp_path / "run", dataset)
-    observer = Observer(tmp_path / "run", place="layer2.1")
+    observer = Observer(tmp_path / "run", at="layer2.1")
     given: list[torch.Tensor] = []
     block = observer.model.rgb.cma["layer2_1"]
     handle = block.register_forward_hook(lambda module, args, output: given.extend(args))
@@ -303,9 +303,9 @@ def test_bad_input_is_one_line(
     monkeypatch.chdir(tmp_path)
     out = () if "--out" in arguments else ("--out", "look.png")
     assert run(monkeypatch, "attention", str(tmp_path / "run"), *arguments, *out) == 1
-    told = capsys.readouterr().err
-    assert message in told
-    assert told.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
     assert not (tmp_path / "look.png").exists()
 
 

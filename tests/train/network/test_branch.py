@@ -5,7 +5,13 @@ import torch
 from torchvision import models
 
 from twinstream.errors import InputError
-from twinstream.train.network.branch import Branch, attention_places, cut_at, residual_blocks, stem
+from twinstream.train.network.branch import (
+    Branch,
+    blocks_before_attention,
+    cut_at,
+    residual_blocks,
+    stem,
+)
 
 PLACES = {
     18: ["layer2.1", "layer3.1"],
@@ -20,7 +26,7 @@ PLACES = {
 def test_blocks_stand_in_res3_and_res4_after_every_other_residual_block(depth: int) -> None:
     with torch.device("meta"):
         net = models.get_model(f"resnet{depth}", weights=None)
-    assert list(attention_places(net, "every_other")) == PLACES[depth]
+    assert list(blocks_before_attention(net, "every_other")) == PLACES[depth]
 
 
 def test_blocks_stand_where_they_are_asked_for_in_the_order_of_computation() -> None:

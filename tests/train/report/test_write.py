@@ -308,9 +308,9 @@ def test_a_report_has_a_file_for_each_table_and_figure(
 ) -> None:
     out = tmp_path / "report"
     assert run(monkeypatch, "report", *map(str, runs), "--out", str(out)) == 0
-    told = capsys.readouterr()
-    assert told.out == f"{out}/report.html\n"
-    assert "table1 lacks: twinstream test runs/cma --stage iter3" in told.err
+    printed = capsys.readouterr()
+    assert printed.out == f"{out}/report.html\n"
+    assert "table1 lacks: twinstream test runs/cma --stage iter3" in printed.err
     tables = {f"table{n}.{suffix}" for n in range(1, 5) for suffix in ("md", "csv")}
     figures = {f"figure{n}.{suffix}" for n in (3, 4) for suffix in ("png", "csv")}
     assert {path.name for path in out.iterdir()} == {*tables, *figures, "report.html"}

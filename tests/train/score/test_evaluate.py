@@ -96,9 +96,9 @@ def test_shards_of_another_codec_are_refused_in_a_line(
     (dataset / "dataset.json").write_bytes(
         manifest_bytes(manifest.model_copy(update={"flow_codec": codec}))
     )
-    with pytest.raises(InputError, match=message) as told:
+    with pytest.raises(InputError, match=message) as printed:
         score_run(tmp_path / "run", read_run_settings(tmp_path / "run").test)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(printed.value)
 
 
 def test_the_command_scores_a_stage(

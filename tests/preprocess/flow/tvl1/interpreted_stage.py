@@ -122,7 +122,7 @@ def test_the_next_batch_is_loaded_before_the_present_one_is_computed(
     whole = open_cuda(SHORT)(frames)
     acts: list[str] = []
     for owner, name in ((Copies, "upload"), (Copies, "download"), (cuda_engine, "batch_flow")):
-        monkeypatch.setattr(owner, name, told(getattr(owner, name), name, acts))
+        monkeypatch.setattr(owner, name, printed(getattr(owner, name), name, acts))
     assert np.array_equal(open_cuda(SHORT, max_bytes=1)(frames), whole)
     frames_and_pairs = ["upload", "upload"]
     assert acts == [
@@ -133,7 +133,7 @@ def test_the_next_batch_is_loaded_before_the_present_one_is_computed(
     ]
 
 
-def told(act: Callable[..., Any], name: str, acts: list[str]) -> Callable[..., Any]:
+def printed(act: Callable[..., Any], name: str, acts: list[str]) -> Callable[..., Any]:
     """The same act, which also writes its name down."""
 
     def acting(*arguments: Any) -> Any:
