@@ -96,7 +96,7 @@ def measure(path: Path, pairs: list[Gray], engines: dict[str, Compute]) -> list[
     seconds: dict[str, list[float]] = {name: [] for name in engines}
     difference: dict[str, float] = {}
     for name, engine in engines.items():
-        # Only the first pair: the float64 reference takes many seconds a pair.
+        # Only the first pair: the float64 reference is far slower than any engine.
         difference[name] = float(np.linalg.norm(engine(pairs[0])[0] - expected, axis=-1).mean())
     # The engines count from their start on: what the first pair took is taken off.
     before = {name: work_done(engine) for name, engine in engines.items()}

@@ -40,7 +40,7 @@ Convert = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Batch:
+class PairBatch:
     """Frames (T, H, W) uint8 and the first frames (N,) int32 of their pairs.
 
     They are on the device or on their way.
@@ -150,10 +150,10 @@ class CudaEngine:
         gray: Gray,
         here: Starts,
         ahead: Starts,
-        batch: Batch | None,
+        batch: PairBatch | None,
         out: Tensor,
         convert: Convert,
-    ) -> tuple[bool, Batch | None]:
+    ) -> tuple[bool, PairBatch | None]:
         """Compute the pairs `here`, while those `ahead` are loaded.
 
         `batch` holds the pairs `here` if the last call loaded them. False and None where the GPU's
@@ -172,10 +172,10 @@ class CudaEngine:
         self.work = work if self.work is None else self.work + work
         return True, following
 
-    def loaded(self, gray: Gray, starts: Starts) -> Batch:
+    def loaded(self, gray: Gray, starts: Starts) -> PairBatch:
         """The frames of these pairs, on their way to the device."""
         frames = self.copies.upload(gray[starts[0] : starts[-1] + 2], torch.uint8)
-        return Batch(frames, self.copies.upload(starts - starts[0], torch.int32))
+        return PairBatch(frames, self.copies.upload(starts - starts[0], torch.int32))
 
     def take_fewer(self, num: int, shape: tuple[int, ...]) -> None:
         """After `num` pairs did not fit: half of them from now on; InputError where it was one."""

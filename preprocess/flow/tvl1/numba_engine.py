@@ -28,7 +28,7 @@ PAIRS_A_TURN = 8
 """Pairs a thread takes at once: the first frame's pyramid is made anew for each turn."""
 
 
-class Level:
+class CpuLevel:
     """The memory of one pyramid level, for two frames and the flow between them."""
 
     def __init__(self, height: int, width: int) -> None:
@@ -52,7 +52,7 @@ class Workspace:
     def __init__(self, height: int, width: int, params: TvL1Params) -> None:
         self.shape = (height, width)
         self.params = params
-        self.levels = [Level(*size) for size in level_sizes(height, width, params)]
+        self.levels = [CpuLevel(*size) for size in level_sizes(height, width, params)]
         self.pixel_iterations = 0
 
     def flow_of_run(self, gray: Gray, flow: Flow) -> None:
@@ -84,7 +84,7 @@ class Workspace:
                     self.levels[index].flow, self.levels[index - 1].flow, 1 / self.params.scale_step
                 )
 
-    def refine(self, level: Level, slot: int) -> None:
+    def refine(self, level: CpuLevel, slot: int) -> None:
         """Improve the flow of one level."""
         params = self.params
         # The duals live on from warp to warp, but not from level to level.
