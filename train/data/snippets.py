@@ -4,7 +4,7 @@ A snippet that starts at t is frame t and the stack of flow fields [t, t + L). N
 fields, so the valid starts are [0, N - L). Both samplers cut that range into K equal parts, on the
 integers 0 .. K*(N - L) - 1 divided by K: exact where K does not divide N - L, every start equally
 likely, none left over at the end. A video with fewer starts than segments gets neighbouring parts
-with the same start; nothing is refused but too few frames.
+with the same start; only a video with too few frames is refused.
 """
 
 import numpy as np
@@ -26,8 +26,7 @@ def num_starts(num_frames: int, stack_length: int) -> int:
 def train_starts(
     num_frames: int, segments: int, stack_length: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """(K,) int64 ascending, one start drawn uniformly from each of K equal parts of the valid
-    range.
+    """(K,) int64 ascending, one start drawn from each of K equal parts of the valid range.
 
     14 frames, stacks of 5, 3 segments: starts 0..8 in parts {0 1 2} {3 4 5} {6 7 8}.
     7 frames: starts 0..1, parts {0} {0 1} {1}.
