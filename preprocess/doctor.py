@@ -45,7 +45,7 @@ TAR_OVERHEAD = 512 + 256
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Estimate:
     """What a dataset would take: frames, hours on this machine, and bytes of its shards."""
 
     num_frames: int
@@ -103,10 +103,10 @@ def stage_rate(flow: float, cost_seconds: float, node: Node) -> float:
     return node.cores / (1 / flow + cost_seconds)
 
 
-def predict(hours_of_video: float, frames_a_second: float, bytes_per_frame: float) -> Prediction:
+def predict(hours_of_video: float, frames_a_second: float, bytes_per_frame: float) -> Estimate:
     """100 h at 25 frames/s, 50 frames/s and 20 kB a frame -> 9,000,000 frames, 50 h, 180 GB."""
     num_frames = round(hours_of_video * 3600 * FRAMES_PER_SECOND)
-    return Prediction(num_frames, num_frames / frames_a_second / 3600, num_frames * bytes_per_frame)
+    return Estimate(num_frames, num_frames / frames_a_second / 3600, num_frames * bytes_per_frame)
 
 
 def measured_cost(size: int) -> FrameCost:

@@ -5,12 +5,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support.stores import Store, serve
 
 # One thread a process, set before torch is imported: thread pools that share busy cores wait for
 # one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# No test asserts a time; a busy machine takes longer than Hypothesis allows an example.
+settings.register_profile("no-deadline", deadline=None)
+settings.load_profile("no-deadline")
 
 DEFAULT_DATA = Path(__file__).parents[2] / "shared" / "data"
 

@@ -7,8 +7,8 @@ import torch
 from twinstream.preprocess import doctor
 from twinstream.preprocess.cluster.resources import Node
 from twinstream.preprocess.doctor import (
+    Estimate,
     FrameCost,
-    Prediction,
     drawn_frames,
     gray_frames,
     predict,
@@ -21,7 +21,7 @@ from twinstream.preprocess.flow.engines import open_engine
 
 def test_a_prediction_is_the_arithmetic_of_its_docstring() -> None:
     expected = predict(100, frames_a_second=50, bytes_per_frame=20_000)
-    assert expected == Prediction(9_000_000, pytest.approx(50.0), pytest.approx(180e9))
+    assert expected == Estimate(9_000_000, pytest.approx(50.0), pytest.approx(180e9))
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_the_median_filter_gives_the_references_flow(side: int) -> None:
     assert distance(frames, FIXED.model_copy(update={"median": side})) < 1e-3
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.integers(16, 40), st.integers(16, 40), st.integers(0, 2**32 - 1))
 def test_unrelated_frames_of_any_size_give_the_references_flow(
     height: int, width: int, seed: int

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 from pydantic import ValidationError
@@ -245,7 +245,6 @@ def test_divergence_is_the_negative_adjoint_of_the_forward_differences(
     )
 
 
-@settings(deadline=None)
 @given(planes, st.sampled_from([3, 5]))
 def test_the_median_filter_is_opencvs(field: reference.Field, side: int) -> None:
     field = np.tile(field, (3, 3)).astype(np.float32).astype(np.float64)
