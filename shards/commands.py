@@ -229,10 +229,11 @@ def import_(
     from twinstream.shards.rawframes.alignment import Layout
     from twinstream.shards.rawframes.folders import found_videos, listed_videos
     from twinstream.shards.rawframes.importer import foreign_codec, import_rawframes
+    from twinstream.shards.rawframes.names import read_classes
     from twinstream.shards.storage.location import locate
 
     target = locate(out)
-    classes = tuple(classes_file.read_text().splitlines()) if classes_file else None
+    classes = read_classes(classes_file) if classes_file else None
     found = listed_videos(folder, splits, classes) if splits else found_videos(folder, classes)
     # On stderr: stdout has the result line only.
     for warning in found.warnings:
@@ -309,7 +310,7 @@ def subset(
     Example: twinstream shards subset out/shards --out out/few --split train --max-per-class 10
     """
     from twinstream.shards.format.video_table import summary
-    from twinstream.shards.storage.location import locate
+    from twinstream.shards.storage.location import locate, read_text
     from twinstream.shards.write.combine import subset
 
     target = locate(out)
@@ -319,7 +320,7 @@ def subset(
         classes=None if classes is None else [name.strip() for name in classes.split(",")],
         keys=None
         if keys_file is None
-        else [line for line in keys_file.read_text().splitlines() if line],
+        else [line for line in read_text(keys_file, "--keys").splitlines() if line],
         split=split,
         max_per_class=max_per_class,
     )

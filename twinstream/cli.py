@@ -198,7 +198,7 @@ def test(
 )
 @click.option(
     "--crops",
-    type=click.Choice(["1", "5", "10"]),
+    type=click.Choice([*map(str, NUM_CROPS)]),
     help="Crops a snippet; the run's test.crops when not given.",
 )
 @click.option(

@@ -165,6 +165,9 @@ class Predictor:
                     raise VideoError(Reason.TOO_SHORT, detail)
             except VideoError as error:
                 raise InputError(f"{video}: {error}") from error
+            # A store that does not answer, or a disk that fails, costs this video alone.
+            except OSError as error:
+                raise InputError(f"{video}: {error.strerror or error}") from error
             # -1: the video has no label.
             index = spool.sample_index(str(video), -1, filled.height, filled.width)
             yield SpooledSample(Path(path.name), index, spool=spool), spool.num_frames

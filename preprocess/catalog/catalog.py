@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from twinstream.errors import InputError
-from twinstream.preprocess.catalog.files import list_files, read_text, splits_folder
+from twinstream.preprocess.catalog.files import list_files, splits_folder
 from twinstream.preprocess.catalog.listings import (
     Listed,
     parse_class_index,
@@ -23,7 +23,7 @@ from twinstream.preprocess.catalog.listings import (
 )
 from twinstream.shards.format.keys import require_plain_class, video_key
 from twinstream.shards.rawframes.folders import classes_and_splits, first_few, list_frame_folders
-from twinstream.shards.storage.location import Location, locate
+from twinstream.shards.storage.location import Location, locate, read_text
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ Every regular file counts as a video unless it is hidden or its suffix says text
 file must become a row with a reason, and only decoding can tell. Linked folders are followed.
 """
 
-import io
 import os
 from pathlib import Path, PurePath, PurePosixPath
 
@@ -84,20 +83,3 @@ def splits_folder(root: Location, splits: str | None) -> Location:
     raise InputError(
         f"dataset.splits: not set, and no classInd.txt in {folders[0]} or {folders[1]}"
     )
-
-
-def read_text(path: Location, setting: str) -> str:
-    """The text of a list; InputError, naming the setting that led here, where it cannot be read."""
-    try:
-        # Excel writes a byte order mark, which must not become part of the first column's name.
-        with io.TextIOWrapper(path.open("rb"), encoding="utf-8-sig") as file:
-            return file.read()
-    except FileNotFoundError as error:
-        # Most often the name is mistyped or the fold is another one; the names there show it.
-        there = sorted(other.name for other in path.parent.glob(f"*{path.suffix}"))[:NUM_NAMED]
-        beside = f"; there is {', '.join(there)}" if there else ""
-        raise InputError(f"{setting}: no file {path}{beside}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{setting}: {path} is not a text in UTF-8") from error
-    except OSError as error:
-        raise InputError(f"{setting}: {path} cannot be read ({error.strerror})") from error

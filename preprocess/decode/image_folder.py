@@ -18,11 +18,9 @@ from av.video.frame import VideoFrame
 from twinstream.preprocess.decode.picture import Orientation, short_side_size
 from twinstream.preprocess.decode.video import check_pixels, in_chunks
 from twinstream.preprocess.decode.video_stream import OpenedVideo, VideoInfo
+from twinstream.shards.format.image import has_jpeg_end
 from twinstream.shards.format.video_table import Reason, VideoError
 from twinstream.shards.rawframes.names import NO_FRAMES, number_fault, numbered_images, prefix_fault
-
-END_OF_JPEG = b"\xff\xd9"
-TAIL_BYTES = 1024
 
 
 def frame_names(names: Iterable[str]) -> list[str]:
@@ -93,7 +91,7 @@ def _picture(folder: Path, name: str, max_pixels: int | None) -> VideoFrame:
     try:
         data = (folder / name).read_bytes()
         # libjpeg and FFmpeg paint over what a cut JPEG lacks and report nothing.
-        if name.lower().endswith((".jpg", ".jpeg")) and END_OF_JPEG not in data[-TAIL_BYTES:]:
+        if name.lower().endswith((".jpg", ".jpeg")) and not has_jpeg_end(data):
             raise VideoError(
                 Reason.DECODE_ERROR, f"{name}: {len(data)} bytes without the end of a JPEG"
             )

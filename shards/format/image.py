@@ -10,6 +10,15 @@ from numpy.typing import NDArray
 
 from twinstream.errors import InputError
 
+END_OF_IMAGE = b"\xff\xd9"
+TAIL_BYTES = 1024
+
+
+def has_jpeg_end(data: bytes) -> bool:
+    """Whether the mark that ends a JPEG is there: decoders fill the rest of a cut one."""
+    # Not only the last two bytes: some tools write more behind the mark.
+    return END_OF_IMAGE in data[-TAIL_BYTES:]
+
 
 def encode_jpeg(image: NDArray[np.uint8], quality: int) -> bytes:
     """(H, W, 3) RGB or (H, W) uint8 -> JPEG bytes."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from twinstream.errors import InputError
 from twinstream.shards.format.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL, dequantize
-from twinstream.shards.format.image import decode_unchanged
+from twinstream.shards.format.image import decode_unchanged, has_jpeg_end
 from twinstream.shards.format.manifest import FlowCodec
 from twinstream.shards.format.sample import SampleMeta
 from twinstream.shards.format.video_table import Reason, Status, VideoError, VideoRow, video_row
@@ -27,8 +27,7 @@ from twinstream.shards.write.dataset import Contents, DatasetBuild, write_datase
 from twinstream.shards.write.plan import key_hash, plan_shards
 from twinstream.shards.write.writer import SampleSpool, ShardWriter, sample_spool
 
-START_OF_IMAGE, END_OF_IMAGE = b"\xff\xd8", b"\xff\xd9"
-TAIL_BYTES = 1024
+START_OF_IMAGE = b"\xff\xd8"
 
 
 def import_rawframes(
@@ -175,8 +174,7 @@ def _image(
     jpeg = (folder / name).read_bytes()
     if not jpeg.startswith(START_OF_IMAGE):
         raise VideoError(Reason.DECODE_ERROR, f"{name}: {len(jpeg)} bytes that are no JPEG")
-    # Decoders fill the rest of a cut JPEG with gray. Some tools write bytes behind the end mark.
-    if END_OF_IMAGE not in jpeg[-TAIL_BYTES:]:
+    if not has_jpeg_end(jpeg):
         raise VideoError(
             Reason.DECODE_ERROR, f"{name}: {len(jpeg)} bytes without the end of a JPEG"
         )

@@ -10,6 +10,7 @@ flow fields, so there is one list for frames and another for flow.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,7 +18,10 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from twinstream.errors import InputError
+from twinstream.shards.storage.location import read_text
 
+# A longer number is no count or label, and Python refuses to read one of thousands of digits.
+NUMBER = re.compile(r"[0-9]{1,9}")
 CLASSES_NAME = "classes.txt"
 RGB_LIST, FLOW_LIST = "_rawframes.txt", "_flow_rawframes.txt"
 _IMAGE = re.compile(r"(?P<prefix>|.*\D)(?P<number>\d+)\.(?:jpe?g|png)", re.IGNORECASE)
@@ -120,15 +124,24 @@ def list_text(videos: Iterable[ListedVideo]) -> str:
 def read_list(path: Path) -> list[ListedVideo]:
     """The lines of an annotation list; InputError that names a wrong line."""
     videos = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(read_text(path, "--splits").splitlines(), 1):
         if not line.strip():
             continue
         # From the right: in lists of other tools a folder may contain spaces.
         fields = line.rsplit(maxsplit=2)
-        if len(fields) != 3 or not (fields[1].isdecimal() and fields[2].isdecimal()):
+        if len(fields) != 3 or not all(NUMBER.fullmatch(field) for field in fields[1:]):
             raise InputError(
                 f"{path}: line {number}: {line!r}, expected `CLASS/VIDEO num_frames label`"
             )
         folder = PurePosixPath(fields[0].strip()).as_posix()
         videos.append(ListedVideo(folder, int(fields[1]), int(fields[2])))
     return videos
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """Class names, one a line in the order of the labels; InputError for a name twice."""
+    names = [line.strip() for line in read_text(path, "--classes").splitlines() if line.strip()]
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise InputError(f"{path}: class {name!r} is there {count} times; expected each once")
+    return tuple(names)

@@ -157,7 +157,8 @@ class ShardDataset:
 
     def _found(self, key: str) -> tuple[str, StoredSample]:
         """Split and sample of a key."""
-        found = self.written.find(key)
+        # Samples have keys and no numbers: dataset[0] would be another video in another version.
+        found = self.written.find(key) if isinstance(key, str) else None
         if found is None:
             raise InputError(
                 f"{self.path}: no sample {key!r} among {len(self)}; {VIDEOS_NAME} lists all"

@@ -4,6 +4,7 @@ A local path stays a plain pathlib.Path and costs nothing extra. A path in a sto
 with the same methods. `storage.atomic` writes to both.
 """
 
+import io
 import os
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from twinstream.shards.storage.atomic import write_atomically
 from twinstream.shards.storage.connection import OPTIONS
 from twinstream.shards.storage.remote import RemotePath
 
+NUM_NAMED = 10
 Location = Path | RemotePath
 
 
@@ -108,3 +110,20 @@ def _local(where: str, path: str) -> Path:
 def spool_folder(location: Location) -> str | None:
     """Folder for temporary files of an output: beside it, or None ($TMPDIR) for a store."""
     return str(location) if isinstance(location, Path) else None
+
+
+def read_text(path: Location, setting: str) -> str:
+    """The text of a list; InputError, naming the setting or option that led here."""
+    try:
+        # Excel writes a byte order mark, which must not become part of the first column's name.
+        with io.TextIOWrapper(path.open("rb"), encoding="utf-8-sig") as file:
+            return file.read()
+    except FileNotFoundError as error:
+        # Most often the name is mistyped or the fold is another one; the names there show it.
+        there = sorted(other.name for other in path.parent.glob(f"*{path.suffix}"))[:NUM_NAMED]
+        beside = f"; there is {', '.join(there)}" if there else ""
+        raise InputError(f"{setting}: no file {path}{beside}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{setting}: {path} is not a text in UTF-8") from error
+    except OSError as error:
+        raise InputError(f"{setting}: {path} cannot be read ({error.strerror})") from error

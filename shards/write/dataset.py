@@ -40,6 +40,7 @@ from twinstream.shards.write.writer import ShardWriter, index_path, write_shard
 
 # Indexes read at the same time: in an object store each is some round trips of waiting.
 NUM_READERS = 16
+NUM_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Identity(NamedTuple):
 
     key: str
     path: str
+    class_name: str
     label: int
     split: str
     missing: bool
@@ -89,7 +91,15 @@ class DatasetBuild(Generic[T]):
         """The rows of the dataset if it is complete, else None; InputError for another dataset."""
         if not (self.out / FILE_NAME).exists():
             return None
-        self._refuse_other_settings(read_manifest(self.out).settings)
+        manifest = read_manifest(self.out)
+        self._refuse_other_settings(manifest.settings)
+        # A class without a video is in no row.
+        if manifest.classes != self.contents.classes:
+            raise InputError(
+                f"{self.option} {self.out}: holds a dataset of other classes or another order: "
+                f"{_listed(manifest.classes)}, not {_listed(self.contents.classes)}; choose "
+                f"another {self.option}"
+            )
         rows = read_videos(self.out / VIDEOS_NAME)
         # Equal settings are not enough: the user may have added or moved videos since.
         planned = [_planned(item) for plan in self.plans for item in plan.items]
@@ -235,11 +245,15 @@ def _shard_entry(shard: FinishedShard) -> ShardEntry:
 
 
 def _planned(video: LabelledVideo) -> Identity:
-    return Identity(video.key, video.path, video.label, video.split, missing=False)
+    return Identity(
+        video.key, video.path, video.class_name, video.label, video.split, missing=False
+    )
 
 
 def _identity(row: VideoRow) -> Identity:
-    return Identity(row.key, row.path, row.label, row.split, row.status == Status.MISSING)
+    return Identity(
+        row.key, row.path, row.class_name, row.label, row.split, row.status == Status.MISSING
+    )
 
 
 def _difference(found: Identity | None, wanted: Identity | None) -> str:
@@ -252,3 +266,9 @@ def _difference(found: Identity | None, wanted: Identity | None) -> str:
         if there != here
     )
     return f"has {name} {there} there, not {here}"
+
+
+def _listed(classes: Sequence[str]) -> str:
+    """`walk, run, jump ... (12)`: enough to see an order."""
+    more = f" ... ({len(classes)})" if len(classes) > NUM_NAMED else ""
+    return ", ".join(classes[:NUM_NAMED]) + more

@@ -279,3 +279,11 @@ def test_a_loaded_network_scores_as_the_run_does(tmp_path: Path) -> None:
     assert before.keys() == {"flow"}
     with pytest.raises(ts.InputError, match="no stage iter7"):
         ts.load_network(tmp_path, "iter7")
+
+
+def test_a_number_is_no_key_and_no_epoch_comes_before_the_first(dataset: Path) -> None:
+    opened = ts.open_shards(dataset)
+    with pytest.raises(ts.InputError, match="no sample 0 among"):
+        opened[0]
+    with pytest.raises(ts.InputError, match="epoch -1; expected 0 or more"):
+        ts.snippets(opened, epoch=-1)

@@ -277,3 +277,15 @@ def test_a_run_that_is_not_finished_is_one_line(
         assert run(monkeypatch, "predict", str(folder), video) == 1
         shown_text = capsys.readouterr()
         assert (shown_text.out, shown_text.err) == ("", f"twinstream: {line}\n")
+
+
+def test_a_store_that_does_not_answer_costs_its_video_alone(
+    preprocessed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    nowhere = "s3://bucket/x.mp4?endpoint_override=localhost:1&scheme=http&region=x"
+    video = str(preprocessed / "video.mp4")
+    assert run(monkeypatch, "predict", str(preprocessed / "runs" / "cma"), nowhere, video) == 1
+    printed = capsys.readouterr()
+    assert printed.err.startswith("twinstream: s3://")
+    assert video in printed.out

@@ -62,6 +62,8 @@ def snippets(
     }.items():
         if value < 1:
             raise InputError(f"snippets: {name} is {value}, expected at least 1")
+    if min(seed, epoch) < 0:
+        raise InputError(f"snippets: seed {seed}, epoch {epoch}; expected 0 or more")
     if not 0 <= rank < world_size:
         raise InputError(f"snippets: rank is {rank}, expected 0 to {world_size - 1}")
     # Before anything is read: bytes of another codec would train and mean something else.

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -23,8 +24,9 @@ from twinstream.shards.format.manifest import read_manifest
 from twinstream.shards.format.video_table import read_videos, summary
 from twinstream.shards.rawframes.alignment import Layout
 from twinstream.shards.rawframes.exporter import export_rawframes
-from twinstream.shards.rawframes.folders import found_videos, listed_videos
+from twinstream.shards.rawframes.folders import FoundVideos, found_videos, listed_videos
 from twinstream.shards.rawframes.importer import foreign_codec, import_rawframes
+from twinstream.shards.rawframes.names import ListedVideo, read_classes, read_list
 from twinstream.shards.read.dataset import ShardDataset
 from twinstream.shards.read.members import read_flow, read_frames, read_meta
 from twinstream.shards.verify import faults
@@ -378,3 +380,50 @@ def test_an_export_and_an_import_that_were_killed_end_as_if_they_had_not(
     assert len(list((tmp_path / "b").rglob("*.tar"))) == 1
     bring_in(tmp_path / "whole", tmp_path / "b", videos_per_shard=1)
     assert digests(tmp_path / "b") == digests(tmp_path / "a")
+
+
+@pytest.mark.parametrize("is_finished", [False, True])
+def test_an_import_that_goes_on_refuses_other_class_names(
+    tmp_path: Path, is_finished: bool
+) -> None:
+    root, out = tmp_path / "in", tmp_path / "out"
+    for name in ("a", "b"):
+        draw_video(root / name / "v")
+    bring_in(root, out, found_videos(root, None), videos_per_shard=1)
+    if not is_finished:
+        (out / "dataset.json").unlink()
+        (out / "videos.parquet").unlink()
+    before = digests(out)
+    found = found_videos(root, None)
+    # Labels stay; the folders say which class is which, so only a list can name it otherwise.
+    renamed = FoundVideos(
+        tuple(replace(video, class_name=video.class_name.upper()) for video in found.videos),
+        tuple(name.upper() for name in found.classes),
+    )
+    with pytest.raises(InputError, match=r"classes|class_name"):
+        bring_in(root, out, renamed, videos_per_shard=1)
+    assert digests(out) == before
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_class_names_are_read_without_marks_and_once_each(tmp_path: Path, mark: str) -> None:
+    path = tmp_path / "classes.txt"
+    path.write_text(f"{mark}walk \nrun\n", encoding="utf-8")
+    assert read_classes(path) == ("walk", "run")
+    path.write_text(f"{mark}walk\nrun\nwalk \n", encoding="utf-8")
+    with pytest.raises(InputError, match="class 'walk' is there 2 times"):
+        read_classes(path)
+    path.write_bytes("gehen\nlaufen für\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"--classes: .* is not a text in UTF-8"):
+        read_classes(path)
+
+
+def test_a_list_with_a_mark_is_read_and_a_number_of_thousands_of_digits_refused(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "train.txt"
+    path.write_text("\ufeffa/v 4 0\n", encoding="utf-8")
+    assert read_list(path) == [ListedVideo("a/v", 4, 0)]
+    path.write_text(f"a/v 4 {'1' * 5000}\n")
+    with pytest.raises(InputError, match=r"line 1: .*expected `CLASS/VIDEO num_frames label`"):
+        read_list(path)
