@@ -44,7 +44,7 @@ def faults(dataset: Location, progress: Callable[[str], None] = lambda path: Non
     for entry in entries:
         yield from _entry_faults(dataset, entry, keys)
         progress(entry.tar.path)
-    yield from _row_faults(dataset, keys)
+    yield from _row_faults(dataset, manifest.classes, keys)
 
 
 def fast_faults(
@@ -169,8 +169,8 @@ def _image_faults(data: bytes, shape: tuple[int, ...]) -> Iterator[str]:
         yield str(error)
 
 
-def _row_faults(dataset: Location, keys: dict[str, str]) -> Iterator[str]:
-    """videos.parquet against the shards: each video once, each written one where it says."""
+def _row_faults(dataset: Location, classes: tuple[str, ...], keys: dict[str, str]) -> Iterator[str]:
+    """videos.parquet against the shards and the classes: each video once, where it says."""
     try:
         rows = read_videos(dataset / VIDEOS_NAME)
     except InputError as error:
@@ -179,6 +179,12 @@ def _row_faults(dataset: Location, keys: dict[str, str]) -> Iterator[str]:
     for key, count in Counter(row.key for row in rows).items():
         if count > 1:
             yield f"{VIDEOS_NAME}: {key}: {count} rows"
+    named = dict(enumerate(classes))
+    for row in rows:
+        # Of a damaged table anything may come, None too.
+        if row.class_name != named.get(row.label):
+            expected = named.get(row.label)
+            yield f"{VIDEOS_NAME}: {row.key}: label {row.label} is {row.class_name}, not {expected}"
     written = {row.key: row.shard for row in rows if row.status == Status.WRITTEN}
     for key in sorted(written.keys() - keys.keys()):
         yield f"{VIDEOS_NAME}: {key}: said to be in {written[key]}, which does not hold it"

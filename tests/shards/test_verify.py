@@ -1,6 +1,7 @@
 """Verify: silent on a sound dataset, and every kind of fault is found and named."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,12 @@ def test_fast_does_not_look_inside_files_whose_bytes_fit(dataset: Path) -> None:
     rewritten(dataset, "videos.parquet", b"no table")
     assert list(fast_faults(dataset)) == []
     assert list(faults(dataset)) != []
+
+
+def test_a_row_whose_class_is_not_that_of_its_label_is_a_fault(dataset: Path) -> None:
+    first, *others = read_videos(dataset / "videos.parquet")
+    renamed = replace(first, class_name="up")
+    rewritten(dataset, "videos.parquet", videos_bytes([renamed, *others]))
+    assert list(faults(dataset)) == [
+        f"videos.parquet: {first.key}: label {first.label} is up, not {first.class_name}"
+    ]
