@@ -45,6 +45,21 @@ def with_settings(command: F) -> F:
     return config(override(command))
 
 
+def with_views(command: F) -> F:
+    """The two options of every command that scores videos."""
+    segments = click.option(
+        "--segments",
+        type=click.IntRange(min=1),
+        help="Snippets a video; the run's test.segments when not given.",
+    )
+    crops = click.option(
+        "--crops",
+        type=click.Choice([*map(str, NUM_CROPS)]),
+        help="Crops a snippet; the run's test.crops when not given.",
+    )
+    return segments(crops(command))
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def cli() -> None:
@@ -145,16 +160,7 @@ def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool) -> 
 @cli.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--split", help="Split to score; the run's test.split when not given.")
-@click.option(
-    "--segments",
-    type=click.IntRange(min=1),
-    help="Snippets a video; the run's test.segments when not given.",
-)
-@click.option(
-    "--crops",
-    type=click.Choice([*map(str, NUM_CROPS)]),
-    help="Crops a snippet; the run's test.crops when not given.",
-)
+@with_views
 @click.option(
     "--shards", "shards_path", help="Shard dataset to score, where it is not the one trained on."
 )
@@ -191,16 +197,7 @@ def test(
     "--top", type=click.IntRange(min=1), default=5, show_default=True, help="Classes to print."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines, one for each video.")
-@click.option(
-    "--segments",
-    type=click.IntRange(min=1),
-    help="Snippets a video; the run's test.segments when not given.",
-)
-@click.option(
-    "--crops",
-    type=click.Choice([*map(str, NUM_CROPS)]),
-    help="Crops a snippet; the run's test.crops when not given.",
-)
+@with_views
 @click.option(
     "--stage",
     help="Score with the network as it was behind this stage; as training left it when not given.",

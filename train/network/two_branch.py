@@ -107,10 +107,6 @@ class TwoBranch(nn.Module):
         found: Branch = getattr(self, name)
         return found
 
-    def freeze(self, name: BranchName) -> None:
-        """No gradient, fixed BatchNorm, no dropout in that branch, CMA blocks included."""
-        self.branch(name).set_frozen(True)
-
     def train_only(self, name: BranchName) -> None:
         """For one stage of training: that branch learns, the other is frozen."""
         # For its ValueError: a wrong name must not leave every branch frozen.
