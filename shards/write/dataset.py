@@ -93,13 +93,6 @@ class DatasetBuild(Generic[T]):
             return None
         manifest = read_manifest(self.out)
         self._refuse_other_settings(manifest.settings)
-        # A class without a video is in no row.
-        if manifest.classes != self.contents.classes:
-            raise InputError(
-                f"{self.option} {self.out}: holds a dataset of other classes or another order: "
-                f"{_listed(manifest.classes)}, not {_listed(self.contents.classes)}; choose "
-                f"another {self.option}"
-            )
         rows = read_videos(self.out / VIDEOS_NAME)
         # Equal settings are not enough: the user may have added or moved videos since.
         planned = [_planned(item) for plan in self.plans for item in plan.items]
@@ -107,6 +100,13 @@ class DatasetBuild(Generic[T]):
         self._refuse_other_videos(
             sorted(_identity(row) for row in rows), sorted([*planned, *others])
         )
+        # A class without a video is in no row, so that the rows do not tell all.
+        if manifest.classes != self.contents.classes:
+            raise InputError(
+                f"{self.option} {self.out}: holds a dataset of other classes or another order: "
+                f"{_listed(manifest.classes)}, not {_listed(self.contents.classes)}; choose "
+                f"another {self.option}"
+            )
         return rows
 
     def done_shards(self) -> dict[str, FinishedShard]:

@@ -427,3 +427,12 @@ def test_a_list_with_a_mark_is_read_and_a_number_of_thousands_of_digits_refused(
     path.write_text(f"a/v 4 {'1' * 5000}\n")
     with pytest.raises(InputError, match=r"line 1: .*expected `CLASS/VIDEO num_frames label`"):
         read_list(path)
+
+
+def test_a_finished_import_refuses_a_class_more_that_no_video_has(tmp_path: Path) -> None:
+    root, out = tmp_path / "in", tmp_path / "out"
+    draw_video(root / "a" / "v")
+    found = found_videos(root, None)
+    bring_in(root, out, found)
+    with pytest.raises(InputError, match="other classes or another order: a, not a, extra"):
+        bring_in(root, out, replace(found, classes=(*found.classes, "extra")))
