@@ -5,6 +5,8 @@ checkpoint of somebody else runs no code. It has no random state, because order,
 dropout follow from (seed, stage, epoch, step).
 """
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -14,8 +16,8 @@ from torch import Tensor
 
 from twinstream.errors import InputError
 from twinstream.shards.storage.atomic import atomic_file
-from twinstream.train.choices import BranchName
-from twinstream.train.network.weights import read_state
+from twinstream.train.choices import BOTH, BranchName
+from twinstream.train.network.weight_files import read_state
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,15 @@ class Checkpoint:
     dataset_sha256: str
     """Of its dataset.json"""
     attending: tuple[BranchName, ...]
-    """The branches whose CMA blocks are computed"""
+    """The branches whose CMA blocks act"""
+    trained: tuple[BranchName, ...] | None = None
+    """The branches whose classifier was trained; None in files that do not say"""
+    made_with: dict[str, Any] | None = None
+    """The settings that frames and flow depend on; None in files that do not say"""
+    trained_on: Tensor | None = None
+    """(n,) int64 ascending, digests of the keys of all videos that the weights were trained on,
+    those of the first weights included; None where it is not known
+    """
     training: TrainingState | None = None
     """None in STAGE.pt, from which nothing goes on"""
 
@@ -82,7 +92,10 @@ class Checkpoint:
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Replace `path` by this checkpoint."""
     # Not asdict: it would copy every tensor.
-    state = dict(vars(checkpoint)) | {"attending": list(checkpoint.attending)}
+    state: dict[str, Any] = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in vars(checkpoint).items()
+    }
     training = state.pop("training")
     if training is not None:
         state |= vars(training) | {"position": asdict(training.position)}
@@ -110,10 +123,40 @@ def load_checkpoint(path: Path) -> Checkpoint:
             state["bound"],
             state["dataset_sha256"],
             tuple(state["attending"]),
+            tuple(state["trained"]) if state.get("trained") is not None else None,
+            state.get("made_with"),
+            state.get("trained_on"),
             training,
         )
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: not a checkpoint of twinstream") from error
+
+
+def key_digests(keys: Iterable[str]) -> Tensor:
+    """(n,) int64 ascending: the first 8 bytes of each key's SHA-256, each once."""
+    digests = (hashlib.sha256(key.encode()).digest()[:8] for key in keys)
+    numbers = {int.from_bytes(digest, "little", signed=True) for digest in digests}
+    return torch.tensor(sorted(numbers), dtype=torch.int64)
+
+
+def joined_digests(parts: Iterable[Tensor | None]) -> Tensor:
+    """(n,) int64 ascending: those of all parts that are known, each once."""
+    joined: Tensor = torch.cat([part for part in parts if part is not None]).unique()  # type: ignore[no-untyped-call]
+    return joined
+
+
+def count_shared(keys: Iterable[str], digests: Tensor) -> int:
+    """How many of the keys are among the digests."""
+    return int(torch.isin(key_digests(keys), digests).sum())
+
+
+def trained_branches(checkpoint: Checkpoint) -> tuple[BranchName, ...]:
+    """The branches that have learned to classify: no others are scored."""
+    if checkpoint.trained is not None:
+        return checkpoint.trained
+    # Files that do not say: a new classifier's bias is zero, a trained one's is so nowhere.
+    biases = {name: checkpoint.model.get(f"{name}.fc.bias") for name in BOTH}
+    return tuple(name for name, bias in biases.items() if bias is not None and bias.all())
 
 
 def load_resumable(path: Path) -> tuple[Checkpoint, TrainingState]:

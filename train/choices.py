@@ -8,6 +8,7 @@ from typing import Final, Literal, get_args
 
 BranchName = Literal["rgb", "flow"]
 BOTH: tuple[BranchName, ...] = get_args(BranchName)
+OTHER: dict[BranchName, BranchName] = {"rgb": "flow", "flow": "rgb"}
 
 ModelKind = Literal["rgb", "flow", "two_stream", "nonlocal", "cma", "cma_nonlocal"]
 BRANCHES: dict[ModelKind, tuple[BranchName, ...]] = {

@@ -1,36 +1,43 @@
 """The training loop: stages, epochs, steps, in that order from top to bottom (`fit`).
 
 One branch learns at a time, with SGD on the cross-entropy of its consensus; the other is frozen,
-BatchNorm included. Each stage begins with a new optimizer at the initial rate, which is cut by 10
-when accuracy is on a plateau. All random numbers of a step follow from (seed, stage, epoch, step,
-rank), so a run that was stopped and resumed writes the same losses as one that was not. The price:
-the generator is seeded again before every step.
+BatchNorm included. Attention that is trained acts, whether a stage of this run has trained it or
+the run began with it. Each stage begins with a new optimizer at the initial rate, which is cut by
+10 when accuracy is on a plateau. All random numbers of a step follow from (seed, stage, epoch,
+step, rank), so a run that was stopped and resumed writes the same losses as one that was not. The
+price: the generator is seeded again before every step.
 """
 
 import math
 import signal
+import sys
 import time
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from twinstream.errors import InputError
 from twinstream.progress import Progress
 from twinstream.shards.format.index import file_sha256
-from twinstream.shards.format.manifest import FILE_NAME
-from twinstream.shards.read.dataset import ShardDataset, open_dataset
+from twinstream.shards.format.manifest import FILE_NAME, pixel_settings
+from twinstream.shards.read.dataset import ShardDataset
 from twinstream.signals import StopSignal, noted_signals
 from twinstream.train.checkpoint import (
     Checkpoint,
     Position,
     TrainingState,
+    joined_digests,
+    key_digests,
     load_resumable,
     save_checkpoint,
+    trained_branches,
 )
+from twinstream.train.choices import BranchName
 from twinstream.train.data.feed import Feed
 from twinstream.train.data.loader import TestSnippets, num_workers
 from twinstream.train.data.normalise import refuse_other_codec
@@ -38,21 +45,36 @@ from twinstream.train.data.seeds import step_seed
 from twinstream.train.device import choose_device
 from twinstream.train.gradient import add_gradients
 from twinstream.train.memory import keep_freed_memory
-from twinstream.train.network.stages import Stage, plan_stages
-from twinstream.train.network.two_branch import TwoBranch, build_model
-from twinstream.train.network.weights import initialise
+from twinstream.train.network.stages import Stage, plan_stages, with_acting
+from twinstream.train.network.two_branch import TwoBranch, attending_branches, build_model
+from twinstream.train.network.weights import Use, initialise, unfit_starts
 from twinstream.train.ranks import Ranks, joined_ranks, synchronise_batch_norm
 from twinstream.train.run_folder import (
     CHECKPOINT,
+    SETTINGS,
     RunSettings,
     begin_run,
-    can_resume,
     keep_manifest,
+    open_run_dataset,
+    settings_to_use,
+    write_settings,
 )
 from twinstream.train.run_log import TrainingLog, record_start
 from twinstream.train.score.evaluate import score_videos
 from twinstream.train.score.metrics import ranked_classes
 from twinstream.train.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the weights had learned when this process began or went on."""
+
+    trained: tuple[BranchName, ...] = ()
+    """The branches whose classifier was trained"""
+    trained_on: Tensor = field(default_factory=lambda: key_digests(()))
+    """(n,) int64, digests of the videos, those of this run included"""
+    files: dict[BranchName, str] = field(default_factory=dict)
+    """SHA-256 of the files that a run which begins has loaded"""
 
 
 @dataclass(frozen=True)
@@ -67,6 +89,7 @@ class Session:
     stages: list[Stage]
     feed: Feed
     model: TwoBranch
+    known: Known = Known()
 
 
 def train(settings: RunSettings, out: Path, *, resume: bool) -> None:
@@ -76,15 +99,15 @@ def train(settings: RunSettings, out: Path, *, resume: bool) -> None:
     """
     keep_freed_memory()
     with joined_ranks(choose_device(settings.train.device)) as ranks:
-        session = open_session(settings, out, ranks)
-        found = can_resume(out, settings, resume=resume)
+        session = open_session(settings_to_use(out, settings, resume=resume), out, ranks)
+        found = (out / SETTINGS).exists() and (out / CHECKPOINT).exists()
         # Sync: before any rank goes on, all of them must start from the same weights.
         if ranks.sums(found)[0] not in (0, ranks.size):
             raise InputError(
                 f"--out {out}: not every rank sees the checkpoint; the folder must be one for all "
                 "of them"
             )
-        start = load_training(session) if found else begin_training(session)
+        session, start = load_training(session) if found else begin_training(session)
         if start.position.stage < len(session.stages):
             with closing(open_log(session, start)) as log, noted_signals() as stop:
                 fit(session, start, log, stop)
@@ -94,7 +117,8 @@ def fit(session: Session, start: TrainingState, log: TrainingLog, stop: StopSign
     """Train from `start` to the end of the last stage. The position advances here, nowhere else."""
     model, ranks, train = session.model, session.ranks, session.settings.train
     at, epoch_steps = start.position, session.feed.epoch_steps
-    for stage in session.stages[at.stage :]:
+    for planned in session.stages[at.stage :]:
+        stage = with_acting(planned, attending_branches(model))
         optimizer, schedule = begin_stage(model, stage, train)
         if not at.is_stage_start:
             optimizer.load_state_dict(start.optimizer)
@@ -161,10 +185,13 @@ def fit(session: Session, start: TrainingState, log: TrainingLog, stop: StopSign
 
 def open_session(settings: RunSettings, out: Path, ranks: Ranks) -> Session:
     """Dataset, batches and a network with random weights; InputError where they do not fit."""
-    dataset = open_dataset(settings.shards)
+    dataset = open_run_dataset(settings.shards, "--set shards.path=PATH")
     manifest = dataset.manifest
     refuse_other_codec(settings.shards.path, manifest.flow_codec.zero, manifest.flow_codec.levels)
     stages = plan_stages(settings.train.stages, settings.model.kind)
+    # Found now and not when training is over: a mistyped name costs nothing yet.
+    if settings.test.split is not None:
+        dataset.samples(settings.test.split)
     feed = Feed(dataset, settings.train, settings.model.stack_length)
     # The same on all ranks, which do not exchange their weights.
     torch.manual_seed(settings.train.seed)
@@ -174,34 +201,71 @@ def open_session(settings: RunSettings, out: Path, ranks: Ranks) -> Session:
     return Session(out, settings, ranks, dataset, sha256, stages, feed, model)
 
 
-def begin_training(session: Session) -> TrainingState:
+def begin_training(session: Session) -> tuple[Session, TrainingState]:
     """Load the first weights; the run directory is made only after they are loaded."""
-    for name in session.model.names:
-        initialise(session.model.branch(name), session.settings.model.first_weights[name], name)
+    manifest = session.dataset.manifest
+    use = Use(manifest.classes, manifest.flow_codec.bound, pixel_settings(manifest.settings))
+    first = session.settings.model.first_weights
+    origins = {
+        name: initialise(session.model.branch(name), first[name], name, use)
+        for name in session.model.names
+    }
+    warnings = unfit_starts(session.stages, origins)
+    known = Known(
+        trained=tuple(name for name, origin in origins.items() if origin.has_classifier),
+        trained_on=joined_digests(
+            [*(origin.trained_on for origin in origins.values()), training_keys(session)]
+        ),
+        files={name: origin.sha256 for name, origin in origins.items() if origin.sha256},
+    )
+    session = replace(session, known=known)
+    start = TrainingState(Position(), {}, {}, log_bytes=0)
     if session.ranks.is_first:
+        for line in [*(origin.said for origin in origins.values() if origin.said), *warnings]:
+            print(line, file=sys.stderr)
         begin_run(session.out, session.settings)
-        keep_manifest(session.out, session.dataset.manifest)
-    return TrainingState(Position(), {}, {}, log_bytes=0)
+        keep_manifest(session.out, manifest)
+        # With the first weights in it, they are not asked for again when the run goes on.
+        save_checkpoint(session.out / CHECKPOINT, checkpoint_at(session, start.position, start))
+    return session, start
 
 
-def load_training(session: Session) -> TrainingState:
-    """Load the weights of the checkpoint; returns its training state."""
+def load_training(session: Session) -> tuple[Session, TrainingState]:
+    """Load the weights of the checkpoint; returns its training state too."""
     checkpoint, training = load_resumable(session.out / CHECKPOINT)
     if checkpoint.dataset_sha256 != session.dataset_sha256:
         raise InputError(
             f"{session.out}: was trained on another dataset than the one at {session.dataset.path}"
         )
     session.model.load_state_dict(checkpoint.model)
+    known = Known(
+        trained_branches(checkpoint),
+        joined_digests([checkpoint.trained_on, training_keys(session)]),
+    )
+    if session.ranks.is_first:
+        write_settings(session.out, session.settings)
     # Sync: no rank writes a new checkpoint while another still reads this one.
     session.ranks.sums(0)
-    return training
+    return replace(session, known=known), training
+
+
+def training_keys(session: Session) -> Tensor | None:
+    """Digests of the videos that this run trains on; None without the table that lists them."""
+    try:
+        return key_digests(session.dataset.written.keys(session.settings.train.split))
+    except InputError:
+        # To stream tars of somebody else needs dataset.json only.
+        if session.settings.train.loader != "stream":
+            raise
+        return None
 
 
 def open_log(session: Session, start: TrainingState) -> TrainingLog:
     """The log from `start` on: lines after the checkpoint are dropped."""
     if session.ranks.is_first:
         dataset = {"path": str(session.dataset.path), "sha256": session.dataset_sha256}
-        record_start(session.out, dataset, session.ranks.device, session.ranks.size)
+        ranks = session.ranks
+        record_start(session.out, dataset, ranks.device, ranks.size, session.known.files)
     at, epochs = start.position, session.settings.train.epochs
     first_step = (at.stage * epochs + at.epoch) * session.feed.epoch_steps + at.step
     run = session.out if session.ranks.is_first else None
@@ -212,7 +276,7 @@ def begin_stage(
     model: TwoBranch, stage: Stage, train: TrainSettings
 ) -> tuple[SGD, ReduceLROnPlateau]:
     """Freeze the other branch; a new optimizer at the initial rate, and its schedule."""
-    model.train_only(stage.trains)
+    model.train_only(stage.trains, through_frozen=train.gradient_through_frozen)
     optimizer = SGD(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
         lr=train.learning_rate,
@@ -277,15 +341,19 @@ def save(
 def checkpoint_at(
     session: Session, at: Position, training: TrainingState | None = None
 ) -> Checkpoint:
-    """The network as it is, and what it must be used with."""
-    stage = session.stages[min(at.stage, len(session.stages) - 1)]
-    manifest = session.dataset.manifest
+    """The network as it is, what it has learned from what, and what it must be used with."""
+    manifest, known = session.dataset.manifest, session.known
+    begun = session.stages[: at.stage if at.is_stage_start else at.stage + 1]
+    learned = {*known.trained, *(stage.trains for stage in begun)}
     return Checkpoint(
         session.model.state_dict(),
         list(manifest.classes),
         manifest.flow_codec.bound,
         session.dataset_sha256,
-        stage.attending,
+        attending_branches(session.model),
+        tuple(name for name in session.model.names if name in learned),
+        pixel_settings(manifest.settings),
+        known.trained_on,
         training,
     )
 

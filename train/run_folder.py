@@ -2,10 +2,12 @@
 
 It holds settings.yaml, dataset.json (a copy of the dataset's), starts.jsonl, log.jsonl,
 checkpoint.pt, STAGE.pt for each finished stage, and the files of `twinstream test`. A run resumes
-only with the settings it was begun with, except for those that do not change the result; the
-message names the first key that differs.
+with the settings it was begun with. A key that is set beside `--resume` must be the same, or one
+that does not change the result, or weights that have moved; the message names the first that
+differs.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import yaml
 
 from twinstream.errors import InputError
 from twinstream.section import Section, build_settings
+from twinstream.shards.format.index import file_sha256
 from twinstream.shards.format.manifest import (
     FILE_NAME,
     Manifest,
@@ -20,6 +23,7 @@ from twinstream.shards.format.manifest import (
     parse_manifest,
     read_manifest,
 )
+from twinstream.shards.read.dataset import ShardDataset, open_dataset
 from twinstream.shards.settings import ShardSettings
 from twinstream.shards.storage.atomic import write_atomically
 from twinstream.shards.storage.location import locate
@@ -39,6 +43,10 @@ MAY_DIFFER = (
     "test.",
     "shards.",
 )
+# Loaded when the run began: another path is the same setting where the file is the same.
+WEIGHTS = {"model.rgb_weights": "rgb", "model.flow_weights": "flow"}
+# What a run did that was begun before there was such a key
+BEFORE = {"train.gradient_through_frozen": False}
 
 
 class RunSettings(Section):
@@ -50,33 +58,52 @@ class RunSettings(Section):
     test: TestSettings = TestSettings()
 
 
-def can_resume(run: Path, settings: RunSettings, *, resume: bool) -> bool:
-    """True when there is a checkpoint to go on from; InputError when the folder holds a run that
-    must be kept.
+def settings_to_use(run: Path, wanted: RunSettings, *, resume: bool) -> RunSettings:
+    """The settings of a run to begin, or of one to go on with.
+
+    InputError when the folder holds a run that must be kept, or that was begun with others.
     """
     if not (run / SETTINGS).exists():
-        return False
+        return wanted
     if not resume:
         raise InputError(f"{run}: holds a run already; give --resume to go on, or another --out")
-    # A run stopped before its first checkpoint has settings only: it starts from the beginning.
-    refuse_other_settings(run, read_run_settings(run), settings)
-    return (run / CHECKPOINT).exists()
+    return resumed_settings(run, read_run_settings(run), wanted)
 
 
 def begin_run(run: Path, settings: RunSettings) -> None:
     """Make the folder with the settings and an empty log."""
-    tree = settings.model_dump(mode="json")
     try:
         run.mkdir(parents=True, exist_ok=True)
-        write_atomically(run / SETTINGS, yaml.safe_dump(tree, sort_keys=False).encode())
+        write_settings(run, settings)
         (run / LOG).write_bytes(b"")
     except OSError as error:
         raise InputError(f"--out {run}: cannot be written to ({error.strerror})") from error
 
 
+def write_settings(run: Path, settings: RunSettings) -> None:
+    """Replace settings.yaml."""
+    tree = settings.model_dump(mode="json")
+    write_atomically(run / SETTINGS, yaml.safe_dump(tree, sort_keys=False).encode())
+
+
 def keep_manifest(run: Path, manifest: Manifest) -> None:
     """Copy dataset.json into the run: `predict` needs it when the dataset is gone."""
     write_atomically(run / FILE_NAME, manifest_bytes(manifest))
+
+
+def open_run_dataset(settings: ShardSettings, option: str, path: str | None = None) -> ShardDataset:
+    """The dataset of a run, or the one at `path`; InputError that names `option` where it is not.
+
+    `option` is what the user gives when the dataset has moved.
+    """
+    where = locate(path or settings.path)
+    # What made it may be far away: only where it is now can be asked.
+    if not (where / FILE_NAME).exists():
+        raise InputError(
+            f"{where}: no {FILE_NAME}, so no finished shard dataset is there; if it has moved, "
+            f"name its folder: {option}"
+        )
+    return open_dataset(settings, path)
 
 
 def read_run_manifest(run: Path, settings: RunSettings) -> Manifest:
@@ -98,17 +125,41 @@ def read_run_settings(run: Path) -> RunSettings:
     path = run / SETTINGS
     if not path.exists():
         raise InputError(f"{run}: no {SETTINGS}, so this is not the folder of a run")
-    return build_settings(RunSettings, yaml.safe_load(path.read_text()) or {}, source=str(path))
+    tree = yaml.safe_load(path.read_text()) or {}
+    for key, value in BEFORE.items():
+        section, _, name = key.partition(".")
+        tree.setdefault(section, {}).setdefault(name, value)
+    return build_settings(RunSettings, tree, source=str(path))
 
 
-def refuse_other_settings(run: Path, found: RunSettings, wanted: RunSettings) -> None:
-    """InputError that names the first key whose change would change the result."""
-    old, new = flatten(found.model_dump(mode="json")), flatten(wanted.model_dump(mode="json"))
-    for key in old:
-        if old[key] != new[key] and not key.startswith(MAY_DIFFER):
+def resumed_settings(run: Path, found: RunSettings, wanted: RunSettings) -> RunSettings:
+    """Those of the run, with what is set in `wanted` where that does not change the result.
+
+    InputError that names the first key whose change would.
+    """
+    tree = found.model_dump(mode="json")
+    old = flatten(tree)
+    # What is not set is the run's: a default may have changed since it was begun.
+    for key, value in flatten(wanted.model_dump(mode="json", exclude_unset=True)).items():
+        moved = key in WEIGHTS and is_loaded_file(run, WEIGHTS[key], value)
+        if old[key] != value and not (key.startswith(MAY_DIFFER) or moved):
             raise InputError(
-                f"{run}: was begun with {key} = {old[key]}, not {new[key]}; choose another --out"
+                f"{run}: was begun with {key} = {old[key]}, not {value}; choose another --out"
             )
+        section, _, name = key.partition(".")
+        tree[section][name] = value
+    return build_settings(RunSettings, tree, source=str(run / SETTINGS))
+
+
+def is_loaded_file(run: Path, branch: str, source: str | None) -> bool:
+    """Whether `source` is the file of weights that this branch of the run began from."""
+    path = run / STARTS
+    starts = path.read_text().splitlines() if path.exists() else []
+    # The start that began the run has loaded them; later ones have not.
+    known = [json.loads(line).get("weights", {}).get(branch) for line in starts]
+    if source is None or not Path(source).is_file():
+        return False
+    return file_sha256(Path(source)) in known
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

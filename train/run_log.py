@@ -8,12 +8,14 @@ line for every start, with the versions it ran with.
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from twinstream.train.choices import BranchName
 from twinstream.train.run_folder import LOG, STARTS
 
 if TYPE_CHECKING:
@@ -67,8 +69,17 @@ def open_events(run: Path, first_step: int) -> "SummaryWriter | None":
     return SummaryWriter(str(run / "tensorboard"), purge_step=first_step or None)
 
 
-def record_start(run: Path, dataset: dict[str, str], device: torch.device, num_ranks: int) -> None:
-    """Add a line to starts.jsonl: versions, git revision, dataset and device of this start."""
+def record_start(
+    run: Path,
+    dataset: dict[str, str],
+    device: torch.device,
+    num_ranks: int,
+    weights: Mapping[BranchName, str],
+) -> None:
+    """Add a line to starts.jsonl: versions, git revision, dataset and device of this start.
+
+    `weights` are the SHA-256 of the files that it has loaded, by branch.
+    """
     line = {
         "python": sys.version.split()[0],
         "packages": {name: _version(name) for name in PACKAGES},
@@ -76,6 +87,7 @@ def record_start(run: Path, dataset: dict[str, str], device: torch.device, num_r
         "dataset": dataset,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "ranks": num_ranks,
+        "weights": dict(weights),
     }
     with open(run / STARTS, "a") as file:
         file.write(json.dumps(line) + "\n")

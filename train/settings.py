@@ -92,6 +92,10 @@ class TrainSettings(Section):
     """
     scales: tuple[Annotated[float, Field(gt=0, le=1)], ...] = TSN_SCALES
     """Sides of the random crop relative to the stored shorter side."""
+    gradient_through_frozen: bool = True
+    """From iter2 on the branch that learns reads the frozen one, which reads it: pass back the
+    gradient that comes this way too. false leaves it out, which is cheaper, and an approximation.
+    """
     flip: bool = True
     """Mirror half of the samples; off where left and right are different classes."""
     seed: int = 0

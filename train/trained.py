@@ -9,11 +9,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from twinstream.train.checkpoint import Checkpoint
+from twinstream.train.checkpoint import trained_branches
 from twinstream.train.choices import BranchName
 from twinstream.train.network.two_branch import TwoBranch
 from twinstream.train.run_folder import RunSettings, read_run_settings
-from twinstream.train.score.evaluate import read_weights, trained_branches
+from twinstream.train.score.run_weights import Scored, acting_branches, read_weights
 
 
 class TrainedNetwork(TwoBranch):
@@ -25,13 +25,15 @@ class TrainedNetwork(TwoBranch):
     """The run's settings: `settings.model.stack_length`, `settings.train.crop_size` ..."""
     stage: str
     """The last stage that was trained"""
+    progress: str
+    """How far it got, such as `epoch 2 of 30, step 6`; empty for a stage that has ended"""
     outputs: tuple[BranchName, ...]
     """The branches that have learned to classify"""
     attending: tuple[BranchName, ...]
     """The branches that read the other one"""
 
-    def __init__(self, settings: RunSettings, stage: str, checkpoint: Checkpoint) -> None:
-        model = settings.model
+    def __init__(self, run: Path, settings: RunSettings, scored: Scored) -> None:
+        model, checkpoint = settings.model, scored.checkpoint
         super().__init__(
             model.kind,
             model.depth,
@@ -43,9 +45,9 @@ class TrainedNetwork(TwoBranch):
         # Strict, unlike `initialise`: a checkpoint of this very network has every key.
         self.load_state_dict(checkpoint.model)
         self.classes = tuple(checkpoint.classes)
-        self.settings, self.stage = settings, stage
-        self.outputs = trained_branches(model, settings.train.stages, stage)
-        self.attending = checkpoint.attending
+        self.settings, self.stage, self.progress = settings, scored.stage, scored.progress
+        self.outputs = trained_branches(checkpoint)
+        self.attending = acting_branches(self, checkpoint, run)
         self.dataset_sha256 = checkpoint.dataset_sha256
 
     def forward(
@@ -77,5 +79,4 @@ def load_network(run: str | Path, stage: str | None = None) -> TrainedNetwork:
     """
     run = Path(run)
     settings = read_run_settings(run)
-    found, checkpoint = read_weights(run, settings.train.stages, stage)
-    return TrainedNetwork(settings, found, checkpoint).eval()
+    return TrainedNetwork(run, settings, read_weights(run, settings, stage)).eval()

@@ -168,6 +168,11 @@ def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool) -> 
     "--stage",
     help="Score the network as it was behind this stage; as training left it when not given.",
 )
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder for the results; the run's own when not given.",
+)
 def test(
     run: Path,
     split: str | None,
@@ -175,8 +180,9 @@ def test(
     crops: str | None,
     shards_path: str | None,
     stage: str | None,
+    out: Path | None,
 ) -> None:
-    """Score a trained run: predictions.parquet and metrics.json in its folder.
+    """Score a trained run: predictions.parquet and metrics.json, in its folder or in --out.
 
     Example: twinstream test runs/cma --segments 25 --crops 10
     """
@@ -187,7 +193,7 @@ def test(
     settings = read_run_settings(run).test.model_copy(
         update={k: v for k, v in given.items() if v is not None}
     )
-    click.echo(metrics_table(score_run(run, settings, shards_path, stage)))
+    click.echo(metrics_table(score_run(run, settings, shards_path, stage, out)))
 
 
 @cli.command()
@@ -242,6 +248,9 @@ def predict(
         engine=engine,
         device=device,
     )
+    if predictor.network.progress:
+        network = predictor.network
+        click.echo(f"unfinished: {network.stage} is at {network.progress}", err=True)
     failed = False
     with Progress("predict", len(videos), "video") as progress:
         for video in videos:

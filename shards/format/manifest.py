@@ -8,7 +8,7 @@ It holds no time, host or path: the same videos and settings give the same file.
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -18,6 +18,20 @@ from twinstream.shards.storage.location import Location
 
 FORMAT = 1
 FILE_NAME = "dataset.json"
+
+# These settings choose and order videos; all others change the pixels of frames or flow, and a
+# network trained on a mix of two of them would learn the difference.
+NO_PIXELS = (
+    "shards.videos_per_shard",
+    "dataset.",
+    "preprocess.seed",
+    "preprocess.min_frames",
+    "preprocess.max_pixels",
+    "import.layout",
+    "import.index_base",
+    "merge.",
+    "subset.",
+)
 
 
 class Record(BaseModel):
@@ -63,6 +77,11 @@ class Manifest(Record):
     settings: dict[str, Any]
     splits: dict[str, tuple[ShardEntry, ...]]
     videos: FileEntry
+
+
+def pixel_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those settings of a manifest that the pixels of frames or flow depend on."""
+    return {name: value for name, value in settings.items() if not name.startswith(NO_PIXELS)}
 
 
 def settings_digest(settings: dict[str, Any]) -> str:

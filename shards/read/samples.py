@@ -172,6 +172,11 @@ class WrittenVideos:
             else (self.table["split"][row].as_py(), self.table["shard"][row].as_py())
         )
 
+    def keys(self, split: str) -> list[str]:
+        """The keys of a split, in the order of the table."""
+        keys: list[str] = self.table.filter(pc.equal(self.table["split"], split))["key"].to_pylist()
+        return keys
+
     def shortest(self, split: str) -> tuple[str, str]:
         """Shard and key of the video with the fewest frames of a split that holds one."""
         rows = self.table.filter(pc.equal(self.table["split"], split))

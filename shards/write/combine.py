@@ -11,7 +11,7 @@ from typing import Any
 
 from twinstream.errors import InputError
 from twinstream.shards.format.index import file_sha256
-from twinstream.shards.format.manifest import FILE_NAME, Manifest, read_manifest
+from twinstream.shards.format.manifest import FILE_NAME, Manifest, pixel_settings, read_manifest
 from twinstream.shards.format.sample import meta_from_json
 from twinstream.shards.format.video_table import VIDEOS_NAME, Status, VideoRow, read_videos
 from twinstream.shards.storage.location import Location
@@ -21,19 +21,6 @@ from twinstream.shards.write.plan import key_hash, plan_shards
 from twinstream.shards.write.writer import ShardWriter, sample_spool
 
 VIDEOS_PER_SHARD = "shards.videos_per_shard"
-# These settings choose and order videos; all others change the pixels of frames or flow, and a
-# network trained on a mix of two of them would learn the difference.
-MAY_DIFFER = (
-    VIDEOS_PER_SHARD,
-    "dataset.",
-    "preprocess.seed",
-    "preprocess.min_frames",
-    "preprocess.max_pixels",
-    "import.layout",
-    "import.index_base",
-    "merge.",
-    "subset.",
-)
 
 
 @dataclass(frozen=True)
@@ -232,9 +219,10 @@ def _refuse_unlike(first: _Source, other: _Source) -> None:
             f"{first.manifest.flow_codec}; "
             "flow of two codecs cannot be mixed"
         )
-    for name in sorted(first.manifest.settings.keys() & other.manifest.settings.keys()):
+    pixels = pixel_settings(first.manifest.settings)
+    for name in sorted(pixels.keys() & other.manifest.settings.keys()):
         found, wanted = other.manifest.settings[name], first.manifest.settings[name]
-        if found != wanted and not name.startswith(MAY_DIFFER):
+        if found != wanted:
             raise InputError(
                 f"{other.path}: made with {name} = {found}, {first.path} with {wanted}; they "
                 "cannot be mixed"

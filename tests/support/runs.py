@@ -55,11 +55,23 @@ def write_run(
     settings = build_settings(RunSettings, tree)
     begin_run(run, settings)
     model = build_model(settings.model, len(classes))
-    for module in model.modules():
-        if trained and isinstance(module, CMABlock):
-            nn.init.uniform_(module.bn.weight, 0.2, 1)
-    for number, stage in enumerate(plan_stages(stages, settings.model.kind), start=1):
-        weights = Checkpoint(model.state_dict(), list(classes), bound, sha256, stage.attending)
+    plan = plan_stages(stages, settings.model.kind)
+    for name in model.names if trained else ():
+        # Of a branch that no stage has let attend the CMA blocks are untrained.
+        parts = [model.branch(name).non_local]
+        parts += [model.branch(name).cma] if name in plan[-1].attending else []
+        for block in (block for part in parts for block in part.values()):
+            assert isinstance(block, CMABlock)
+            nn.init.uniform_(block.bn.weight, 0.2, 1)
+    for number, stage in enumerate(plan, start=1):
+        weights = Checkpoint(
+            model.state_dict(),
+            list(classes),
+            bound,
+            sha256,
+            stage.attending,
+            tuple({each.trains: None for each in plan[:number]}),
+        )
         save_checkpoint(run / f"{stage.name}.pt", weights)
         training = TrainingState(Position(stage=number), {}, {}, log_bytes=0)
         save_checkpoint(run / CHECKPOINT, replace(weights, training=training))

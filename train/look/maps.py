@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from twinstream.errors import InputError
-from twinstream.shards.read.dataset import open_dataset
 from twinstream.shards.read.members import read_snippets
 from twinstream.shards.read.samples import StoredSample
 from twinstream.train.choices import BranchName
@@ -31,8 +30,12 @@ from twinstream.train.device import choose_device, network_input
 from twinstream.train.network.branch import Branch
 from twinstream.train.network.cma import CMABlock
 from twinstream.train.network.two_branch import TwoBranch, build_model
-from twinstream.train.run_folder import read_run_settings
-from twinstream.train.score.evaluate import read_weights, refuse_other_dataset
+from twinstream.train.run_folder import open_run_dataset, read_run_settings
+from twinstream.train.score.run_weights import (
+    acting_branches,
+    read_weights,
+    refuse_other_dataset,
+)
 
 # Least distance of picked queries from the fastest one, as a part of the picture's side
 APART = 1 / 3
@@ -75,14 +78,14 @@ class Observer:
         stage: str | None = None,
     ) -> None:
         self.settings = read_run_settings(run)
-        _, checkpoint = read_weights(run, self.settings.train.stages, stage)
-        self.dataset = open_dataset(self.settings.shards, shards_path)
+        checkpoint = read_weights(run, self.settings, stage).checkpoint
+        self.dataset = open_run_dataset(self.settings.shards, "--shards PATH", shards_path)
         refuse_other_dataset(checkpoint, self.dataset)
         self.device = choose_device(self.settings.train.device)
         model = build_model(self.settings.model, len(checkpoint.classes))
         model.load_state_dict(checkpoint.model)
         self.model = model.to(self.device).eval()
-        self.attending = checkpoint.attending
+        self.attending = acting_branches(self.model, checkpoint, run)
         self.blocks = attention_blocks(self.model, self.attending, str(run), at)
 
     def times(self, key: str) -> range:

@@ -4,9 +4,9 @@ Attention blocks follow every other residual block of res3 and res4 (torchvision
 layer3): 2 + 3 = 5 for ResNet-50 (paper, sections 4.1 and 5.5). They cut the ResNet into stretches.
 At the end of a stretch the branch first reads itself (non-local block), then the other branch (CMA
 block). A non-local block (Wang et al., 2018) is a CMA block with x = y. Parameters keep
-torchvision's names, so that its weights load. The trap: a frozen branch, attention blocks
-included, runs without gradient. From iter2 on it reads the branch that learns, and no gradient goes
-back through it.
+torchvision's names, so that its weights load. The trap: from iter2 on a frozen branch reads the
+branch that learns. Its weights stay, but the gradient goes back through it, as the formula says;
+`through_frozen` False drops that part, which is cheaper and another gradient.
 """
 
 from typing import Self
@@ -57,6 +57,7 @@ class Branch(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.depth = depth
         self.frozen = False
+        self.through_frozen = True
         # Names of residual blocks, not modules: nothing of it enters the state_dict.
         self.attention_after: tuple[str, ...] = ()
         if has_cma or has_non_local:
@@ -99,9 +100,12 @@ class Branch(nn.Module):
             scores: Tensor = self.fc(self.dropout(self.avgpool(x).flatten(1)))
         return scores
 
-    def set_frozen(self, frozen: bool) -> None:
-        """Frozen: no gradient, BatchNorm and dropout as at test; else they follow train()."""
-        self.frozen = frozen
+    def set_frozen(self, frozen: bool, *, through_frozen: bool = True) -> None:
+        """Frozen: weights stay, BatchNorm and dropout as at test; else they follow train().
+
+        With `through_frozen` a gradient goes back through a frozen branch to what it has read.
+        """
+        self.frozen, self.through_frozen = frozen, through_frozen
         # What needs no gradient is left out of the optimizer, and of the sum over the ranks.
         self.requires_grad_(not frozen)
         self.train(self.training)
@@ -111,8 +115,9 @@ class Branch(nn.Module):
         return super().train(mode and not self.frozen)
 
     def _gradient(self) -> torch.set_grad_enabled:
-        # A frozen branch keeps no graph, even where its input has one.
-        return torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen)
+        # Frozen weights need no graph of their own: there is one only behind what the branch reads.
+        keeps_graph = self.through_frozen or not self.frozen
+        return torch.set_grad_enabled(torch.is_grad_enabled() and keeps_graph)
 
 
 def blocks_before_attention(net: nn.Module, attention_at: AttentionAt) -> tuple[str, ...]:

@@ -4,14 +4,15 @@
     rgb    RGB alone             iter2  flow learns, attending to RGB, which attends to it
 
 The CMA blocks of a branch are the identity until a stage has trained them. So a branch attends from
-its own first `iter` stage on; before that its blocks are not computed.
+its own first `iter` stage on; before that its blocks are not computed. Where the first weights are
+those of another run, their trained blocks act from the first stage on (`with_acting`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from twinstream.errors import InputError
-from twinstream.train.choices import BRANCHES, WITH_CMA, BranchName, ModelKind, iteration
+from twinstream.train.choices import BOTH, BRANCHES, WITH_CMA, BranchName, ModelKind, iteration
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,12 @@ def plan_stages(names: Sequence[str], kind: ModelKind) -> list[Stage]:
     if len({*names}) != len(names):
         raise InputError(f"train.stages: {', '.join(names)} names a stage twice")
     return stages
+
+
+def with_acting(stage: Stage, acting: Sequence[BranchName]) -> Stage:
+    """The stage with these branches attending too: those whose blocks are trained already."""
+    both = {*stage.attending, *acting}
+    return replace(stage, attending=tuple(name for name in BOTH if name in both))
 
 
 def _learner(stage: str) -> BranchName:

@@ -19,6 +19,7 @@ from twinstream.train.choices import (
     BRANCHES,
     DROPOUT,
     EVERY_OTHER,
+    OTHER,
     WITH_CMA,
     AttentionAt,
     BranchName,
@@ -32,7 +33,6 @@ NON_LOCAL: dict[ModelKind, tuple[BranchName, ...]] = {
     "nonlocal": BOTH,
     "cma_nonlocal": ("rgb",),
 }
-OTHER: dict[BranchName, BranchName] = {"rgb": "flow", "flow": "rgb"}
 
 
 class TwoBranch(nn.Module):
@@ -107,12 +107,15 @@ class TwoBranch(nn.Module):
         found: Branch = getattr(self, name)
         return found
 
-    def train_only(self, name: BranchName) -> None:
-        """For one stage of training: that branch learns, the other is frozen."""
+    def train_only(self, name: BranchName, *, through_frozen: bool = True) -> None:
+        """For one stage of training: that branch learns, the other is frozen.
+
+        `through_frozen`: a frozen branch that reads the learning one passes its gradient back.
+        """
         # For its ValueError: a wrong name must not leave every branch frozen.
         self.branch(name)
         for each in self.names:
-            self.branch(each).set_frozen(each != name)
+            self.branch(each).set_frozen(each != name, through_frozen=through_frozen)
         self.train(self.training)
 
     def _needed(
@@ -155,6 +158,15 @@ def build_model(model: ModelSettings, num_classes: int) -> TwoBranch:
         model.stack_length,
         model.dropout,
         attention_at=model.attention_at,
+    )
+
+
+def attending_branches(model: TwoBranch) -> tuple[BranchName, ...]:
+    """The branches whose CMA blocks act: at least one of them is no identity any more."""
+    return tuple(
+        name
+        for name in model.names
+        if not all(block.is_identity for block in model.branch(name).cma.values())
     )
 
 

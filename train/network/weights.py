@@ -1,62 +1,131 @@
-"""First weights of a branch: random, ImageNet, a ResNet file, or one of our checkpoints.
+"""First weights of a branch: random, ImageNet, a ResNet's file, or a checkpoint of another run.
 
 Weights trained on RGB fit the flow branch except for its first convolution, which takes their mean
-over the three channels, repeated (paper, section 4.1). The classifier is taken only where the
-classes can be those of the model: never from ImageNet, and not when their number differs.
-Everything else must fit or is refused. Otherwise a branch could be half random and still train,
-with worse results and no message.
+over the three channels, repeated (paper, section 4.1). The classifier is taken over class by class,
+by name: from a file that names no classes nothing of it is taken, and with one class that the file
+lacks it counts as not trained. Attention that was trained must find its place. Everything else must
+fit or is refused. Otherwise a branch could be half random and still train and be scored, with
+worse results and no message. `Origin` says what was taken, in one line.
 """
 
-import pickle
-import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-import torch
 from torch import Tensor
 from torchvision import models
 
 from twinstream.errors import InputError
-from twinstream.train.choices import IMAGENET
+from twinstream.shards.format.index import file_sha256
+from twinstream.train.choices import IMAGENET, OTHER, BranchName, iteration
 from twinstream.train.network.branch import RGB_CHANNELS, Branch
-
-State = Mapping[str, Tensor]
+from twinstream.train.network.stages import Stage
+from twinstream.train.network.weight_files import State, first_keys, read_state, resnet_state
 
 # What may be absent or left over: torchvision's older files have no counters, plain ResNets no
 # attention blocks.
-OPTIONAL_PARTS = ("cma.", "non_local.", "fc.")
+ATTENTION = ("cma.", "non_local.")
 OPTIONAL_END = "num_batches_tracked"
-NAMED_KEYS = 3
-# torch.load has no single error for a damaged file: each of these was raised for a file with a few
-# bytes changed.
-DAMAGED = (
-    pickle.UnpicklingError,
-    struct.error,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    LookupError,
-    AssertionError,
-    TypeError,
-    AttributeError,
-)
+# Of what the pixels of frames depend on; all settings are what those of flow depend on.
+FRAMES = ("preprocess.size", "preprocess.short_side", "shards.jpeg_quality")
 
 
-def initialise(branch: Branch, source: str | Path | None, name: str) -> None:
+@dataclass(frozen=True)
+class Use:
+    """What the weights are to be used on: a dataset's classes and flow."""
+
+    classes: Sequence[str]
+    bound: float
+    """Pixels"""
+    made_with: Mapping[str, Any] = field(default_factory=dict)
+    """The settings that its frames and flow depend on"""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a branch began from."""
+
+    said: str
+    """One line: what was taken, and what is new; empty where nothing was loaded"""
+    is_trained: bool = False
+    """Whether it was trained as this branch somewhere, as far as the file tells"""
+    has_classifier: bool = False
+    """Whether every class has the weights of a trained classifier"""
+    reads: bool = False
+    """Whether it has trained attention to the other branch"""
+    trained_on: Tensor | None = None
+    """Digests of the videos that the weights were trained on; None where the file does not say"""
+    sha256: str | None = None
+    """Of the file"""
+
+
+def initialise(branch: Branch, source: str | Path | None, name: BranchName, use: Use) -> Origin:
     """Load `source` (None: leave as it is, "imagenet", or a file) into the branch called `name`.
 
-    A file holds the state_dict of a torchvision ResNet, or {"model": that of a TwoBranch}.
-    InputError if it does not fit.
+    InputError if it does not fit, holds NaN, or was trained on other flow than that of `use`.
     """
     if source is None:
-        return
+        return Origin("")
     if source == IMAGENET:
-        where, state = "ImageNet weights", without_classifier(imagenet_state(branch.depth, name))
-    else:
-        where, state = str(source), branch_state(read_state(Path(source)), name, str(source))
-    # Not strict: `fitted` has refused all that must be there, with a message of one line.
-    branch.load_state_dict(fitted(state, branch, where), strict=False)
+        state = without_classifier(imagenet_state(branch.depth, name))
+        _load(branch, state, "ImageNet weights")
+        return Origin(f"{name} weights: ImageNet, classifier new")
+    path, where = Path(source), str(source)
+    loaded = read_state(path)
+    found = resnet_state(loaded, name, where)
+    if name == "flow":
+        refuse_other_bound(loaded.get("bound"), use.bound, where)
+    rows = classifier_rows(loaded, found, name, use.classes)
+    _load(branch, state_by_name(found, rows, branch), where)
+    trained = is_trained(loaded, found, name)
+    acting = acting_blocks(found)
+    new = blocks_of(branch.state_dict()) - blocks_of(found)
+    notes = [
+        f"{name} weights: {where}",
+        f"classifier of {len(rows)} of {len(use.classes)} classes" if rows else "classifier new",
+        *([] if trained else [f"whose {name} branch was never trained"]),
+        *([f"trained attention at {len(acting)} places"] if acting else []),
+        *([f"attention new at {len(new)} places"] if new else []),
+        *other_settings(loaded.get("made_with"), use.made_with, name),
+    ]
+    return Origin(
+        ", ".join(notes),
+        is_trained=trained,
+        has_classifier=len(rows) == len(use.classes),
+        reads=any(block.startswith("cma.") for block in acting),
+        trained_on=videos if isinstance(videos := loaded.get("trained_on"), Tensor) else None,
+        sha256=file_sha256(path),
+    )
+
+
+def unfit_starts(stages: Sequence[Stage], origins: Mapping[BranchName, Origin]) -> list[str]:
+    """A line for what these stages do with first weights that can hardly be meant.
+
+    InputError for a stage that trains a branch by itself whose attention is trained already.
+    """
+    lines = []
+    trained = {name for name, origin in origins.items() if origin.is_trained}
+    for stage in stages:
+        other = OTHER[stage.trains]
+        if not iteration(stage.name) and origins[stage.trains].reads:
+            raise InputError(
+                f"train.stages: {stage.name} trains a branch by itself, but its weights hold "
+                "trained attention, which acts; use an iter stage"
+            )
+        if iteration(stage.name) and other not in trained:
+            lines.append(
+                f"{stage.name}: attends to the {other} branch, which nothing has trained; put stage"
+                f" {other} before it, or name a run's weights in model.{other}_weights"
+            )
+        trained.add(stage.trains)
+    for name, origin in origins.items():
+        if origin.reads and origins[OTHER[name]].sha256 != origin.sha256:
+            lines.append(
+                f"{name}: its attention was trained with another {OTHER[name]} branch than that of "
+                f"model.{OTHER[name]}_weights"
+            )
+    return lines
 
 
 def imagenet_state(depth: int, name: str) -> State:
@@ -72,44 +141,81 @@ def imagenet_state(depth: int, name: str) -> State:
     return state
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """A dict that torch.save wrote, tensors and plain values only; InputError for another file."""
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except DAMAGED as error:
-        raise InputError(
-            f"{path}: damaged, or not written by torch.save ({type(error).__name__})"
-        ) from error
-    if not isinstance(loaded, dict):
-        raise InputError(f"{path}: holds a {type(loaded).__name__}, expected a state_dict")
-    return loaded
+def classifier_rows(
+    loaded: Mapping[str, Any], state: State, name: BranchName, classes: Sequence[str]
+) -> dict[int, int]:
+    """For each of `classes` that the file has a trained classifier of: its row here and there.
+
+    Empty for a file that names no classes, and where no stage had trained the branch.
+    """
+    there = loaded.get("classes")
+    sizes = [len(state[key]) for key in ("fc.weight", "fc.bias") if _is_tensor(state.get(key))]
+    # Without names the same number of classes says nothing of which is which.
+    if not isinstance(there, list) or sizes != [len(there)] * 2:
+        return {}
+    if not is_trained(loaded, state, name):
+        return {}
+    numbers = {str(class_name): number for number, class_name in enumerate(there)}
+    return {here: numbers[each] for here, each in enumerate(classes) if each in numbers}
 
 
-def branch_state(loaded: dict[str, Any], name: str, where: str) -> State:
-    """One branch's own entries, without prefix, of a checkpoint; a plain state_dict as it is."""
-    inner = loaded.get("model")
-    if not isinstance(inner, dict):
-        return loaded
-    own = {
-        key.removeprefix(f"{name}."): value
-        for key, value in inner.items()
-        if key.startswith(f"{name}.")
+def is_trained(loaded: Mapping[str, Any], state: State, name: BranchName) -> bool:
+    """Whether that branch of a file, with these weights, was trained, as far as the file tells."""
+    trained, bias = loaded.get("trained"), state.get("fc.bias")
+    if isinstance(trained, list):
+        return name in trained
+    # Checkpoints that do not say: a new classifier's bias is zero, a trained one's is so nowhere.
+    return "attending" not in loaded or (_is_tensor(bias) and bool(bias.all()))
+
+
+def state_by_name(state: State, rows: Mapping[int, int], branch: Branch) -> State:
+    """`state` with a classifier for the branch's classes: the given rows of it, else as new."""
+    found = without_classifier(state)
+    if not rows:
+        return found
+    here, there = [*rows], [*rows.values()]
+    for key, own in (("fc.weight", branch.fc.weight), ("fc.bias", branch.fc.bias)):
+        value = own.detach().clone()
+        # Another depth has another width; `fitted` then names layers that say so.
+        if state[key].shape[1:] == own.shape[1:]:
+            value[here] = state[key][there].to(value)
+        found[key] = value
+    return found
+
+
+def acting_blocks(state: State) -> set[str]:
+    """The attention blocks that change their input: `cma.layer2_1`, `non_local.layer3_5`."""
+    return {
+        block
+        for block in blocks_of(state)
+        if any(
+            _is_tensor(state.get(f"{block}.bn.{part}")) and state[f"{block}.bn.{part}"].any()
+            for part in ("weight", "bias")
+        )
     }
-    if not own:
-        raise InputError(f"{where}: a checkpoint without a {name} branch")
-    return own
+
+
+def blocks_of(state: State) -> set[str]:
+    """The attention blocks of a state_dict by name."""
+    return {".".join(key.split(".")[:2]) for key in state if key.startswith(ATTENTION)}
 
 
 def fitted(state: State, branch: Branch, where: str) -> State:
     """The entries of `state` that go into the branch, the first convolution adapted to its input.
 
-    InputError naming up to three keys where one is missing, left over or of another shape.
+    InputError naming up to three keys where one is missing, left over, of another shape or not
+    finite; and where trained attention has no place in the branch.
     """
     own: State = branch.state_dict()
     # Before the shapes are compared: a first convolution for RGB fits the flow branch after it.
     state = with_stem(state, branch.conv1.in_channels)
+    # A trained block that is left out would be a network with other scores, and no word of it.
+    acting = tuple(f"{block}." for block in sorted(acting_blocks(state)))
+    if lost := [block for block in acting if not any(key.startswith(block) for key in own)]:
+        raise InputError(
+            f"{where}: has trained attention ({first_keys([name[:-1] for name in lost])}) that has "
+            "no place here; choose model.kind and model.attention_at as they were there"
+        )
     wrong = {
         "missing": [key for key in own if key not in state],
         "unexpected": [key for key in state if key not in own],
@@ -118,12 +224,35 @@ def fitted(state: State, branch: Branch, where: str) -> State:
         ],
     }
     for fault, keys in wrong.items():
-        refused = [key for key in keys if not _is_optional(key)]
+        refused = [key for key in keys if key.startswith(acting) or not _is_optional(key)]
         if refused:
             raise InputError(
-                f"{where}: does not fit resnet{branch.depth}: {fault} {_listed(refused)}"
+                f"{where}: does not fit resnet{branch.depth}: {fault} {first_keys(refused)}"
             )
-    return {key: state[key] for key in own if key in state and _same_shape(state[key], own[key])}
+    taken = {key: state[key] for key in own if key in state and _same_shape(state[key], own[key])}
+    if bad := [key for key, value in taken.items() if not value.isfinite().all()]:
+        raise InputError(f"{where}: holds NaN or infinite weights: {first_keys(bad)}")
+    return taken
+
+
+def refuse_other_bound(found: object, wanted: float, where: str) -> None:
+    """InputError for weights that were trained on flow of another bound; None is not known."""
+    # A value of the input means so many bounds of motion: all motion would look too fast or slow.
+    if found is not None and found != wanted:
+        raise InputError(
+            f"{where}: was trained on flow of bound {found}, these shards have {wanted:g}; make "
+            f"shards with preprocess.bound {found}, or start from other weights"
+        )
+
+
+def other_settings(found: object, wanted: Mapping[str, Any], name: BranchName) -> list[str]:
+    """What the branch's input was made with in training, where these shards differ from it."""
+    made_with = found if isinstance(found, Mapping) else {}
+    return [
+        f"trained on {key} {made_with[key]}, not {wanted[key]}"
+        for key in sorted(made_with.keys() & wanted.keys())
+        if made_with[key] != wanted[key] and (name == "flow" or key in FRAMES)
+    ]
 
 
 def with_stem(state: State, in_channels: int) -> dict[str, Any]:
@@ -141,22 +270,26 @@ def flow_stem(rgb_weight: Tensor, in_channels: int) -> Tensor:
     return rgb_weight.mean(dim=1, keepdim=True).repeat(1, in_channels, 1, 1)
 
 
-def without_classifier(state: State) -> State:
+def without_classifier(state: State) -> dict[str, Tensor]:
     """`state` without the entries of the last layer."""
     return {key: value for key, value in state.items() if not key.startswith("fc.")}
 
 
+def _load(branch: Branch, state: State, where: str) -> None:
+    # Not strict: `fitted` has refused all that must be there, with a message of one line.
+    branch.load_state_dict(fitted(state, branch, where), strict=False)
+
+
 def _is_optional(key: str) -> bool:
-    return key.startswith(OPTIONAL_PARTS) or key.endswith(OPTIONAL_END)
+    return key.startswith((*ATTENTION, "fc.")) or key.endswith(OPTIONAL_END)
+
+
+def _is_tensor(value: object) -> TypeGuard[Tensor]:
+    return isinstance(value, Tensor) and value.ndim > 0
 
 
 def _same_shape(value: object, expected: Tensor) -> bool:
     return isinstance(value, Tensor) and value.shape == expected.shape
-
-
-def _listed(keys: list[str]) -> str:
-    more = f" and {len(keys) - NAMED_KEYS} more" if len(keys) > NAMED_KEYS else ""
-    return ", ".join(keys[:NAMED_KEYS]) + more
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,12 +1,14 @@
 """Scores of videos: the mean over K segments and their crops, by branch and for weighted sums.
 
 The paper tests with 25 segments x 10 crops. The network is scored as training left it, or as it was
-at the end of one of its stages (Table 1 needs all of them). A branch that has not learned to
-classify yet is left out. The price: 250 forward passes for each video.
+at the end of one of its stages (Table 1 needs all of them); how far a stage got is told. A branch
+that has not learned to classify is left out. The price: 250 forward passes for each video.
 """
 
 import json
-from collections.abc import Sequence
+import sys
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +18,32 @@ from numpy.typing import NDArray
 
 from twinstream.errors import InputError
 from twinstream.progress import Progress
-from twinstream.shards.read.dataset import ShardDataset, open_dataset
+from twinstream.shards.format.index import file_sha256
+from twinstream.shards.format.manifest import FILE_NAME
+from twinstream.shards.read.dataset import ShardDataset
 from twinstream.shards.storage.atomic import write_atomically
-from twinstream.train.checkpoint import Checkpoint, load_checkpoint, load_resumable
-from twinstream.train.choices import BOTH, BRANCHES, IMAGENET, BranchName
+from twinstream.train.checkpoint import trained_branches
+from twinstream.train.choices import BOTH, BranchName
 from twinstream.train.data.loader import TestSnippets, load_test_batches, num_workers
-from twinstream.train.data.normalise import refuse_other_codec
 from twinstream.train.device import choose_device, half_precision, network_input
 from twinstream.train.memory import keep_freed_memory
-from twinstream.train.network.stages import plan_stages
 from twinstream.train.network.two_branch import TwoBranch, build_model
-from twinstream.train.run_folder import CHECKPOINT, read_run_settings
+from twinstream.train.run_folder import open_run_dataset, read_run_settings
 from twinstream.train.score.metrics import FUSION_WEIGHTS, fuse, per_class_accuracy, top_k_accuracy
 from twinstream.train.score.predictions import (
     BranchScores,
     Predictions,
     predictions_file,
+    read_predictions,
     write_predictions,
 )
-from twinstream.train.settings import ModelSettings, TestSettings
+from twinstream.train.score.run_weights import (
+    acting_branches,
+    num_trained_on,
+    read_weights,
+    refuse_other_dataset,
+)
+from twinstream.train.settings import TestSettings
 
 METRICS = "metrics"
 
@@ -77,18 +86,26 @@ def score_videos(
 
 
 def score_run(
-    run: Path, test: TestSettings, shards_path: str | None = None, stage: str | None = None
+    run: Path,
+    test: TestSettings,
+    shards_path: str | None = None,
+    stage: str | None = None,
+    out: Path | None = None,
 ) -> dict[str, Any]:
     """Score the network of a run, write its predictions and metrics, and return the metrics.
 
-    With `stage`, the network as it was at the end of that stage.
-    The last stage's files are predictions.parquet and metrics.json, another's
+    With `stage`, the network as it was at the end of that stage. The files lie in the run, or in
+    `out`. The last stage's are predictions.parquet and metrics.json, another's
     predictions-STAGE.parquet and so on.
     """
     keep_freed_memory()
     settings = read_run_settings(run)
-    dataset = open_dataset(settings.shards, shards_path)
-    stage, checkpoint = read_weights(run, settings.train.stages, stage)
+    folder = out or run
+    # Before hours of scoring: they would be lost where nothing can be written.
+    require_writable(folder, "--out" if out else "the run's folder; give --out")
+    dataset = open_run_dataset(settings.shards, "--shards PATH", shards_path)
+    scored = read_weights(run, settings, stage)
+    checkpoint, stage = scored.checkpoint, scored.stage
     refuse_other_dataset(checkpoint, dataset)
     device = choose_device(settings.train.device)
     model = build_model(settings.model, len(checkpoint.classes)).to(device)
@@ -101,16 +118,19 @@ def score_run(
         crops=test.crops,
         crop_size=settings.train.crop_size,
     )
-    scores = score_videos(
-        model,
-        views,
-        device,
-        outputs=trained_branches(settings.model, settings.train.stages, stage),
-        attending=checkpoint.attending,
-        batch_views=test.batch_views,
-        workers=num_workers(settings.train.workers),
-    )
-    about = {"split": split, "segments": test.segments, "crops": test.crops, "stage": stage}
+    keys = views.samples.keys
+    about = {
+        "split": split,
+        "segments": test.segments,
+        "crops": test.crops,
+        "stage": stage,
+        "finished": not scored.progress,
+        "progress": scored.progress,
+        "epochs": settings.train.epochs,
+        "trained_on": num_trained_on(keys, split, checkpoint, settings, dataset),
+        "dataset": str(dataset.path),
+        "dataset_sha256": file_sha256(dataset.path / FILE_NAME),
+    }
     more = {
         "kind": settings.model.kind,
         "depth": settings.model.depth,
@@ -118,48 +138,53 @@ def score_run(
         "classes": checkpoint.classes,
         "dataset_kind": dataset.manifest.settings.get("dataset.kind"),
     }
-    keys = views.samples.keys
+    scores = score_videos(
+        model,
+        views,
+        device,
+        outputs=trained_branches(checkpoint),
+        attending=acting_branches(model, checkpoint, run),
+        batch_views=test.batch_views,
+        workers=num_workers(settings.train.workers),
+    )
     # The last stage has the plain name, under which `twinstream report` and people look first.
     suffix = "" if stage == settings.train.stages[-1] else f"-{stage}"
-    predictions = Predictions(keys, views.labels, scores, about | more)
-    write_predictions(predictions_file(run, suffix), predictions)
+    path = predictions_file(folder, suffix)
+    tell_replaced(path, about)
+    write_predictions(path, Predictions(keys, views.labels, scores, about | more))
     metrics = {
         **about,
         "num_videos": len(keys),
         "scores": score_figures(scores, views.labels, checkpoint.classes),
     }
     write_atomically(
-        run / f"{METRICS}{suffix}.json", (json.dumps(metrics, indent=2) + "\n").encode()
+        folder / f"{METRICS}{suffix}.json", (json.dumps(metrics, indent=2) + "\n").encode()
     )
     return metrics
 
 
-def read_weights(run: Path, stages: Sequence[str], stage: str | None) -> tuple[str, Checkpoint]:
-    """The current stage of the run, or the named one, and its checkpoint.
-
-    InputError for a stage that the run does not train or has not finished.
-    """
-    if stage is None:
-        checkpoint, training = load_resumable(run / CHECKPOINT)
-        # After the last stage the position is one beyond it.
-        return stages[min(training.position.stage, len(stages) - 1)], checkpoint
-    if stage not in stages:
-        raise InputError(f"{run}: no stage {stage}, it trains {', '.join(stages)}")
-    return stage, load_checkpoint(run / f"{stage}.pt")
+def require_writable(folder: Path, option: str) -> None:
+    """Make the folder; InputError where no file can be written to it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"{folder}: {option}: cannot be written to ({error.strerror})") from error
 
 
-def trained_branches(
-    model: ModelSettings, stages: Sequence[str], stage: str
-) -> tuple[BranchName, ...]:
-    """The branches that can classify after `stage`: trained by then, or started from a file."""
-    # ImageNet weights do not count: their classifier is not loaded.
-    done = plan_stages(stages[: stages.index(stage) + 1], model.kind)
-    return tuple(
-        name
-        for name in BRANCHES[model.kind]
-        if any(each.trains == name for each in done)
-        or model.first_weights[name] not in (None, IMAGENET)
-    )
+def tell_replaced(path: Path, about: Mapping[str, Any]) -> None:
+    """A line where predictions of other videos are about to be replaced."""
+    if not path.exists():
+        return
+    before = read_predictions(path).about
+    # Files that do not name their dataset are compared by split alone.
+    if any(before.get(key, about[key]) != about[key] for key in ("dataset_sha256", "split")):
+        print(
+            f"{path}: replaces those of split {before['split']} of {before.get('dataset')}; --out "
+            "keeps both",
+            file=sys.stderr,
+        )
 
 
 def default_split(dataset: ShardDataset) -> str:
@@ -178,29 +203,6 @@ def score_figures(
             for name, weights in FUSION_WEIGHTS.items()
         }
     return {name: _figures(values, labels, classes) for name, values in named.items()}
-
-
-def refuse_other_dataset(checkpoint: Checkpoint, dataset: ShardDataset) -> None:
-    """InputError for shards with other classes or another flow codec than in training.
-
-    The digest is not compared: a test may use other videos than training did.
-    """
-    manifest = dataset.manifest
-    if list(manifest.classes) != checkpoint.classes:
-        raise InputError(
-            f"{dataset.path}: {_named(manifest.classes)}, the network was trained on "
-            f"{_named(checkpoint.classes)}"
-        )
-    refuse_other_codec(str(dataset.path), manifest.flow_codec.zero, manifest.flow_codec.levels)
-    if manifest.flow_codec.bound != checkpoint.bound:
-        raise InputError(
-            f"{dataset.path}: flow bound {manifest.flow_codec.bound}, the network was trained on "
-            f"{checkpoint.bound}"
-        )
-
-
-def _named(classes: Sequence[str]) -> str:
-    return f"{len(classes)} classes ({', '.join(classes[:3])} ...)"
 
 
 def _figures(
@@ -223,8 +225,13 @@ def metrics_table(metrics: dict[str, Any]) -> str:
     """The metrics for a person: a line for each score, below one on the videos and views."""
     views = f"{metrics['segments']} segments x {metrics['crops']} crops"
     head = f"{metrics['num_videos']} videos of {metrics['split']}, {views}"
+    notes = []
+    if metrics["progress"]:
+        notes.append(f"unfinished: {metrics['stage']} is at {metrics['progress']}")
+    if metrics["trained_on"]:
+        notes.append(f"{metrics['trained_on']} of these videos were trained on")
     lines = [
         f"{name:>10}  top-1 {100 * f['top1']:5.1f} %  top-5 {100 * f['top5']:5.1f} %"
         for name, f in metrics["scores"].items()
     ]
-    return "\n".join([head, *lines])
+    return "\n".join([head, *notes, *lines])

@@ -123,7 +123,7 @@ def test_a_frozen_branch_stays_in_evaluation_mode_when_the_model_trains() -> Non
 
 def test_a_frozen_branch_keeps_no_graph_even_for_an_input_that_has_one() -> None:
     branch = Branch(18, 3, 5, 0.0, has_cma=True)
-    branch.set_frozen(True)
+    branch.set_frozen(True, through_frozen=False)
     x = torch.randn(1, 3, 32, 32, requires_grad=True)
     features = branch.run_stretch(x, 0)
     assert not features.requires_grad

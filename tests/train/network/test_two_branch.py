@@ -253,6 +253,77 @@ def test_training_rgb_leaves_flow_as_it_was(other_attends: bool) -> None:
     } <= changed
 
 
+def iter2_model() -> TwoBranch:
+    """In float64 and without dropout; flow learns, both attend."""
+    torch.manual_seed(1)
+    model = with_trained_blocks(TwoBranch("cma", 18, CLASSES, dropout=0.0)).double()
+    return model.train()
+
+
+def iter2_loss(model: TwoBranch) -> Tensor:
+    draw = torch.Generator().manual_seed(3)
+    rgb, flow = (
+        torch.randn(3, channels, SIDE, SIDE, dtype=torch.float64, generator=draw)
+        for channels in (3, 10)
+    )
+    scores = model(rgb, flow, outputs=("flow",), attending=("rgb", "flow"))["flow"]
+    return F.cross_entropy(scores, torch.tensor([0, 1, 2]))
+
+
+def flow_gradient(model: TwoBranch) -> dict[str, Tensor]:
+    iter2_loss(model).backward()
+    found = {f"flow.{name}": p.grad for name, p in model.flow.named_parameters()}
+    return {name: grad for name, grad in found.items() if grad is not None}
+
+
+@pytest.mark.parametrize(
+    "name", ["flow.conv1.weight", "flow.cma.layer2_1.value.weight", "flow.layer2.0.conv2.weight"]
+)
+def test_the_gradient_that_comes_back_through_the_frozen_branch_is_that_of_the_loss(
+    name: str,
+) -> None:
+    """Against differences of the loss in float64: the formula of the paper, with no autograd."""
+    model = iter2_model()
+    model.train_only("flow")
+    gradient = flow_gradient(model)[name]
+    parameter = model.get_parameter(name)
+    draw = torch.Generator().manual_seed(4)
+    towards = torch.randn(parameter.shape, dtype=torch.float64, generator=draw)
+    losses, start, step = [], parameter.detach().clone(), 1e-7
+    with torch.no_grad():
+        for sign in (1, -1):
+            parameter.copy_(start + sign * step * towards)
+            losses.append(float(iter2_loss(model)))
+    slope = (losses[0] - losses[1]) / (2 * step)
+    assert float((gradient * towards).sum()) == pytest.approx(slope, rel=1e-4)
+
+
+def test_without_it_the_gradient_is_that_of_a_frozen_branch_of_fixed_features() -> None:
+    whole, cut, fixed = (iter2_model() for _ in range(3))
+    whole.train_only("flow")
+    cut.train_only("flow", through_frozen=False)
+    fixed.train_only("flow")
+    for block in fixed.flow.cma.values():
+        # Features of the frozen branch as plain values: nothing goes back through them.
+        block.register_forward_pre_hook(lambda _, inputs: (inputs[0], inputs[1].detach()))
+    expected, found, all_of_it = map(flow_gradient, (fixed, cut, whole))
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-15)
+    lost = torch.cat([(all_of_it[name] - found[name]).flatten() for name in expected])
+    kept = torch.cat([gradient.flatten() for gradient in all_of_it.values()])
+    # A part of the gradient, not its rounding.
+    assert lost.norm() > 0.01 * kept.norm()
+
+
+def test_frozen_weights_stay_though_the_gradient_goes_through_them() -> None:
+    model = iter2_model()
+    model.train_only("flow")
+    before = {name: value.clone() for name, value in model.rgb.state_dict().items()}
+    iter2_loss(model).backward()
+    assert all(parameter.grad is None for parameter in model.rgb.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.rgb.state_dict().items())
+
+
 def test_the_first_gradient_reaches_the_batch_norm_scale_of_every_new_block() -> None:
     torch.manual_seed(1)
     model = TwoBranch("cma", 18, CLASSES)

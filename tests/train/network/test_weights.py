@@ -8,12 +8,23 @@ import torch
 from torchvision import models
 
 from twinstream.errors import InputError
-from twinstream.train.choices import ModelKind
+from twinstream.train.choices import BOTH, BranchName, ModelKind
 from twinstream.train.network.branch import Branch
+from twinstream.train.network.stages import plan_stages
 from twinstream.train.network.two_branch import TwoBranch
-from twinstream.train.network.weights import fitted, flow_stem, initialise, read_state
+from twinstream.train.network.weight_files import read_state
+from twinstream.train.network.weights import (
+    Origin,
+    Use,
+    fitted,
+    flow_stem,
+    initialise,
+    unfit_starts,
+)
 
 CLASSES = 5
+NAMES = ["Archery", "Biking", "Diving", "Fencing", "Golf"]
+USE = Use(NAMES, bound=20.0)
 
 
 def new_branch(in_channels: int = 3, *, depth: int = 18, has_cma: bool = True) -> Branch:
@@ -29,23 +40,23 @@ def saved_resnet(folder: Path, num_classes: int = CLASSES) -> tuple[Path, dict[s
 def test_no_source_leaves_the_branch_as_it_is() -> None:
     branch = new_branch()
     before = {key: value.clone() for key, value in branch.state_dict().items()}
-    initialise(branch, None, "rgb")
+    initialise(branch, None, "rgb", USE)
     assert all(torch.equal(value, before[key]) for key, value in branch.state_dict().items())
 
 
 def test_a_resnet_file_goes_into_the_rgb_branch_whole(tmp_path: Path) -> None:
     path, state = saved_resnet(tmp_path)
     branch = new_branch()
-    initialise(branch, path, "rgb")
+    initialise(branch, path, "rgb", USE)
     own = branch.state_dict()
-    assert all(torch.equal(own[key], value) for key, value in state.items())
+    assert all(torch.equal(own[key], state[key]) for key in state if not key.startswith("fc."))
     assert all(block.is_identity for block in branch.cma.values())
 
 
 def test_the_flow_branch_takes_the_colour_mean_as_its_stem(tmp_path: Path) -> None:
     path, state = saved_resnet(tmp_path)
     branch = new_branch(10)
-    initialise(branch, str(path), "flow")
+    initialise(branch, str(path), "flow", USE)
     mean = (
         state["conv1.weight"][:, 0] + state["conv1.weight"][:, 1] + state["conv1.weight"][:, 2]
     ) / 3
@@ -61,11 +72,14 @@ def test_a_gray_picture_excites_the_flow_stem_as_it_does_the_rgb_stem() -> None:
     torch.testing.assert_close(rgb, flow)
 
 
-def test_a_classifier_of_other_classes_is_left_out(tmp_path: Path) -> None:
-    path, state = saved_resnet(tmp_path, num_classes=1000)
+@pytest.mark.parametrize("num_classes", [CLASSES, 1000])
+def test_a_classifier_without_class_names_is_left_out(tmp_path: Path, num_classes: int) -> None:
+    path, state = saved_resnet(tmp_path, num_classes)
     branch = new_branch()
     before = branch.fc.weight.clone()
-    initialise(branch, path, "rgb")
+    origin = initialise(branch, path, "rgb", USE)
+    assert (origin.has_classifier, origin.is_trained) == (False, True)
+    assert origin.said == (f"rgb weights: {path}, classifier new, attention new at 2 places")
     assert torch.equal(branch.fc.weight, before)
     assert torch.equal(branch.conv1.weight, state["conv1.weight"])
 
@@ -73,10 +87,12 @@ def test_a_classifier_of_other_classes_is_left_out(tmp_path: Path) -> None:
 def test_a_checkpoint_gives_each_branch_its_own_weights_and_blocks(tmp_path: Path) -> None:
     model = TwoBranch("cma", 18, CLASSES)
     torch.nn.init.ones_(model.flow.cma["layer2_1"].bn.weight)
-    torch.save({"model": model.state_dict(), "epoch": 3}, tmp_path / "last.pt")
-    for name, in_channels in (("rgb", 3), ("flow", 10)):
+    checkpoint = {"model": model.state_dict(), "classes": NAMES, "epoch": 3}
+    torch.save(checkpoint, tmp_path / "last.pt")
+    branches: tuple[tuple[BranchName, int], ...] = (("rgb", 3), ("flow", 10))
+    for name, in_channels in branches:
         branch = new_branch(in_channels)
-        initialise(branch, tmp_path / "last.pt", name)
+        initialise(branch, tmp_path / "last.pt", name, USE)
         expected = model.branch(name).state_dict()
         assert all(torch.equal(value, expected[key]) for key, value in branch.state_dict().items())
 
@@ -90,9 +106,9 @@ def test_a_plain_branch_and_one_with_blocks_start_from_each_other(tmp_path: Path
     )
     for kind, has_cma in kinds:
         model = TwoBranch(kind, 18, CLASSES)
-        torch.save({"model": model.state_dict()}, tmp_path / "last.pt")
+        torch.save({"model": model.state_dict(), "classes": NAMES}, tmp_path / "last.pt")
         branch = new_branch(has_cma=has_cma)
-        initialise(branch, tmp_path / "last.pt", "rgb")
+        initialise(branch, tmp_path / "last.pt", "rgb", USE)
         assert torch.equal(branch.fc.weight, model.rgb.fc.weight)
 
 
@@ -101,13 +117,13 @@ def test_older_files_without_batch_counters_are_taken(tmp_path: Path) -> None:
     older = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
     torch.save(older, tmp_path / "older.pth")
     branch = new_branch()
-    initialise(branch, tmp_path / "older.pth", "rgb")
+    initialise(branch, tmp_path / "older.pth", "rgb", USE)
     assert torch.equal(branch.conv1.weight, state["conv1.weight"])
 
 
-def refusal(branch: Branch, source: Path | str, name: str = "rgb") -> str:
+def refusal(branch: Branch, source: Path | str, name: BranchName = "rgb", use: Use = USE) -> str:
     with pytest.raises(InputError) as caught:
-        initialise(branch, source, name)
+        initialise(branch, source, name, use)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -198,6 +214,161 @@ def test_imagenet_weights_leave_the_classifier_even_of_a_thousand_classes(
     )
     branch = Branch(18, 3, 1000, 0.7, has_cma=False)
     before = branch.fc.weight.clone()
-    initialise(branch, "imagenet", "rgb")
+    initialise(branch, "imagenet", "rgb", USE)
     assert torch.equal(branch.fc.weight, before)
     assert torch.equal(branch.conv1.weight, state["conv1.weight"])
+
+
+def saved_checkpoint(path: Path, model: TwoBranch, **more: object) -> Path:
+    """A checkpoint of five classes, both classifiers trained."""
+    about = {"classes": NAMES, "bound": 20.0, "trained": ["rgb", "flow"], "attending": []}
+    torch.save({"model": model.state_dict(), **about, **more}, path)
+    return path
+
+
+def with_trained_classifier(model: TwoBranch) -> TwoBranch:
+    for name in model.names:
+        torch.nn.init.normal_(model.branch(name).fc.bias)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("classes", "taken"),
+    [
+        (NAMES[::-1], 5),
+        (NAMES[2:] + NAMES[:2], 5),
+        (["Golf", "Archery"], 2),
+        ([*NAMES, "Rowing"], 5),
+        (["Rowing", "Sumo"], 0),
+    ],
+)
+def test_the_classifier_is_taken_over_by_the_names_of_the_classes(
+    tmp_path: Path, classes: list[str], taken: int
+) -> None:
+    model = with_trained_classifier(TwoBranch("two_stream", 18, CLASSES))
+    path = saved_checkpoint(tmp_path / "last.pt", model)
+    branch = Branch(18, 3, len(classes), 0.7)
+    before = branch.fc.weight.clone()
+    origin = initialise(branch, path, "rgb", Use(classes, 20.0))
+    for number, name in enumerate(classes):
+        known = name in NAMES
+        expected = model.rgb.fc.weight[NAMES.index(name)] if known else before[number]
+        assert torch.equal(branch.fc.weight[number], expected)
+        assert bool(branch.fc.bias[number] == 0) is not known
+    # One class without weights: its scores, and so all of them, would be those of no network.
+    assert origin.has_classifier is (taken == len(classes))
+    said = f"classifier of {taken} of {len(classes)} classes" if taken else "classifier new"
+    assert said in origin.said
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_branch_that_was_never_trained_gives_no_classifier(tmp_path: Path, told: bool) -> None:
+    model = TwoBranch("two_stream", 18, CLASSES)
+    torch.nn.init.normal_(model.flow.fc.bias)
+    more = {"trained": ["flow"] if told else None}
+    path = saved_checkpoint(tmp_path / "flow.pt", model, **more)
+    flow = initialise(new_branch(10), path, "flow", USE)
+    rgb = initialise(new_branch(), path, "rgb", USE)
+    assert (flow.has_classifier, flow.is_trained) == (True, True)
+    assert (rgb.has_classifier, rgb.is_trained) == (False, False)
+    assert "whose rgb branch was never trained" in rgb.said
+
+
+def with_trained_block(kind: ModelKind, place: str = "layer2_1", depth: int = 18) -> TwoBranch:
+    model = TwoBranch(kind, depth, CLASSES)
+    blocks = model.rgb.non_local if kind == "nonlocal" else model.rgb.cma
+    torch.nn.init.ones_(blocks[place].bn.bias)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["cma", "nonlocal"])
+def test_trained_attention_is_never_dropped(tmp_path: Path, kind: ModelKind) -> None:
+    path = saved_checkpoint(tmp_path / "iter1.pt", with_trained_block(kind))
+    message = refusal(new_branch(has_cma=False), path)
+    part = "cma" if kind == "cma" else "non_local"
+    assert f"has trained attention ({part}.layer2_1) that has no place here" in message
+    elsewhere = Branch(18, 3, CLASSES, 0.7, has_cma=True, attention_at=("layer3.1",))
+    assert "no place here" in refusal(elsewhere, path)
+
+
+def test_trained_attention_is_taken_and_told(tmp_path: Path) -> None:
+    path = saved_checkpoint(tmp_path / "iter1.pt", with_trained_block("cma"))
+    branch = new_branch()
+    origin = initialise(branch, path, "rgb", USE)
+    assert origin.reads
+    assert "trained attention at 1 places" in origin.said
+    assert [not block.is_identity for block in branch.cma.values()] == [True, False]
+
+
+def test_a_trained_block_that_is_cut_is_refused(tmp_path: Path) -> None:
+    model = with_trained_block("cma")
+    state = model.state_dict()
+    del state["rgb.cma.layer2_1.key.weight"]
+    torch.save({"model": state, "classes": NAMES}, tmp_path / "cut.pt")
+    assert "missing cma.layer2_1.key.weight" in refusal(new_branch(), tmp_path / "cut.pt")
+
+
+def test_flow_of_another_bound_is_refused_and_rgb_does_not_mind(tmp_path: Path) -> None:
+    path = saved_checkpoint(tmp_path / "last.pt", TwoBranch("two_stream", 18, CLASSES))
+    other = Use(NAMES, bound=5.0)
+    assert refusal(new_branch(10), path, "flow", other) == (
+        f"{path}: was trained on flow of bound 20.0, these shards have 5; make shards with "
+        "preprocess.bound 20.0, or start from other weights"
+    )
+    initialise(new_branch(), path, "rgb", other)
+
+
+def test_shards_made_in_another_way_are_told(tmp_path: Path) -> None:
+    made = {"preprocess.size": [340, 256], "preprocess.engine": "cuda", "preprocess.bound": 20}
+    model = TwoBranch("two_stream", 18, CLASSES)
+    path = saved_checkpoint(tmp_path / "last.pt", model, made_with=made)
+    here = Use(NAMES, 20.0, {**made, "preprocess.size": [256, 256], "preprocess.engine": "numba"})
+    size = "trained on preprocess.size [340, 256], not [256, 256]"
+    engine = "trained on preprocess.engine cuda, not numba"
+    rgb, flow = (
+        initialise(new_branch(3 if name == "rgb" else 10), path, name, here).said for name in BOTH
+    )
+    assert (size in rgb, engine in rgb) == (True, False)
+    assert (size in flow, engine in flow) == (True, True)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, bad: float) -> None:
+    path, state = saved_resnet(tmp_path)
+    state["layer1.0.bn1.running_var"][3] = bad
+    torch.save(state, path)
+    assert refusal(new_branch(), path) == (
+        f"{path}: holds NaN or infinite weights: layer1.0.bn1.running_var"
+    )
+
+
+@pytest.mark.parametrize(
+    ("stages", "flow", "words"),
+    [
+        (["iter1"], Origin("", is_trained=False), "attends to the flow branch, which nothing has"),
+        (["iter1"], Origin("", is_trained=True, sha256="a"), None),
+        (["flow", "iter1"], Origin(""), None),
+        (["iter1", "iter2"], Origin("", is_trained=True), None),
+    ],
+)
+def test_attention_to_a_branch_that_nothing_trained_is_told(
+    stages: list[str], flow: Origin, words: str | None
+) -> None:
+    lines = unfit_starts(plan_stages(stages, "cma"), {"rgb": Origin(""), "flow": flow})
+    assert bool(lines) is bool(words)
+    assert words is None or words in lines[0]
+
+
+def test_attention_that_knew_another_branch_is_told() -> None:
+    rgb = Origin("", is_trained=True, reads=True, sha256="a")
+    stages = plan_stages(["iter2"], "cma")
+    same = Origin("", is_trained=True, sha256="a")
+    assert not unfit_starts(stages, {"rgb": rgb, "flow": same})
+    (line,) = unfit_starts(stages, {"rgb": rgb, "flow": Origin("", is_trained=True, sha256="b")})
+    assert line.startswith("rgb: its attention was trained with another flow branch")
+
+
+def test_a_stage_by_itself_does_not_begin_with_trained_attention() -> None:
+    origins = {"rgb": Origin("", is_trained=True, reads=True, sha256="a"), "flow": Origin("")}
+    with pytest.raises(InputError, match=r"rgb trains a branch by itself, but its weights hold"):
+        unfit_starts(plan_stages(["rgb"], "cma"), origins)

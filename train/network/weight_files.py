@@ -1,0 +1,140 @@
+"""Weight files of other tools and of our own runs, read as the state_dict of one ResNet.
+
+`.safetensors`, or what torch.save wrote, read with `weights_only=True`: opening somebody's file
+runs no code. Wrappers (`state_dict`, `model`) and prefixes (`module.`, `backbone.`) are found by
+the names of a ResNet's layers, which torchvision, timm and we have in common. The price: a file
+with two networks of which none is called rgb or flow is refused: which is meant is not known.
+"""
+
+import pickle
+import re
+import struct
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from twinstream.errors import InputError
+from twinstream.train.choices import BOTH, BranchName
+
+State = Mapping[str, Tensor]
+
+# Each ResNet has these, whatever stands before them.
+STEM, STEM_NORM, FIRST_BLOCK = "conv1.weight", "bn1.weight", "layer1.0.conv1.weight"
+WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "net", "network", "weights")
+NAMED_KEYS = 3
+# torch.load has no single error for a damaged file: each of these was raised for a file with a few
+# bytes changed.
+DAMAGED = (
+    pickle.UnpicklingError,
+    struct.error,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    AssertionError,
+    TypeError,
+    AttributeError,
+)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """A dict of tensors and plain values; InputError for a file that is or holds anything else."""
+    try:
+        loaded = _load(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except DAMAGED as error:
+        raise InputError(f"{path}: {_fault(error)}") from error
+    if not isinstance(loaded, dict):
+        raise InputError(f"{path}: holds a {type(loaded).__name__}, expected a state_dict")
+    return loaded
+
+
+def resnet_state(loaded: Mapping[str, Any], branch: BranchName, where: str) -> State:
+    """The ResNet for that branch in what a file holds, its keys without wrapper and prefix.
+
+    Of our own checkpoints the branch of that name, its attention blocks included. What stands
+    beside a prefix (another tool's head beside `backbone.`) is left out. InputError where the
+    branch is not there, or where several networks are.
+    """
+    table, prefixes = _table(loaded)
+    own = [prefix for prefix in prefixes if _last_part(prefix) == branch]
+    if any(_last_part(prefix) in BOTH for prefix in prefixes):
+        prefixes = own
+        if not own:
+            raise InputError(f"{where}: a checkpoint without a {branch} branch")
+    if len(prefixes) > 1:
+        raise InputError(
+            f"{where}: holds several networks, {first_keys(prefixes)}; save one of them alone"
+        )
+    # Without a ResNet the table goes on as it is: what is missing is told by name.
+    prefix = prefixes[0] if prefixes else ""
+    return {
+        key.removeprefix(prefix): value for key, value in table.items() if key.startswith(prefix)
+    }
+
+
+def _load(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        # Here, because few need it; a file cut short raises an error that is no ValueError.
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(str(error)) from error
+    with warnings.catch_warnings():
+        # torch warns of a TorchScript archive before it refuses it.
+        warnings.simplefilter("ignore")
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _fault(error: BaseException) -> str:
+    """What is wrong with a file that cannot be loaded, and how to save it instead."""
+    advice = "save the tensors alone: torch.save(model.state_dict(), FILE)"
+    if found := re.search(r"(?:GLOBAL|[Uu]nsupported class) ([\w.]+)", str(error)):
+        return f"holds a {found[1]} beside tensors, and to load it could run code; {advice}"
+    if "TorchScript" in str(error):
+        return f"a TorchScript archive, which is a program; {advice}"
+    return f"damaged, or not written by torch.save ({type(error).__name__})"
+
+
+def _table(loaded: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
+    """The dict of tensors in which a ResNet is found, and its prefixes there."""
+    for table in _tables(loaded):
+        if prefixes := _prefixes(table):
+            return table, prefixes
+    # Our own checkpoint of something else, or no network at all.
+    inner = loaded.get("model")
+    return (inner if isinstance(inner, dict) else loaded), []
+
+
+def _tables(loaded: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The dict itself, then what it wraps: known names first, so that `model` goes before `ema`."""
+    yield loaded
+    for key in [*(key for key in WRAPPERS if key in loaded), *loaded]:
+        if isinstance(loaded[key], dict):
+            yield from _tables(loaded[key])
+
+
+def _prefixes(table: Mapping[str, Any]) -> list[str]:
+    """What stands before `conv1.weight` of each ResNet: "", `module.`, `rgb.` and `flow.` ..."""
+    stems = (key for key in table if isinstance(key, str) and key.endswith(STEM))
+    found = (key.removesuffix(STEM) for key in stems)
+    return [p for p in found if p + STEM_NORM in table and p + FIRST_BLOCK in table]
+
+
+def _last_part(prefix: str) -> str:
+    """`module.rgb.` -> rgb."""
+    return prefix.rstrip(".").rpartition(".")[2]
+
+
+def first_keys(keys: Sequence[str]) -> str:
+    """`a, b, c and 4 more`."""
+    more = f" and {len(keys) - NAMED_KEYS} more" if len(keys) > NAMED_KEYS else ""
+    return ", ".join(keys[:NAMED_KEYS]) + more

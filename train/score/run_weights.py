@@ -1,0 +1,113 @@
+"""Which weights of a run are looked at, what they have learned, and whether shards fit them."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from twinstream.errors import InputError
+from twinstream.shards.format.index import file_sha256
+from twinstream.shards.format.manifest import FILE_NAME, pixel_settings
+from twinstream.shards.read.dataset import ShardDataset
+from twinstream.train.checkpoint import (
+    Checkpoint,
+    count_shared,
+    load_checkpoint,
+    load_resumable,
+)
+from twinstream.train.choices import BranchName
+from twinstream.train.data.normalise import refuse_other_codec
+from twinstream.train.network.two_branch import TwoBranch, attending_branches
+from twinstream.train.network.weights import other_settings
+from twinstream.train.run_folder import CHECKPOINT, RunSettings
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The weights that a test uses."""
+
+    stage: str
+    checkpoint: Checkpoint
+    progress: str
+    """How far the stage got, `epoch 2 of 30, step 6`; empty for a stage that has ended"""
+
+
+def read_weights(run: Path, settings: RunSettings, stage: str | None) -> Scored:
+    """The weights of the run as they are, or as they were at the end of the named stage.
+
+    InputError for a stage that the run does not train or has not finished, and for a run that has
+    not done a step yet.
+    """
+    stages = settings.train.stages
+    if stage is not None:
+        if stage not in stages:
+            raise InputError(f"{run}: no stage {stage}, it trains {', '.join(stages)}")
+        path = run / f"{stage}.pt"
+        if not path.exists():
+            raise InputError(f"{run}: stage {stage} is not finished; there is no {path.name} yet")
+        return Scored(stage, load_checkpoint(path), "")
+    checkpoint, training = load_resumable(run / CHECKPOINT)
+    at = training.position
+    if not at.is_stage_start:
+        epoch = min(at.epoch + 1, settings.train.epochs)
+        # After the last epoch the stage has ended, though STAGE.pt may not be there yet.
+        is_over = at.epoch == settings.train.epochs
+        progress = f"epoch {epoch} of {settings.train.epochs}, step {at.step}"
+        return Scored(stages[at.stage], checkpoint, "" if is_over else progress)
+    if at.stage == 0:
+        raise InputError(f"{run}: nothing is trained yet; `twinstream train --resume` goes on")
+    return Scored(stages[at.stage - 1], checkpoint, "")
+
+
+def acting_branches(model: TwoBranch, checkpoint: Checkpoint, run: Path) -> tuple[BranchName, ...]:
+    """The branches that attend to the other one, as their weights tell."""
+    acting = attending_branches(model)
+    for name in acting:
+        # Runs that began with another run's attention once left it out in training.
+        if name not in checkpoint.attending:
+            print(
+                f"{run}: was trained while the {name} branch's attention was left out; it acts "
+                "here, train again for true figures",
+                file=sys.stderr,
+            )
+    return acting
+
+
+def num_trained_on(
+    keys: Sequence[str],
+    split: str,
+    checkpoint: Checkpoint,
+    settings: RunSettings,
+    dataset: ShardDataset,
+) -> int:
+    """How many of the tested videos the weights were trained on, as far as is known."""
+    if checkpoint.trained_on is not None:
+        return count_shared(keys, checkpoint.trained_on)
+    # A run that does not say: within one dataset a video is in one split only.
+    is_same = checkpoint.dataset_sha256 == file_sha256(dataset.path / FILE_NAME)
+    return len(keys) if is_same and split == settings.train.split else 0
+
+
+def refuse_other_dataset(checkpoint: Checkpoint, dataset: ShardDataset) -> None:
+    """InputError for shards with other classes or another flow codec than in training.
+
+    The digest is not compared: a test may use other videos than training did.
+    """
+    manifest = dataset.manifest
+    if list(manifest.classes) != checkpoint.classes:
+        raise InputError(
+            f"{dataset.path}: {_named(manifest.classes)}, the network was trained on "
+            f"{_named(checkpoint.classes)}"
+        )
+    refuse_other_codec(str(dataset.path), manifest.flow_codec.zero, manifest.flow_codec.levels)
+    if manifest.flow_codec.bound != checkpoint.bound:
+        raise InputError(
+            f"{dataset.path}: flow bound {manifest.flow_codec.bound}, the network was trained on "
+            f"{checkpoint.bound}"
+        )
+    for line in other_settings(checkpoint.made_with, pixel_settings(manifest.settings), "flow"):
+        print(f"{dataset.path}: {line}", file=sys.stderr)
+
+
+def _named(classes: Sequence[str]) -> str:
+    return f"{len(classes)} classes ({', '.join(classes[:3])} ...)"
