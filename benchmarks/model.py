@@ -59,6 +59,8 @@ class Case:
     trains: BranchName | None
     outputs: tuple[BranchName, ...]
     attending: tuple[BranchName, ...] = ()
+    through_frozen: bool = True
+    """train.gradient_through_frozen"""
 
 
 CASES = (
@@ -69,6 +71,7 @@ CASES = (
     Case("non-local rgb, training", "nonlocal", "rgb", ("rgb",)),
     Case("CMA iter1, training", "cma", "rgb", ("rgb",), ("rgb",)),
     Case("CMA iter2, training", "cma", "flow", ("flow",), BOTH),
+    Case("CMA iter2, not through the frozen", "cma", "flow", ("flow",), BOTH, False),
     Case("CMA and non-local iter1, training", "cma_nonlocal", "rgb", ("rgb",), ("rgb",)),
     Case("plain rgb, forward", None, None, ("rgb",)),
     Case("plain flow, forward", None, None, ("flow",)),
@@ -88,6 +91,7 @@ YARDSTICKS = {
     "non-local rgb, training": TRAINING[:1],
     "CMA iter1, training": (TRAINING[0], FORWARD[1]),
     "CMA iter2, training": (TRAINING[1], FORWARD[0]),
+    "CMA iter2, not through the frozen": (TRAINING[1], FORWARD[0]),
     "CMA and non-local iter1, training": (TRAINING[0], FORWARD[1]),
     "two-stream, forward": FORWARD,
     "non-local two-stream, forward": FORWARD,
@@ -123,7 +127,7 @@ def prepare(case: Case, size: Size) -> Callable[[], None]:
     net.to(device).to(memory_format=torch.channels_last)
     net.train(case.trains is not None)
     if isinstance(net, TwoBranch) and case.trains:
-        net.train_only(case.trains)
+        net.train_only(case.trains, through_frozen=case.through_frozen)
     return (
         _training_step(net, forward, labels, device) if case.trains else _test_step(forward, device)
     )

@@ -13,50 +13,20 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from torchvision import models
 
 from tests.support.datasets import write_dataset
 from tests.support.paths import ROOT
+from tests.support.training import losses, make_settings, settings_tree
 from twinstream.errors import InputError
-from twinstream.section import build_settings
 from twinstream.shards.format.index import file_sha256
 from twinstream.train import fit
 from twinstream.train.checkpoint import Position, load_checkpoint, load_resumable
 from twinstream.train.fit import train
 from twinstream.train.gradient import add_gradients
-from twinstream.train.run_folder import RunSettings, read_run_settings
+from twinstream.train.network.two_branch import TwoBranch
+from twinstream.train.run_folder import read_run_settings
 from twinstream.train.run_log import TrainingLog, git_revision
 from twinstream.train.score.evaluate import score_run
-
-
-def settings_tree(dataset: Path) -> dict[str, dict[str, object]]:
-    return {
-        "shards": {"path": str(dataset)},
-        "model": {"depth": 18, "rgb_weights": None, "flow_weights": None},
-        "train": {
-            "stages": ["flow", "iter1"],
-            "epochs": 2,
-            "batch_size": 2,
-            "segments": 1,
-            "crop_size": 40,
-            "workers": 0,
-            "device": "cpu",
-        },
-        "test": {"segments": 2, "crops": 1},
-    }
-
-
-def make_settings(dataset: Path, *overrides: str) -> RunSettings:
-    return build_settings(RunSettings, settings_tree(dataset), overrides)
-
-
-def losses(run: Path) -> list[tuple[str, int, int, float]]:
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [
-        (line["stage"], line["epoch"], line["step"], line["loss"])
-        for line in lines
-        if "loss" in line
-    ]
 
 
 def kill_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,19 +130,27 @@ def test_a_loss_that_is_nan_ends_the_run_and_names_the_step(dataset: Path, tmp_p
         train(settings, tmp_path / "run", resume=False)
 
 
-def test_weights_that_are_no_longer_finite_are_not_saved(dataset: Path, tmp_path: Path) -> None:
-    # In the branch that is frozen: the loss does not show it.
-    net = models.resnet18(weights=None, num_classes=2)
-    torch.nn.init.constant_(net.fc.weight, float("inf"))
-    torch.save(net.state_dict(), tmp_path / "rgb.pt")
-    settings = make_settings(dataset, f"model.rgb_weights={tmp_path}/rgb.pt")
+def test_weights_that_are_no_longer_finite_are_not_saved(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overflowing(model: TwoBranch, *arguments: Any, **options: Any) -> tuple[float, int]:
+        found = add_gradients(model, *arguments, **options)
+        # In the branch that is frozen: the loss does not show it.
+        torch.nn.init.constant_(model.rgb.fc.bias, float("inf"))
+        return found
+
+    monkeypatch.setattr(fit, "add_gradients", overflowing)
+    settings = make_settings(dataset)
     with pytest.raises(
         InputError,
-        match=r"^weights are no longer finite at stage flow, epoch 2, step 1; no checkpoint was "
-        r"written yet; try a lower train\.learning_rate$",
+        match=r"^weights are no longer finite at stage flow, epoch 2, step 1; .*/checkpoint\.pt is "
+        r"from before it; try a lower train\.learning_rate$",
     ):
         train(settings, tmp_path / "run", resume=False)
-    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+    # That of the beginning.
+    checkpoint, training = load_resumable(tmp_path / "run" / "checkpoint.pt")
+    assert training.position == Position()
+    assert all(bool(value.isfinite().all()) for value in checkpoint.model.values())
 
 
 def test_a_loss_that_is_infinite_ends_the_run_and_names_the_last_checkpoint(
@@ -190,10 +168,11 @@ def test_a_loss_that_is_infinite_ends_the_run_and_names_the_last_checkpoint(
     assert all(bool(value.isfinite().all()) for value in checkpoint.model.values())
 
 
-def test_checkpoints_are_plain_dicts_with_the_keys_that_they_have_always_had(
+def test_checkpoints_are_plain_dicts_of_tensors_and_plain_values(
     whole_run: Path, tmp_path: Path
 ) -> None:
     weights = {"model", "classes", "bound", "dataset_sha256", "attending"}
+    weights |= {"trained", "made_with", "trained_on"}
     training = {"position", "optimizer", "schedule", "log_bytes"}
     stage, last = (
         torch.load(whole_run / f"{name}.pt", weights_only=True) for name in ("flow", "checkpoint")
