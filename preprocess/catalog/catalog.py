@@ -21,8 +21,9 @@ from twinstream.preprocess.catalog.listings import (
     parse_kinetics,
     parse_split_list,
 )
+from twinstream.shards.format.classes import first_few
 from twinstream.shards.format.keys import require_plain_class, video_key
-from twinstream.shards.rawframes.folders import classes_and_splits, first_few, list_frame_folders
+from twinstream.shards.rawframes.folders import classes_and_splits, list_frame_folders
 from twinstream.shards.storage.location import Location, locate, read_text
 
 

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twinstream.errors import InputError
+from twinstream.shards.format.classes import first_few
 from twinstream.shards.format.keys import require_plain_class, video_key
 from twinstream.shards.format.split_names import known_split, split_of_list
 from twinstream.shards.rawframes.names import ListedVideo, folder_name, parse_image_name, read_list
-
-NUM_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -138,12 +137,6 @@ def listed_videos(
         for split, line in lines
     )
     return _checked(root, FoundVideos(tuple(videos), names))
-
-
-def first_few(names: Sequence[str]) -> str:
-    """`a, b, c, d, e and 2 more`."""
-    more = f" and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else ""
-    return f"{', '.join(names[:NUM_NAMED])}{more}"
 
 
 def _class_folders(root: Path, lines: Iterable[ListedVideo]) -> tuple[str, ...]:
