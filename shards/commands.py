@@ -193,7 +193,7 @@ def export(path: str, out: Path, layout: str) -> None:
     "--classes",
     "classes_file",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Class names, one a line in the order of the labels.",
+    help="Class names, one a line in the order of the labels, or numbered as in classInd.txt.",
 )
 @click.option(
     "--skip-bad", is_flag=True, help="Leave videos out that do not line up, as skipped rows."

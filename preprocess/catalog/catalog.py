@@ -204,7 +204,9 @@ def csv_catalog(
     """
     names = {one.class_name for one in listed}
     # As text 10 would stand before 2, and the labels would not be the user's numbers.
-    classes = sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
+    classes = sorted(names)
+    if all(name.isdecimal() for name in names):
+        classes.sort(key=int)
     on_disk = set(files)
     found = {one.name: one.name if one.name in on_disk else None for one in listed}
     return _catalog(tuple(classes), listed, found, files, is_folder=is_folder)

@@ -1,9 +1,32 @@
-"""How two lists of class names differ, in one line; a label is a position in such a list."""
+"""Lists of class names: a file of them, and how two differ. A label is a position in a list."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
+from twinstream.errors import InputError
+
 NUM_NAMED = 5
+# A longer number is no label, and Python refuses to read one of thousands of digits.
+_NUMBER_FIRST = re.compile(r"(?P<number>[0-9]{1,9})(?:\s*,\s*|\s+)(?P<name>\S.*)")
+_NUMBER_LAST = re.compile(r"(?P<name>.*[^\s,])(?:\s*,\s*|\s+)(?P<number>[0-9]{1,9})")
+
+
+def parse_classes(text: str, where: str) -> tuple[str, ...]:
+    """The class names of a file, by label: a name a line, or numbered as in classInd.txt.
+
+    `2 Biking` `1 Archery` and `Archery 0` `Biking 1` -> Archery, Biking: every line has a number,
+    and these count from 0 or from 1. InputError, which begins with `where`, for a class that is
+    there twice and for numbers that leave open what is meant.
+    """
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise InputError(f"{where}: holds no class name")
+    names = _numbered(lines, _NUMBER_FIRST, where) or _numbered(lines, _NUMBER_LAST, where) or lines
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise InputError(f"{where}: class {name!r} is there {count} times; expected each once")
+    return tuple(names)
 
 
 def class_difference(found: Sequence[str], wanted: Sequence[str]) -> str:
@@ -47,6 +70,11 @@ def first_few(names: Sequence[str]) -> str:
     return f"{', '.join(names[:NUM_NAMED])}{more}"
 
 
+def plain_class(name: str) -> str:
+    """`Hand_stand`, `hand stand` -> `handstand`: the same for all spellings of a name."""
+    return "".join(letter for letter in name.casefold() if letter not in " _-")
+
+
 def _first_place(found: Sequence[str], wanted: Sequence[str]) -> str:
     pairs = enumerate(zip(found, wanted, strict=True))
     places = [label for label, (theirs, ours) in pairs if theirs != ours]
@@ -57,12 +85,37 @@ def _first_place(found: Sequence[str], wanted: Sequence[str]) -> str:
 
 def _spelt_otherwise(found: Sequence[str], wanted: Sequence[str]) -> dict[str, str]:
     """Names that differ in case, spaces, `_` or `-` alone: {`hand_stand`: `HandStand`}."""
-    plain = {_plain(name): name for name in wanted}
-    pairs = {name: plain[_plain(name)] for name in found if _plain(name) in plain}
+    plain = {plain_class(name): name for name in wanted}
+    pairs = {name: plain[plain_class(name)] for name in found if plain_class(name) in plain}
     # Two names that become one another's spelling do not tell which is meant.
     once = Counter(pairs.values())
     return {name: other for name, other in pairs.items() if once[other] == 1}
 
 
-def _plain(name: str) -> str:
-    return "".join(letter for letter in name.casefold() if letter not in " _-")
+def _numbered(lines: list[str], form: re.Pattern[str], where: str) -> list[str]:
+    """The names in the order of their numbers; none where the lines are not numbered.
+
+    InputError where they seem to be and a number is absent.
+    """
+    matches = [form.fullmatch(line) for line in lines]
+    named = sorted((int(match["number"]), match["name"]) for match in matches if match)
+    numbers, names = [number for number, _ in named], [name for _, name in named]
+    counts_up = numbers in ([*range(len(numbers))], [*range(1, len(numbers) + 1)])
+    # `level 1`, `level 2`: without their numbers such names are no names.
+    if not names or (len(names) > 1 and len({*names}) == 1 and form is _NUMBER_LAST):
+        return []
+    if len(names) < len(lines):
+        # A few names may begin or end with a number; where most of them count up, a line is wrong.
+        if counts_up and 1 < len(names) >= len(lines) / 2:
+            line = lines[matches.index(None)]
+            raise InputError(f"{where}: {line!r} has no number, {len(names)} other lines have one")
+        return []
+    if not counts_up:
+        first = min(numbers[0], 1)
+        expected = range(first, first + len(lines))
+        absent = next(number for number in expected if number not in numbers)
+        raise InputError(
+            f"{where}: every line has a number, but none has {absent}; expected {expected[0]} to "
+            f"{expected[-1]}, each once"
+        )
+    return names
