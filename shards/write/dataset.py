@@ -1,10 +1,10 @@
 """Builds a dataset: finds the shards that are done, refuses foreign ones, writes the manifest.
 
-It is the one builder of preprocess, import, merge, subset and index. An index means that its shard
-is done. All that is found is compared with what would be written now: shards of other settings or
-videos are refused with the difference, never mixed and never overwritten. The price is that a run
-reads every finished index first. Shards may be written in any order, by the loop here or by workers
-on many machines.
+It is the one builder of preprocess, import, merge, subset, convert-codec and index. An index means
+that its shard is done. All that is found is compared with what would be written now: shards of
+other settings or videos are refused with the difference, never mixed and never overwritten. The
+price is that a run reads every finished index first. Shards may be written in any order, by the
+loop here or by workers on many machines.
 """
 
 import hashlib
