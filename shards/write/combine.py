@@ -248,8 +248,8 @@ def _refuse_unlike(first: Source, other: Source) -> None:
     if first.manifest.flow_codec != other.manifest.flow_codec:
         raise InputError(
             f"{other.path}: flow codec {other.manifest.flow_codec}, {first.path} has "
-            f"{first.manifest.flow_codec}; flow of two codecs cannot be mixed: "
-            f"{_conversion(first, other)} makes one of both"
+            f"{first.manifest.flow_codec}; flow of two codecs cannot be mixed; "
+            f"{_conversion(first, other)} encodes one anew"
         )
     for name in sorted(first.manifest.settings.keys() & other.manifest.settings.keys()):
         found, wanted = other.manifest.settings[name], first.manifest.settings[name]

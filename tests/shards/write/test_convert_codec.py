@@ -126,7 +126,7 @@ def test_what_was_converted_is_known_and_merges_with_ours_and_trains(
 ) -> None:
     command = rf"`twinstream shards convert-codec {denseflow} --bound 20\.0 --out OUT`"
     for sources in ([dataset, denseflow], [denseflow, dataset]):
-        with pytest.raises(InputError, match=f"of two codecs cannot be mixed: {command}"):
+        with pytest.raises(InputError, match=f"of two codecs cannot be mixed; {command} enc"):
             merge(sources, tmp_path / "both")
     convert(denseflow, tmp_path / "out")
     settings = read_manifest(tmp_path / "out").settings
