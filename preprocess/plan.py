@@ -7,8 +7,7 @@ shard. Absent videos are in no shard, and have a row nevertheless.
 from typing import Any
 
 from twinstream.preprocess.catalog.catalog import Catalog, Video
-from twinstream.shards.format.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL
-from twinstream.shards.format.manifest import FlowCodec
+from twinstream.shards.format.manifest import our_codec
 from twinstream.shards.format.video_table import Reason, Status, video_row
 from twinstream.shards.storage.location import Location
 from twinstream.shards.write.dataset import Contents, DatasetBuild
@@ -30,12 +29,11 @@ def dataset_build(
 
     `settings` are all that change bytes; `bound` is the largest flow in pixels that is stored.
     """
-    codec = FlowCodec(bound=bound, zero=ZERO_LEVEL, levels=LEVELS_PER_SIDE)
     missing = tuple(
         video_row(video, Status.MISSING, Reason.MISSING, detail="no such file")
         for video in catalog.videos
         if not video.present
     )
-    contents = Contents(catalog.classes, codec, settings, missing)
+    contents = Contents(catalog.classes, our_codec(bound), settings, missing)
     # The log of the run lies there too.
     return DatasetBuild(out, jobs, contents, option="shards.path", beside_others=True)

@@ -193,7 +193,7 @@ def export(path: str, out: Path, layout: str) -> None:
     "--classes",
     "classes_file",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Class names, one a line in the order of the labels.",
+    help="Class names, one a line in the order of the labels, or numbered as in classInd.txt.",
 )
 @click.option(
     "--skip-bad", is_flag=True, help="Leave videos out that do not line up, as skipped rows."
@@ -325,6 +325,44 @@ def subset(
         max_per_class=max_per_class,
     )
     click.echo(f"{summary(rows)} -> {target}")
+
+
+@shards.command("convert-codec")
+@click.argument("path")
+@click.option("--out", required=True, help="Folder of the new dataset.")
+@click.option(
+    "--bound",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Pixels of the new codec's bound; the dataset's own when not given.",
+)
+def convert_codec(path: str, out: str, bound: float | None) -> None:
+    """Flow of another tool's codec, or of another bound, encoded anew in ours (zero 128, 127
+    levels); all else is copied. It loses a little, and says how much.
+
+    Example: twinstream shards convert-codec out/denseflow --out out/shards --bound 20
+    """
+    from twinstream.progress import Progress
+    from twinstream.shards.format.manifest import read_manifest
+    from twinstream.shards.format.video_table import summary
+    from twinstream.shards.settings import ShardSettings
+    from twinstream.shards.storage.location import locate
+    from twinstream.shards.write.convert_codec import convert_codec
+
+    source, target = locate(path), locate(out)
+    entries = [shard for shards in read_manifest(source).splits.values() for shard in shards]
+    with Progress("convert-codec", sum(shard.num_samples for shard in entries), "video") as done:
+        rows, change = convert_codec(
+            source,
+            target,
+            bound=bound,
+            default_quality=ShardSettings().jpeg_quality,
+            progress=lambda key: done.advance(note=key),
+        )
+    click.echo(f"{summary(rows)} -> {target}")
+    if change.num_values:
+        click.echo(
+            f"flow is changed by {change.mean:.3f} px in the mean, {change.largest:.2f} px at most"
+        )
 
 
 @shards.command()

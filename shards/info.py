@@ -1,13 +1,11 @@
 """Describes a dataset in a few lines for a person, from the manifest and videos.parquet alone."""
 
 from collections import Counter
-from collections.abc import Sequence
 
+from twinstream.shards.format.classes import first_few
 from twinstream.shards.format.manifest import ShardEntry, read_manifest
 from twinstream.shards.format.video_table import VIDEOS_NAME, Status, VideoRow, read_videos, summary
 from twinstream.shards.storage.location import Location
-
-NUM_NAMED = 5
 
 
 def describe(dataset: Location) -> str:
@@ -23,7 +21,7 @@ def describe(dataset: Location) -> str:
         for split, shards in manifest.splits.items()
     ]
     lines += _left_out(rows)
-    lines.append(f"  classes: {_names(manifest.classes)}")
+    lines.append(f"  classes: {first_few(manifest.classes)}")
     codec = manifest.flow_codec
     lines.append(f"  flow: pixels = (byte - {codec.zero}) * {codec.bound:g} / {codec.levels}")
     lines += [f"  {name} = {value}" for name, value in sorted(manifest.settings.items())]
@@ -38,14 +36,9 @@ def _left_out(rows: list[VideoRow]) -> list[str]:
             reason = f"{row.status}, {row.reason}" if row.status == Status.SKIPPED else row.status
             reasons.setdefault(reason, []).append(row.key)
     return [
-        f"  {reason}: {len(keys)}, such as {_names(keys)}"
+        f"  {reason}: {len(keys)}, such as {first_few(keys)}"
         for reason, keys in sorted(reasons.items())
     ]
-
-
-def _names(names: Sequence[str]) -> str:
-    more = len(names) - NUM_NAMED
-    return ", ".join(names[:NUM_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _split_line(split: str, shards: tuple[ShardEntry, ...], rows: list[VideoRow]) -> str:

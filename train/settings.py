@@ -108,8 +108,8 @@ class TrainSettings(Section):
     """Shards that are mixed at a time; the whole dataset is when not set, which stream cannot do.
     """
     stream_url: str | None = None
-    """Where stream reads shards from, {shard} for a shard's path in the dataset: `pipe:curl -s
-    https://host/{shard}`.
+    """Where stream reads shards from, {shard} for a shard's path in the dataset: `pipe:curl -sSf
+    https://host/{shard}`, where -f tells an answer such as 404.
     """
     workers: int | None = Field(None, ge=0)
     """Processes that read and decode; one for every CPU, at most 8, when not set."""

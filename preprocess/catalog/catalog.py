@@ -21,8 +21,9 @@ from twinstream.preprocess.catalog.listings import (
     parse_kinetics,
     parse_split_list,
 )
+from twinstream.shards.format.classes import first_few
 from twinstream.shards.format.keys import require_plain_class, video_key
-from twinstream.shards.rawframes.folders import classes_and_splits, first_few, list_frame_folders
+from twinstream.shards.rawframes.folders import classes_and_splits, list_frame_folders
 from twinstream.shards.storage.location import Location, locate, read_text
 
 
@@ -203,7 +204,9 @@ def csv_catalog(
     """
     names = {one.class_name for one in listed}
     # As text 10 would stand before 2, and the labels would not be the user's numbers.
-    classes = sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
+    classes = sorted(names)
+    if all(name.isdecimal() for name in names):
+        classes.sort(key=int)
     on_disk = set(files)
     found = {one.name: one.name if one.name in on_disk else None for one in listed}
     return _catalog(tuple(classes), listed, found, files, is_folder=is_folder)

@@ -38,7 +38,7 @@ def parse_class_index(text: str, file_name: str) -> tuple[str, ...]:
     """
     numbers: dict[int, str] = {}
     for where, line in _lines(text, file_name):
-        match = re.fullmatch(r"(\d+)\s+(\S.*)", line)
+        match = re.fullmatch(r"(\d{1,9})\s+(\S.*)", line)
         if not match:
             raise InputError(f"{where}: {line!r}; expected NUMBER CLASS")
         number, class_name = int(match[1]), match[2]
@@ -60,7 +60,7 @@ def parse_split_list(text: str, file_name: str, split: str) -> list[Listed]:
     """
     listed = []
     for where, line in _lines(text, file_name):
-        match = re.fullmatch(r"(([^/]+)/[^/]+?)(?:\s+(\d+))?", line)
+        match = re.fullmatch(r"(([^/]+)/[^/]+?)(?:\s+(\d{1,9}))?", line)
         if not match:
             raise InputError(f"{where}: {line!r}; expected CLASS/FILE.avi")
         # The number is checked later against classInd.txt, which this function does not see.

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from twinstream.errors import InputError
+from twinstream.shards.format.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL
 from twinstream.shards.storage.location import Location
 
 FORMAT = 1
@@ -31,6 +32,7 @@ NO_PIXELS = (
     "import.index_base",
     "merge.",
     "subset.",
+    "convert.",
 )
 
 
@@ -66,6 +68,11 @@ class FlowCodec(Record):
     bound: float
     zero: int | float
     levels: int | float
+
+
+def our_codec(bound: float) -> FlowCodec:
+    """The codec of all flow that is computed here."""
+    return FlowCodec(bound=bound, zero=ZERO_LEVEL, levels=LEVELS_PER_SIDE)
 
 
 class Manifest(Record):

@@ -7,16 +7,19 @@ followed, but not in a circle; hidden folders are ignored.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from twinstream.errors import InputError
+from twinstream.shards.format.classes import first_few, plain_class
 from twinstream.shards.format.keys import require_plain_class, video_key
 from twinstream.shards.format.split_names import known_split, split_of_list
 from twinstream.shards.rawframes.names import ListedVideo, folder_name, parse_image_name, read_list
 
-NUM_NAMED = 5
+SAME_NUMBERS = "number classes alike in all lists, or name labels by --classes"
+ONE_BASED = "labels seem to begin with 1, expected 0"
 
 
 @dataclass(frozen=True)
@@ -106,15 +109,16 @@ def found_videos(root: Path, classes: tuple[str, ...] | None) -> FoundVideos:
     folders = list_frame_folders(root)
     known = classes_and_splits(folders, root.resolve().name)
     names = classes or tuple(sorted({class_name for class_name, _ in known.values()}))
-    exact = {name: label for label, name in enumerate(names)}
     # The class `run fast` is exported as the folder run_fast.
-    labels = {folder_name(name): label for name, label in exact.items()} | exact
+    labels = _labels_by_name(names, folder_name)
     videos = []
     for folder, (class_name, split) in known.items():
         label = labels.get(class_name, labels.get(folder_name(class_name)))
         if label is None:
+            alike = _labels_by_name(names, plain_class).get(plain_class(class_name))
+            hint = "" if alike is None else f"; is it {names[alike]!r}?"
             raise InputError(
-                f"{folder!r}: class {class_name!r} is not among the {len(names)} of --classes"
+                f"{folder!r}: class {class_name!r} is not among the {len(names)} of --classes{hint}"
             )
         videos.append(VideoFolder(folder, names[label], label, split))
     loose = [folder for folder in folders if folder not in known]
@@ -125,40 +129,98 @@ def found_videos(root: Path, classes: tuple[str, ...] | None) -> FoundVideos:
 def listed_videos(
     root: Path, lists: Sequence[Path], classes: tuple[str, ...] | None
 ) -> FoundVideos:
-    """The videos of annotation lists; without `classes` a label is named like its folder."""
-    lines = [(split_of_list(path), line) for path in lists for line in read_list(path)]
-    names = classes or _class_folders(root, [line for _, line in lines])
-    for label in sorted({line.label for _, line in lines} | set(range(len(names)))):
-        if label >= len(names) or not names[label]:
-            raise InputError(
-                f"label {label} has no name among {len(names)} classes; name labels by --classes"
-            )
+    """The videos of annotation lists; without `classes` a label is named like its folder.
+
+    With `classes` numbers decide, but InputError for one that contradicts a folder of a class.
+    """
+    by_list = [(split_of_list(path), read_list(path)) for path in lists]
+    lines = [line for _, some in by_list for line in some]
+    names = _class_folders(root, lines) if classes is None else classes
+    warnings = () if classes is None else _label_warnings([some for _, some in by_list], classes)
     videos = (
         VideoFolder(line.folder, names[line.label], line.label, split, line.count)
-        for split, line in lines
+        for split, some in by_list
+        for line in some
     )
-    return _checked(root, FoundVideos(tuple(videos), names))
-
-
-def first_few(names: Sequence[str]) -> str:
-    """`a, b, c, d, e and 2 more`."""
-    more = f" and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else ""
-    return f"{', '.join(names[:NUM_NAMED])}{more}"
+    return _checked(root, FoundVideos(tuple(videos), names, warnings))
 
 
 def _class_folders(root: Path, lines: Iterable[ListedVideo]) -> tuple[str, ...]:
-    """The name of each label, "" for a label in no line; InputError for a label of two names."""
-    found: dict[int, str] = {}
+    """The name of each label, that of its folder; InputError unless each has one of its own."""
+    names: dict[int, tuple[str, str]] = {}
+    labels: dict[str, tuple[int, str]] = {}
     for line in lines:
         parts = line.folder.split("/")
         if len(parts) < 2:
             raise InputError(f"{line.folder!r}: not a folder CLASS/VIDEO below {root}")
-        if found.setdefault(line.label, parts[-2]) != parts[-2]:
+        name, before = names.setdefault(line.label, (parts[-2], line.where))
+        if name != parts[-2]:
             raise InputError(
-                f"{line.folder}: label {line.label} is {found[line.label]} before; name labels by "
-                "--classes"
+                f"{line.where}: {line.folder}: label {line.label} is {name} in {before}; "
+                f"{SAME_NUMBERS}"
             )
-    return tuple(found.get(label, "") for label in range(max(found, default=-1) + 1))
+        label, before = labels.setdefault(parts[-2], (line.label, line.where))
+        if label != line.label:
+            raise InputError(
+                f"{line.where}: {line.folder}: {name} is label {line.label} here, {label} in "
+                f"{before}; {SAME_NUMBERS}"
+            )
+    for label in range(max(names, default=-1)):
+        if label not in names:
+            hint = (
+                "name labels by --classes"
+                if 0 in names
+                else f"{ONE_BASED}; or name labels by --classes"
+            )
+            raise InputError(f"label {label} of 0 to {max(names)} is in no list; {hint}")
+    return tuple(names[label][0] for label in sorted(names))
+
+
+def _labels_by_name(classes: Sequence[str], spell: Callable[[str], str]) -> dict[str, int]:
+    """Labels by the names and by their spellings, save one that two classes share."""
+    spelt = [spell(name) for name in classes]
+    counts = Counter(spelt)
+    unique = {name: label for label, name in enumerate(spelt) if counts[name] == 1}
+    return unique | {name: label for label, name in enumerate(classes)}
+
+
+def _label_warnings(
+    lists: Sequence[Sequence[ListedVideo]], classes: Sequence[str]
+) -> tuple[str, ...]:
+    """A warning where no folder tells the class; InputError for a label that cannot be right."""
+    labels = _labels_by_name(classes, plain_class)
+
+    def label_of(line: ListedVideo) -> int | None:
+        # From the inside out: in `test/Run/v1` the class is Run, though one may be named test.
+        folders = reversed(line.folder.split("/")[:-1])
+        found = (labels.get(name, labels.get(plain_class(name))) for name in folders)
+        return next((label for label in found if label is not None), None)
+
+    silent: list[str] = []
+    for lines in lists:
+        told = [(line, label_of(line)) for line in lines]
+        silent += [line.folder for line, label in told if label is None]
+        # All of them, as a list that begins with 1 is wrong in every line.
+        shifted = all(line.label == label + 1 for line, label in told if label is not None)
+        hint = f"; {ONE_BASED}" if shifted and all(line.label for line in lines) else ""
+        for line, label in told:
+            if label not in (None, line.label):
+                name = classes[line.label] if line.label < len(classes) else "no class"
+                raise InputError(
+                    f"{line.where}: {line.folder}: label {line.label} is {name} in --classes, but "
+                    f"the folder is of {classes[label]}, label {label}{hint}"
+                )
+            if line.label >= len(classes):
+                raise InputError(
+                    f"{line.where}: {line.folder}: label {line.label}, --classes names 0 to "
+                    f"{len(classes) - 1}{hint}"
+                )
+    if not silent:
+        return ()
+    return (
+        f"{len(silent)} listed videos ({first_few(silent)}) in no folder of a class of --classes; "
+        "their numbers alone decide",
+    )
 
 
 def _folders_below(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from twinstream.errors import InputError
 from twinstream.shards.format.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL, dequantize
 from twinstream.shards.format.image import decode_unchanged, has_jpeg_end
-from twinstream.shards.format.manifest import FlowCodec
+from twinstream.shards.format.manifest import FlowCodec, our_codec
 from twinstream.shards.format.sample import SampleMeta
 from twinstream.shards.format.video_table import Reason, Status, VideoError, VideoRow, video_row
 from twinstream.shards.rawframes.alignment import Aligned, Layout, align
@@ -81,9 +81,7 @@ def foreign_codec(bound: float, zero: float, levels: float) -> FlowCodec:
     """
     # In one spelling the codecs of two datasets can be compared, and `merge` may mix them.
     if zero == ZERO_LEVEL:
-        return FlowCodec(
-            bound=bound * (LEVELS_PER_SIDE / levels), zero=ZERO_LEVEL, levels=LEVELS_PER_SIDE
-        )
+        return our_codec(bound * (LEVELS_PER_SIDE / levels))
     return FlowCodec(bound=bound, zero=zero, levels=levels)
 
 

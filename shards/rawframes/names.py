@@ -10,14 +10,14 @@ flow fields, so there is one list for frames and another for flow.
 """
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from twinstream.errors import InputError
+from twinstream.shards.format.classes import parse_classes
 from twinstream.shards.storage.location import read_text
 
 # A longer number is no count or label, and Python refuses to read one of thousands of digits.
@@ -43,11 +43,15 @@ class ImageName:
 
 @dataclass(frozen=True)
 class ListedVideo:
-    """A line of an annotation list: folder below the root, number of frames or fields, label."""
+    """A line of an annotation list: folder below the root, number of frames or fields, label.
+
+    `where` is `FILE: line 3`, for messages.
+    """
 
     folder: str
     count: int
     label: int
+    where: str = field(default="", compare=False)
 
 
 def image_names(num_frames: int) -> list[str]:
@@ -127,21 +131,16 @@ def read_list(path: Path) -> list[ListedVideo]:
     for number, line in enumerate(read_text(path, "--splits").splitlines(), 1):
         if not line.strip():
             continue
+        where = f"{path}: line {number}"
         # From the right: in lists of other tools a folder may contain spaces.
         fields = line.rsplit(maxsplit=2)
         if len(fields) != 3 or not all(NUMBER.fullmatch(field) for field in fields[1:]):
-            raise InputError(
-                f"{path}: line {number}: {line!r}, expected `CLASS/VIDEO num_frames label`"
-            )
+            raise InputError(f"{where}: {line!r}, expected `CLASS/VIDEO num_frames label`")
         folder = PurePosixPath(fields[0].strip()).as_posix()
-        videos.append(ListedVideo(folder, int(fields[1]), int(fields[2])))
+        videos.append(ListedVideo(folder, int(fields[1]), int(fields[2]), where))
     return videos
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
-    """Class names, one a line in the order of the labels; InputError for a name twice."""
-    names = [line.strip() for line in read_text(path, "--classes").splitlines() if line.strip()]
-    for name, count in Counter(names).items():
-        if count > 1:
-            raise InputError(f"{path}: class {name!r} is there {count} times; expected each once")
-    return tuple(names)
+    """The class names of a file, by label (see `parse_classes`)."""
+    return parse_classes(read_text(path, "--classes"), str(path))

@@ -5,22 +5,31 @@ are copied too, so that no video is lost silently. The settings of the result ho
 each source's manifest, so it is known from which bytes it was made.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from twinstream.errors import InputError
 from twinstream.shards.format.index import file_sha256
-from twinstream.shards.format.manifest import FILE_NAME, Manifest, pixel_settings, read_manifest
-from twinstream.shards.format.sample import meta_from_json
+from twinstream.shards.format.manifest import (
+    FILE_NAME,
+    FlowCodec,
+    Manifest,
+    our_codec,
+    pixel_settings,
+    read_manifest,
+)
+from twinstream.shards.format.sample import SampleMeta, meta_from_json
 from twinstream.shards.format.video_table import VIDEOS_NAME, Status, VideoRow, read_videos
 from twinstream.shards.storage.location import Location
 from twinstream.shards.write.copying import Copier, StoredBytes, fill_spool, stored_samples
 from twinstream.shards.write.dataset import Contents, DatasetBuild, write_dataset
 from twinstream.shards.write.plan import key_hash, plan_shards
-from twinstream.shards.write.writer import ShardWriter, sample_spool
+from twinstream.shards.write.writer import SampleSpool, ShardWriter, sample_spool
 
 VIDEOS_PER_SHARD = "shards.videos_per_shard"
+# Puts a sample's images, frames and then flow, into the spool; returns what changes in its row.
+Fill = Callable[[SampleSpool, SampleMeta, Iterator[bytes]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,9 @@ class Part:
 
 
 @dataclass(frozen=True)
-class _Source:
+class Source:
+    """A dataset as the parts to copy, and the rows of videos that are in no shard."""
+
     path: Location
     manifest: Manifest
     parts: list[Part]
@@ -72,7 +83,7 @@ def merge(
     Classes are joined by name, in order of appearance. InputError when codecs or settings cannot be
     mixed, or when two sources have the same video.
     """
-    read = [_read(path) for path in sources]
+    read = [read_source(path) for path in sources]
     for other in read[1:]:
         _refuse_unlike(read[0], other)
     _refuse_twice(read)
@@ -86,11 +97,11 @@ def merge(
     }
     settings |= {
         "merge.sources": [file_sha256(path / FILE_NAME) for path in sources],
-        VIDEOS_PER_SHARD: _per_shard(first),
+        VIDEOS_PER_SHARD: samples_per_shard(first),
     }
     parts = [part for source in read for part in source.parts]
     rows = [row for source in read for row in source.other_rows]
-    return _write(out, parts, rows, classes, first, settings, progress)
+    return write_parts(out, parts, rows, classes, first.flow_codec, settings, progress)
 
 
 def subset(
@@ -108,7 +119,7 @@ def subset(
     Classes that are not named leave the list of classes, so labels change. `max_per_class` takes
     the first keys of each class and split. InputError for an unknown name.
     """
-    read = _read(source)
+    read = read_source(source)
     known = read.manifest.classes
     rows = [part.row for part in read.parts] + read.other_rows
     # A misspelt name would otherwise give a smaller dataset without a word.
@@ -137,14 +148,15 @@ def subset(
     }
     settings |= {
         "subset.of": file_sha256(source / FILE_NAME),
-        VIDEOS_PER_SHARD: _per_shard(read.manifest),
+        VIDEOS_PER_SHARD: samples_per_shard(read.manifest),
     }
     kept = tuple(name for name in known if classes is None or name in classes)
     others = [row for row in read.other_rows if is_kept(row)]
-    return _write(out, parts, others, kept, read.manifest, settings, progress)
+    return write_parts(out, parts, others, kept, read.manifest.flow_codec, settings, progress)
 
 
-def _read(path: Location) -> _Source:
+def read_source(path: Location) -> Source:
+    """The dataset at `path`; InputError for a sample that no row says is written."""
     manifest = read_manifest(path)
     rows = {row.key: row for row in read_videos(path / VIDEOS_NAME)}
     parts = []
@@ -155,20 +167,27 @@ def _read(path: Location) -> _Source:
                 f"{path}: {stored.index.key}: no row in {VIDEOS_NAME} says it is written"
             )
         parts.append(Part(stored, row))
-    return _Source(
+    return Source(
         path, manifest, parts, [row for row in rows.values() if row.status != Status.WRITTEN]
     )
 
 
-def _write(
+def _fill_alike(spool: SampleSpool, meta: SampleMeta, images: Iterator[bytes]) -> dict[str, Any]:
+    fill_spool(spool, meta.num_frames, images)
+    return {}
+
+
+def write_parts(
     out: Location,
     parts: list[Part],
     others: list[VideoRow],
     classes: tuple[str, ...],
-    like: Manifest,
+    codec: FlowCodec,
     settings: dict[str, Any],
     progress: Callable[[str], None],
+    fill: Fill = _fill_alike,
 ) -> list[VideoRow]:
+    """Write the dataset of these parts, labelled by their class names; returns every row."""
     labels = {name: label for label, name in enumerate(classes)}
     copier = Copier()
 
@@ -180,17 +199,17 @@ def _write(
         meta = replace(meta_from_json(next(members)), label=part.label)
         # Through the spool, as the writer puts the JSON with the new label before the images.
         with sample_spool(out) as spool:
-            fill_spool(spool, meta.num_frames, members)
+            changes = fill(spool, meta, members)
             writer.add(meta, spool)
-        return replace(part.row, shard=writer.name)
+        return replace(part.row, shard=writer.name, **changes)
 
-    contents = Contents(classes, like.flow_codec, settings, tuple(map(relabelled, others)))
+    contents = Contents(classes, codec, settings, tuple(map(relabelled, others)))
     parts = [replace(part, row=relabelled(part.row)) for part in parts]
-    plans = plan_shards(parts, _per_shard(like), key_hash)
+    plans = plan_shards(parts, settings[VIDEOS_PER_SHARD], key_hash)
     return write_dataset(DatasetBuild(out, plans, contents), write, progress)
 
 
-def _per_shard(manifest: Manifest) -> int:
+def samples_per_shard(manifest: Manifest) -> int:
     """Samples per shard: the setting of the source, or the size of its fullest shard."""
     stated = manifest.settings.get(VIDEOS_PER_SHARD)
     fullest = max(
@@ -211,13 +230,13 @@ def _first_of_each_class(parts: list[Part], max_per_class: int | None) -> list[P
     return kept
 
 
-def _refuse_unlike(first: _Source, other: _Source) -> None:
+def _refuse_unlike(first: Source, other: Source) -> None:
     """InputError when the codecs differ, or a setting that both have and that changes images."""
     if first.manifest.flow_codec != other.manifest.flow_codec:
         raise InputError(
             f"{other.path}: flow codec {other.manifest.flow_codec}, {first.path} has "
-            f"{first.manifest.flow_codec}; "
-            "flow of two codecs cannot be mixed"
+            f"{first.manifest.flow_codec}; flow of two codecs cannot be mixed; "
+            f"{_conversion(first, other)} encodes one anew"
         )
     pixels = pixel_settings(first.manifest.settings)
     for name in sorted(pixels.keys() & other.manifest.settings.keys()):
@@ -229,7 +248,15 @@ def _refuse_unlike(first: _Source, other: _Source) -> None:
             )
 
 
-def _refuse_twice(sources: list[_Source]) -> None:
+def _conversion(first: Source, other: Source) -> str:
+    """The command that brings one of them to the codec of the other, which is ours."""
+    codec = first.manifest.flow_codec
+    ours, theirs = (first, other) if codec == our_codec(codec.bound) else (other, first)
+    bound = ours.manifest.flow_codec.bound
+    return f"`twinstream shards convert-codec {theirs.path} --bound {bound} --out OUT`"
+
+
+def _refuse_twice(sources: list[Source]) -> None:
     owners: dict[str, Location] = {}
     for source in sources:
         for row in [*(part.row for part in source.parts), *source.other_rows]:

@@ -1,10 +1,10 @@
 """Builds a dataset: finds the shards that are done, refuses foreign ones, writes the manifest.
 
-It is the one builder of preprocess, import, merge, subset and index. An index means that its shard
-is done. All that is found is compared with what would be written now: shards of other settings or
-videos are refused with the difference, never mixed and never overwritten. The price is that a run
-reads every finished index first. Shards may be written in any order, by the loop here or by workers
-on many machines.
+It is the one builder of preprocess, import, merge, subset, convert-codec and index. An index means
+that its shard is done. All that is found is compared with what would be written now: shards of
+other settings or videos are refused with the difference, never mixed and never overwritten. The
+price is that a run reads every finished index first. Shards may be written in any order, by the
+loop here or by workers on many machines.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple
 
 from twinstream.errors import InputError
+from twinstream.shards.format.classes import class_difference
 from twinstream.shards.format.index import IndexFile, read_index_file
 from twinstream.shards.format.manifest import (
     FILE_NAME,
@@ -40,7 +41,6 @@ from twinstream.shards.write.writer import ShardWriter, index_path, write_shard
 
 # Indexes read at the same time: in an object store each is some round trips of waiting.
 NUM_READERS = 16
-NUM_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,9 @@ class DatasetBuild(Generic[T]):
         # A class without a video is in no row, so that the rows do not tell all.
         if manifest.classes != self.contents.classes:
             raise InputError(
-                f"{self.option} {self.out}: holds a dataset of other classes or another order: "
-                f"{_listed(manifest.classes)}, not {_listed(self.contents.classes)}; choose "
-                f"another {self.option}"
+                f"{self.option} {self.out}: holds a dataset of other classes: "
+                f"{class_difference(manifest.classes, self.contents.classes)}; choose another "
+                f"{self.option}"
             )
         return rows
 
@@ -266,9 +266,3 @@ def _difference(found: Identity | None, wanted: Identity | None) -> str:
         if there != here
     )
     return f"has {name} {there} there, not {here}"
-
-
-def _listed(classes: Sequence[str]) -> str:
-    """`walk, run, jump ... (12)`: enough to see an order."""
-    more = f" ... ({len(classes)})" if len(classes) > NUM_NAMED else ""
-    return ", ".join(classes[:NUM_NAMED]) + more

@@ -138,7 +138,7 @@ def split_of_shard(name: str) -> str:
 
 
 def class_names(rows: list[VideoRow]) -> tuple[str, ...]:
-    """The name of each label from 0 on; InputError when a label has two names or none."""
+    """The name of each label from 0 on; InputError unless each has one of its own."""
     names: dict[int, str] = {}
     for row in rows:
         if names.setdefault(row.label, row.class_name) != row.class_name:
@@ -146,6 +146,9 @@ def class_names(rows: list[VideoRow]) -> tuple[str, ...]:
                 f"{row.key}: label {row.label} is {row.class_name!r} here and {names[row.label]!r} "
                 "elsewhere"
             )
+    for name, count in Counter(names.values()).items():
+        if count > 1:
+            raise InputError(f"class {name!r} has {count} labels; expected one")
     absent = next((label for label in range(max(names) + 1) if label not in names), None)
     if absent is not None:
         raise InputError(

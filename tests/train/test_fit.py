@@ -303,7 +303,8 @@ def test_shards_of_other_classes_are_refused_at_test(
     manifest = read_manifest(other).model_copy(update={"classes": ("up", "down")})
     (other / "dataset.json").write_bytes(manifest_bytes(manifest))
     with pytest.raises(
-        InputError, match=r"2 classes \(up, down ...\), the network was trained on 2 classes \(left"
+        InputError,
+        match=r"the network's here: 2 classes are only there \(up, down\), 2 only here \(left, right\)",
     ):
         score_run(whole_run, make_settings(dataset).test, str(other))
 

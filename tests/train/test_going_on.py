@@ -126,6 +126,18 @@ def test_a_classifier_follows_the_names_of_the_shards_classes(
     assert score_run(tmp_path / "run", settings.test)["scores"].keys() >= {"rgb", "flow"}
 
 
+def test_a_test_matches_the_classes_of_other_shards_by_name(
+    dataset: Path, three_stages: Path, tmp_path: Path
+) -> None:
+    other = with_classes(dataset, tmp_path / "data", ("right", "left"))
+    test = make_settings(dataset).test
+    score_run(three_stages, test, out=tmp_path / "a")
+    score_run(three_stages, test, str(other), out=tmp_path / "b")
+    one, two = (read_predictions(tmp_path / name / "predictions.parquet") for name in "ab")
+    assert one.labels.tolist() == (1 - two.labels).tolist()
+    assert one.about["classes"] == two.about["classes"] == ["left", "right"]
+
+
 def test_a_branch_without_a_trained_classifier_is_not_scored(
     dataset: Path, three_stages: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -266,9 +278,11 @@ def test_a_run_goes_on_after_its_dataset_and_weights_have_moved(
     with pytest.raises(
         InputError, match=r"was begun with model\.flow_weights = .*weights\.pt, not"
     ):
-        train(make_settings(tmp_path / "after", "model.flow_weights=x.pt"), run, resume=True)
+        other = make_settings(tmp_path / "after", *overrides, "model.flow_weights=x.pt")
+        train(other, run, resume=True)
     # The weights that were loaded at the start are not asked for again; nor what is not set.
-    train(make_settings(tmp_path / "after", "model.flow_weights=" + str(weights)), run, resume=True)
+    there = make_settings(tmp_path / "after", *overrides, f"model.flow_weights={weights}")
+    train(there, run, resume=True)
     assert read_run_settings(run).shards.path == str(tmp_path / "after")
     score_run(run, start.test)
 
@@ -321,10 +335,12 @@ def test_a_run_from_before_a_setting_goes_on_as_it_began(
     del tree["train"]["gradient_through_frozen"]
     (run / "settings.yaml").write_text(yaml.safe_dump(tree))
     assert read_run_settings(run).train.gradient_through_frozen is False
-    train(make_settings(dataset, "train.stages=[iter1,iter2,iter3]"), run, resume=True)
-    changed = "train.gradient_through_frozen=true"
+    stages = "train.stages=[iter1,iter2,iter3]"
+    train(make_settings(dataset, stages), run, resume=True)
     with pytest.raises(InputError, match=r"begun with train\.gradient_through_frozen = False"):
-        train(make_settings(dataset, changed), run, resume=True)
+        train(
+            make_settings(dataset, stages, "train.gradient_through_frozen=true"), run, resume=True
+        )
 
 
 def test_a_checkpoint_that_does_not_say_what_was_trained_is_read_by_its_weights(

@@ -21,8 +21,8 @@ def refuse_other_codec(dataset: str, zero: float, levels: float) -> None:
     if (zero, levels) != (ZERO_LEVEL, LEVELS_PER_SIDE):
         raise InputError(
             f"{dataset}: flow codec with zero {zero} and {levels} levels, training reads zero "
-            f"{ZERO_LEVEL} and "
-            f"{LEVELS_PER_SIDE} levels; import the folders again with --zero {ZERO_LEVEL}"
+            f"{ZERO_LEVEL} and {LEVELS_PER_SIDE} levels; `twinstream shards convert-codec "
+            f"{dataset} --out OUT` makes such a dataset"
         )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import webdataset as wds
 from numpy.typing import NDArray
+from webdataset.gopen import Pipe
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from twinstream.errors import InputError
@@ -32,6 +33,15 @@ Piece = tuple[int, int, tuple[int, ...]]
 Members = dict[str, Any]
 # Opened by our own storage: webdataset has no s3:// and needs the program gsutil for gs://.
 STORES = ("s3://", "gs://")
+HEAD_BYTES = 512
+# What curl means by the status that it ends with.
+CURL_STATUS = {
+    6: "the host is not known",
+    7: "the server cannot be connected to",
+    18: "the transfer broke off",
+    22: "the server answered with an error such as 404",
+    28: "the server took too long",
+}
 
 
 class StreamedShards:
@@ -116,20 +126,60 @@ def epoch_pieces(
 
 def stream_samples(url: str) -> Iterator[Members]:
     """Every sample of a tar as webdataset gives it; InputError for a tar that breaks off."""
+    stream: _Watched | None = None
     try:
-        stream = locate(url).open("rb") if url.startswith(STORES) else wds.gopen(url)
+        stream = _Watched(locate(url).open("rb") if url.startswith(STORES) else wds.gopen(url))
         try:
             yield from group_by_keys(tar_file_expander([{"url": url, "stream": stream}]))
         finally:
             # A pipe closed before its end raises; `batch` stops early on purpose.
             with suppress(OSError):
-                stream.close()
-    except (tarfile.TarError, OSError, EOFError) as error:
+                stream.source.close()
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         # webdataset adds the stream and the URL to an error's arguments.
-        reason = str(error.args[0]).partition(" @ ")[0] if len(error.args) > 1 else error
-        raise InputError(
-            f"{url}: cannot be streamed ({getattr(error, 'strerror', None) or reason})"
-        ) from error
+        first = str(error.args[0]).partition(" @ ")[0] if len(error.args) > 1 else error
+        told = getattr(error, "strerror", None) or first
+        reason = told if stream is None else stream.fault(url) or told
+        raise InputError(f"{url}: cannot be streamed ({reason})") from error
+
+
+class _Watched:
+    """A stream that remembers how it began and whether it came to its end."""
+
+    def __init__(self, source: Any) -> None:
+        self.source = source
+        self.head, self.has_ended = b"", False
+
+    def read(self, size: int) -> bytes:
+        """As of the stream; at its end OSError for a command that ended with an error."""
+        try:
+            data: bytes = self.source.read(size)
+        except OSError:
+            self.has_ended = True
+            raise
+        self.head += data[: HEAD_BYTES - len(self.head)]
+        self.has_ended = len(data) < size
+        # webdataset asks whether the command has ended, which now and then is too early to know.
+        if self.has_ended and isinstance(self.source, Pipe):
+            self.source.wait_for_child()
+        return data
+
+    def fault(self, url: str) -> str | None:
+        """Why what came is no tar, where the beginning or the command's status tells."""
+        # A tar has zeros in its first block, and a compressed one other bytes that no text has.
+        if self.head and not any(byte < 32 and byte not in b"\t\r\n" for byte in self.head):
+            words = " ".join(self.head.decode("utf-8", "replace").split())
+            hint = "; use curl -sSf so that an answer such as 404 is told" if "curl" in url else ""
+            return f"what arrives is no tar but text that begins {words[:40]!r}{hint}"
+        # The status of a command whose output was closed before its end says nothing.
+        status = getattr(self.source, "status", None) if self.has_ended else None
+        if not status:
+            return None
+        by_curl = "curl" in url or url.startswith("http")
+        meaning = CURL_STATUS.get(status) if by_curl else None
+        return f"its command ended with status {status}" + (
+            f", by which curl means that {meaning}" if meaning else ""
+        )
 
 
 def _meta(members: Members) -> SampleMeta:

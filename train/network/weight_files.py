@@ -10,7 +10,7 @@ import pickle
 import re
 import struct
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from twinstream.errors import InputError
+from twinstream.shards.format.classes import first_few
 from twinstream.train.choices import BOTH, BranchName
 
 State = Mapping[str, Tensor]
@@ -25,7 +26,6 @@ State = Mapping[str, Tensor]
 # Each ResNet has these, whatever stands before them.
 STEM, STEM_NORM, FIRST_BLOCK = "conv1.weight", "bn1.weight", "layer1.0.conv1.weight"
 WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "net", "network", "weights")
-NAMED_KEYS = 3
 # torch.load has no single error for a damaged file: each of these was raised for a file with a few
 # bytes changed.
 DAMAGED = (
@@ -69,7 +69,7 @@ def resnet_state(loaded: Mapping[str, Any], branch: BranchName, where: str) -> S
             raise InputError(f"{where}: a checkpoint without a {branch} branch")
     if len(prefixes) > 1:
         raise InputError(
-            f"{where}: holds several networks, {first_keys(prefixes)}; save one of them alone"
+            f"{where}: holds several networks, {first_few(prefixes)}; save one of them alone"
         )
     # Without a ResNet the table goes on as it is: what is missing is told by name.
     prefix = prefixes[0] if prefixes else ""
@@ -132,9 +132,3 @@ def _prefixes(table: Mapping[str, Any]) -> list[str]:
 def _last_part(prefix: str) -> str:
     """`module.rgb.` -> rgb."""
     return prefix.rstrip(".").rpartition(".")[2]
-
-
-def first_keys(keys: Sequence[str]) -> str:
-    """`a, b, c and 4 more`."""
-    more = f" and {len(keys) - NAMED_KEYS} more" if len(keys) > NAMED_KEYS else ""
-    return ", ".join(keys[:NAMED_KEYS]) + more

@@ -17,11 +17,12 @@ from torch import Tensor
 from torchvision import models
 
 from twinstream.errors import InputError
+from twinstream.shards.format.classes import first_few
 from twinstream.shards.format.index import file_sha256
 from twinstream.train.choices import IMAGENET, OTHER, BranchName, iteration
 from twinstream.train.network.branch import RGB_CHANNELS, Branch
 from twinstream.train.network.stages import Stage
-from twinstream.train.network.weight_files import State, first_keys, read_state, resnet_state
+from twinstream.train.network.weight_files import State, read_state, resnet_state
 
 # What may be absent or left over: torchvision's older files have no counters, plain ResNets no
 # attention blocks.
@@ -203,7 +204,7 @@ def blocks_of(state: State) -> set[str]:
 def fitted(state: State, branch: Branch, where: str) -> State:
     """The entries of `state` that go into the branch, the first convolution adapted to its input.
 
-    InputError naming up to three keys where one is missing, left over, of another shape or not
+    InputError naming the first keys where one is missing, left over, of another shape or not
     finite; and where trained attention has no place in the branch.
     """
     own: State = branch.state_dict()
@@ -213,7 +214,7 @@ def fitted(state: State, branch: Branch, where: str) -> State:
     acting = tuple(f"{block}." for block in sorted(acting_blocks(state)))
     if lost := [block for block in acting if not any(key.startswith(block) for key in own)]:
         raise InputError(
-            f"{where}: has trained attention ({first_keys([name[:-1] for name in lost])}) that has "
+            f"{where}: has trained attention ({first_few([name[:-1] for name in lost])}) that has "
             "no place here; choose model.kind and model.attention_at as they were there"
         )
     wrong = {
@@ -227,11 +228,11 @@ def fitted(state: State, branch: Branch, where: str) -> State:
         refused = [key for key in keys if key.startswith(acting) or not _is_optional(key)]
         if refused:
             raise InputError(
-                f"{where}: does not fit resnet{branch.depth}: {fault} {first_keys(refused)}"
+                f"{where}: does not fit resnet{branch.depth}: {fault} {first_few(refused)}"
             )
     taken = {key: state[key] for key in own if key in state and _same_shape(state[key], own[key])}
     if bad := [key for key, value in taken.items() if not value.isfinite().all()]:
-        raise InputError(f"{where}: holds NaN or infinite weights: {first_keys(bad)}")
+        raise InputError(f"{where}: holds NaN or infinite weights: {first_few(bad)}")
     return taken
 
 

@@ -39,6 +39,7 @@ from twinstream.train.score.predictions import (
 )
 from twinstream.train.score.run_weights import (
     acting_branches,
+    network_labels,
     num_trained_on,
     read_weights,
     refuse_other_dataset,
@@ -119,6 +120,7 @@ def score_run(
         crop_size=settings.train.crop_size,
     )
     keys = views.samples.keys
+    labels = network_labels(views.labels, dataset.classes, checkpoint.classes)
     about = {
         "split": split,
         "segments": test.segments,
@@ -151,11 +153,11 @@ def score_run(
     suffix = "" if stage == settings.train.stages[-1] else f"-{stage}"
     path = predictions_file(folder, suffix)
     tell_replaced(path, about)
-    write_predictions(path, Predictions(keys, views.labels, scores, about | more))
+    write_predictions(path, Predictions(keys, labels, scores, about | more))
     metrics = {
         **about,
         "num_videos": len(keys),
-        "scores": score_figures(scores, views.labels, checkpoint.classes),
+        "scores": score_figures(scores, labels, checkpoint.classes),
     }
     write_atomically(
         folder / f"{METRICS}{suffix}.json", (json.dumps(metrics, indent=2) + "\n").encode()

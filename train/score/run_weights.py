@@ -5,7 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from twinstream.errors import InputError
+from twinstream.shards.format.classes import class_difference
 from twinstream.shards.format.index import file_sha256
 from twinstream.shards.format.manifest import FILE_NAME, pixel_settings
 from twinstream.shards.read.dataset import ShardDataset
@@ -73,6 +77,14 @@ def acting_branches(model: TwoBranch, checkpoint: Checkpoint, run: Path) -> tupl
     return acting
 
 
+def network_labels(
+    labels: NDArray[np.int64], found: Sequence[str], wanted: Sequence[str]
+) -> NDArray[np.int64]:
+    """(V,) labels by a dataset's classes `found` -> by the network's, matched by name."""
+    numbers = {name: number for number, name in enumerate(wanted)}
+    return np.array([numbers[name] for name in found], np.int64)[labels]
+
+
 def num_trained_on(
     keys: Sequence[str],
     split: str,
@@ -89,25 +101,23 @@ def num_trained_on(
 
 
 def refuse_other_dataset(checkpoint: Checkpoint, dataset: ShardDataset) -> None:
-    """InputError for shards with other classes or another flow codec than in training.
+    """InputError for shards with classes that the network lacks, or another flow codec.
 
-    The digest is not compared: a test may use other videos than training did.
+    The digest is not compared: a test may use other videos than training did. Another size or
+    engine is told.
     """
     manifest = dataset.manifest
-    if list(manifest.classes) != checkpoint.classes:
+    if not {*manifest.classes} <= {*checkpoint.classes}:
         raise InputError(
-            f"{dataset.path}: {_named(manifest.classes)}, the network was trained on "
-            f"{_named(checkpoint.classes)}"
+            f"{dataset.path}: has classes that the network was not trained on; the network's here: "
+            f"{class_difference(manifest.classes, checkpoint.classes)}; `twinstream shards subset "
+            "--classes` keeps those that it knows"
         )
     refuse_other_codec(str(dataset.path), manifest.flow_codec.zero, manifest.flow_codec.levels)
     if manifest.flow_codec.bound != checkpoint.bound:
         raise InputError(
             f"{dataset.path}: flow bound {manifest.flow_codec.bound}, the network was trained on "
-            f"{checkpoint.bound}"
+            f"{checkpoint.bound}; `twinstream shards convert-codec --bound` makes shards of it"
         )
     for line in other_settings(checkpoint.made_with, pixel_settings(manifest.settings), "flow"):
         print(f"{dataset.path}: {line}", file=sys.stderr)
-
-
-def _named(classes: Sequence[str]) -> str:
-    return f"{len(classes)} classes ({', '.join(classes[:3])} ...)"

@@ -319,3 +319,9 @@ def test_all_awkward_files_are_in_the_catalog(real_data: Path) -> None:
     assert len(catalog.videos) == 31
     assert catalog.classes == ("awkward",)
     assert catalog.videos[0].key == "-moviepy-leading-dash-"
+
+
+def test_csv_labels_of_one_number_have_one_order() -> None:
+    labels = ["1", "0001", "01", "001", "00001", "0"]
+    listed = [Listed(f"{name}.avi", name, "train", "my.csv line 2") for name in labels]
+    assert csv_catalog(listed, []).classes == ("0", "00001", "0001", "001", "01", "1")

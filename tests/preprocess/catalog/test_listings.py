@@ -97,3 +97,11 @@ def test_a_csv_without_splits_is_all_training() -> None:
     ]
     with pytest.raises(InputError, match="no column label"):
         parse_csv("path,class\n", "my.csv")
+
+
+def test_a_number_of_thousands_of_digits_is_no_class_number() -> None:
+    digits = "1" * 5000
+    with pytest.raises(InputError, match=r"^classInd.txt line 1: .*; expected NUMBER CLASS$"):
+        parse_class_index(f"{digits} Bend\n", "classInd.txt")
+    (listed,) = parse_split_list(f"Bend/v.avi {digits}\n", "trainlist01.txt", "train")
+    assert (listed.name, listed.class_number) == (f"Bend/v.avi {digits}", None)

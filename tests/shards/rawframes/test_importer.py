@@ -268,8 +268,16 @@ def test_what_a_list_names_and_no_folder_holds_is_missing_and_a_wrong_count_is_t
         ("a/v1 4 0\n../../etc 4 1\n", r"'\.\./\.\./etc': not a usable path"),
         ("/etc/x 4 0\n", "'/etc/x': not a usable path"),
         ("v1 4 0\n", "'v1': not a folder CLASS/VIDEO below"),
-        ("a/v1 4 0\nb/v1 4 0\n", "b/v1: label 0 is a before; name labels by --classes"),
-        ("a/v1 4 1\n", "label 0 has no name among 2 classes"),
+        (
+            "a/v1 4 0\nb/v1 4 0\n",
+            r"train.txt: line 2: b/v1: label 0 is a in .*train.txt: line 1; number classes alike",
+        ),
+        (
+            "a/v1 4 0\na/v2 4 1\n",
+            r"line 2: a/v2: a is label 1 here, 0 in .*train.txt: line 1; number",
+        ),
+        ("a/v1 4 0\nb/v1 4 2\n", r"^label 1 of 0 to 2 is in no list; name labels by --classes$"),
+        ("a/v1 4 1\n", "label 0 of 0 to 1 is in no list; labels seem to begin with 1, expected 0"),
         ("a/v.1 4 0\na/v_1 4 0\n", "two videos with one key 'a/v_1': a/v.1 and a/v_1"),
         ("\n", "no video folders"),
     ],
@@ -434,5 +442,100 @@ def test_a_finished_import_refuses_a_class_more_that_no_video_has(tmp_path: Path
     draw_video(root / "a" / "v")
     found = found_videos(root, None)
     bring_in(root, out, found)
-    with pytest.raises(InputError, match="other classes or another order: a, not a, extra"):
+    with pytest.raises(InputError, match=r"other classes: 1 class is only here \(extra\); "):
         bring_in(root, out, replace(found, classes=(*found.classes, "extra")))
+
+
+CLASSES = ("Archery", "Biking", "Hand Stand")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "Archery/v 4 0\nBiking/v 4 2\n",
+            "line 2: Biking/v: label 2 is Hand Stand in --classes, but the folder is of Biking, "
+            "label 1",
+        ),
+        (
+            "Hand_Stand/v 4 2\nbiking/v 4 0\n",
+            "line 2: biking/v: label 0 is Archery in --classes, but the folder is of Biking, "
+            "label 1",
+        ),
+        (
+            "train/Archery/g01/v 4 1\nArchery/v 4 0\n",
+            "line 1: train/Archery/g01/v: label 1 is Biking in --classes, but the folder is of "
+            "Archery, label 0",
+        ),
+        (
+            "x/v 4 1\nArchery/v 4 1\nBiking/v 4 2\nHand Stand/v 4 3\n",
+            "line 2: Archery/v: label 1 is Biking in --classes, but the folder is of Archery, "
+            "label 0; labels seem to begin with 1, expected 0",
+        ),
+        (
+            "Hand Stand/v 4 3\n",
+            "line 1: Hand Stand/v: label 3 is no class in --classes, but the folder is of Hand "
+            "Stand, label 2; labels seem to begin with 1, expected 0",
+        ),
+        (
+            "v1 4 1\nv2 4 3\n",
+            "line 2: v2: label 3, --classes names 0 to 2; labels seem to begin with 1, expected 0",
+        ),
+        ("v1 4 0\nv2 4 3\n", "line 2: v2: label 3, --classes names 0 to 2"),
+    ],
+)
+def test_a_number_that_contradicts_its_folder_is_refused_although_classes_are_given(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    good, bad = tmp_path / "train.txt", tmp_path / "test.txt"
+    good.write_text("Archery/g 4 0\nBiking/g 4 1\nHand Stand/g 4 2\n")
+    bad.write_text(text)
+    with pytest.raises(InputError) as caught:
+        listed_videos(tmp_path, [good, bad], CLASSES)
+    assert str(caught.value) == f"{bad}: {message}"
+
+
+def test_numbers_decide_with_a_word_where_folders_are_no_classes(tmp_path: Path) -> None:
+    path = tmp_path / "train.txt"
+    path.write_text("Archery/v 4 0\nflat 4 1\nother/v 4 2\n")
+    found = listed_videos(tmp_path, [path], CLASSES)
+    assert [video.class_name for video in found.videos] == list(CLASSES)
+    assert found.warnings == (
+        "2 listed videos (flat, other/v) in no folder of a class of --classes; their numbers alone "
+        "decide",
+    )
+    path.write_text("Archery/v 4 0\ntest/hand_stand/v 4 2\n")
+    assert listed_videos(tmp_path, [path], CLASSES).warnings == ()
+
+
+def test_a_folder_that_two_classes_would_have_tells_neither(tmp_path: Path) -> None:
+    path = tmp_path / "train.txt"
+    path.write_text("a_b/v 4 0\nA B/v 4 1\n")
+    classes = ("a b", "a-b")
+    assert [video.label for video in listed_videos(tmp_path, [path], classes).videos] == [0, 1]
+    draw_video(tmp_path / "in" / "x_y" / "v")
+    with pytest.raises(InputError, match="class 'x_y' is not among the 2 of --classes"):
+        found_videos(tmp_path / "in", ("x y", "x/y"))
+    with pytest.raises(InputError, match=r"not among the 1 of --classes; is it 'X-Y'\?"):
+        found_videos(tmp_path / "in", ("X-Y",))
+
+
+def test_the_command_reads_a_class_index_and_stops_at_a_list_that_numbers_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("Archery/v1", "Biking/v2"):
+        draw_video(tmp_path / "in" / folder)
+    index, train, test = (tmp_path / name for name in ("classInd.txt", "train.txt", "test.txt"))
+    index.write_bytes(b"\xef\xbb\xbf2 Biking\r\n1 Archery \r\n\r\n")
+    train.write_text("Archery/v1 4 0\n")
+    test.write_text("Biking/v2 4 0\n")
+    command = ["shards", "import", str(tmp_path / "in"), "--bound", "20", "--classes", str(index)]
+    command += ["--splits", str(train), "--splits", str(test), "--out", str(tmp_path / "out")]
+    assert run(monkeypatch, *command) == 1
+    told = (
+        "line 1: Biking/v2: label 0 is Archery in --classes, but the folder is of Biking, label 1"
+    )
+    assert told in capsys.readouterr().err
+    test.write_text("Biking/v2 4 1\n")
+    assert run(monkeypatch, *command) == 0
+    assert read_manifest(tmp_path / "out").classes == ("Archery", "Biking")

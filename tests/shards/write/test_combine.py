@@ -275,3 +275,14 @@ def test_a_truncated_shard_is_named(dataset: Path, num_blocks: int) -> None:
 def test_a_dataset_that_has_a_manifest_is_not_indexed_again(dataset: Path) -> None:
     with pytest.raises(InputError, match="indexed already"):
         index_dataset(dataset, OURS)
+
+
+def test_a_class_of_two_labels_is_refused(dataset: Path) -> None:
+    def renamed(members: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+        return [(name, data.replace(b'name":"right"', b'name":"left"')) for name, data in members]
+
+    bare(dataset)
+    for tar in dataset.rglob("*.tar"):
+        reordered(tar, renamed)
+    with pytest.raises(InputError, match="class 'left' has 2 labels; expected one"):
+        index_dataset(dataset, OURS)

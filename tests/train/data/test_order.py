@@ -100,3 +100,22 @@ def test_an_epoch_begun_in_the_middle_is_the_rest_of_the_whole_on_any_number_of_
                 position for part in now for position in part.positions[: part.num_counted].tolist()
             ]
             assert sorted(seen) == sorted(before.positions.tolist())
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "batch_size", "sizes", "repeated"),
+    [
+        (9537, 128, {128: 12, 127: 63}, 63),
+        (9537, 104, {104: 61, 103: 31}, 31),
+        (9537, 130, {129: 65, 128: 9}, 455),
+        (200, 128, {100: 2}, 8),
+        (200, 40, {40: 5}, 0),
+    ],
+)
+def test_the_page_on_training_says_how_many_samples_8_ranks_repeat(
+    num_samples: int, batch_size: int, sizes: dict[int, int], repeated: int
+) -> None:
+    batches = global_batches(epoch_order([num_samples], seed=0, epoch=0), batch_size)
+    assert Counter(map(len, batches)) == sizes
+    places = sum(8 * len(rank_part(batch, 0, 8).positions) for batch in batches)
+    assert places - num_samples == repeated

@@ -1,6 +1,12 @@
 """Streaming gives what the index gives, from files and pipes, and tells what it cannot read."""
 
+import re
 import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -110,6 +116,95 @@ def test_a_stream_that_breaks_off_is_one_line_with_its_url(
             workers=workers,
             stream_url=url.replace("DATASET", str(dataset)),
         )
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves a folder; of a file below `cut/` it promises all and sends 9000 bytes."""
+
+    def log_message(self, *_: object) -> None:
+        """Nothing: the server's lines would stand among the test's."""
+
+    def do_GET(self) -> None:
+        """The file, or the half of it."""
+        if not self.path.startswith("/cut/"):
+            return super().do_GET()
+        data = Path(self.translate_path(self.path.removeprefix("/cut"))).read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data[:9000])
+        return None
+
+
+@pytest.fixture(scope="module")
+def host(dataset: Path) -> Iterator[str]:
+    """`http://127.0.0.1:PORT`, which serves the dataset."""
+    if shutil.which("curl") is None:
+        pytest.skip("no curl, which streaming from a web server needs")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=dataset)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port of this machine that refuses connections: it is taken, and nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+@pytest.mark.parametrize("url", ["pipe:curl -sSf HOST/{shard}", "HOST/{shard}"])
+def test_shards_are_streamed_from_a_web_server(dataset: Path, host: str, url: str) -> None:
+    url = url.replace("HOST", host)
+    assert_same(read(dataset, loader="stream", stream_url=url), read(dataset))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        (
+            "pipe:curl -sf HOST/absent/{shard}",
+            "its command ended with status 22, by which curl means that the server answered with "
+            "an error such as 404",
+        ),
+        (
+            "HOST/absent/{shard}",
+            "its command ended with status 22, by which curl means that the server answered with "
+            "an error such as 404",
+        ),
+        (
+            "pipe:curl -s HOST/absent/{shard}",
+            r"what arrives is no tar but text that begins '<!DOCTYPE [^']+'; use curl -sSf so that "
+            "an answer such as 404 is told",
+        ),
+        (
+            "pipe:curl -s http://127.0.0.1:PORT/{shard}",
+            "its command ended with status 7, by which curl means that the server cannot be",
+        ),
+        (
+            "http://127.0.0.1:PORT/{shard}",
+            "its command ended with status 7, by which curl means that the server cannot be",
+        ),
+        (
+            "pipe:curl -s HOST/cut/{shard}",
+            "its command ended with status 18, by which curl means that the transfer broke off",
+        ),
+        ("pipe:echo no shards today; : {shard}", "what arrives is no tar but text that begins 'no"),
+        ("pipe:exit 3; : {shard}", "its command ended with status 3"),
+        ("pipe:true {shard}", "empty file"),
+    ],
+)
+def test_what_a_stream_sends_instead_of_a_tar_is_told(
+    dataset: Path, host: str, closed_port: int, url: str, reason: str, workers: int
+) -> None:
+    url = url.replace("HOST", host).replace("PORT", str(closed_port))
+    with pytest.raises(InputError) as caught:
+        read(dataset, loader="stream", workers=workers, stream_url=url)
+    assert re.search(rf"train-00000\d\.tar: cannot be streamed \({reason}", str(caught.value))
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_stream_with_fewer_samples_than_the_dataset_has_is_told(tmp_path: Path) -> None:

@@ -128,13 +128,13 @@ def refusal(branch: Branch, source: Path | str, name: BranchName = "rgb", use: U
     return str(caught.value)
 
 
-def test_a_file_of_another_depth_is_refused_with_three_of_its_keys(tmp_path: Path) -> None:
+def test_a_file_of_another_depth_is_refused_with_some_of_its_keys(tmp_path: Path) -> None:
     path, _ = saved_resnet(tmp_path)
     message = refusal(new_branch(depth=34), path)
     assert message.startswith(
         f"{path}: does not fit resnet34: missing layer1.2.conv1.weight, layer1.2.bn1.weight,"
     )
-    assert message.count("layer") == 3
+    assert message.count("layer") == 5
     assert message.endswith(" more")
 
 
@@ -189,7 +189,7 @@ def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"tensor\.pt: holds a Tensor, expected a state_dict"):
         read_state(tmp_path / "tensor.pt")
     torch.save({"epoch": 3}, tmp_path / "other.pt")
-    assert "does not fit resnet18: missing conv1.weight, bn1.weight, bn1.bias and" in refusal(
+    assert "does not fit resnet18: missing conv1.weight, bn1.weight, bn1.bias" in refusal(
         new_branch(), tmp_path / "other.pt"
     )
 
