@@ -304,7 +304,7 @@ def test_shards_of_other_classes_are_refused_at_test(
     (other / "dataset.json").write_bytes(manifest_bytes(manifest))
     with pytest.raises(
         InputError,
-        match=r"the network's here: 2 classes are only there \(up, down\), 2 only here \(left, right\)",
+        match=r"network's here: 2 classes are only there \(up, down\), 2 only here \(left, right\)",
     ):
         score_run(whole_run, make_settings(dataset).test, str(other))
 
