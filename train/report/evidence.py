@@ -81,10 +81,9 @@ class Evidence:
             found: list[tuple[Scores, NDArray[np.int64]]] = []
             for p in self.variants.get(variant, []):
                 scores = weighted(p, weights) if p.keys == fold.keys else None
-                if scores is not None and not any(
-                    np.array_equal(scores, each) for each, _ in found
-                ):
-                    found.append((scores, p.labels))
+                if scores is None or any(np.array_equal(scores, each) for each, _ in found):
+                    continue
+                found.append((scores, p.labels))
             folds.append(found)
         return folds
 
@@ -179,9 +178,9 @@ def paired(pieces: Sequence[Predictions]) -> Iterator[Predictions]:
 
 def _are_halves(one: Predictions, other: Predictions) -> bool:
     # Of older files it is not known which shards they were scored from.
-    datasets = {p.about.get(DATASET) for p in (one, other)} - {None}
+    digests = {p.about.get(DATASET) for p in (one, other)} - {None}
     return (
-        one.keys == other.keys and not one.scores.keys() & other.scores.keys() and len(datasets) < 2
+        one.keys == other.keys and not one.scores.keys() & other.scores.keys() and len(digests) < 2
     )
 
 

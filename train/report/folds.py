@@ -27,9 +27,9 @@ def folds_table(evidence: Evidence) -> Table:
             if found:
                 cells = (None if figure is None else 100 * figure for figure in figures)
                 rows.append([str(variant), score_name(variant, score), *cells])
-    named = (f"Fold {n} is {fold}" for n, fold in zip(numbers, evidence.folds, strict=True))
+    named = (f"fold {n} is {fold}" for n, fold in zip(numbers, evidence.folds, strict=True))
     note = (
-        f"{'; '.join(named)}. Top-1. The mean over folds is the figure of the other tables; pooled "
+        f"Top-1; {', '.join(named)}. The mean over folds is the figure of the other tables; pooled "
         "is that of all videos in one pool, as are accuracies of single categories."
     )
     columns = ("network", "score", *(f"fold {n}" for n in numbers), "mean over folds", "pooled")

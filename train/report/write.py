@@ -36,6 +36,9 @@ def write_report(evidence: Evidence, out: Path) -> list[Table]:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written to ({error.strerror})") from error
+    # Of an earlier report into the same folder: what this one may lack must not stand beside it.
+    for name in ("folds.md", "folds.csv", *(f"{figure}.png" for figure in FIGURES)):
+        (out / name).unlink(missing_ok=True)
     pictures: dict[str, Path] = {}
     for table in parts:
         write_atomically(out / f"{table.name}.csv", as_csv(table).encode())

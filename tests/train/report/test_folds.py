@@ -9,7 +9,7 @@ from twinstream.train.report.evidence import read_evidence
 from twinstream.train.report.figures import sweep_table
 from twinstream.train.report.folds import folds_table, repeats_notes
 from twinstream.train.report.tables import gains, iterations_table
-from twinstream.train.report.write import report_parts
+from twinstream.train.report.write import report_parts, write_report
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_the_mean_over_folds_and_the_pooled_figure_stand_side_by_side(folds: lis
         ["cma iter1", "flow", 75.0, None, None, None],
         ["cma iter1", "both 5:1", 50.0, None, None, None],
     ]
-    assert f"Fold 2 is the 1 videos that {folds[2]} was tested on, of shards/fold2" in table.note
+    assert f"fold 2 is the 1 videos that {folds[2]} was tested on, of shards/fold2" in table.note
 
 
 def test_a_missing_fold_is_a_gap_in_every_table_and_says_which(folds: list[Path]) -> None:
@@ -64,6 +64,17 @@ def test_a_missing_fold_is_a_gap_in_every_table_and_says_which(folds: list[Path]
     ]
     assert gains(evidence) == []
     assert sweep_table(evidence).columns == ("weight of RGB", "two-stream")
+
+
+def test_nothing_of_an_earlier_report_is_left_beside_a_later_one(
+    folds: list[Path], tmp_path: Path
+) -> None:
+    write_report(read_evidence([folds[0], folds[2]]), tmp_path / "out")
+    assert (tmp_path / "out" / "folds.md").exists()
+    assert (tmp_path / "out" / "figure3.png").exists()
+    only = write_tested(tmp_path / "rgb", "rgb", "rgb", {"rgb": [0]}, [0])
+    write_report(read_evidence([only]), tmp_path / "out")
+    assert not [*(tmp_path / "out").glob("folds.*"), *(tmp_path / "out").glob("*.png")]
 
 
 def test_one_set_of_videos_has_no_table_of_folds(folds: list[Path]) -> None:
