@@ -277,15 +277,26 @@ def predict(
     type=click.Path(path_type=Path),
     help="Folder for tables, figures and the page.",
 )
-def report(runs: tuple[Path, ...], out: Path) -> None:
+@click.option(
+    "--unfinished", is_flag=True, help="Take stages too that were tested before their end."
+)
+def report(runs: tuple[Path, ...], out: Path, unfinished: bool) -> None:
     """The paper's tables and figures from tested runs, as markdown, CSV, PNG and one HTML page.
+
+    Runs on the same videos are repeats (mean and spread), runs on others are folds (the mean of
+    their accuracies). What does not count, or not like the rest, is a line on stderr.
 
     Example: twinstream report runs/two_stream runs/nonlocal runs/cma --out report
     """
-    from twinstream.train.report.write import PAGE, write_report
+    from twinstream.train.report.evidence import read_evidence
+    from twinstream.train.report.write import PAGE, report_notes, write_report
 
+    # Before `out` is made: runs that cannot be used leave no empty folder.
+    evidence = read_evidence(runs, unfinished=unfinished)
     # On stderr: stdout holds the page's path alone, for scripts.
-    for table in write_report(runs, out):
+    for note in report_notes(evidence):
+        click.echo(note, err=True)
+    for table in write_report(evidence, out):
         for command in table.gaps:
             click.echo(f"{table.name} lacks: {command}", err=True)
     click.echo(str(out / PAGE))

@@ -78,6 +78,11 @@ def write_run(
     return model
 
 
+def from_shards(digest: str, path: str | None = None) -> dict[str, str]:
+    """What predictions say of the dataset that they were scored from."""
+    return {"dataset": path or f"shards/{digest}", "dataset_sha256": digest * 64}
+
+
 def write_tested(
     run: Path,
     kind: str,
@@ -90,7 +95,10 @@ def write_tested(
     suffix: str = "",
     **about: Any,
 ) -> Path:
-    """A run that holds predictions only: a branch's score is 1 for its answer and 0 elsewhere."""
+    """A run that holds predictions only, by default those of a finished stage.
+
+    A branch's score is 1 for its answer and 0 elsewhere.
+    """
     if not run.exists():
         begin_run(run, build_settings(RunSettings, {"model": {"kind": kind}}))
     common = {
@@ -99,6 +107,7 @@ def write_tested(
         "split": "val",
         "segments": 25,
         "crops": 10,
+        "finished": True,
     }
     more = {"kind": kind, "stage": stage, "classes": list(classes), "dataset_kind": "folders"}
     scores = {

@@ -1,9 +1,8 @@
-"""Predictions of many runs, grouped by network and iteration (`Variant`).
+"""Predictions of many runs, grouped by network and iteration (`Variant`), and their accuracies.
 
 Networks are those of the paper's tables: baseline (two_stream, or its branches trained in separate
-runs), nonlocal, cma and cma_nonlocal. Runs on different videos (the folds of a dataset) are pooled;
-runs on the same videos (other seeds) are averaged and give a spread. Runs whose numbers are not
-comparable in one table are refused.
+runs), nonlocal, cma and cma_nonlocal. A number is the mean over folds of the mean over the repeats
+of each, as is usual on UCF-101; a variant without a run on some fold has none at all.
 """
 
 import statistics
@@ -15,33 +14,44 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from twinstream.errors import InputError
-from twinstream.train.choices import BOTH, iteration
-from twinstream.train.run_folder import read_run_settings
-from twinstream.train.score.metrics import Weights, fuse, top_k_accuracy
-from twinstream.train.score.predictions import Predictions, predictions_file, read_predictions
+from twinstream.train.choices import BOTH, WITH_CMA
+from twinstream.train.report.sources import (
+    DATASET,
+    Source,
+    Variant,
+    datasets,
+    how_tested,
+    read_sources,
+)
+from twinstream.train.score.metrics import Scores, Weights, confusion_matrix, fuse, top_k_accuracy
+from twinstream.train.score.predictions import Predictions
 
 RGB_ALONE, FLOW_ALONE = (1.0, 0.0), (0.0, 1.0)
-MUST_AGREE = ("classes", "split", "segments", "crops", "depth")
-
-
-class Variant(NamedTuple):
-    """A trained network of the paper's tables."""
-
-    network: str
-    """baseline, nonlocal, cma or cma_nonlocal"""
-    iteration: int
-    """0 before any attention across branches"""
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Accuracy in [0, 1] over all videos."""
+    """Accuracy in [0, 1], the mean over folds."""
 
     top1: float
     top5: float
     spread: float | None
-    """Standard deviation of top-1 over runs on the same videos; None for one run or for folds"""
+    """Standard deviation of top-1 over repeats; None for one run or for folds"""
+
+
+class Fold(NamedTuple):
+    """A set of videos that runs were tested on."""
+
+    keys: tuple[str, ...]
+    """In order"""
+    run: Path
+    """The first that was tested on them"""
+    datasets: tuple[str, ...]
+    """Whose they are; empty where no file says it"""
+
+    def __str__(self) -> str:
+        datasets = f", of {' and '.join(self.datasets)}" if self.datasets else ""
+        return f"the {len(self.keys)} videos that {self.run} was tested on{datasets}"
 
 
 @dataclass(frozen=True)
@@ -49,48 +59,72 @@ class Evidence:
     """The predictions of all runs by variant; every variant has at least one."""
 
     variants: dict[Variant, list[Predictions]]
+    folds: tuple[Fold, ...]
+    """More than one only where runs were tested on different videos"""
     about: dict[str, Any]
-    """classes, split, segments, crops and depth of all; dataset_kind, attention_at of the first"""
+    """classes, split, segments, crops, depth of all; dataset_kind, None where it differs;
+    attention_at of the first network with attention"""
+    runs: list[str]
+    """Each folder and its stages that count"""
+    notes: list[str]
+    """What a reader of the numbers has to know, a line each"""
+
+    def repeats(
+        self, variant: Variant, weights: Weights
+    ) -> list[list[tuple[Scores, NDArray[np.int64]]]]:
+        """(V, C) weighted sums and (V,) labels of all repeats, fold by fold; [] where none was run.
+
+        Equal scores count once: repeats may share a frozen branch.
+        """
+        folds = []
+        for fold in self.folds:
+            found: list[tuple[Scores, NDArray[np.int64]]] = []
+            for p in self.variants.get(variant, []):
+                scores = weighted(p, weights) if p.keys == fold.keys else None
+                if scores is None or any(np.array_equal(scores, each) for each, _ in found):
+                    continue
+                found.append((scores, p.labels))
+            folds.append(found)
+        return folds
+
+    def fold_accuracies(self, variant: Variant, weights: Weights) -> list[float | None]:
+        """Top-1 of each fold, the mean over its repeats; None where it has none."""
+        return [
+            statistics.fmean(top_k_accuracy(*each, 1) for each in found) if found else None
+            for found in self.repeats(variant, weights)
+        ]
 
     def accuracy(self, variant: Variant, weights: Weights) -> Accuracy | None:
-        """Accuracy of that weighted sum; None where a branch that it needs was not scored."""
-        found = [
-            (p, scores)
-            for p in self.variants.get(variant, [])
-            if (scores := weighted(p, weights)) is not None
-        ]
-        if not found:
+        """Accuracy of that weighted sum; None where a fold or a branch that it needs is missing."""
+        folds = self.repeats(variant, weights)
+        if not all(folds):
             return None
-        tops = [[top_k_accuracy(scores, p.labels, k) for p, scores in found] for k in (1, 5)]
-        sizes = [len(p.keys) for p, _ in found]
-        # The same videos in all: other seeds, whose spread means something. Other videos: folds.
-        repeated = len(found) > 1 and all(p.keys == found[0][0].keys for p, _ in found)
-        # By videos, so that folds of different size count as one pool of videos.
-        top1, top5 = (float(np.average(values, weights=sizes)) for values in tops)
-        return Accuracy(top1, top5, statistics.stdev(tops[0]) if repeated else None)
+        tops = [[[top_k_accuracy(*each, k) for each in found] for found in folds] for k in (1, 5)]
+        top1, top5 = (statistics.fmean(map(statistics.fmean, values)) for values in tops)
+        # Of one fold alone: between folds the videos differ, and that is no spread of the training.
+        repeated = len(folds) == 1 and len(folds[0]) > 1
+        return Accuracy(top1, top5, statistics.stdev(tops[0][0]) if repeated else None)
 
-    def pooled(
-        self, variant: Variant, weights: Weights
-    ) -> tuple[NDArray[np.floating[Any]], NDArray[np.int64]] | None:
-        """(V, C) scores and (V,) labels of all runs in a row; None where nothing was scored."""
-        found = [
-            (p, scores)
-            for p in self.variants.get(variant, [])
-            if (scores := weighted(p, weights)) is not None
-        ]
-        if not found:
+    def confusion(self, variant: Variant, weights: Weights) -> NDArray[np.float64] | None:
+        """(C, C) videos of all folds as one pool, the mean over repeats; None as for `accuracy`."""
+        folds = self.repeats(variant, weights)
+        if not all(folds):
             return None
-        return np.concatenate([scores for _, scores in found]), np.concatenate(
-            [p.labels for p, _ in found]
-        )
+        means = [np.mean([confusion_matrix(*each) for each in found], axis=0) for found in folds]
+        return np.asarray(np.sum(means, axis=0), dtype=np.float64)
+
+    def missing_folds(self, variant: Variant) -> list[int]:
+        """The folds, counted from 0, that no run of this variant was tested on."""
+        tested = {p.keys for p in self.variants.get(variant, [])}
+        return [number for number, fold in enumerate(self.folds) if fold.keys not in tested]
 
     @property
     def num_videos(self) -> int:
-        """Number of different videos that any run has scored."""
-        return len({key for each in self.variants.values() for p in each for key in p.keys})
+        """Number of different videos that every number stands for."""
+        return len({key for fold in self.folds for key in fold.keys})
 
 
-def weighted(predictions: Predictions, weights: Weights) -> NDArray[np.floating[Any]] | None:
+def weighted(predictions: Predictions, weights: Weights) -> Scores | None:
     """(V, C) weights[0] * rgb + weights[1] * flow; None where a branch that counts is absent."""
     # A branch of weight 0 need not be there: many runs train and score one branch only.
     given = [
@@ -108,45 +142,26 @@ def weighted(predictions: Predictions, weights: Weights) -> NDArray[np.floating[
     )
 
 
-def variant_of(kind: str, stage: str) -> Variant:
-    """two_stream, rgb -> (baseline, 0); cma, iter2 -> (cma, 2); cma, flow -> (baseline, 0)."""
-    # Before its first iteration a CMA network computes what two_stream does: no block is trained.
-    if iteration(stage):
-        return Variant(kind, iteration(stage))
-    return Variant("nonlocal" if kind == "nonlocal" else "baseline", 0)
-
-
-def read_evidence(runs: Sequence[Path]) -> Evidence:
-    """All predictions in these run folders.
+def read_evidence(runs: Sequence[Path], *, unfinished: bool = False) -> Evidence:
+    """All predictions in these folders, those of unfinished stages only where asked for.
 
     InputError for a folder without any, or for runs that are not comparable.
     """
-    found = [(path, read_predictions(path)) for run in runs for path in prediction_files(run)]
-    first_path, first = found[0]
-    for path, predictions in found:
-        for key in MUST_AGREE:
-            if predictions.about[key] != first.about[key]:
-                raise InputError(
-                    f"{path}: {_named(key, predictions)}, {first_path} has {_named(key, first)}; "
-                    "one report holds what was tested in one way"
-                )
+    sources, notes = read_sources(runs, unfinished=unfinished)
+    folds: dict[tuple[str, ...], list[Source]] = {}
     variants: dict[Variant, list[Predictions]] = {}
-    for _, predictions in found:
-        variant = variant_of(predictions.about["kind"], predictions.about["stage"])
-        variants.setdefault(variant, []).append(predictions)
+    stages: dict[Path, dict[str, None]] = {}
+    for source in sources:
+        folds.setdefault(source.predictions.keys, []).append(source)
+        variants.setdefault(source.variant, []).append(source.predictions)
+        stages.setdefault(source.run, {})[source.predictions.about["stage"]] = None
     return Evidence(
-        {variant: list(paired(each)) for variant, each in variants.items()}, dict(first.about)
+        {variant: list(paired(each)) for variant, each in variants.items()},
+        tuple(Fold(keys, each[0].run, datasets(each)) for keys, each in folds.items()),
+        _about(sources),
+        [f"{run}: {', '.join(names)}" for run, names in stages.items()],
+        [*notes, *how_tested(sources)],
     )
-
-
-def prediction_files(run: Path) -> list[Path]:
-    """predictions.parquet and predictions-STAGE.parquet of a run; InputError when there is none."""
-    # For its InputError: a folder that is no run gets another message than one not tested.
-    read_run_settings(run)
-    files = sorted(run.glob(predictions_file(run, "*").name))
-    if not files:
-        raise InputError(f"{run}: not tested yet; `twinstream test {run}` writes its predictions")
-    return files
 
 
 def paired(pieces: Sequence[Predictions]) -> Iterator[Predictions]:
@@ -155,20 +170,24 @@ def paired(pieces: Sequence[Predictions]) -> Iterator[Predictions]:
     while left:
         one = left.pop(0)
         # Disjoint branches on the same videos: the two halves of a baseline, not two seeds.
-        other = next(
-            (p for p in left if p.keys == one.keys and not p.scores.keys() & one.scores.keys()),
-            None,
-        )
-        if other is not None:
-            left.remove(other)
-            one = replace(one, scores={**one.scores, **other.scores})
+        place = next((n for n, p in enumerate(left) if _are_halves(one, p)), None)
+        if place is not None:
+            one = replace(one, scores={**one.scores, **left.pop(place).scores})
         yield one
 
 
-def _named(key: str, predictions: Predictions) -> str:
-    value = predictions.about[key]
+def _are_halves(one: Predictions, other: Predictions) -> bool:
+    # Of older files it is not known which shards they were scored from.
+    digests = {p.about.get(DATASET) for p in (one, other)} - {None}
     return (
-        f"{len(value)} classes ({', '.join(value[:3])} ...)"
-        if key == "classes"
-        else f"{key} {value}"
+        one.keys == other.keys and not one.scores.keys() & other.scores.keys() and len(digests) < 2
     )
+
+
+def _about(sources: Sequence[Source]) -> dict[str, Any]:
+    about = dict(sources[0].predictions.about)
+    attending = (each for each in sources if each.predictions.about["kind"] in WITH_CMA)
+    about["attention_at"] = next(attending, sources[0]).predictions.about["attention_at"]
+    if any(each.predictions.about["dataset_kind"] != about["dataset_kind"] for each in sources):
+        about["dataset_kind"] = None
+    return about

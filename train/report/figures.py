@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from twinstream.train.report.evidence import RGB_ALONE, Evidence, Variant
+from twinstream.train.report.evidence import RGB_ALONE, Evidence
+from twinstream.train.report.sources import Variant
 from twinstream.train.report.tables import (
     BASELINE,
     CATEGORIES,
@@ -23,7 +24,7 @@ from twinstream.train.report.tables import (
     gains,
     gaps,
 )
-from twinstream.train.score.metrics import EQUAL, Weights, per_class_accuracy
+from twinstream.train.score.metrics import EQUAL, Weights, accuracy_by_class
 
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee")
 # Weights of RGB; flow has 1 - w. The ratios of the paper, 1:5, 1:1 and 5:1, are among them.
@@ -95,8 +96,8 @@ def gains_table(evidence: Evidence) -> Table:
     A column for each network that was tested.
     """
     best = gains(evidence)[:CATEGORIES]
-    pools = {name: evidence.pooled(variant, weights) for name, variant, weights in COMPARED}
-    columns = {name: per_class_accuracy(*pool) for name, pool in pools.items() if pool is not None}
+    found = {name: evidence.confusion(variant, weights) for name, variant, weights in COMPARED}
+    columns = {name: accuracy_by_class(each) for name, each in found.items() if each is not None}
     rows: list[list[Cell]] = [
         [gain.category, *(100 * float(each[gain.number]) for each in columns.values())]
         for gain in best

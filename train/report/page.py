@@ -52,6 +52,7 @@ ul { columns: 2; padding-left: 1.1rem; margin: .4rem 0 0; font-size: .9rem; colo
 <body><main>
 <h1>Two branches and cross-modality attention</h1>
 <p class="soft">$summary</p>
+$notes
 $parts
 <section><h2>Runs</h2><ul>$runs</ul></section>
 </main></body></html>
@@ -59,13 +60,14 @@ $parts
 
 
 def page(
-    evidence: Evidence, runs: Sequence[str], parts: Sequence[Table], pictures: Mapping[str, Path]
+    evidence: Evidence, notes: Sequence[str], parts: Sequence[Table], pictures: Mapping[str, Path]
 ) -> str:
     """The whole page as text; `pictures` are the PNG files of those parts that are figures."""
     return PAGE.substitute(
         summary=escape(summary(evidence)),
+        notes="\n".join(f'<p class="soft">{escape(note)}</p>' for note in notes),
         parts="\n".join(_section(table, pictures.get(table.name)) for table in parts),
-        runs="".join(f"<li>{escape(run)}</li>" for run in runs),
+        runs="".join(f"<li>{escape(run)}</li>" for run in evidence.runs),
     )
 
 
@@ -75,9 +77,15 @@ def summary(evidence: Evidence) -> str:
     views = (
         f"{about['segments']} segments × {about['crops']} crop{'s' if about['crops'] > 1 else ''}"
     )
+    tested = f"{evidence.num_videos} videos of split {about['split']}"
+    if len(evidence.folds) > 1:
+        # What each of them is stands below their own table.
+        tested += f" in {len(evidence.folds)} folds"
+    elif evidence.folds[0].datasets:
+        tested += f" of {' and '.join(evidence.folds[0].datasets)}"
     text = (
-        f"ResNet-{about['depth']} on {evidence.num_videos} videos of split {about['split']}, "
-        f"{len(about['classes'])} classes, {views} a video. Accuracies are in percent."
+        f"ResNet-{about['depth']} on {tested}, {len(about['classes'])} classes, {views} a video. "
+        "Accuracies are in percent."
     )
     if beside_paper(evidence):
         text += " Numbers in italics and columns called paper are those of Chi et al."
@@ -90,7 +98,7 @@ def _section(table: Table, picture: Path | None) -> str:
         _image(picture, table.title)
         if picture
         else _table(table)
-        if table.name.startswith("table")
+        if not table.name.startswith("figure")
         else ""
     )
     note = f'<p class="soft">{escape(table.note)}</p>' if table.note else ""

@@ -23,13 +23,13 @@ from twinstream.train.choices import (
 from twinstream.train.network.parameter_count import parameters_used, resnet_parameters
 from twinstream.train.network.two_branch import TwoBranch
 from twinstream.train.report import paper
-from twinstream.train.report.evidence import FLOW_ALONE, RGB_ALONE, Accuracy, Evidence, Variant
+from twinstream.train.report.evidence import FLOW_ALONE, RGB_ALONE, Accuracy, Evidence
+from twinstream.train.report.sources import Variant
 from twinstream.train.score.metrics import (
     EQUAL,
     Weights,
-    confusion_matrix,
+    accuracy_by_class,
     fusion_weights,
-    per_class_accuracy,
 )
 
 Cell = str | float | None
@@ -184,15 +184,14 @@ def categories_table(evidence: Evidence) -> Table:
 
 def gains(evidence: Evidence) -> list[Gain]:
     """Every tested category, the largest gain first; none without two-stream or CMA iter1-R."""
-    before, after = evidence.pooled(BASELINE, EQUAL), evidence.pooled(CMA, RGB_ALONE)
+    before, after = evidence.confusion(BASELINE, EQUAL), evidence.confusion(CMA, RGB_ALONE)
     if before is None or after is None:
         return []
     classes = evidence.about["classes"]
-    old, new = per_class_accuracy(*before), per_class_accuracy(*after)
-    confusions = confusion_matrix(*before)
+    old, new = accuracy_by_class(before), accuracy_by_class(after)
     # A class without videos in this split has no accuracy to gain on.
     found = [
-        Gain(name, float(old[n]), float(new[n]), _taken_for(confusions[n], n, classes), n)
+        Gain(name, float(old[n]), float(new[n]), _taken_for(before[n], n, classes), n)
         for n, name in enumerate(classes)
         if not (np.isnan(old[n]) or np.isnan(new[n]))
     ]
@@ -223,11 +222,17 @@ def relative_parameters(evidence: Evidence, variant: Variant, score: str) -> tup
 
 
 def gaps(evidence: Evidence, wanted: tuple[Variant, ...]) -> list[str]:
-    """Commands that train and test the variants that are missing."""
+    """Commands that train and test the variants that are missing, or the folds that one lacks."""
     # A dict keeps the order: each command once, at its first use.
     commands: dict[str, None] = {}
     for variant in wanted:
-        if any(evidence.accuracy(variant, weights_of(variant, score)) is None for score in SCORES):
+        missing = evidence.missing_folds(variant)
+        if variant in evidence.variants and missing:
+            commands |= dict.fromkeys(
+                f"{variant} on fold {n + 1} of {len(evidence.folds)}, {evidence.folds[n]}"
+                for n in missing
+            )
+        elif any(evidence.accuracy(variant, weights_of(variant, s)) is None for s in SCORES):
             commands |= dict.fromkeys(_commands(variant))
     return list(commands)
 
@@ -252,7 +257,7 @@ def _commands(variant: Variant) -> list[str]:
     ]
 
 
-def _taken_for(row: NDArray[np.int64], own: int, classes: list[str]) -> str | None:
+def _taken_for(row: NDArray[np.float64], own: int, classes: list[str]) -> str | None:
     # A copy without the class itself: correct predictions are no confusion.
     others = row.copy()
     others[own] = 0

@@ -1,8 +1,8 @@
 """`twinstream report`: the paper's tables and figures, from the runs that are there.
 
-Each table is written as NAME.md and NAME.csv, each figure as NAME.png with its numbers as CSV, and
-all of them as one page, report.html, which needs no other file and no network. A number that needs
-a missing run is a gap, with the commands that fill it.
+Each table (1 to 4, and the folds where there are several) is written as NAME.md and NAME.csv, each
+figure as NAME.png with its numbers as CSV, and all of them as one page, report.html, which needs no
+other file and no network. A number that needs a missing run is a gap, with what fills it.
 """
 
 import csv
@@ -12,8 +12,9 @@ from pathlib import Path
 
 from twinstream.errors import InputError
 from twinstream.shards.storage.atomic import write_atomically
-from twinstream.train.report.evidence import Evidence, read_evidence
+from twinstream.train.report.evidence import Evidence
 from twinstream.train.report.figures import gains_table, sweep_table, write_gains, write_sweep
+from twinstream.train.report.folds import folds_table, repeats_notes
 from twinstream.train.report.page import page
 from twinstream.train.report.tables import (
     Table,
@@ -28,36 +29,33 @@ PAGE = "report.html"
 FIGURES: dict[str, Callable[[Table, Path], None]] = {"figure3": write_sweep, "figure4": write_gains}
 
 
-def write_report(runs: Sequence[Path], out: Path) -> list[Table]:
-    """Write the report into `out`; returns its tables in the order of the page.
-
-    InputError for runs that cannot be used.
-    """
-    # Before `out` is made: runs that cannot be used leave no empty folder.
-    evidence = read_evidence(runs)
-    parts = report_parts(evidence)
+def write_report(evidence: Evidence, out: Path) -> list[Table]:
+    """Write the report into `out`; returns its tables in the order of the page."""
+    parts, notes = report_parts(evidence), report_notes(evidence)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written to ({error.strerror})") from error
+    # Of an earlier report into the same folder: what this one may lack must not stand beside it.
+    for name in ("folds.md", "folds.csv", *(f"{figure}.png" for figure in FIGURES)):
+        (out / name).unlink(missing_ok=True)
     pictures: dict[str, Path] = {}
     for table in parts:
         write_atomically(out / f"{table.name}.csv", as_csv(table).encode())
         if table.name not in FIGURES:
-            write_atomically(out / f"{table.name}.md", as_markdown(table).encode())
+            write_atomically(out / f"{table.name}.md", as_markdown(table, notes).encode())
         # Without rows, or with the first column alone, there is nothing to draw.
         elif table.rows and len(table.columns) > 1:
             pictures[table.name] = out / f"{table.name}.png"
             FIGURES[table.name](table, pictures[table.name])
-    write_atomically(
-        out / PAGE, page(evidence, [str(run) for run in runs], parts, pictures).encode()
-    )
+    write_atomically(out / PAGE, page(evidence, notes, parts, pictures).encode())
     return parts
 
 
 def report_parts(evidence: Evidence) -> list[Table]:
-    """Tables 1 to 4 and Figures 3 and 4, in the order of the page."""
+    """Tables 1 to 4 and Figures 3 and 4, in the order of the page; first the folds if any."""
     return [
+        *([folds_table(evidence)] if len(evidence.folds) > 1 else []),
         iterations_table(evidence),
         parameters_table(evidence),
         sweep_table(evidence),
@@ -67,12 +65,17 @@ def report_parts(evidence: Evidence) -> list[Table]:
     ]
 
 
-def as_markdown(table: Table) -> str:
-    """Title, table, note and gaps."""
+def report_notes(evidence: Evidence) -> list[str]:
+    """What a reader of any of the tables has to know, a line each."""
+    return [*evidence.notes, *repeats_notes(evidence)]
+
+
+def as_markdown(table: Table, notes: Sequence[str] = ()) -> str:
+    """Title, table, note, notes on all tables, and gaps."""
     lines = [f"| {' | '.join(table.columns)} |", "|" + "---|" * len(table.columns)]
     lines += [f"| {' | '.join(shown(cell) for cell in row)} |" for row in table.rows]
     missing = (
-        ["Missing; these commands fill it:", *(f"    {command}" for command in table.gaps)]
+        ["Missing; to fill it:", *(f"    {command}" for command in table.gaps)]
         if table.gaps
         else []
     )
@@ -80,6 +83,7 @@ def as_markdown(table: Table) -> str:
         f"## {table.title}",
         "\n".join(lines),
         table.note,
+        "\n".join(f"- {note}" for note in notes),
         "\n\n".join([*missing[:1], "\n".join(missing[1:])]),
     ]
     return "\n\n".join(block for block in blocks if block.strip()) + "\n"

@@ -66,7 +66,11 @@ def confusion_matrix(scores: Scores, labels: Labels) -> NDArray[np.int64]:
 
 def per_class_accuracy(scores: Scores, labels: Labels) -> NDArray[np.float64]:
     """(C,) float64 top-1 accuracy of each class's own videos; NaN for a class that has none."""
-    confusion = confusion_matrix(scores, labels)
+    return accuracy_by_class(confusion_matrix(scores, labels))
+
+
+def accuracy_by_class(confusion: NDArray[np.number[Any]]) -> NDArray[np.float64]:
+    """(C, C) videos by label and best class -> (C,), as `per_class_accuracy`."""
     totals = confusion.sum(axis=1)
     accuracy = np.full(len(totals), np.nan)
     np.divide(confusion.diagonal(), totals, out=accuracy, where=totals > 0)

@@ -7,6 +7,7 @@ because a weighted sum of two branches is linear.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,8 @@ class Predictions:
     labels: NDArray[np.int64]
     scores: BranchScores
     about: Mapping[str, Any]
-    """kind, depth, stage, split, segments, crops, classes, dataset_kind"""
+    """kind, depth, attention_at, stage, split, segments, crops, classes, dataset_kind; in newer
+    files also dataset, dataset_sha256, finished, progress, epochs, trained_on, flip"""
 
 
 def predictions_file(run: Path, suffix: str) -> Path:
@@ -63,7 +65,10 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
 
 
 def read_predictions(path: Path) -> Predictions:
-    """What `write_predictions` wrote; InputError for a damaged file or one of another program."""
+    """What `write_predictions` wrote.
+
+    InputError for a damaged file, one of another program, or one from which no accuracy follows.
+    """
     try:
         with pq.ParquetFile(path) as file:
             table = file.read(use_threads=False)
@@ -77,21 +82,51 @@ def read_predictions(path: Path) -> Predictions:
             f"{path}: does not say what it holds predictions of; run `twinstream test` again"
         )
     rows = table.to_pydict()
-    branches = np.array(rows["branch"])
+    branches = np.array(rows["branch"], dtype=object)
+    keys, labels = np.array(rows["key"], dtype=object), np.array(rows["label"])
+    scores: BranchScores = {}
+    about = json.loads(metadata[METADATA])
     # Every branch has the same videos in the same order, so the rows of the first one name them.
     first = branches == branches[:1]
-    scores = {
-        str(name): _matrix(rows["scores"], branches == name)
-        for name in dict.fromkeys(rows["branch"])
-    }
-    keys = tuple(key for key, kept in zip(rows["key"], first, strict=True) if kept)
-    return Predictions(
-        keys,
-        np.array(rows["label"])[first].astype(np.int64),
-        scores,
-        json.loads(metadata[METADATA]),
-    )
+    for name in dict.fromkeys(rows["branch"]):
+        kept = branches == name
+        same = (np.array_equal(values[kept], values[first]) for values in (keys, labels))
+        if not all(same):
+            raise InputError(f"{path}: {name} is scored on other videos than {branches[0]}")
+        scores[name] = _matrix(path, rows["scores"], kept, about.get("classes"))
+    found = Predictions(tuple(keys[first]), labels[first].astype(np.int64), scores, about)
+    _refuse_faults(path, found)
+    return found
 
 
-def _matrix(rows: list[list[float]], kept: NDArray[np.bool_]) -> NDArray[np.float32]:
-    return np.array([row for row, keep in zip(rows, kept, strict=True) if keep], dtype=np.float32)
+def _matrix(
+    path: Path, rows: list[list[float]], kept: NDArray[np.bool_], classes: list[str] | None
+) -> NDArray[np.float32]:
+    """(V, C) of the rows that are kept; InputError where C is not the number of classes."""
+    chosen = [row for row, keep in zip(rows, kept, strict=True) if keep]
+    wanted = len(classes or chosen[0])
+    odd = next((len(row) for row in chosen if len(row) != wanted), None)
+    if odd is not None:
+        raise InputError(f"{path}: {odd} scores of a video, for {wanted} classes")
+    return np.array(chosen, dtype=np.float32)
+
+
+def _refuse_faults(path: Path, found: Predictions) -> None:
+    """InputError for predictions of which no accuracy follows, or a wrong one."""
+    if not found.keys:
+        raise InputError(f"{path}: holds no predictions; run `twinstream test` again")
+    key, count = Counter(found.keys).most_common(1)[0]
+    if count > 1:
+        raise InputError(f"{path}: {key} is scored {count} times; every video counts once")
+    lowest, highest = found.labels.min(), found.labels.max()
+    for name, values in found.scores.items():
+        if lowest < 0 or highest >= values.shape[1]:
+            raise InputError(
+                f"{path}: labels from {lowest} to {highest}, for {values.shape[1]} classes"
+            )
+        wrong = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        if len(wrong):
+            raise InputError(
+                f"{path}: {name} scores of {len(wrong)} of {len(values)} videos are no numbers "
+                f"(first {found.keys[wrong[0]]}); its training has diverged, train again"
+            )

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import run
-from tests.support.runs import write_tested
+from tests.support.runs import from_shards, write_tested
 from twinstream.train.report import paper
-from twinstream.train.report.evidence import Evidence, Variant, read_evidence
+from twinstream.train.report.evidence import Evidence, read_evidence
 from twinstream.train.report.figures import gains_table, sweep_table, write_gains, write_sweep
+from twinstream.train.report.sources import Variant
 from twinstream.train.report.tables import (
     ITERATIONS,
     Table,
@@ -253,7 +254,7 @@ def test_markdown_and_csv_hold_the_same_cells() -> None:
     )
     assert as_markdown(table) == (
         "## Table 9\n\n| a | b |\n|---|---|\n| x, y | 12.35 |\n| z | – |\n\nA note.\n\n"
-        "Missing; these commands fill it:\n\n    do this\n"
+        "Missing; to fill it:\n\n    do this\n"
     )
     assert list(csv.reader(as_csv(table).splitlines())) == [
         ["a", "b"],
@@ -288,7 +289,7 @@ def test_the_page_needs_no_other_file_and_closes_what_it_opens(tmp_path: Path) -
         )
         for kind, stage in (("two_stream", "rgb"), ("cma", "iter1"))
     ]
-    write_report(runs, tmp_path / "out")
+    write_report(read_evidence(runs), tmp_path / "out")
     text = (tmp_path / "out" / "report.html").read_text()
     page = Page()
     page.feed(text)
@@ -322,7 +323,7 @@ def test_a_report_has_a_file_for_each_table_and_figure(
 
 def test_one_run_alone_makes_a_report_with_gaps(tmp_path: Path) -> None:
     only = write_tested(tmp_path / "flow", "flow", "flow", {"flow": RIGHT}, LABELS)
-    tables = write_report([only], tmp_path / "out")
+    tables = write_report(read_evidence([only]), tmp_path / "out")
     assert all(table.gaps for table in tables)
     assert not list((tmp_path / "out").glob("*.png"))
     assert "To fill it:" in (tmp_path / "out" / "report.html").read_text()
@@ -334,4 +335,49 @@ def test_a_run_that_is_none_is_one_line(
     (tmp_path / "empty").mkdir()
     assert run(monkeypatch, "report", str(tmp_path / "empty"), "--out", str(tmp_path / "out")) == 1
     assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_reader_must_know_is_on_the_page_with_every_table_and_on_stderr(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    about = {**from_shards("1"), "trained_on": 2}
+    known = write_tested(tmp_path / "run", "rgb", "rgb", {"rgb": RIGHT}, LABELS, **about)
+    early = write_tested(
+        tmp_path / "early",
+        "cma",
+        "iter1",
+        {"rgb": RIGHT},
+        LABELS,
+        finished=False,
+        progress="step 6",
+    )
+    notes = [
+        f"{early}: iter1 was tested at step 6; left out, --unfinished takes it",
+        f"2 of 6 tested videos were trained on: {known} rgb",
+    ]
+    out = tmp_path / "out"
+    assert run(monkeypatch, "report", str(known), str(early), "--out", str(out)) == 0
+    printed = capsys.readouterr()
+    assert printed.out == f"{out}/report.html\n"
+    assert printed.err.splitlines()[:2] == notes
+    page = (out / "report.html").read_text()
+    assert "on 6 videos of split val of shards/1 [11111111], 3 classes" in page
+    for text in (page, *(path.read_text() for path in out.glob("*.md"))):
+        assert all(note in text for note in notes)
+    assert (
+        run(monkeypatch, "report", str(known), str(early), "--out", str(out), "--unfinished") == 0
+    )
+    assert "its numbers are in, as --unfinished asks" in (out / "table1.md").read_text()
+
+
+def test_only_unfinished_stages_are_one_line_and_no_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    early = write_tested(tmp_path / "a", "rgb", "rgb", {"rgb": RIGHT}, LABELS, finished=False)
+    assert run(monkeypatch, "report", str(early), "--out", str(tmp_path / "out")) == 1
+    assert capsys.readouterr().err == (
+        f"twinstream: no finished stage for a report: {early}: rgb was tested before its end; "
+        "train on and test again, or give --unfinished\n"
+    )
     assert not (tmp_path / "out").exists()

@@ -1,0 +1,293 @@
+"""The predictions that a report is made of, and what a reader of its numbers has to know of them.
+
+Content decides, not paths. Runs on the same videos are repeats (seeds). Runs on others are folds,
+also where they overlap: the three test lists of HMDB-51 do. A part of another run's videos is
+neither and is refused: no number of it may stand beside one of all. The same videos out of two
+datasets (another engine, size or codec) are repeats and are told, not refused: to compare them may
+be what the report is for.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from twinstream.errors import InputError
+from twinstream.shards.format.classes import class_difference
+from twinstream.train.choices import BOTH, BranchName, ModelKind, iteration
+from twinstream.train.network.two_branch import NON_LOCAL
+from twinstream.train.run_folder import read_run_settings
+from twinstream.train.score.predictions import (
+    BranchScores,
+    Predictions,
+    predictions_file,
+    read_predictions,
+)
+
+MUST_AGREE = ("classes", "split", "segments", "crops", "depth")
+# In files of every version
+WRITTEN = (*MUST_AGREE, "kind", "stage", "dataset_kind", "attention_at")
+DATASET = "dataset_sha256"
+File = tuple[Path, Predictions]
+
+
+class Variant(NamedTuple):
+    """A trained network of the paper's tables."""
+
+    network: str
+    """baseline, nonlocal, cma or cma_nonlocal"""
+    iteration: int
+    """0 before any attention across branches"""
+
+    def __str__(self) -> str:
+        return f"{self.network} iter{self.iteration}" if self.iteration else self.network
+
+
+@dataclass(frozen=True)
+class Source:
+    """Predictions of one variant, in the order of their keys, and the file that has them."""
+
+    path: Path
+    variant: Variant
+    predictions: Predictions
+
+    @property
+    def run(self) -> Path:
+        """The folder of the file."""
+        return self.path.parent
+
+    def __str__(self) -> str:
+        return f"{self.run} {self.predictions.about['stage']}"
+
+
+def read_sources(runs: Sequence[Path], *, unfinished: bool) -> tuple[list[Source], list[str]]:
+    """The predictions in these folders that count, and a line on each that does not.
+
+    InputError for a folder without any, for none that counts, for those that do not compare.
+    """
+    folders: dict[Path, Path] = {}
+    notes = []
+    for run in runs:
+        if run.resolve() in folders:
+            notes.append(f"{run}: is the folder {folders[run.resolve()]} again; counted once")
+        folders.setdefault(run.resolve(), run)
+    found = [
+        (path, _in_order(path, read_predictions(path)))
+        for run in folders.values()
+        for path in prediction_files(run)
+    ]
+    early = {path: _progress(path, p.about) for path, p in found if not _finished(path, p.about)}
+    if len(early) == len(found) and not unfinished:
+        raise InputError(
+            f"no finished stage for a report: {'; '.join(early.values())}; train on and test "
+            "again, or give --unfinished"
+        )
+    outcome = (
+        "its numbers are in, as --unfinished asks"
+        if unfinished
+        else "left out, --unfinished takes it"
+    )
+    notes += [f"{text}; {outcome}" for text in early.values()]
+    taken = [(path, p) for path, p in found if unfinished or path not in early]
+    _refuse_other_tests(taken)
+    _refuse_other_labels(taken)
+    _refuse_parts(taken)
+    sources = [Source(path, *piece) for path, p in taken for piece in _by_variant(p)]
+    kept, copies = _without_copies(sources)
+    return kept, [*notes, *copies]
+
+
+def prediction_files(run: Path) -> list[Path]:
+    """predictions.parquet and predictions-STAGE.parquet of a run; InputError when there is none."""
+    files = sorted(run.glob(predictions_file(run, "*").name))
+    if not files:
+        # For its InputError: a folder that is no run gets another message than one not tested.
+        read_run_settings(run)
+        raise InputError(f"{run}: not tested yet; `twinstream test {run}` writes its predictions")
+    return files
+
+
+def variant_of(kind: ModelKind, stage: str, branch: BranchName) -> Variant:
+    """two_stream, rgb -> (baseline, 0); cma, iter2 -> (cma, 2); cma, flow -> (baseline, 0)."""
+    # Before its first iteration a CMA network computes what two_stream does: no block is trained.
+    # Non-local blocks are trained from the start, in cma_nonlocal those of the RGB branch alone.
+    if iteration(stage):
+        return Variant(kind, iteration(stage))
+    return Variant("nonlocal" if branch in NON_LOCAL.get(kind, ()) else "baseline", 0)
+
+
+def how_tested(sources: Sequence[Source]) -> list[str]:
+    """A line for each thing that numbers of one table do not share, or that makes them too good."""
+    notes = []
+    seen: dict[str, list[str]] = {}
+    for source in sources:
+        if count := source.predictions.about.get("trained_on"):
+            share = f"{count} of {len(source.predictions.keys)}"
+            seen.setdefault(share, []).append(str(source))
+    for share, names in seen.items():
+        notes.append(f"{share} tested videos were trained on: {_listed(names)}")
+    for keys in dict.fromkeys(source.predictions.keys for source in sources):
+        same = [source for source in sources if source.predictions.keys == keys]
+        if shards := _differing(same, DATASET):
+            notes.append(
+                f"the same {len(keys)} videos out of different datasets, perhaps of another engine "
+                f"or size: {shards}"
+            )
+    for variant in dict.fromkeys(source.variant for source in sources):
+        repeats = [source for source in sources if source.variant == variant]
+        # A baseline has the setting of attention too, but no block to place.
+        for key in ("epochs", "attention_at")[: 1 if variant.network == "baseline" else 2]:
+            if values := _differing(repeats, key):
+                notes.append(f"{variant}: runs differ in {key}: {values}")
+    if kinds := _differing(sources, "dataset_kind"):
+        notes.append(f"datasets of different kinds: {kinds}")
+    return notes
+
+
+def datasets(sources: Iterable[Source]) -> tuple[str, ...]:
+    """`shards/fold1 [3f2a91bc]`, path and digest, once for each digest that a file names."""
+    named: dict[str, str] = {}
+    for source in sources:
+        if digest := source.predictions.about.get(DATASET):
+            named.setdefault(digest, f"{source.predictions.about['dataset']} [{digest[:8]}]")
+    return tuple(named.values())
+
+
+def _finished(path: Path, about: Mapping[str, Any]) -> bool:
+    finished = about.get("finished")
+    # Files written before there was the key: STAGE.pt is written at the end of the stage.
+    return (path.parent / f"{about['stage']}.pt").exists() if finished is None else finished
+
+
+def _progress(path: Path, about: Mapping[str, Any]) -> str:
+    where = f"at {about['progress']}" if about.get("progress") else "before its end"
+    return f"{path.parent}: {about['stage']} was tested {where}"
+
+
+def _in_order(path: Path, predictions: Predictions) -> Predictions:
+    """The same in the order of the keys; InputError for a file that lacks what it must say."""
+    for key in WRITTEN:
+        if key not in predictions.about:
+            raise InputError(f"{path}: does not say {key}; run `twinstream test` again")
+    order = sorted(range(len(predictions.keys)), key=predictions.keys.__getitem__)
+    return replace(
+        predictions,
+        keys=tuple(predictions.keys[n] for n in order),
+        labels=predictions.labels[order],
+        scores={branch: values[order] for branch, values in predictions.scores.items()},
+    )
+
+
+def _refuse_other_tests(files: Sequence[File]) -> None:
+    first_path, first = files[0]
+    for path, predictions in files:
+        for key in MUST_AGREE:
+            found, wanted = predictions.about[key], first.about[key]
+            if found != wanted:
+                differ = (
+                    f"other classes than {first_path}: {class_difference(found, wanted)}"
+                    if key == "classes"
+                    else f"{key} {found}, {first_path} has {key} {wanted}"
+                )
+                raise InputError(f"{path}: {differ}; one report holds what was tested in one way")
+
+
+def _refuse_other_labels(files: Sequence[File]) -> None:
+    seen: dict[str, tuple[int, Path]] = {}
+    for path, predictions in files:
+        classes = predictions.about["classes"]
+        for key, label in zip(predictions.keys, predictions.labels.tolist(), strict=True):
+            other, first = seen.setdefault(key, (label, path))
+            if label != other:
+                raise InputError(
+                    f"{path}: {key} is {classes[label]}, in {first} it is {classes[other]}; one "
+                    "report holds one labelling of the videos"
+                )
+
+
+def _refuse_parts(files: Sequence[File]) -> None:
+    # One file for each set of videos will do.
+    sets = {frozenset(p.keys): path for path, p in files}
+    for one, other in combinations(sorted(sets, key=len), 2):
+        if one < other:
+            raise InputError(
+                f"{sets[one]}: {len(one)} of the {len(other)} videos of {sets[other]}; one table "
+                "is of one set of videos, so test both on the same split of the same dataset"
+            )
+
+
+def _by_variant(predictions: Predictions) -> Iterator[tuple[Variant, Predictions]]:
+    """A piece for each variant: a cma_nonlocal run may have scored two baselines."""
+    about = predictions.about
+    pieces: dict[Variant, BranchScores] = {}
+    for name in BOTH:
+        if name in predictions.scores:
+            variant = variant_of(about["kind"], about["stage"], name)
+            pieces.setdefault(variant, {})[name] = predictions.scores[name]
+    for variant, scores in pieces.items():
+        yield variant, replace(predictions, scores=scores)
+
+
+def _without_copies(sources: Sequence[Source]) -> tuple[list[Source], list[str]]:
+    """Each network once, and a line for each folder with what another one has."""
+    kept: list[Source] = []
+    copies: dict[tuple[Path, Path], dict[str, None]] = {}
+    for place, source in enumerate(sources):
+        others = (
+            other
+            for n, other in enumerate(sources)
+            if n != place and _stands_for(other, source, first=n < place)
+        )
+        other = next(others, None)
+        if other is None:
+            kept.append(source)
+        else:
+            stages = copies.setdefault((source.run, other.run), {})
+            stages[str(source.predictions.about["stage"])] = None
+    return kept, [
+        f"{run}: {', '.join(stages)} "
+        + ("is on the way to a later stage" if run == other else f"is the network of {other}")
+        + "; counted once"
+        for (run, other), stages in copies.items()
+    ]
+
+
+def _stands_for(one: Source, other: Source, *, first: bool) -> bool:
+    """Whether `other` is the network of `one` and adds no branch to it; `first`: one comes first.
+
+    Equal scores are of one network. So are the stages flow and rgb of one run, scores equal or not:
+    both are iteration 0, and the later of them has both branches.
+    """
+    mine, theirs = one.predictions, other.predictions
+    if (one.variant, mine.keys) != (other.variant, theirs.keys):
+        return False
+    if not theirs.scores.keys() <= mine.scores.keys():
+        return False
+    more = mine.scores.keys() > theirs.scores.keys()
+    # In the order of their names predictions.parquet, that of the last stage, comes last.
+    if one.run == other.run:
+        return more or not first
+    equal = all(np.array_equal(mine.scores[name], theirs.scores[name]) for name in theirs.scores)
+    return equal and (more or first)
+
+
+def _differing(sources: Iterable[Source], key: str) -> str | None:
+    """`8 (runs/a), 30 (runs/b, runs/c)`; None where all that say it agree."""
+    groups: dict[str, list[Source]] = {}
+    for source in sources:
+        value = source.predictions.about.get(key)
+        if value is not None:
+            groups.setdefault(str(value), []).append(source)
+    if len(groups) < 2:
+        return None
+    return ", ".join(
+        f"{datasets(each)[0] if key == DATASET else value} ({_listed(str(s.run) for s in each)})"
+        for value, each in groups.items()
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(names))
