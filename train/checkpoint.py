@@ -5,6 +5,7 @@ checkpoint of somebody else runs no code. It has no random state, because order,
 dropout follow from (seed, stage, epoch, step).
 """
 
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from twinstream.errors import InputError
-from twinstream.shards.storage.atomic import atomic_file
+from twinstream.shards.storage.atomic import atomic_file, one_line_disk_faults
 from twinstream.train.choices import BranchName
 from twinstream.train.network.weights import read_state
 
@@ -80,15 +81,27 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Replace `path` by this checkpoint."""
+    """Replace `path` by this checkpoint; InputError where the disk does not take it."""
     # Not asdict: it would copy every tensor.
     state = dict(vars(checkpoint)) | {"attending": list(checkpoint.attending)}
     training = state.pop("training")
     if training is not None:
         state |= vars(training) | {"position": asdict(training.position)}
     # A run can be killed while it writes: the checkpoint before it must survive.
-    with atomic_file(path) as file:
-        torch.save(state, file)
+    with resumable_faults(path), atomic_file(path) as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            # torch puts an error of its own in the place of the disk's.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+def resumable_faults(path: Path) -> AbstractContextManager[None]:
+    """In the block only `path` of a run is written: an OSError is an InputError that names it."""
+    kept, again = "what was saved before is kept", "run the same command with --resume"
+    return one_line_disk_faults(path, kept, again, faults=None)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
