@@ -6,10 +6,11 @@ Running it again does only what is missing; a dataset that is complete is left a
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
 
 from twinstream.errors import InputError
-from twinstream.preprocess.catalog.catalog import Catalog, read_catalog
+from twinstream.preprocess.catalog.catalog import Catalog, Video, read_catalog
 from twinstream.preprocess.cluster.resources import (
     WorkerResources,
     cluster_engine,
@@ -18,14 +19,15 @@ from twinstream.preprocess.cluster.resources import (
 )
 from twinstream.preprocess.cluster.run_log import LOG_NAME, RunLog, write_report
 from twinstream.preprocess.flow.engines import open_engine, resolve_engine
-from twinstream.preprocess.output import one_line_disk_faults, prepare_output
 from twinstream.preprocess.plan import Job, dataset_build, plan_jobs
 from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings, byte_settings
 from twinstream.progress import Progress
 from twinstream.shards.format.video_table import VIDEOS_NAME, Status, VideoRow, summary
 from twinstream.shards.settings import ShardSettings
-from twinstream.shards.storage.atomic import remove_temporaries
+from twinstream.shards.storage.atomic import one_line_disk_faults, remove_temporaries
 from twinstream.shards.storage.location import Location, appended_text, locate
+from twinstream.shards.storage.lock import owned
+from twinstream.shards.write.dataset import SAME_COMMAND, SHARDS_KEPT, DatasetBuild
 
 
 def preprocess(
@@ -38,7 +40,8 @@ def preprocess(
 ) -> list[VideoRow]:
     """Make or finish the dataset at `shards.path`; returns every video's row.
 
-    A dry run writes nothing, and returns rows only of a dataset that is finished.
+    A dry run writes nothing, and returns rows only of a dataset that is finished. InputError while
+    another run writes there.
     """
     engine, resources = _engine_and_resources(settings, address)
     catalog = _catalog(dataset)
@@ -48,25 +51,37 @@ def preprocess(
     build = dataset_build(out, catalog, jobs, made_with, settings.bound)
     if (rows := build.finished_rows()) is not None:
         return rows
-    done = build.done_shards()
-    left = [job for job in jobs if job.path not in done]
     if dry_run:
-        _print_plan(catalog, jobs, left, engine, out)
+        _print_plan(catalog, jobs, _left(build), engine, out)
         return []
-    # Nothing is written before this line: a dry run and a finished dataset leave the disk alone.
-    prepare_output(out)
     begun = time.monotonic()
-    with one_line_disk_faults(out), appended_text(out / LOG_NAME) as file:
-        log = RunLog(file)
-        if left:
-            try:
-                _run(left, dataset, settings, shards, engine, resources, address, log)
-            finally:
-                # Workers that were killed could not clear up after themselves.
-                remove_temporaries(out)
-        rows = build.finish()
+    # Nothing is written before this line: a dry run and a finished dataset leave the disk alone.
+    with (
+        owned(out, "twinstream preprocess", "shards.path") as check,
+        one_line_disk_faults(out, SHARDS_KEPT, SAME_COMMAND, option="shards.path"),
+    ):
+        # Again: another run may have ended since.
+        if (rows := build.finished_rows()) is not None:
+            return rows
+        left = _left(build)
+        remove_temporaries(out)
+        with appended_text(out / LOG_NAME) as file:
+            log = RunLog(file)
+            if left:
+                try:
+                    _run(left, dataset, settings, shards, engine, resources, address, log, check)
+                finally:
+                    # Workers that were killed could not clear up after themselves.
+                    remove_temporaries(out)
+            rows = build.finish()
         write_report(out, log.totals, rows, time.monotonic() - begun)
     return rows
+
+
+def _left(build: DatasetBuild[Video]) -> list[Job]:
+    """The jobs whose shards are not done; InputError for foreign files."""
+    done = build.done_shards()
+    return [job for job in build.plans if job.path not in done]
 
 
 def check_skipped(rows: list[VideoRow], max_skipped: int | None, shards_path: str) -> None:
@@ -148,6 +163,7 @@ def _run(
     resources: WorkerResources,
     address: str | None,
     log: RunLog,
+    check: Callable[[], None],
 ) -> None:
     from twinstream.preprocess.cluster.session import run_jobs
     from twinstream.preprocess.cluster.worker import WorkerSetup
@@ -178,4 +194,5 @@ def _run(
         closing(done),
     ):
         for _ in done:
+            check()
             progress.advance(note=log.note())

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from twinstream.shards.read.dataset import ShardDataset
 from twinstream.shards.read.members import read_flow, read_frames, read_meta
 from twinstream.shards.read.samples import StoredSample
+from twinstream.shards.storage.atomic import atomic_file
 
 DEFAULT_FPS = 25.0
 
@@ -61,7 +62,13 @@ def write_preview(
         axis.set_axis_off()
     for number, sample in enumerate(samples):
         _draw(axes[2 * number : 2 * number + 2], dataset, sample, columns)
-    figure.savefig(path, dpi=100)
+    save_figure(figure, path, dpi=100)
+
+
+def save_figure(figure: Figure, path: Path, dpi: int) -> None:
+    """Write the figure whole or not at all, in the format that the suffix names."""
+    with atomic_file(path) as file:
+        figure.savefig(file, dpi=dpi, format=path.suffix[1:] or None)
 
 
 def write_preview_video(dataset: ShardDataset, samples: Sequence[StoredSample], path: Path) -> None:
@@ -84,7 +91,11 @@ def write_video(pictures: Iterator[NDArray[np.uint8]], fps: float, path: Path) -
     import av
 
     first = next(pictures)
-    with av.open(str(path), "w") as container:
+    # By name, as PyAV hides the errors of a Python file.
+    with (
+        atomic_file(path) as file,
+        av.open(str(file.name), "w", format=path.suffix[1:]) as container,
+    ):
         # H.264 takes a fraction; 30000/1001 (29.97) is the finest that cameras use.
         rate = Fraction(fps or DEFAULT_FPS).limit_denominator(1001)
         stream = container.add_stream("libx264", rate=rate, options={"crf": "18"})

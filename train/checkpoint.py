@@ -7,6 +7,7 @@ dropout follow from (seed, stage, epoch, step).
 
 import hashlib
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from twinstream.errors import InputError
-from twinstream.shards.storage.atomic import atomic_file
+from twinstream.shards.storage.atomic import atomic_file, one_line_disk_faults
 from twinstream.train.choices import BOTH, BranchName
 from twinstream.train.network.weight_files import read_state
 
@@ -90,7 +91,7 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Replace `path` by this checkpoint."""
+    """Replace `path` by this checkpoint; InputError where the disk does not take it."""
     # Not asdict: it would copy every tensor.
     state: dict[str, Any] = {
         key: list(value) if isinstance(value, tuple) else value
@@ -100,8 +101,20 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     if training is not None:
         state |= vars(training) | {"position": asdict(training.position)}
     # A run can be killed while it writes: the checkpoint before it must survive.
-    with atomic_file(path) as file:
-        torch.save(state, file)
+    with resumable_faults(path), atomic_file(path) as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            # torch puts an error of its own in the place of the disk's.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+def resumable_faults(path: Path) -> AbstractContextManager[None]:
+    """In the block only `path` of a run is written: an OSError is an InputError that names it."""
+    kept, again = "what was saved before is kept", "run the same command with --resume"
+    return one_line_disk_faults(path, kept, again, faults=None)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

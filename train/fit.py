@@ -12,7 +12,8 @@ import math
 import signal
 import sys
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from twinstream.progress import Progress
 from twinstream.shards.format.index import file_sha256
 from twinstream.shards.format.manifest import FILE_NAME, pixel_settings
 from twinstream.shards.read.dataset import ShardDataset
+from twinstream.shards.storage.lock import owned
 from twinstream.signals import StopSignal, noted_signals
 from twinstream.train.checkpoint import (
     Checkpoint,
@@ -56,6 +58,8 @@ from twinstream.train.run_folder import (
     begin_run,
     keep_manifest,
     open_run_dataset,
+    refuse_small_disk,
+    remove_leftovers,
     settings_to_use,
     write_settings,
 )
@@ -98,8 +102,9 @@ def train(settings: RunSettings, out: Path, *, resume: bool) -> None:
     Under torchrun this process is one of the ranks. InputError for what the user can mend.
     """
     keep_freed_memory()
-    with joined_ranks(choose_device(settings.train.device)) as ranks:
+    with joined_ranks(choose_device(settings.train.device)) as ranks, ExitStack() as held:
         session = open_session(settings_to_use(out, settings, resume=resume), out, ranks)
+        held.enter_context(owned_run(session))
         found = (out / SETTINGS).exists() and (out / CHECKPOINT).exists()
         # Sync: before any rank goes on, all of them must start from the same weights.
         if ranks.sums(found)[0] not in (0, ranks.size):
@@ -199,6 +204,33 @@ def open_session(settings: RunSettings, out: Path, ranks: Ranks) -> Session:
     synchronise_batch_norm(model, ranks)
     sha256 = file_sha256(dataset.path / FILE_NAME)
     return Session(out, settings, ranks, dataset, sha256, stages, feed, model)
+
+
+@contextmanager
+def owned_run(session: Session) -> Iterator[None]:
+    """Hold the run folder and clear it of leftovers; the first rank does, and all know of it.
+
+    InputError on every rank where another run has the folder, it cannot be written to, or the disk
+    is too small for what will be written.
+    """
+    out, model, refused = session.out, session.model, None
+    weights = sum(value.nbytes for value in model.state_dict().values())
+    learning = {
+        stage.name: sum(value.nbytes for value in model.branch(stage.trains).parameters())
+        for stage in session.stages
+    }
+    with ExitStack() as held:
+        if session.ranks.is_first:
+            try:
+                held.enter_context(owned(out, "twinstream train"))
+                remove_leftovers(out)
+                refuse_small_disk(out, weights, learning)
+            except InputError as error:
+                refused = error
+        # Sync: the other ranks would wait for the first one until torchrun kills them.
+        if session.ranks.sums(refused is not None)[0]:
+            raise refused or InputError(f"--out {out}: the first rank tells why it cannot be used")
+        yield
 
 
 def begin_training(session: Session) -> tuple[Session, TrainingState]:

@@ -8,6 +8,8 @@ differs.
 """
 
 import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,38 @@ def settings_to_use(run: Path, wanted: RunSettings, *, resume: bool) -> RunSetti
     if not resume:
         raise InputError(f"{run}: holds a run already; give --resume to go on, or another --out")
     return resumed_settings(run, read_run_settings(run), wanted)
+
+
+def refuse_small_disk(run: Path, weights: int, learning: Mapping[str, int]) -> None:
+    """InputError where the run's disk lacks room for its files; see `bytes_to_write`."""
+    there = {path.name: path.stat().st_size for path in run.glob("*.pt")}
+    needed, free = bytes_to_write(weights, learning, there), shutil.disk_usage(run).free
+    if free < needed:
+        raise InputError(
+            f"--out {run}: checkpoint.pt, twice while it is replaced, and each STAGE.pt take "
+            f"{needed / 1e6:,.1f} MB more, and {free / 1e6:,.1f} MB are free; make room or choose "
+            "another --out"
+        )
+
+
+def bytes_to_write(weights: int, learning: Mapping[str, int], there: Mapping[str, int]) -> int:
+    """Bytes that a run's files still take: checkpoint.pt twice, and a STAGE.pt of each stage left.
+
+    `weights` are the network's bytes, `learning` those of the branch that learns in each stage,
+    whose momentum is in checkpoint.pt as well. `there` are sizes of files in the folder, by name.
+    """
+    left = [stage for stage in learning if f"{stage}.pt" not in there]
+    if not left:
+        return 0
+    checkpoint = weights + max(learning[stage] for stage in left)
+    return 2 * checkpoint + len(left) * weights - min(there.get(CHECKPOINT, 0), checkpoint)
+
+
+def remove_leftovers(run: Path) -> None:
+    """Remove what killed training runs left; `twinstream test` may be writing files of its own."""
+    for name in ("*.pt", SETTINGS, FILE_NAME):
+        for leftover in run.glob(f".{name}.*.tmp"):
+            leftover.unlink(missing_ok=True)
 
 
 def begin_run(run: Path, settings: RunSettings) -> None:

@@ -8,6 +8,7 @@ line for every start, with the versions it ran with.
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,12 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from twinstream.errors import InputError
+from twinstream.train.checkpoint import resumable_faults
 from twinstream.train.choices import BranchName
 from twinstream.train.run_folder import LOG, STARTS
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+EVENTS = "tensorboard"
 PACKAGES = ("twinstream", "torch", "torchvision", "webdataset", "numpy", "opencv-contrib-python")
 
 
@@ -32,10 +36,18 @@ class TrainingLog:
 
     def __init__(self, run: Path | None, *, first_step: int, num_bytes: int) -> None:
         self._path = run / LOG if run else None
-        self._events = open_events(run, first_step) if run else None
-        if self._path is not None:
-            with open(self._path, "r+b") as file:
-                file.truncate(num_bytes)
+        self._events, self._hook = None, threading.excepthook
+        if run is None:
+            return
+        with resumable_faults(run / LOG), open(run / LOG, "r+b") as file:
+            file.truncate(num_bytes)
+        threading.excepthook = self._thread_ended
+        try:
+            with resumable_faults(run / EVENTS):
+                self._events = open_events(run / EVENTS, first_step)
+        except InputError:
+            threading.excepthook = self._hook
+            raise
 
     @property
     def num_bytes(self) -> int:
@@ -47,26 +59,38 @@ class TrainingLog:
         if self._path is None:
             return
         # Opened for each line: all of it is on disk before a checkpoint stores its length.
-        with open(self._path, "a") as file:
+        with resumable_faults(self._path), open(self._path, "a") as file:
             file.write(json.dumps(figures) + "\n")
         if self._events is not None:
-            for name, value in figures.items():
-                if isinstance(value, float):
-                    self._events.add_scalar(f"{figures['stage']}/{name}", value, step)
+            with resumable_faults(self._path.with_name(EVENTS)):
+                for name, value in figures.items():
+                    if isinstance(value, float):
+                        self._events.add_scalar(f"{figures['stage']}/{name}", value, step)
 
     def close(self) -> None:
         """Write all events that TensorBoard's writer still holds."""
-        if self._events is not None:
-            self._events.close()
+        if self._path is None or self._events is None:
+            return
+        try:
+            with resumable_faults(self._path.with_name(EVENTS)):
+                self._events.close()
+        finally:
+            threading.excepthook = self._hook
+
+    def _thread_ended(self, ended: threading.ExceptHookArgs) -> None:
+        # TensorBoard's thread hands an error on to its writer, where it is told in one line.
+        is_told = type(ended.thread).__name__ == "_AsyncWriterThread"
+        if not (is_told and isinstance(ended.exc_value, OSError)):
+            self._hook(ended)
 
 
-def open_events(run: Path, first_step: int) -> "SummaryWriter | None":
-    """A writer that replaces the events from `first_step` on; None without tensorboard."""
+def open_events(folder: Path, first_step: int) -> "SummaryWriter | None":
+    """A writer there that replaces the events from `first_step` on; None without tensorboard."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(run / "tensorboard"), purge_step=first_step or None)
+    return SummaryWriter(str(folder), purge_step=first_step or None)
 
 
 def record_start(
@@ -89,7 +113,7 @@ def record_start(
         "ranks": num_ranks,
         "weights": dict(weights),
     }
-    with open(run / STARTS, "a") as file:
+    with resumable_faults(run / STARTS), open(run / STARTS, "a") as file:
         file.write(json.dumps(line) + "\n")
 
 

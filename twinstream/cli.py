@@ -404,9 +404,11 @@ def main() -> None:
         sys.exit(1)
     # A full disk or a missing right is the machine's, not a bug of ours: no traceback.
     except OSError as error:
-        print(
-            f"twinstream: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr
-        )
+        from twinstream.shards.storage.atomic import FULL
+
+        room = "; make room and run the same command again" if error.errno in FULL else ""
+        reason = f"{error.strerror or error}{room}"
+        print(f"twinstream: {error.filename or 'system'}: {reason}", file=sys.stderr)
         sys.exit(1)
 
 

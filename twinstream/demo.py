@@ -6,7 +6,8 @@ imported inside the functions that need them, so that `--help` stays quick.
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import yaml
 from twinstream.errors import InputError
 from twinstream.section import build_settings
 from twinstream.settings import Settings
+from twinstream.shards.storage.lock import OWNER_NAME, owned
 
 DEMO_SEED = 0
 DEMO_FRAMES = 12
@@ -83,6 +85,13 @@ def run_demo(
     overrides: Sequence[str] = (),
 ) -> dict[str, float]:
     """Draw duet, preprocess, train and test both kinds of network; returns their accuracies."""
+    with _emptied(out):
+        return _run(out, videos_per_pair, overrides)
+
+
+def _run(
+    out: Path, videos_per_pair: Mapping[str, int], overrides: Sequence[str]
+) -> dict[str, float]:
     from twinstream.preprocess.duet import CEILINGS, write_duet
     from twinstream.preprocess.run import preprocess
     from twinstream.shards.format.video_table import summary
@@ -91,7 +100,6 @@ def run_demo(
     from twinstream.train.report.figures import write_bars
 
     begun = time.monotonic()
-    _empty(out)
     tree = demo_settings(out)
     size = tree["preprocess"]["size"]
     print(f"drawing {16 * sum(videos_per_pair.values())} videos", flush=True)
@@ -129,16 +137,22 @@ def run_demo(
     return reached
 
 
-def _empty(out: Path) -> None:
-    """Make the demo's folder anew; InputError when it holds something that no demo wrote."""
+@contextmanager
+def _emptied(out: Path) -> Iterator[None]:
+    """Hold the demo's folder, made anew; InputError when it holds something that no demo wrote."""
     if out.exists() and not (out / DEMO_MARK).exists():
         raise InputError(
             f"--out {out}: is there already and no demo made it; choose another folder"
         )
-    # Made anew: a run of before would be resumed, or refused for its settings.
-    try:
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir(parents=True)
-        (out / DEMO_MARK).touch()
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot be written to ({error.strerror})") from error
+    with owned(out, "twinstream demo"):
+        # A run of before would be resumed, or refused for its settings.
+        try:
+            for path in out.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                elif path.name != OWNER_NAME:
+                    path.unlink()
+            (out / DEMO_MARK).touch()
+        except OSError as error:
+            raise InputError(f"--out {out}: cannot be written to ({error.strerror})") from error
+        yield

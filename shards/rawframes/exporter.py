@@ -24,32 +24,41 @@ from twinstream.shards.rawframes.names import (
     image_names,
     list_text,
 )
-from twinstream.shards.storage.atomic import write_atomically
+from twinstream.shards.storage.atomic import one_line_disk_faults, write_atomically
 from twinstream.shards.storage.location import Location
+from twinstream.shards.storage.lock import owned
 from twinstream.shards.write.copying import Copier, StoredBytes, stored_samples
+from twinstream.shards.write.dataset import SAME_COMMAND
 
 
 def export_rawframes(
     dataset: Location, out: Path, progress: Callable[[str], None] = lambda folder: None
 ) -> int:
-    """Write CLASS/VIDEO folders, two lists a split and classes.txt; returns the videos copied."""
+    """Write CLASS/VIDEO folders, two lists a split and classes.txt; returns the videos copied.
+
+    InputError for a folder that holds something else, or while another run writes there.
+    """
     manifest = read_manifest(dataset)
     samples = stored_samples(dataset, manifest)
     # Before any file is written: two samples of one folder name are an error of the whole export.
     folders = video_folders(
         [(sample.index.key, manifest.classes[sample.index.label]) for sample in samples]
     )
-    out.mkdir(parents=True, exist_ok=True)
-    _clear_leftovers(out)
     copier, copied = Copier(), 0
-    for sample in samples:
-        copied += _export_video(out, folders[sample.index.key], sample, copier)
-        progress(folders[sample.index.key])
-    for split in manifest.splits:
-        _write_lists(
-            out, split, folders, [sample.index for sample in samples if sample.split == split]
-        )
-    write_atomically(out / CLASSES_NAME, "".join(f"{name}\n" for name in manifest.classes).encode())
+    with (
+        owned(out, "twinstream shards export"),
+        one_line_disk_faults(out, "finished folders are kept", SAME_COMMAND, option="--out"),
+    ):
+        _clear_leftovers(out)
+        for sample in samples:
+            copied += _export_video(out, folders[sample.index.key], sample, copier)
+            progress(folders[sample.index.key])
+        for split in manifest.splits:
+            _write_lists(
+                out, split, folders, [sample.index for sample in samples if sample.split == split]
+            )
+        classes = "".join(f"{name}\n" for name in manifest.classes)
+        write_atomically(out / CLASSES_NAME, classes.encode())
     return copied
 
 

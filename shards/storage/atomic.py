@@ -5,6 +5,7 @@ which `remove_temporaries` clears at the next start. What goes to an object stor
 temporary file first and sent when it is whole; an upload that is cut leaves no visible object.
 """
 
+import errno
 import os
 import secrets
 import tempfile
@@ -13,7 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from twinstream.errors import InputError
 from twinstream.shards.storage.remote import RemotePath
+
+FULL = {errno.ENOSPC, errno.EDQUOT}
+# What only a file that is written gives; EFBIG is a file system's or a user's limit of a file.
+WRITE_FAULTS = frozenset({*FULL, errno.EROFS, errno.EFBIG})
 
 
 @contextmanager
@@ -21,6 +27,7 @@ def atomic_file(path: Path | RemotePath) -> Iterator[BinaryIO]:
     """A binary file that gets the name `path` if the block succeeds and is removed if it fails.
 
     Closing the file inside the block cancels it: nothing appears, and what was at `path` stays.
+    An OSError of a full disk names `path`.
     """
     if isinstance(path, RemotePath):
         with tempfile.TemporaryFile() as spool:
@@ -41,6 +48,13 @@ def atomic_file(path: Path | RemotePath) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
+    except OSError as error:
+        # Python's write and fsync do not say of which file. Another error without a name may be of
+        # a file that the block reads.
+        unnamed = error.filename is None and error.errno in WRITE_FAULTS
+        if unnamed or str(error.filename) == str(temporary):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -57,6 +71,30 @@ def remove_temporaries(folder: Path | RemotePath) -> None:
     if isinstance(folder, Path):
         for leftover in folder.rglob(".*.tmp"):
             leftover.unlink(missing_ok=True)
+
+
+@contextmanager
+def one_line_disk_faults(
+    path: Path | RemotePath,
+    kept: str,
+    again: str,
+    *,
+    option: str = "",
+    faults: frozenset[int] | None = WRITE_FAULTS,
+) -> Iterator[None]:
+    """A full or read-only disk in the block is an InputError; with None for `faults` any OSError.
+
+    `OPTION PATH: No space left on device; KEPT, make room and AGAIN`: what is not lost, and what to
+    do. Files for a store fill the folder of temporary files.
+    """
+    try:
+        yield
+    except OSError as error:
+        if faults is not None and error.errno not in faults:
+            raise
+        where = f"{option} {path}" if isinstance(path, Path) else f"TMPDIR {tempfile.gettempdir()}"
+        room = "make room and " if error.errno in FULL else ""
+        raise InputError(f"{where.strip()}: {error.strerror}; {kept}, {room}{again}") from error
 
 
 def _sync_folder(folder: Path) -> None:

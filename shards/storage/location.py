@@ -17,6 +17,7 @@ from twinstream.credentials import refuse_credentials
 from twinstream.errors import InputError
 from twinstream.shards.storage.atomic import write_atomically
 from twinstream.shards.storage.connection import OPTIONS
+from twinstream.shards.storage.lock import OWNER_NAME
 from twinstream.shards.storage.remote import RemotePath
 
 NUM_NAMED = 10
@@ -55,10 +56,14 @@ def locate(where: str | Location) -> Location:
 
 
 def file_sizes(folder: Location) -> dict[str, int]:
-    """Size in bytes of every file below a folder, by its path from there with `/`, sorted."""
+    """Size in bytes of every file below a folder, by its path from there with `/`, sorted.
+
+    Without the file that says who writes there now.
+    """
     if isinstance(folder, RemotePath):
-        return dict(sorted(folder.file_sizes().items()))
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        sizes = sorted(folder.file_sizes().items())
+        return {name: size for name, size in sizes if name.rpartition("/")[2] != OWNER_NAME}
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != OWNER_NAME)
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
 
 

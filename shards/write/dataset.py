@@ -34,13 +34,20 @@ from twinstream.shards.format.video_table import (
     read_videos,
     videos_bytes,
 )
-from twinstream.shards.storage.atomic import remove_temporaries, write_atomically
+from twinstream.shards.storage.atomic import (
+    one_line_disk_faults,
+    remove_temporaries,
+    write_atomically,
+)
 from twinstream.shards.storage.location import Location, file_sizes
+from twinstream.shards.storage.lock import owned
 from twinstream.shards.write.plan import ShardPlan, T
 from twinstream.shards.write.writer import ShardWriter, index_path, write_shard
 
 # Indexes read at the same time: in an object store each is some round trips of waiting.
 NUM_READERS = 16
+# What a full disk costs
+SHARDS_KEPT, SAME_COMMAND = "finished shards are kept", "run the same command again"
 
 
 @dataclass(frozen=True)
@@ -180,24 +187,33 @@ def write_dataset(
 ) -> list[VideoRow]:
     """Write or finish the dataset; `write` adds a sample and returns its row. Returns every row.
 
-    InputError if another dataset is there, or anything that these plans would not make.
+    InputError if another dataset is there, or anything that these plans would not make, or while
+    another run writes there.
     """
     out = build.out
-    out.mkdir(parents=True, exist_ok=True)
+    # A finished dataset may be on a disk that cannot be written to.
     if (rows := build.finished_rows()) is not None:
         return rows
-    # Only now: above it may have turned out that the folder holds another dataset.
-    remove_temporaries(out)
-    done = build.done_shards()
-    for plan in build.plans:
-        if plan.path in done:
-            continue
-        rows = []
-        with write_shard(out / plan.split, plan.name, build.contents.settings, rows) as writer:
-            for item in plan.items:
-                rows.append(write(writer, item))
-                progress(item.key)
-    return build.finish()
+    with (
+        owned(out, "twinstream shards", build.option) as check,
+        one_line_disk_faults(out, SHARDS_KEPT, SAME_COMMAND, option=build.option),
+    ):
+        # Again: another run may have ended since.
+        if (rows := build.finished_rows()) is not None:
+            return rows
+        # Only now: above it may have turned out that the folder holds another dataset.
+        remove_temporaries(out)
+        done = build.done_shards()
+        for plan in build.plans:
+            if plan.path in done:
+                continue
+            rows = []
+            with write_shard(out / plan.split, plan.name, build.contents.settings, rows) as writer:
+                for item in plan.items:
+                    rows.append(write(writer, item))
+                    progress(item.key)
+            check()
+        return build.finish()
 
 
 def finish_dataset(

@@ -24,9 +24,15 @@ from twinstream.shards.format.index import (
 from twinstream.shards.format.manifest import FILE_NAME, FORMAT, FlowCodec, shard_name
 from twinstream.shards.format.sample import SampleMeta, member_names, meta_from_json, num_members
 from twinstream.shards.format.video_table import Status, VideoRow, video_row
-from twinstream.shards.storage.atomic import write_atomically
+from twinstream.shards.storage.atomic import one_line_disk_faults, write_atomically
 from twinstream.shards.storage.location import Location, file_sizes
-from twinstream.shards.write.dataset import Contents, FinishedShard, finish_dataset
+from twinstream.shards.storage.lock import owned
+from twinstream.shards.write.dataset import (
+    SAME_COMMAND,
+    Contents,
+    FinishedShard,
+    finish_dataset,
+)
 
 Member = tuple[str, int, int]
 END_BYTES = 2 * tarfile.BLOCKSIZE
@@ -47,9 +53,22 @@ def index_dataset(
 ) -> list[VideoRow]:
     """Write an index beside every tar below `folder`, videos.parquet and dataset.json.
 
-    Returns every row. InputError when there is a manifest already, a tar is not of this layout, or
-    a label has two names or none.
+    Returns every row. InputError when there is a manifest already, a tar is not of this layout, a
+    label has two names or none, or while another run writes there.
     """
+    with (
+        owned(folder, "twinstream shards index", option=None) as check,
+        one_line_disk_faults(folder, "finished indexes are kept", SAME_COMMAND),
+    ):
+        return _index(folder, codec, progress, check)
+
+
+def _index(
+    folder: Location,
+    codec: FlowCodec,
+    progress: Callable[[str], None],
+    check: Callable[[], None],
+) -> list[VideoRow]:
     there = file_sizes(folder)
     if FILE_NAME in there:
         raise InputError(
@@ -69,6 +88,7 @@ def index_dataset(
         index = index_shard(folder, name, split, settings)
         shards.append(FinishedShard(split, name.removesuffix(".tar"), index))
         progress(name)
+        check()
     rows = [row for shard in shards for row in shard.index.record.videos]
     for key, count in Counter(row.key for row in rows).items():
         if count > 1:

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 
 from tests.support.digests import dataset_digests
+from tests.support.disks import small_disk
 from tests.support.processes import readers
 from tests.support.stage import (
     PATIENCE_SECONDS,
@@ -206,23 +207,6 @@ def test_a_worker_lost_in_any_part_of_its_work_costs_its_job_and_nothing_else(
     )
 
 
-@contextmanager
-def small_disk(folder: Path, num_bytes: int) -> Iterator[Path]:
-    """A disk of this size, as far as this machine lets tests mount one."""
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={num_bytes}", "tmpfs", str(folder)],
-        capture_output=True,
-        check=False,
-    )
-    if done.returncode:
-        pytest.skip(f"mounting a small disk is not permitted here: {done.stderr.decode().strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on_when_there_is_room(
     tmp_path: Path,
 ) -> None:
@@ -249,6 +233,53 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on_when_there_is_room
             _, said = process.communicate(timeout=PATIENCE_SECONDS)
         assert process.returncode == 0, said
         assert dataset_digests(out) == dataset_digests(tmp_path / "roomy")
+
+
+def refused(folder: Path, root: Path, out: Path, pid: int) -> None:
+    """A run beside the one of this process ends in one line; a dry run does not mind."""
+    with started(folder, root, out) as process:
+        _, said = process.communicate(timeout=PATIENCE_SECONDS)
+    assert (process.returncode, said) == (
+        1,
+        f"twinstream: {out}: in use by process {pid} on host {os.uname().nodename} (twinstream "
+        "preprocess); wait for it or choose another shards.path\n",
+    )
+    with started(folder, root, out, "--dry-run") as process:
+        process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 0
+
+
+def test_a_second_run_is_refused_until_the_first_has_ended_or_is_killed(tmp_path: Path) -> None:
+    root, out = tmp_path / "videos", tmp_path / "out"
+    write_videos(root, 4)
+    pipe = write_pipe(root, "held")
+    with started(tmp_path, root, out, "--set", "preprocess.workers=1") as first, held(pipe):
+        refused(tmp_path, root, out, first.pid)
+        first.kill()
+        first.communicate()
+    with started(tmp_path, root, out) as second:
+        with held(pipe) as end:
+            refused(tmp_path, root, out, second.pid)
+            os.write(end, b"no video")
+        _, said = second.communicate(timeout=PATIENCE_SECONDS)
+    assert second.returncode == 0, said
+    assert sorted(status for status, _, _ in printed(out).values()) == ["skipped", *["written"] * 4]
+    assert not list(out.glob(".*"))
+    assert list(faults(out)) == []
+
+
+def test_of_two_that_start_at_the_same_moment_one_goes_on(tmp_path: Path) -> None:
+    root, out = tmp_path / "videos", tmp_path / "out"
+    write_videos(root, 2)
+    pipe = write_pipe(root, "held")
+    with started(tmp_path, root, out) as one, started(tmp_path, root, out) as other:
+        wait_for(lambda: one.poll() is not None or other.poll() is not None)
+        with held(pipe) as end:
+            os.write(end, b"no video")
+        printed = [process.communicate(timeout=PATIENCE_SECONDS)[1] for process in (one, other)]
+    assert sorted(process.returncode for process in (one, other)) == [0, 1], printed
+    assert sum("in use by" in text for text in printed) == 1, printed
+    assert list(faults(out)) == []
 
 
 def test_a_node_that_goes_costs_no_video_and_one_that_comes_takes_over(

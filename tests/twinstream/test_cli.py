@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.command import run
 from tests.support.datasets import rewritten
-from twinstream import cli
+from twinstream import cli, demo
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -115,3 +115,23 @@ def test_a_demo_does_not_delete_what_it_did_not_make(
     assert run(monkeypatch, "demo", "--out", str(tmp_path)) == 1
     assert "no demo made it" in capsys.readouterr().err
     assert (tmp_path / "mine").read_text() == "precious"
+
+
+def test_a_demo_does_not_delete_what_another_demo_is_making(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "demo"
+
+    def second(*arguments: object) -> dict[str, float]:
+        (out / "videos").mkdir()
+        monkeypatch.setattr(demo, "_run", pytest.fail)
+        assert run(monkeypatch, "demo", "--out", str(out)) == 1
+        assert "in use by process" in capsys.readouterr().err
+        return {}
+
+    monkeypatch.setattr(demo, "_run", second)
+    demo.run_demo(out)
+    assert sorted(path.name for path in out.iterdir()) == [".twinstream-demo", "videos"]
+    monkeypatch.setattr(demo, "_run", lambda *arguments: {})
+    demo.run_demo(out)
+    assert [path.name for path in out.iterdir()] == [".twinstream-demo"]

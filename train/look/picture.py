@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from twinstream.errors import InputError
-from twinstream.shards.preview import flow_to_rgb, write_video
+from twinstream.shards.preview import flow_to_rgb, save_figure, write_video
 from twinstream.shards.read.members import read_meta
 from twinstream.train.look.maps import (
     BlockMap,
@@ -81,7 +81,7 @@ def write_look(look: Look, title: str, path: Path) -> None:
             axis.set_title(text, fontsize=8)
             axis.set_axis_off()
     figure.suptitle(f"{title} · {', '.join(block.name for block in look.blocks)}", fontsize=9)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, dpi=110)
 
 
 def write_looks(found: Iterator[Look], fps: float, path: Path) -> None:

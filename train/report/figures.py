@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from twinstream.shards.preview import save_figure
 from twinstream.train.report.evidence import RGB_ALONE, Evidence
 from twinstream.train.report.sources import Variant
 from twinstream.train.report.tables import (
@@ -87,7 +88,7 @@ def write_sweep(table: Table, path: Path) -> None:
     axis.grid(color="#dddddd", linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, dpi=130)
 
 
 def gains_table(evidence: Evidence) -> Table:
@@ -141,7 +142,7 @@ def write_gains(table: Table, path: Path) -> None:
     axis.set(ylabel="accuracy of the category, %", ylim=(0, 108))
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, ncols=len(names), loc="upper center", bbox_to_anchor=(0.5, 1.12))
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, dpi=130)
 
 
 def write_bars(reached: Mapping[str, float], ceilings: Mapping[str, float], path: Path) -> None:
@@ -157,7 +158,7 @@ def write_bars(reached: Mapping[str, float], ceilings: Mapping[str, float], path
     axis.set(ylim=(0, 1.1), ylabel="top-1 accuracy on held-out videos")
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, loc="upper left")
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path, dpi=120)
 
 
 def _numbers(table: Table, column: int) -> list[float]:
