@@ -235,6 +235,7 @@ def validate(session: Session, stage: Stage, split: str) -> float:
             stack_length=session.settings.model.stack_length,
             crops=1,
             crop_size=train.crop_size,
+            scale_motion=train.scale_motion,
         )
         scores = score_videos(
             session.model,

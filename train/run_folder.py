@@ -39,6 +39,8 @@ MAY_DIFFER = (
     "test.",
     "shards.",
 )
+# What a run did that was begun before there was such a key
+BEFORE = {"train.scale_motion": True}
 
 
 class RunSettings(Section):
@@ -98,7 +100,16 @@ def read_run_settings(run: Path) -> RunSettings:
     path = run / SETTINGS
     if not path.exists():
         raise InputError(f"{run}: no {SETTINGS}, so this is not the folder of a run")
-    return build_settings(RunSettings, yaml.safe_load(path.read_text()) or {}, source=str(path))
+    tree = as_it_was_meant(yaml.safe_load(path.read_text()) or {})
+    return build_settings(RunSettings, tree, source=str(path))
+
+
+def as_it_was_meant(tree: dict[str, Any]) -> dict[str, Any]:
+    """A stored settings.yaml with today's names for what an older version meant by it."""
+    for key, value in BEFORE.items():
+        section, _, name = key.partition(".")
+        tree.setdefault(section, {}).setdefault(name, value)
+    return tree
 
 
 def refuse_other_settings(run: Path, found: RunSettings, wanted: RunSettings) -> None:

@@ -94,6 +94,8 @@ class TrainSettings(Section):
     """Sides of the random crop relative to the stored shorter side."""
     flip: bool = True
     """Mirror half of the samples; off where left and right are different classes."""
+    scale_motion: bool = False
+    """Scale the flow of a resized crop along with it; the paper and TSN leave its values."""
     seed: int = 0
     """Fixes initialisation, order, crops and dropout."""
     loader: Literal["index", "stream"] = "index"
@@ -126,5 +128,7 @@ class TestSettings(Section):
     """Snippets a video."""
     crops: NumCrops = 10
     """1: centre; 5: corners and centre; 10: their mirrors too."""
+    flip: bool | None = None
+    """Whether 10 crops hold mirrors, or are 5; as train.flip when not set."""
     batch_views: int = Field(80, ge=1)
     """Views scored at a time."""

@@ -22,6 +22,7 @@ from twinstream.train.checkpoint import Checkpoint, load_checkpoint, load_resuma
 from twinstream.train.choices import BOTH, BRANCHES, IMAGENET, BranchName
 from twinstream.train.data.loader import TestSnippets, load_test_batches, num_workers
 from twinstream.train.data.normalise import refuse_other_codec
+from twinstream.train.data.transforms import crops_to_score
 from twinstream.train.device import choose_device, half_precision, network_input
 from twinstream.train.memory import keep_freed_memory
 from twinstream.train.network.stages import plan_stages
@@ -94,12 +95,14 @@ def score_run(
     model = build_model(settings.model, len(checkpoint.classes)).to(device)
     model.load_state_dict(checkpoint.model)
     split = test.split or default_split(dataset)
+    crops = crops_to_score(test.crops, test.flip, settings.train.flip)
     views = TestSnippets(
         dataset.samples(split),
         segments=test.segments,
         stack_length=settings.model.stack_length,
-        crops=test.crops,
+        crops=crops,
         crop_size=settings.train.crop_size,
+        scale_motion=settings.train.scale_motion,
     )
     scores = score_videos(
         model,
@@ -110,7 +113,8 @@ def score_run(
         batch_views=test.batch_views,
         workers=num_workers(settings.train.workers),
     )
-    about = {"split": split, "segments": test.segments, "crops": test.crops, "stage": stage}
+    about = {"split": split, "segments": test.segments, "crops": crops, "flip": crops == 10}
+    about |= {"stage": stage}
     more = {
         "kind": settings.model.kind,
         "depth": settings.model.depth,
@@ -221,7 +225,8 @@ def _figures(
 
 def metrics_table(metrics: dict[str, Any]) -> str:
     """The metrics for a person: a line for each score, below one on the videos and views."""
-    views = f"{metrics['segments']} segments x {metrics['crops']} crops"
+    mirrored = ", half of them mirrored" if metrics["flip"] else ""
+    views = f"{metrics['segments']} segments x {metrics['crops']} crops{mirrored}"
     head = f"{metrics['num_videos']} videos of {metrics['split']}, {views}"
     lines = [
         f"{name:>10}  top-1 {100 * f['top1']:5.1f} %  top-5 {100 * f['top5']:5.1f} %"

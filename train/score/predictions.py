@@ -41,7 +41,7 @@ class Predictions:
     labels: NDArray[np.int64]
     scores: BranchScores
     about: Mapping[str, Any]
-    """kind, depth, stage, split, segments, crops, classes, dataset_kind"""
+    """kind, depth, stage, split, segments, crops, flip, classes, dataset_kind"""
 
 
 def predictions_file(run: Path, suffix: str) -> Path:
