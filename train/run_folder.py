@@ -109,7 +109,18 @@ def as_it_was_meant(tree: dict[str, Any]) -> dict[str, Any]:
     for key, value in BEFORE.items():
         section, _, name = key.partition(".")
         tree.setdefault(section, {}).setdefault(name, value)
+    # Null meant the training accuracy. A run that begins now stores what null stands for.
+    if tree["train"].get("validate_split") is None:
+        tree["train"]["validate_split"] = False
     return tree
+
+
+def with_runs_choices(run: Path, wanted: RunSettings) -> RunSettings:
+    """`wanted` with what the run chose when it began, where there is one, for what is left open."""
+    if wanted.train.validate_split is not None or not (run / SETTINGS).exists():
+        return wanted
+    chosen = {"validate_split": read_run_settings(run).train.validate_split}
+    return wanted.model_copy(update={"train": wanted.train.model_copy(update=chosen)})
 
 
 def refuse_other_settings(run: Path, found: RunSettings, wanted: RunSettings) -> None:

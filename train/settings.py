@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints
 
 from twinstream.section import Section
 from twinstream.shards.settings import DEFAULT_STACK_LENGTH
@@ -21,6 +21,16 @@ from twinstream.train.choices import (
 )
 
 StageName = Annotated[str, StringConstraints(pattern=STAGE_NAME)]
+
+
+def _split_or_false(value: object) -> object:
+    if value is True or not isinstance(value, str | bool | None):
+        raise ValueError("expected the name of a split, false or null")
+    return value
+
+
+# Checked first, for one message: pydantic has one for each member of a union.
+ValidateSplit = Annotated[str | Literal[False] | None, BeforeValidator(_split_or_false)]
 
 
 class ModelSettings(Section):
@@ -80,9 +90,9 @@ class TrainSettings(Section):
     """Weight decay of SGD."""
     plateau_patience: int = Field(3, ge=0)
     """Epochs without better accuracy after which the rate is cut by 10."""
-    validate_split: str | None = None
-    """Split whose accuracy (centre crop) decides on the plateau; the training accuracy when not
-    set.
+    validate_split: ValidateSplit = None
+    """Split whose accuracy (centre crop) decides on the plateau, or false for the training
+    accuracy; when not set val where there is one to read by index, else false.
     """
     segments: int = Field(3, ge=1)
     """Snippets a video."""
