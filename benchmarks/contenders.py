@@ -34,6 +34,7 @@ RECIPE = SnippetRecipe(
     crop_size=224,
     scales=TSN_SCALES,
     flip=True,
+    scale_motion=False,
     seed=0,
 )
 FramesAt = Callable[[Path, list[int]], list[Any]]
@@ -154,7 +155,7 @@ def cut(
     return (
         rgb[0],
         flow[0],
-        transforms.apply_views(frames, stacks, [view], rgb, flow),
+        transforms.apply_views(frames, stacks, [view], rgb, flow, scale_motion=RECIPE.scale_motion),
         sample.index.label,
     )
 

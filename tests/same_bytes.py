@@ -23,14 +23,15 @@ from pathlib import Path
 import click
 import yaml
 
-from twinstream.demo import DEMO_FRAMES, DEMO_SEED, DEMO_VIDEOS_PER_PAIR, demo_settings
+from twinstream.demo import DEMO_FRAMES, DEMO_SEED, DEMO_VIDEOS_PER_PAIR
 
 ROOT = Path(__file__).parents[1]
 # What tells of a run and is no part of a dataset: clocks, hosts, versions
 UNCOMPARED = {"run.json", "run.jsonl"}
 # `draw` has moved; each checkout is asked under the names it may have.
 DRAW = f"""
-import importlib, sys
+import importlib, sys, yaml
+from twinstream.demo import demo_settings
 for name in ("twinstream.preprocess.duet", "preprocess.duet"):
     try:
         duet = importlib.import_module(name)
@@ -40,6 +41,10 @@ for name in ("twinstream.preprocess.duet", "preprocess.duet"):
 from pathlib import Path
 duet.write_duet(Path("demo/videos"), videos_per_pair={DEMO_VIDEOS_PER_PAIR!r},
                 size=64, num_frames={DEMO_FRAMES}, seed={DEMO_SEED})
+# Each by its own settings: a key may be new, and say there what was not said before.
+tree = demo_settings(Path("demo"))
+tree["model"] |= {{"kind": "cma"}}
+Path("demo.yaml").write_text(yaml.safe_dump(tree))
 """
 STEPS = {"train.stages": "[flow,iter1,iter2]", "train.epochs": 1, "train.batch_size": 32}
 
@@ -71,9 +76,6 @@ def make_everything(code: Path, out: Path, weizmann: Path | None) -> None:
         subprocess.run(command, cwd=out, env=environment, stdout=subprocess.DEVNULL, check=True)
 
     run("-c", DRAW)
-    tree = demo_settings(Path("demo"))
-    tree["model"] |= {"kind": "cma"}
-    (out / "demo.yaml").write_text(yaml.safe_dump(tree))
     changes = [word for key, value in STEPS.items() for word in ("--set", f"{key}={value}")]
     twinstream = ("-m", "twinstream")
     run(*twinstream, "preprocess", "-c", "demo.yaml")

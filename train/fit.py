@@ -12,10 +12,11 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ from twinstream.train.checkpoint import (
 )
 from twinstream.train.choices import BranchName
 from twinstream.train.data.feed import Feed
-from twinstream.train.data.loader import TestSnippets, num_workers
+from twinstream.train.data.loader import TestSnippets, num_workers, usable
 from twinstream.train.data.normalise import refuse_other_codec
 from twinstream.train.data.seeds import step_seed
 from twinstream.train.device import choose_device
@@ -92,6 +93,8 @@ class Session:
     dataset_sha256: str
     stages: list[Stage]
     feed: Feed
+    validation: TestSnippets | None
+    """This rank's part of the validation split; None where it has none"""
     model: TwoBranch
     known: Known = Known()
 
@@ -173,9 +176,7 @@ def fit(session: Session, start: TrainingState, log: TrainingLog, stop: StopSign
                     waiting = time.perf_counter()
                 accuracies = {"train_accuracy": at.correct / at.seen}
                 if train.validate_split:
-                    accuracies["validation_accuracy"] = validate(
-                        session, stage, train.validate_split
-                    )
+                    accuracies["validation_accuracy"] = validate(session, stage)
                 # The last one decides; it is the same on all ranks, and so the rate stays the same.
                 schedule.step([*accuracies.values()][-1])
                 line = {"stage": stage.name, "epoch": at.epoch, **accuracies}
@@ -198,12 +199,63 @@ def open_session(settings: RunSettings, out: Path, ranks: Ranks) -> Session:
     if settings.test.split is not None:
         dataset.samples(settings.test.split)
     feed = Feed(dataset, settings.train, settings.model.stack_length)
+    settings, validation = open_validation(dataset, settings, ranks)
     # The same on all ranks, which do not exchange their weights.
     torch.manual_seed(settings.train.seed)
     model = build_model(settings.model, len(manifest.classes)).to(ranks.device)
     synchronise_batch_norm(model, ranks)
     sha256 = file_sha256(dataset.path / FILE_NAME)
-    return Session(out, settings, ranks, dataset, sha256, stages, feed, model)
+    return Session(out, settings, ranks, dataset, sha256, stages, feed, validation, model)
+
+
+def open_validation(
+    dataset: ShardDataset, settings: RunSettings, ranks: Ranks
+) -> tuple[RunSettings, TestSnippets | None]:
+    """Settings that name the validation split or say false, and this rank's part of the split.
+
+    InputError for a split that is not there, is empty or has a video too short for a stack.
+    """
+    train, stack_length = settings.train, settings.model.stack_length
+    # A stream may come without the index, by which validation reads.
+    by_index = {} if train.loader == "stream" else dataset.splits
+    held_out = {name for name, samples in by_index.items() if samples} - {train.split}
+    split = validation_split(train.validate_split, held_out)
+    if split == train.split and ranks.is_first:
+        print(
+            f"twinstream: train.validate_split: {split} is what is trained on; its accuracy does "
+            "not tell when to cut the rate",
+            file=sys.stderr,
+        )
+    chosen = train.model_copy(update={"validate_split": split or False})
+    settings = settings.model_copy(update={"train": chosen})
+    if split is None:
+        return settings, None
+    # All of it, on all ranks: a fault that one rank alone sees would leave the others waiting.
+    samples = dataset.samples(split)
+    usable(samples, stack_length)
+    own = samples[ranks.rank :: ranks.size]
+    # A rank may have no video of a small split.
+    if not own:
+        return settings, None
+    return settings, TestSnippets(
+        own,
+        segments=train.segments,
+        stack_length=stack_length,
+        crops=1,
+        crop_size=train.crop_size,
+        scale_motion=train.scale_motion,
+    )
+
+
+def validation_split(setting: str | Literal[False] | None, splits: Collection[str]) -> str | None:
+    """The split that decides on the plateau, or None for the training accuracy.
+
+    None, {val, test} -> val; None, {test} -> None; False -> None; a name is that split.
+    """
+    if setting is None:
+        # Never test: a rate that was cut by it would have seen the answers.
+        return "val" if "val" in splits else None
+    return setting or None
 
 
 @contextmanager
@@ -319,31 +371,24 @@ def begin_stage(
     return optimizer, schedule
 
 
-def validate(session: Session, stage: Stage, split: str) -> float:
+def validate(session: Session, stage: Stage) -> float:
     """Top-1 accuracy of the branch that learns: centre crops, as many snippets as in training."""
-    train, ranks, samples = session.settings.train, session.ranks, session.dataset.samples(split)
-    own, correct = samples[ranks.rank :: ranks.size], 0
-    # A rank may have no video of a small split.
-    if own:
-        views = TestSnippets(
-            own,
-            segments=train.segments,
-            stack_length=session.settings.model.stack_length,
-            crops=1,
-            crop_size=train.crop_size,
-        )
+    train, views, correct, seen = session.settings.train, session.validation, 0, 0
+    if views is not None:
         scores = score_videos(
             session.model,
             views,
-            ranks.device,
+            session.ranks.device,
             outputs=(stage.trains,),
             attending=stage.attending,
             batch_views=train.batch_size,
             workers=num_workers(train.workers),
         )
         correct = int((ranked_classes(scores[stage.trains])[:, 0] == views.labels).sum())
+        seen = len(views.labels)
     # Sync: every rank has scored a part of the split, and needs the accuracy of all of it.
-    return ranks.sums(correct)[0] / len(samples)
+    all_correct, all_seen = session.ranks.sums(correct, seen)
+    return all_correct / all_seen
 
 
 def save(

@@ -48,7 +48,7 @@ MAY_DIFFER = (
 # Loaded when the run began: another path is the same setting where the file is the same.
 WEIGHTS = {"model.rgb_weights": "rgb", "model.flow_weights": "flow"}
 # What a run did that was begun before there was such a key
-BEFORE = {"train.gradient_through_frozen": False}
+BEFORE = {"train.gradient_through_frozen": False, "train.scale_motion": True}
 
 
 class RunSettings(Section):
@@ -159,11 +159,19 @@ def read_run_settings(run: Path) -> RunSettings:
     path = run / SETTINGS
     if not path.exists():
         raise InputError(f"{run}: no {SETTINGS}, so this is not the folder of a run")
-    tree = yaml.safe_load(path.read_text()) or {}
+    tree = as_it_was_meant(yaml.safe_load(path.read_text()) or {})
+    return build_settings(RunSettings, tree, source=str(path))
+
+
+def as_it_was_meant(tree: dict[str, Any]) -> dict[str, Any]:
+    """A stored settings.yaml with today's names for what an older version meant by it."""
     for key, value in BEFORE.items():
         section, _, name = key.partition(".")
         tree.setdefault(section, {}).setdefault(name, value)
-    return build_settings(RunSettings, tree, source=str(path))
+    # Null meant the training accuracy. A run that begins now stores what null stands for.
+    if tree["train"].get("validate_split") is None:
+        tree["train"]["validate_split"] = False
+    return tree
 
 
 def resumed_settings(run: Path, found: RunSettings, wanted: RunSettings) -> RunSettings:
@@ -175,6 +183,9 @@ def resumed_settings(run: Path, found: RunSettings, wanted: RunSettings) -> RunS
     old = flatten(tree)
     # What is not set is the run's: a default may have changed since it was begun.
     for key, value in flatten(wanted.model_dump(mode="json", exclude_unset=True)).items():
+        # Null leaves the choice to the run, which has made it.
+        if key == "train.validate_split" and value is None:
+            continue
         moved = key in WEIGHTS and is_loaded_file(run, WEIGHTS[key], value)
         if old[key] != value and not (key.startswith(MAY_DIFFER) or moved):
             raise InputError(

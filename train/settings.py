@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints
 
 from twinstream.section import Section
 from twinstream.shards.settings import DEFAULT_STACK_LENGTH
@@ -21,6 +21,16 @@ from twinstream.train.choices import (
 )
 
 StageName = Annotated[str, StringConstraints(pattern=STAGE_NAME)]
+
+
+def _split_or_false(value: object) -> object:
+    if value is True or not isinstance(value, str | bool | None):
+        raise ValueError("expected the name of a split, false or null")
+    return value
+
+
+# Checked first, for one message: pydantic has one for each member of a union.
+ValidateSplit = Annotated[str | Literal[False] | None, BeforeValidator(_split_or_false)]
 
 
 class ModelSettings(Section):
@@ -80,9 +90,9 @@ class TrainSettings(Section):
     """Weight decay of SGD."""
     plateau_patience: int = Field(3, ge=0)
     """Epochs without better accuracy after which the rate is cut by 10."""
-    validate_split: str | None = None
-    """Split whose accuracy (centre crop) decides on the plateau; the training accuracy when not
-    set.
+    validate_split: ValidateSplit = None
+    """Split whose accuracy (centre crop) decides on the plateau, or false for the training
+    accuracy; when not set val where there is one to read by index, else false.
     """
     segments: int = Field(3, ge=1)
     """Snippets a video."""
@@ -98,6 +108,8 @@ class TrainSettings(Section):
     """
     flip: bool = True
     """Mirror half of the samples; off where left and right are different classes."""
+    scale_motion: bool = False
+    """Scale the flow of a resized crop along with it; the paper and TSN leave its values."""
     seed: int = 0
     """Fixes initialisation, order, crops and dropout."""
     loader: Literal["index", "stream"] = "index"
@@ -130,5 +142,7 @@ class TestSettings(Section):
     """Snippets a video."""
     crops: NumCrops = 10
     """1: centre; 5: corners and centre; 10: their mirrors too."""
+    flip: bool | None = None
+    """Whether 10 crops hold mirrors, or are 5; as train.flip when not set."""
     batch_views: int = Field(80, ge=1)
     """Views scored at a time."""

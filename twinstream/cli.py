@@ -46,7 +46,7 @@ def with_settings(command: F) -> F:
 
 
 def with_views(command: F) -> F:
-    """The two options of every command that scores videos."""
+    """The options of every command that scores videos."""
     segments = click.option(
         "--segments",
         type=click.IntRange(min=1),
@@ -57,7 +57,15 @@ def with_views(command: F) -> F:
         type=click.Choice([*map(str, NUM_CROPS)]),
         help="Crops a snippet; the run's test.crops when not given.",
     )
-    return segments(crops(command))
+    flip = click.option(
+        "--flip/--no-flip",
+        default=None,
+        help=(
+            "Whether 10 crops hold mirrors, or are 5; the run's test.flip when not given, and "
+            "without one its train.flip."
+        ),
+    )
+    return segments(crops(flip(command)))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -178,6 +186,7 @@ def test(
     split: str | None,
     segments: int | None,
     crops: str | None,
+    flip: bool | None,
     shards_path: str | None,
     stage: str | None,
     out: Path | None,
@@ -190,6 +199,7 @@ def test(
     from twinstream.train.score.evaluate import metrics_table, score_run
 
     given = {"split": split, "segments": segments, "crops": int(crops) if crops else None}
+    given |= {"flip": flip}
     settings = read_run_settings(run).test.model_copy(
         update={k: v for k, v in given.items() if v is not None}
     )
@@ -223,6 +233,7 @@ def predict(
     as_json: bool,
     segments: int | None,
     crops: str | None,
+    flip: bool | None,
     stage: str | None,
     engine: str | None,
     device: DeviceName | None,
@@ -244,6 +255,7 @@ def predict(
         run,
         segments=segments,
         crops=int(crops) if crops else None,
+        flip=flip,
         stage=stage,
         engine=engine,
         device=device,

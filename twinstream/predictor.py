@@ -33,6 +33,7 @@ from twinstream.shards.storage.location import locate
 from twinstream.shards.write.writer import SampleSpool, sample_spool
 from twinstream.train.choices import DeviceName, iteration
 from twinstream.train.data.loader import TestSnippets
+from twinstream.train.data.transforms import crops_to_score
 from twinstream.train.device import choose_device
 from twinstream.train.run_folder import read_run_manifest
 from twinstream.train.score.evaluate import score_videos
@@ -68,6 +69,7 @@ class Options(TypedDict, total=False):
     top: int
     segments: int | None
     crops: int | None
+    flip: bool | None
     stage: str | None
     engine: str | None
     device: DeviceName | None
@@ -76,9 +78,10 @@ class Options(TypedDict, total=False):
 class Predictor:
     """A run's network with its dataset's settings, ready for one video after another.
 
-    `segments` and `crops` are the run's test settings when None, `stage` the last one. `engine`
-    computes flow with another engine than the dataset's: auto, numba, cuda ...; `device` is auto,
-    cpu or cuda, the run's train.device when None. InputError for a run that cannot be used.
+    `segments`, `crops` and `flip` are the run's test settings when None, `stage` the last one. Half
+    of 10 crops are mirrors, and where `flip` is off there are 5. `engine` computes flow with
+    another engine than the dataset's: auto, numba, cuda ...; `device` is auto, cpu or cuda, the
+    run's train.device when None. InputError for a run that cannot be used.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class Predictor:
         *,
         segments: int | None = None,
         crops: int | None = None,
+        flip: bool | None = None,
         stage: str | None = None,
         engine: str | None = None,
         device: DeviceName | None = None,
@@ -94,9 +98,10 @@ class Predictor:
         run = Path(run)
         self.network = load_network(run, stage)
         settings = self.network.settings
-        given = {"segments": segments, "crops": crops}
+        given = {"segments": segments, "crops": crops, "flip": flip}
         tree = settings.test.model_dump() | {k: v for k, v in given.items() if v is not None}
         self._test = build_settings(TestSettings, tree, source="predict")
+        self._crops = crops_to_score(self._test.crops, self._test.flip, settings.train.flip)
         manifest = read_run_manifest(run, settings)
         _refuse_other_manifest(run, self.network, manifest)
         made = made_settings(manifest.settings, f"{run}: {FILE_NAME}")
@@ -134,8 +139,9 @@ class Predictor:
                 SpooledVideo(sample),
                 segments=self._test.segments,
                 stack_length=self.network.settings.model.stack_length,
-                crops=self._test.crops,
+                crops=self._crops,
                 crop_size=self.network.settings.train.crop_size,
+                scale_motion=self.network.settings.train.scale_motion,
             )
             scores = score_videos(
                 self.network,
@@ -226,19 +232,26 @@ def predict(
     top: int = 5,
     segments: int | None = None,
     crops: int | None = None,
+    flip: bool | None = None,
     stage: str | None = None,
     engine: str | None = None,
     device: DeviceName | None = None,
 ) -> Prediction | list[Prediction]:
     """The `top` best classes of a video file by a trained run; a list of files gives a list.
 
-    Each score is the softmax of the mean score over `segments` snippets and their `crops`, as
-    `twinstream test` computes it: for a video of the run's dataset it is the same. InputError in
-    one line for the first video that cannot be used; `Predictor`, which takes the same options,
-    loads a run once and takes videos one by one.
+    Each score is the softmax of the mean score over `segments` snippets and their `crops`, with
+    mirrors among 10 of them where `flip` says so, as `twinstream test` computes it: for a video of
+    the run's dataset it is the same. InputError in one line for the first video that cannot be
+    used; `Predictor`, which takes the same options, loads a run once and takes videos one by one.
     """
     predictor = Predictor(
-        run, segments=segments, crops=crops, stage=stage, engine=engine, device=device
+        run,
+        segments=segments,
+        crops=crops,
+        flip=flip,
+        stage=stage,
+        engine=engine,
+        device=device,
     )
     if isinstance(video, str | Path):
         return predictor(video, top=top)

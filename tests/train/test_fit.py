@@ -1,5 +1,6 @@
 """The trainer: resuming changes nothing, frozen stays frozen, and what goes wrong is told."""
 
+import copy
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -21,12 +23,15 @@ from twinstream.errors import InputError
 from twinstream.shards.format.index import file_sha256
 from twinstream.train import fit
 from twinstream.train.checkpoint import Position, load_checkpoint, load_resumable
-from twinstream.train.fit import train
+from twinstream.train.fit import begin_stage, open_session, train, validation_split
 from twinstream.train.gradient import add_gradients
+from twinstream.train.network.stages import Stage
 from twinstream.train.network.two_branch import TwoBranch
+from twinstream.train.ranks import Ranks
 from twinstream.train.run_folder import read_run_settings
 from twinstream.train.run_log import TrainingLog, git_revision
 from twinstream.train.score.evaluate import score_run
+from twinstream.train.settings import TrainSettings
 
 
 def kill_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +118,8 @@ def test_a_run_does_not_go_on_with_another_dataset(whole_run: Path, tmp_path: Pa
 
 
 def test_settings_of_a_run_are_saved_resolved(dataset: Path, whole_run: Path) -> None:
-    assert read_run_settings(whole_run) == make_settings(dataset)
+    # There is no validation split, which null asks for.
+    assert read_run_settings(whole_run) == make_settings(dataset, "train.validate_split=false")
 
 
 def test_the_log_tells_data_time_apart_from_step_time(whole_run: Path) -> None:
@@ -257,6 +263,7 @@ def test_tensorboard_shows_the_log_and_after_a_resume_as_if_nothing_had_happened
         ("train.loader=stream", r"train\.loader: stream .* set train\.shuffle_window"),
         ("shards.path=/nowhere", "no dataset.json"),
         ("train.split=other", "no split 'other'"),
+        ("train.validate_split=other", "no split 'other'"),
         ("model.flow_weights=/nowhere.pt", r"/nowhere\.pt"),
     ],
 )
@@ -374,3 +381,154 @@ def test_streaming_trains_the_same_network_as_the_index(dataset: Path, tmp_path:
         train(settings, tmp_path / loader, resume=False)
         runs.append(losses(tmp_path / loader))
     assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize(
+    ("setting", "splits", "split"),
+    [
+        (None, {"train", "val", "test"}, "val"),
+        (None, {"train", "test"}, None),
+        (None, set(), None),
+        (False, {"val"}, None),
+        ("val", {"val"}, "val"),
+        ("test", {"val", "test"}, "test"),
+        ("absent", {"val"}, "absent"),
+    ],
+)
+def test_the_validation_split_decides_where_there_is_one_and_test_never_by_itself(
+    setting: str | bool | None, splits: set[str], split: str | None
+) -> None:
+    assert validation_split(setting, splits) == split
+
+
+@pytest.mark.parametrize("value", ["true", "3", "[val]"])
+def test_a_validation_split_that_is_no_name_is_one_line(dataset: Path, value: str) -> None:
+    with pytest.raises(
+        InputError, match=r"train\.validate_split: expected the name of a split, false or null, not"
+    ):
+        make_settings(dataset, f"train.validate_split={value}")
+
+
+@pytest.fixture(scope="module")
+def with_val(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data") / "val", {"train": 3, "val": 2, "test": 1})
+
+
+STREAMED = ["train.loader=stream", "train.shuffle_window=1"]
+
+
+def epochs(run: Path) -> list[dict[str, Any]]:
+    """The lines of the log at the ends of epochs."""
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if "train_accuracy" in line]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "stored", "validates"),
+    [
+        ([], "val", True),
+        (["train.validate_split=false"], False, False),
+        (["train.validate_split=test"], "test", True),
+        (["train.split=val"], False, False),
+        (STREAMED, False, False),
+        ([*STREAMED, "train.validate_split=val"], "val", True),
+    ],
+)
+def test_a_run_stores_what_decides_on_its_plateau_and_goes_on_by_it(
+    overrides: list[str], stored: str | bool, validates: bool, with_val: Path, tmp_path: Path
+) -> None:
+    options = ["train.stages=[flow]", "train.epochs=1", *overrides]
+    run = tmp_path / "run"
+    train(make_settings(with_val, *options), run, resume=False)
+    assert yaml.safe_load((run / "settings.yaml").read_text())["train"]["validate_split"] == stored
+    assert ["validation_accuracy" in line for line in epochs(run)] == [validates]
+    train(make_settings(with_val, *options), run, resume=True)
+    other = make_settings(with_val, *options, "train.validate_split=train")
+    with pytest.raises(InputError, match=rf"with train\.validate_split = {stored}, not train"):
+        train(other, run, resume=True)
+
+
+@pytest.mark.parametrize("setting", ["null", "false"])
+def test_a_run_of_before_goes_on_by_its_training_accuracy_and_its_scaled_motion(
+    setting: str, with_val: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """settings.yaml had a null that meant the training accuracy, and no train.scale_motion."""
+    options = ("train.stages=[flow]", "train.scale_motion=true")
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    train(make_settings(with_val, *options, "train.validate_split=false"), whole, resume=False)
+    with monkeypatch.context() as patch:
+        kill_after(3, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train(
+                make_settings(with_val, *options, "train.validate_split=false"), part, resume=False
+            )
+    tree = yaml.safe_load((part / "settings.yaml").read_text())
+    tree["train"]["validate_split"] = None
+    del tree["train"]["scale_motion"]
+    (part / "settings.yaml").write_text(yaml.safe_dump(tree))
+    train(make_settings(with_val, *options, f"train.validate_split={setting}"), part, resume=True)
+    assert losses(part) == losses(whole)
+    assert epochs(part) == epochs(whole)
+
+
+def test_validation_on_the_training_split_is_told(
+    with_val: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = "twinstream: train.validate_split: train is what is trained on; its accuracy does not"
+    for split, told in (("train", True), ("val", False)):
+        settings = make_settings(with_val, f"train.validate_split={split}")
+        open_session(settings, tmp_path / "run", Ranks())
+        assert (line in capsys.readouterr().err) == told
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_validation_video_too_short_is_told_by_every_rank_before_the_run(
+    rank: int, tmp_path: Path
+) -> None:
+    # Of 7 and 8 frames, the second is long enough for a stack of 7.
+    dataset = write_dataset(tmp_path / "d", {"val": 2})
+    settings = make_settings(
+        dataset, "train.split=val", "model.stack_length=7", "train.validate_split=val"
+    )
+    with pytest.raises(InputError, match=r"left/val0: 7 frames: a snippet of 7 flow fields needs"):
+        open_session(settings, tmp_path / "run", Ranks(rank, 2))
+
+
+@pytest.mark.parametrize("scale_motion", [False, True])
+def test_validation_sees_the_motion_that_training_sees(
+    scale_motion: bool, with_val: Path, tmp_path: Path
+) -> None:
+    settings = make_settings(with_val, f"train.scale_motion={scale_motion}", "train.scales=[0.875]")
+    session = open_session(settings, tmp_path / "run", Ranks())
+    assert session.validation is not None
+    _, trained_on = next(session.feed.batches(0, 0, Ranks()))
+    seen = session.validation.batch([0])
+    # Both are crops of 21 of 24 pixels, resized to 40.
+    torch.testing.assert_close(seen.flow_scale, trained_on.flow_scale[:1])
+    assert bool((seen.flow_scale == 1).all()) != scale_motion
+
+
+def cuts(curve: np.ndarray[Any, Any], num_videos: int) -> int:
+    """In how many of 200 runs of 30 epochs the shipped schedule cuts the rate.
+
+    An accuracy is the curve's, as counted on so many videos drawn anew.
+    """
+    settings = TrainSettings()
+    optimizer, schedule = begin_stage(TwoBranch("flow", 18, 2), Stage("flow", "flow", ()), settings)
+    fresh, found = copy.deepcopy(schedule.state_dict()), 0
+    for seed in range(200):
+        schedule.load_state_dict(copy.deepcopy(fresh))
+        optimizer.param_groups[0]["lr"] = settings.learning_rate
+        for correct in np.random.default_rng(seed).binomial(num_videos, curve):
+            schedule.step(correct / num_videos)
+        found += optimizer.param_groups[0]["lr"] < settings.learning_rate
+    return found
+
+
+def test_the_plateau_comes_on_validation_and_not_on_training_accuracy() -> None:
+    """On curves as of Kinetics-400; docs/training.md gives the figures."""
+    t = np.arange(30)
+    creeping = 0.3 + 0.2 * (1 - np.exp(-t / 3)) + 0.002 * t
+    assert cuts(creeping, 232_679) == 0
+    found = {tau: cuts(0.25 + 0.35 * (1 - np.exp(-t / tau)), 19_169) for tau in (2, 3, 5)}
+    assert found == {2: 198, 3: 193, 5: 126}

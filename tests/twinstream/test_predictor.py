@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 import twinstream as ts
 from tests.support.command import run
@@ -41,25 +42,63 @@ def run_folder(preprocessed: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(preprocessed / "runs" / "cma", tmp_path / "run"))
 
 
-@pytest.mark.parametrize(("segments", "crops"), [(2, 1), (3, 10)])
+@pytest.mark.parametrize(
+    ("segments", "crops", "train_flip", "flip", "views"),
+    [
+        (2, 1, True, None, 1),
+        (3, 10, True, None, 10),
+        (3, 10, False, None, 5),
+        (2, 10, True, False, 5),
+    ],
+)
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_scores_are_those_of_the_test_to_the_bit(
-    split: str, segments: int, crops: int, preprocessed: Path, run_folder: Path
+    split: str,
+    segments: int,
+    crops: int,
+    train_flip: bool,
+    flip: bool | None,
+    views: int,
+    preprocessed: Path,
+    run_folder: Path,
 ) -> None:
-    given = {"split": split, "segments": segments, "crops": crops}
+    path = run_folder / "settings.yaml"
+    tree = yaml.safe_load(path.read_text())
+    tree["train"]["flip"] = train_flip
+    path.write_text(yaml.safe_dump(tree))
+    given = {"split": split, "segments": segments, "crops": crops, "flip": flip}
     # A batch a video, as prediction has it: sums within a batch depend on its size.
     test = read_run_settings(run_folder).test.model_copy(
-        update=given | {"batch_views": segments * crops}
+        update=given | {"batch_views": segments * views}
     )
     score_run(run_folder, test)
     expected = read_predictions(run_folder / "predictions.parquet")
-    predictor = Predictor(run_folder, segments=segments, crops=crops)
+    predictor = Predictor(run_folder, segments=segments, crops=crops, flip=flip)
     assert len(expected.keys) == {"train": 4, "test": 1}[split]
     for number, key in enumerate(expected.keys):
         scores, _ = predictor.scores(preprocessed / "videos" / f"{key}.avi")
         assert scores.keys() == expected.scores.keys() == {"rgb", "flow"}
         for name, values in scores.items():
             np.testing.assert_array_equal(values[0], expected.scores[name][number])
+
+
+@pytest.mark.parametrize("scale_motion", [False, True])
+def test_motion_is_that_of_the_run_in_predictions_too(
+    scale_motion: bool, preprocessed: Path, run_folder: Path
+) -> None:
+    path = run_folder / "settings.yaml"
+    tree = yaml.safe_load(path.read_text())
+    tree["train"]["scale_motion"] = scale_motion
+    path.write_text(yaml.safe_dump(tree))
+    score_run(run_folder, read_run_settings(run_folder).test)
+    expected = read_predictions(run_folder / "predictions.parquet")
+    scores, _ = Predictor(run_folder).scores(preprocessed / "videos" / f"{expected.keys[0]}.avi")
+    np.testing.assert_array_equal(scores["flow"], expected.scores["flow"])
+    other = Predictor(preprocessed / "runs" / "cma").network.settings.train.scale_motion
+    plain, _ = Predictor(preprocessed / "runs" / "cma").scores(
+        preprocessed / "videos" / f"{expected.keys[0]}.avi"
+    )
+    assert np.array_equal(plain["flow"], scores["flow"]) == (other == scale_motion)
 
 
 def test_a_prediction_ranks_each_branch_and_their_weighted_mean(preprocessed: Path) -> None:
@@ -203,6 +242,7 @@ def test_another_engine_is_taken_only_when_it_is_named(
     [
         ({"segments": 0}, "predict: segments: .* not 0"),
         ({"crops": 3}, "predict: crops: .* not 3"),
+        ({"flip": True}, "of 1 crops none is a mirror"),
         ({"stage": "iter9"}, "no stage iter9"),
         ({"top": 0}, "top is 0, expected at least 1"),
     ],
@@ -249,12 +289,13 @@ def test_the_command_prints_a_line_of_json_for_each_video(
 ) -> None:
     monkeypatch.chdir(preprocessed)
     videos = ["video.mp4", "videos/Run/v_Run_g01_c01.avi"]
-    options = ["--json", "--top", "1", "--segments", "3", "--crops", "5"]
+    options = ["--json", "--top", "1", "--segments", "3", "--crops", "10", "--no-flip"]
     assert run(monkeypatch, "predict", "runs/cma", *videos, *options) == 0
     shown_text = capsys.readouterr()
     assert shown_text.err == ""
     printed = [json.loads(line) for line in shown_text.out.splitlines()]
-    found = ts.predict(videos, "runs/cma", top=1, segments=3, crops=5)
+    found = ts.predict(videos, "runs/cma", top=1, segments=3, crops=10, flip=False)
+    assert found == ts.predict(videos, "runs/cma", top=1, segments=3, crops=5)
     for line, prediction in zip(printed, found, strict=True):
         assert line["video"] == prediction.video
         assert prediction.fused is not None

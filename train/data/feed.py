@@ -33,6 +33,7 @@ class Feed:
             crop_size=train.crop_size,
             scales=train.scales,
             flip=train.flip,
+            scale_motion=train.scale_motion,
             seed=train.seed,
         )
         samples = dataset.samples(train.split)

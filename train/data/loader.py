@@ -56,6 +56,7 @@ class SnippetRecipe:
     crop_size: int
     scales: tuple[float, ...]
     flip: bool
+    scale_motion: bool
     seed: int
 
     def draw(
@@ -104,10 +105,17 @@ class Snippets(Dataset[Item], Generic[Index], ABC):
     """Snippets of videos by index, one by one or straight into a batch."""
 
     def __init__(
-        self, samples: Videos, views: int, snippets: int, stack_length: int, crop_size: int
+        self,
+        samples: Videos,
+        views: int,
+        snippets: int,
+        stack_length: int,
+        crop_size: int,
+        scale_motion: bool,
     ) -> None:
         self.samples = usable(samples, stack_length)
         self.stack_length, self.crop_size = stack_length, crop_size
+        self.scale_motion = scale_motion
         self._views, self._snippets = views, snippets
 
     def __getitem__(self, index: Index) -> Item:
@@ -126,8 +134,14 @@ class Snippets(Dataset[Item], Generic[Index], ABC):
         # The arrays are views of the batch's memory: a crop is written where it stays.
         for row, choice in enumerate([self.choose(index) for index in indexes]):
             frames, stacks = read_snippets(choice.sample, choice.starts, self.stack_length)
-            scale = transforms.apply_views(frames, stacks, choice.views, rgb[row], flow[row])
-            batch.flow_scale.numpy()[row] = scale
+            batch.flow_scale.numpy()[row] = transforms.apply_views(
+                frames,
+                stacks,
+                choice.views,
+                rgb[row],
+                flow[row],
+                scale_motion=self.scale_motion,
+            )
             batch.labels[row] = choice.sample.index.label
             batch.positions[row] = choice.position
         return batch
@@ -141,7 +155,14 @@ class TrainSnippets(Snippets[tuple[int, int]]):
     """Random snippets of each video through one random view; indexed by (epoch, position)."""
 
     def __init__(self, samples: Samples, recipe: SnippetRecipe) -> None:
-        super().__init__(samples, 1, recipe.segments, recipe.stack_length, recipe.crop_size)
+        super().__init__(
+            samples,
+            1,
+            recipe.segments,
+            recipe.stack_length,
+            recipe.crop_size,
+            recipe.scale_motion,
+        )
         self.recipe = recipe
 
     def __len__(self) -> int:
@@ -170,8 +191,9 @@ class TestSnippets(Snippets[int]):
         stack_length: int,
         crops: NumCrops,
         crop_size: int,
+        scale_motion: bool,
     ) -> None:
-        super().__init__(samples, crops, 1, stack_length, crop_size)
+        super().__init__(samples, crops, 1, stack_length, crop_size, scale_motion)
         self.segments, self.num_crops = segments, crops
 
     @property

@@ -32,6 +32,7 @@ def snippets(
     crop_size: int = TRAIN.crop_size,
     scales: tuple[float, ...] = TRAIN.scales,
     flip: bool = TRAIN.flip,
+    scale_motion: bool = TRAIN.scale_motion,
     batch_size: int = TRAIN.batch_size,
     seed: int = TRAIN.seed,
     epoch: int = 0,
@@ -44,7 +45,8 @@ def snippets(
     A batch of B videos is rgb (B, K, 3, S, S) uint8, flow (B, K, 2L, S, S) uint8 (dx0 dy0 dx1 ...,
     128 is no motion), flow_scale (B, 2) float32 and labels (B,) int64, for K = `segments`,
     L = `stack_length` and S = `crop_size`; `network_inputs` makes floats of it. Frame and flow of a
-    video go through one random crop of the `scales` and, with `flip`, mirroring.
+    video go through one random crop of the `scales` and, with `flip`, mirroring. flow_scale is 1,
+    or with `scale_motion` what dx and dy are stretched by when the crop is resized.
 
     Order and crops follow from (seed, epoch), not from the number of workers: call again for the
     next epoch. Every video comes once, in batches whose sizes differ by at most one. Each of
@@ -75,6 +77,7 @@ def snippets(
         crop_size=crop_size,
         scales=scales,
         flip=flip,
+        scale_motion=scale_motion,
         seed=seed,
     )
     sampler = EpochSampler(

@@ -90,7 +90,10 @@ class StreamedShards:
             raise InputError(f"{_where(members)}: {error}") from error
         frames = (_image(members, f"rgb.{t:05d}.jpg", decode_rgb) for t in starts)
         stacks = (_stack(members, t, recipe.stack_length) for t in starts.tolist())
-        return transforms.apply_views(frames, stacks, [view], rgb[None], flow[None]), meta.label
+        scale = transforms.apply_views(
+            frames, stacks, [view], rgb[None], flow[None], scale_motion=recipe.scale_motion
+        )
+        return scale, meta.label
 
 
 def load_streamed_batches(

@@ -2,8 +2,9 @@
 
 From section 4.4 of the paper. Bytes in, bytes out; normalise.py makes floats of them on the device.
 Flow is in codec levels, zero motion is 128. Mirroring negates dx, the even channels, and not dy; in
-levels q -> 256 - q, and level 0, which only JPEG noise makes, -> 255. Motion counts in pixels of
-the network's input: `flow_scale` is out / width and out / height, and the device multiplies by it.
+levels q -> 256 - q, and level 0, which only JPEG noise makes, -> 255. Motion counts in stored
+pixels, as in the paper and TSN, or with `scale_motion` in pixels of the network's input:
+`flow_scale` is what the device multiplies it by.
 H and W are the stored size, out is the side of the network's square input. Each image is written
 straight into its batch, because a copy costs as much as resizing.
 """
@@ -58,6 +59,18 @@ def random_view(
     return View(top, left, crop_height, crop_width, flip and bool(rng.integers(2)))
 
 
+def crops_to_score(crops: NumCrops, flip: bool | None, train_flip: bool) -> NumCrops:
+    """The crops of a test where ten of them are 5 views and their mirrors: 10, False -> 5.
+
+    Mirrored as training was when `flip` is None. InputError for mirrors of fewer than ten crops.
+    """
+    if flip and crops != 10:
+        raise InputError(
+            f"test.flip: true, but of {crops} crops none is a mirror; give --crops 10 or --no-flip"
+        )
+    return 5 if crops == 10 and not (train_flip if flip is None else flip) else crops
+
+
 def test_views(height: int, width: int, crop: int, crops: NumCrops) -> list[View]:
     """The square crops scored at test, 1, 5 or 10 of them.
 
@@ -82,6 +95,8 @@ def apply_views(
     views: Sequence[View],
     rgb: Bytes,
     flow: Bytes,
+    *,
+    scale_motion: bool,
 ) -> NDArray[np.float32]:
     """Write V views of K frames and stacks into `rgb` and `flow`; returns flow_scale (2,).
 
@@ -97,7 +112,7 @@ def apply_views(
         for channel, (targets, field) in enumerate(zip(channels, fields, strict=True)):
             for target, view in zip(targets, views, strict=True):
                 view_field(field, view, target, is_dx=channel % 2 == 0)
-    return flow_scale(views[0], rgb.shape[-1])
+    return flow_scale(views[0], rgb.shape[-1], scale_motion)
 
 
 def view_frame(frame: Bytes, view: View, target: Bytes) -> None:
@@ -118,9 +133,13 @@ def negate_levels(levels: Bytes) -> None:
     cv2.convertScaleAbs(levels, dst=levels, alpha=-1, beta=256)
 
 
-def flow_scale(view: View, out: int) -> NDArray[np.float32]:
-    """(2,) float32 for dx and dy: pixels of the network's input for each stored pixel."""
-    return np.array([out / view.width, out / view.height], dtype=np.float32)
+def flow_scale(view: View, out: int, scale_motion: bool) -> NDArray[np.float32]:
+    """(2,) float32 for dx and dy: 1, or pixels of the network's input for each stored pixel.
+
+    A view of 168 x 192 (H x W) to 224: (1, 1), or with `scale_motion` (224 / 192, 224 / 168).
+    """
+    sides = (out / view.width, out / view.height) if scale_motion else (1, 1)
+    return np.array(sides, dtype=np.float32)
 
 
 def _cut(image: Bytes, view: View, target: Bytes) -> Bytes:

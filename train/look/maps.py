@@ -118,7 +118,9 @@ class Observer:
     def _maps(self, frame: Bytes, stack: list[Bytes], view: View) -> tuple[BlockMap, ...]:
         batch = new_batch(1, 1, self.settings.model.stack_length, self.settings.train.crop_size)
         rgb, flow = batch.rgb.numpy(), batch.flow.numpy()
-        batch.flow_scale.numpy()[0] = apply_views([frame], [stack], [view], rgb, flow)
+        batch.flow_scale.numpy()[0] = apply_views(
+            [frame], [stack], [view], rgb, flow, scale_motion=self.settings.train.scale_motion
+        )
         maps: dict[str, tuple[NDArray[np.float32], tuple[int, int]]] = {}
         handles = [
             block.register_forward_pre_hook(_keep_map(maps, name))

@@ -25,6 +25,7 @@ from twinstream.shards.storage.atomic import write_atomically
 from twinstream.train.checkpoint import trained_branches
 from twinstream.train.choices import BOTH, BranchName
 from twinstream.train.data.loader import TestSnippets, load_test_batches, num_workers
+from twinstream.train.data.transforms import crops_to_score
 from twinstream.train.device import choose_device, half_precision, network_input
 from twinstream.train.memory import keep_freed_memory
 from twinstream.train.network.two_branch import TwoBranch, build_model
@@ -112,19 +113,22 @@ def score_run(
     model = build_model(settings.model, len(checkpoint.classes)).to(device)
     model.load_state_dict(checkpoint.model)
     split = test.split or default_split(dataset)
+    crops = crops_to_score(test.crops, test.flip, settings.train.flip)
     views = TestSnippets(
         dataset.samples(split),
         segments=test.segments,
         stack_length=settings.model.stack_length,
-        crops=test.crops,
+        crops=crops,
         crop_size=settings.train.crop_size,
+        scale_motion=settings.train.scale_motion,
     )
     keys = views.samples.keys
     labels = network_labels(views.labels, dataset.classes, checkpoint.classes)
     about = {
         "split": split,
         "segments": test.segments,
-        "crops": test.crops,
+        "crops": crops,
+        "flip": crops == 10,
         "stage": stage,
         "finished": not scored.progress,
         "progress": scored.progress,
@@ -225,7 +229,8 @@ def _figures(
 
 def metrics_table(metrics: dict[str, Any]) -> str:
     """The metrics for a person: a line for each score, below one on the videos and views."""
-    views = f"{metrics['segments']} segments x {metrics['crops']} crops"
+    mirrored = ", half of them mirrored" if metrics["flip"] else ""
+    views = f"{metrics['segments']} segments x {metrics['crops']} crops{mirrored}"
     head = f"{metrics['num_videos']} videos of {metrics['split']}, {views}"
     notes = []
     if metrics["progress"]:

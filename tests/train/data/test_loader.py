@@ -26,7 +26,15 @@ from twinstream.train.data.loader import (
 )
 from twinstream.train.data.order import EpochSampler
 
-RECIPE = SnippetRecipe(segments=3, stack_length=5, crop_size=16, scales=(1.0,), flip=True, seed=0)
+RECIPE = SnippetRecipe(
+    segments=3,
+    stack_length=5,
+    crop_size=16,
+    scales=(1.0,),
+    flip=True,
+    scale_motion=False,
+    seed=0,
+)
 
 
 def train_snippets(dataset: Path, **changes: int) -> TrainSnippets:
@@ -152,13 +160,22 @@ def test_a_worker_that_is_killed_ends_the_reading_in_one_line(dataset: Path) -> 
         read_epoch(snippets, 1)
 
 
-def test_the_test_scores_every_segment_and_crop_of_every_video(dataset: Path) -> None:
+@pytest.mark.parametrize(("scale_motion", "scale"), [(False, 1), (True, 16 / 21)])
+def test_the_test_scores_every_segment_and_crop_of_every_video(
+    dataset: Path, scale_motion: bool, scale: float
+) -> None:
     views = TestSnippets(
-        ShardDataset(dataset).samples("test"), segments=4, stack_length=5, crops=10, crop_size=16
+        ShardDataset(dataset).samples("test"),
+        segments=4,
+        stack_length=5,
+        crops=10,
+        crop_size=16,
+        scale_motion=scale_motion,
     )
     batches = list(load_test_batches(views, 3, 0))
     assert sum(len(batch) for batch in batches) == 8
     assert batches[0].rgb.shape == (3, 10, 3, 16, 16)
+    torch.testing.assert_close(batches[0].flow_scale, torch.full((3, 2), float(scale)))
     positions, labels = (
         torch.cat([vars(batch)[name] for batch in batches]) for name in ("positions", "labels")
     )

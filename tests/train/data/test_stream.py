@@ -68,6 +68,17 @@ def test_streamed_batches_are_those_of_the_index(dataset: Path, workers: int, wi
     assert_same(read(dataset, loader="stream", workers=workers, shuffle_window=window), by_index)
 
 
+@pytest.mark.parametrize("scale_motion", [False, True])
+def test_both_loaders_treat_the_motion_of_resized_crops_alike(
+    dataset: Path, scale_motion: bool
+) -> None:
+    by_index = read(dataset, scale_motion=scale_motion)
+    assert_same(read(dataset, loader="stream", scale_motion=scale_motion), by_index)
+    # Stored 24 x 32 to 33: every crop is resized.
+    scales = torch.cat([batch.flow_scale for _, batch in by_index])
+    assert (scales > 1).all() if scale_motion else (scales == 1).all()
+
+
 def test_a_streamed_epoch_goes_on_in_the_middle_with_the_same_batches(dataset: Path) -> None:
     assert_same(read(dataset, first_step=1, loader="stream", workers=1), read(dataset)[1:])
 

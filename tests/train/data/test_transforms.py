@@ -2,8 +2,6 @@
 motion.
 """
 
-from typing import Literal
-
 import numpy as np
 import pytest
 import torch
@@ -13,6 +11,7 @@ from numpy.typing import NDArray
 
 from twinstream.errors import InputError
 from twinstream.shards.format.flow_codec import quantize
+from twinstream.train.choices import NumCrops
 
 # `transforms.test_views` is called by its module: pytest would collect the bare name as a test.
 from twinstream.train.data import transforms
@@ -35,12 +34,17 @@ def one_picture_in_both(
 
 
 def through(
-    frames: list[Bytes], flow: list[list[Bytes]], view: View, out: int
+    frames: list[Bytes],
+    flow: list[list[Bytes]],
+    view: View,
+    out: int,
+    *,
+    scale_motion: bool = True,
 ) -> tuple[Bytes, Bytes, NDArray[np.float32]]:
     """One view of frames and flow: rgb (K, 3, out, out), flow (K, 2L, out, out) and flow_scale."""
     rgb = np.empty((1, len(frames), 3, out, out), np.uint8)
     fields = np.empty((1, len(flow), len(flow[0]), out, out), np.uint8)
-    scale = apply_views(frames, flow, [view], rgb, fields)
+    scale = apply_views(frames, flow, [view], rgb, fields, scale_motion=scale_motion)
     return rgb[0], fields[0], scale
 
 
@@ -71,7 +75,7 @@ def test_each_view_of_each_snippet_has_its_place() -> None:
     frames, flow = one_picture_in_both(20, 30)
     views = [View(0, 0, 16, 16, False), View(2, 9, 16, 16, False), View(4, 14, 16, 16, True)]
     rgb, fields = np.empty((3, 2, 3, 16, 16), np.uint8), np.empty((3, 2, 10, 16, 16), np.uint8)
-    apply_views(frames, flow, views, rgb, fields)
+    apply_views(frames, flow, views, rgb, fields, scale_motion=True)
     for v, view in enumerate(views):
         one, stack, _ = through(frames, flow, view, 16)
         np.testing.assert_array_equal(rgb[v], one)
@@ -88,7 +92,7 @@ def test_images_too_few_or_too_many_for_their_places_are_an_error(
     )
     rgb, fields = np.empty((1, 2, 3, 6, 6), np.uint8), np.empty((1, 2, 10, 6, 6), np.uint8)
     with pytest.raises(ValueError, match="zip"):
-        apply_views(frames, flow, [View(0, 0, 8, 8, False)], rgb, fields)
+        apply_views(frames, flow, [View(0, 0, 8, 8, False)], rgb, fields, scale_motion=True)
 
 
 def test_a_crop_of_the_output_size_is_cut_without_a_change() -> None:
@@ -172,6 +176,30 @@ def test_flow_after_a_view_is_the_motion_seen_in_the_frames_after_it(
     assert (rgb[0, 0][(np.abs(values[0]) > 1).any(axis=0)] > 0).all()
 
 
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize(
+    ("view", "scaled"),
+    [
+        ((168, 192), [224 / 192, 224 / 168]),
+        ((256, 256), [0.875, 0.875]),
+        ((224, 224), [1, 1]),
+        ((168, 168), [4 / 3, 4 / 3]),
+    ],
+)
+def test_motion_of_a_resized_crop_keeps_its_value_unless_it_is_scaled_along(
+    view: tuple[int, int], scaled: list[float], flip: bool
+) -> None:
+    """A mirror negates dx either way."""
+    motion = quantize(np.broadcast_to(np.float32((6, -4)), (256, 256, 2)), 20).transpose(2, 0, 1)
+    frame, crop = np.zeros((256, 256, 3), np.uint8), View(0, 0, *view, flip)
+    for scale_motion, expected in ((False, [1, 1]), (True, scaled)):
+        _, flow, scale = through([frame], [[*motion]], crop, 224, scale_motion=scale_motion)
+        assert scale.tolist() == pytest.approx(expected)
+        values = normalise_flow(torch.from_numpy(flow), torch.from_numpy(scale)[None])[0] * 20
+        seen = [float(axis.mean()) for axis in values]
+        assert seen == pytest.approx([(-6 if flip else 6) * expected[0], -4 * expected[1]], abs=0.1)
+
+
 def test_negating_a_level_twice_is_the_identity_and_zero_motion_stays() -> None:
     levels = np.arange(1, 256, dtype=np.uint8)
     assert negated(negated(levels)).tolist() == levels.tolist()
@@ -231,12 +259,40 @@ def test_one_generator_state_gives_one_view() -> None:
     ],
 )
 def test_views_at_test_are_corners_centre_and_their_mirrors(
-    crops: Literal[1, 5, 10], places: list[tuple[int, int]]
+    crops: NumCrops, places: list[tuple[int, int]]
 ) -> None:
     views = transforms.test_views(256, 340, 224, crops)
     assert [(view.top, view.left) for view in views] == places
     assert [view.flip for view in views] == [i >= 5 for i in range(crops)]
     assert {(view.height, view.width) for view in views} == {(224, 224)}
+
+
+@pytest.mark.parametrize(
+    ("crops", "flip", "train_flip", "scored"),
+    [
+        (10, None, True, 10),
+        (10, None, False, 5),
+        (10, True, False, 10),
+        (10, False, True, 5),
+        (5, None, True, 5),
+        (5, False, False, 5),
+        (1, None, True, 1),
+        (1, False, True, 1),
+    ],
+)
+def test_ten_crops_are_mirrored_as_training_was_unless_told_otherwise(
+    crops: NumCrops, flip: bool | None, train_flip: bool, scored: NumCrops
+) -> None:
+    assert transforms.crops_to_score(crops, flip, train_flip) == scored
+    views = transforms.test_views(256, 340, 224, scored)
+    assert len(set(views)) == len(views) == scored
+    assert any(view.flip for view in views) == (scored == 10)
+
+
+@pytest.mark.parametrize("crops", [1, 5])
+def test_mirrors_of_fewer_than_ten_crops_are_refused(crops: NumCrops) -> None:
+    with pytest.raises(InputError, match=rf"test\.flip: true, but of {crops} crops none is"):
+        transforms.crops_to_score(crops, True, True)
 
 
 def test_a_crop_larger_than_the_frame_is_told() -> None:

@@ -81,6 +81,22 @@ def test_the_map_is_what_the_block_computes_for_the_networks_own_input(
     assert not block._forward_pre_hooks
 
 
+def test_attention_sees_the_motion_that_the_run_was_trained_on(
+    dataset: Path, tmp_path: Path, key: str
+) -> None:
+    write_run(tmp_path / "run", dataset)
+    observer = Observer(tmp_path / "run")
+    given: list[torch.Tensor] = []
+    observer.model.register_forward_pre_hook(lambda module, args: given.append(args[1]))
+    for scale_motion in (False, True):
+        train = observer.settings.train.model_copy(update={"scale_motion": scale_motion})
+        observer.settings = observer.settings.model_copy(update={"train": train})
+        observer.look(key, 1)
+    assert given[0].any()
+    # 21 stored pixels become 40.
+    torch.testing.assert_close(given[1], given[0] * 40 / 21)
+
+
 def test_a_stage_is_looked_at_as_it_was(dataset: Path, tmp_path: Path, key: str) -> None:
     write_run(tmp_path / "run", dataset, stages=["flow", "iter1", "iter2"])
     last, first = (

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from tests.support.command import run
 from tests.support.runs import write_run
@@ -44,6 +45,7 @@ def test_predictions_say_what_they_are_of(dataset: Path, tmp_path: Path) -> None
         "split": "test",
         "segments": 2,
         "crops": 1,
+        "flip": False,
         "stage": "rgb",
         "kind": "nonlocal",
         "depth": 18,
@@ -109,5 +111,82 @@ def test_the_command_scores_a_stage(
 ) -> None:
     write_run(tmp_path / "run", dataset)
     assert run(monkeypatch, "test", str(tmp_path / "run"), "--stage", "flow") == 0
-    assert "2 videos of test, 2 segments x 1 crops" in capsys.readouterr().out
+    assert "2 videos of test, 2 segments x 1 crops\n" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "metrics-flow.json").read_text())["stage"] == "flow"
+
+
+def change_settings(folder: Path, section: str, **changes: object) -> None:
+    """Into a run's settings.yaml; None takes a key out, as a version without it left it."""
+    path = folder / "settings.yaml"
+    tree = yaml.safe_load(path.read_text())
+    tree[section] |= changes
+    tree[section] = {key: v for key, v in tree[section].items() if changes.get(key, v) is not None}
+    path.write_text(yaml.safe_dump(tree))
+
+
+@pytest.mark.parametrize(
+    ("train_flip", "options", "crops", "printed"),
+    [
+        (True, (), 10, "10 crops, half of them mirrored"),
+        (False, (), 5, "5 crops"),
+        (False, ("--flip",), 10, "10 crops, half of them mirrored"),
+        (True, ("--no-flip",), 5, "5 crops"),
+        (True, ("--crops", "1"), 1, "1 crops"),
+    ],
+)
+def test_views_are_mirrored_as_in_training_unless_told_otherwise(
+    train_flip: bool,
+    options: tuple[str, ...],
+    crops: int,
+    printed: str,
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """`settings.yaml` of older versions has no test.flip."""
+    folder = tmp_path / "run"
+    write_run(folder, dataset)
+    change_settings(folder, "train", flip=train_flip)
+    change_settings(folder, "test", crops=10, flip=None)
+    assert "flip" not in yaml.safe_load((folder / "settings.yaml").read_text())["test"]
+    assert run(monkeypatch, "test", str(folder), *options) == 0
+    assert f"2 videos of test, 2 segments x {printed}\n" in capsys.readouterr().out
+    metrics = json.loads((folder / "metrics.json").read_text())
+    found = read_predictions(folder / "predictions.parquet")
+    assert (metrics["crops"], metrics["flip"]) == (crops, crops == 10)
+    assert (found.about["crops"], found.about["flip"]) == (crops, crops == 10)
+    flip = "--flip" if crops == 10 else "--no-flip"
+    assert run(monkeypatch, "test", str(folder), "--crops", str(crops), flip) == 0
+    again = read_predictions(folder / "predictions.parquet")
+    for name, values in found.scores.items():
+        np.testing.assert_array_equal(values, again.scores[name])
+
+
+def test_mirrors_that_no_crop_has_are_one_line(
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_run(tmp_path / "run", dataset)
+    assert run(monkeypatch, "test", str(tmp_path / "run"), "--flip") == 1
+    assert capsys.readouterr().err == (
+        "twinstream: test.flip: true, but of 1 crops none is a mirror; give --crops 10 or "
+        "--no-flip\n"
+    )
+
+
+def test_a_run_is_scored_with_the_motion_that_it_was_trained_on(
+    dataset: Path, tmp_path: Path
+) -> None:
+    """One from before the setting scaled it."""
+    scores = {}
+    for scale_motion in (False, True, None):
+        folder = tmp_path / str(scale_motion)
+        write_run(folder, dataset)
+        change_settings(folder, "train", scale_motion=scale_motion)
+        score_run(folder, read_run_settings(folder).test)
+        scores[scale_motion] = read_predictions(folder / "predictions.parquet").scores["flow"]
+    np.testing.assert_array_equal(scores[None], scores[True])
+    assert not np.array_equal(scores[False], scores[True])
