@@ -23,7 +23,7 @@ from twinstream.errors import InputError
 from twinstream.shards.format.index import file_sha256
 from twinstream.train import fit
 from twinstream.train.checkpoint import Position, load_checkpoint, load_resumable
-from twinstream.train.fit import begin_stage, open_session, train, validation_split
+from twinstream.train.fit import begin_stage, train
 from twinstream.train.gradient import add_gradients
 from twinstream.train.network.stages import Stage
 from twinstream.train.network.two_branch import TwoBranch
@@ -31,6 +31,7 @@ from twinstream.train.ranks import Ranks
 from twinstream.train.run_folder import read_run_settings
 from twinstream.train.run_log import TrainingLog, git_revision
 from twinstream.train.score.evaluate import score_run
+from twinstream.train.session import open_session, validation_split
 from twinstream.train.settings import TrainSettings
 
 

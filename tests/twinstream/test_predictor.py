@@ -28,12 +28,12 @@ from twinstream.shards.format.index import file_sha256
 from twinstream.shards.format.manifest import FILE_NAME, manifest_bytes
 from twinstream.shards.settings import ShardSettings
 from twinstream.train.choices import iteration
-from twinstream.train.fit import begin_training, open_session
 from twinstream.train.ranks import Ranks
 from twinstream.train.run_folder import RunSettings, read_run_manifest, read_run_settings
 from twinstream.train.score.evaluate import score_run
 from twinstream.train.score.metrics import fusion_weights
 from twinstream.train.score.predictions import read_predictions
+from twinstream.train.session import begin_training, open_session
 
 
 @pytest.fixture

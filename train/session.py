@@ -1,0 +1,272 @@
+"""A training run, opened: its dataset, batches and network, the folder it owns, and its weights.
+
+All that can be wrong is found here, before the first step. A run begins with first weights or goes
+on from its checkpoint; either way its classifiers and attention are known to be trained or new.
+"""
+
+import sys
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from twinstream.errors import InputError
+from twinstream.shards.format.index import file_sha256
+from twinstream.shards.format.manifest import FILE_NAME, pixel_settings
+from twinstream.shards.read.dataset import ShardDataset
+from twinstream.shards.storage.lock import owned
+from twinstream.train.checkpoint import (
+    Checkpoint,
+    Position,
+    TrainingState,
+    joined_digests,
+    key_digests,
+    load_resumable,
+    save_checkpoint,
+    trained_branches,
+)
+from twinstream.train.choices import BranchName
+from twinstream.train.data.feed import Feed
+from twinstream.train.data.loader import TestSnippets, usable
+from twinstream.train.data.normalise import refuse_other_codec
+from twinstream.train.network.stages import Stage, plan_stages
+from twinstream.train.network.two_branch import TwoBranch, attending_branches, build_model
+from twinstream.train.network.weights import Use, initialise, unfit_starts
+from twinstream.train.ranks import Ranks, synchronise_batch_norm
+from twinstream.train.run_folder import (
+    CHECKPOINT,
+    RunSettings,
+    begin_run,
+    keep_manifest,
+    open_run_dataset,
+    refuse_small_disk,
+    remove_leftovers,
+    write_settings,
+)
+from twinstream.train.run_log import TrainingLog, record_start
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the weights had learned when this process began or went on."""
+
+    trained: tuple[BranchName, ...] = ()
+    """The branches whose classifier was trained"""
+    trained_on: Tensor = field(default_factory=lambda: key_digests(()))
+    """(n,) int64, digests of the videos, those of this run included"""
+    files: dict[BranchName, str] = field(default_factory=dict)
+    """SHA-256 of the files that a run which begins has loaded"""
+
+
+@dataclass(frozen=True)
+class Session:
+    """All parts of a training run, opened once. Only the weights in `model` change."""
+
+    out: Path
+    settings: RunSettings
+    ranks: Ranks
+    dataset: ShardDataset
+    dataset_sha256: str
+    stages: list[Stage]
+    feed: Feed
+    validation: TestSnippets | None
+    """This rank's part of the validation split; None where it has none"""
+    model: TwoBranch
+    known: Known = Known()
+
+
+def open_session(settings: RunSettings, out: Path, ranks: Ranks) -> Session:
+    """Dataset, batches and a network with random weights; InputError where they do not fit."""
+    dataset = open_run_dataset(settings.shards, "--set shards.path=PATH")
+    manifest = dataset.manifest
+    refuse_other_codec(settings.shards.path, manifest.flow_codec.zero, manifest.flow_codec.levels)
+    stages = plan_stages(settings.train.stages, settings.model.kind)
+    # Found now and not when training is over: a mistyped name costs nothing yet.
+    if settings.test.split is not None:
+        dataset.samples(settings.test.split)
+    feed = Feed(dataset, settings.train, settings.model.stack_length)
+    settings, validation = open_validation(dataset, settings, ranks)
+    # The same on all ranks, which do not exchange their weights.
+    torch.manual_seed(settings.train.seed)
+    model = build_model(settings.model, len(manifest.classes)).to(ranks.device)
+    synchronise_batch_norm(model, ranks)
+    sha256 = file_sha256(dataset.path / FILE_NAME)
+    return Session(out, settings, ranks, dataset, sha256, stages, feed, validation, model)
+
+
+def open_validation(
+    dataset: ShardDataset, settings: RunSettings, ranks: Ranks
+) -> tuple[RunSettings, TestSnippets | None]:
+    """Settings that name the validation split or say false, and this rank's part of the split.
+
+    InputError for a split that is not there, is empty or has a video too short for a stack.
+    """
+    train, stack_length = settings.train, settings.model.stack_length
+    # A stream may come without the index, by which validation reads.
+    by_index = {} if train.loader == "stream" else dataset.splits
+    held_out = {name for name, samples in by_index.items() if samples} - {train.split}
+    split = validation_split(train.validate_split, held_out)
+    if split == train.split and ranks.is_first:
+        print(
+            f"twinstream: train.validate_split: {split} is what is trained on; its accuracy does "
+            "not tell when to cut the rate",
+            file=sys.stderr,
+        )
+    chosen = train.model_copy(update={"validate_split": split or False})
+    settings = settings.model_copy(update={"train": chosen})
+    if split is None:
+        return settings, None
+    # All of it, on all ranks: a fault that one rank alone sees would leave the others waiting.
+    samples = dataset.samples(split)
+    usable(samples, stack_length)
+    own = samples[ranks.rank :: ranks.size]
+    # A rank may have no video of a small split.
+    if not own:
+        return settings, None
+    return settings, TestSnippets(
+        own,
+        segments=train.segments,
+        stack_length=stack_length,
+        crops=1,
+        crop_size=train.crop_size,
+        scale_motion=train.scale_motion,
+    )
+
+
+def validation_split(setting: str | Literal[False] | None, splits: Collection[str]) -> str | None:
+    """The split that decides on the plateau, or None for the training accuracy.
+
+    None, {val, test} -> val; None, {test} -> None; False -> None; a name is that split.
+    """
+    if setting is None:
+        # Never test: a rate that was cut by it would have seen the answers.
+        return "val" if "val" in splits else None
+    return setting or None
+
+
+@contextmanager
+def owned_run(session: Session) -> Iterator[None]:
+    """Hold the run folder and clear it of leftovers; the first rank does, and all know of it.
+
+    InputError on every rank where another run has the folder, it cannot be written to, or the disk
+    is too small for what will be written.
+    """
+    out, model, refused = session.out, session.model, None
+    weights = sum(value.nbytes for value in model.state_dict().values())
+    learning = {
+        stage.name: sum(value.nbytes for value in model.branch(stage.trains).parameters())
+        for stage in session.stages
+    }
+    with ExitStack() as held:
+        if session.ranks.is_first:
+            try:
+                held.enter_context(owned(out, "twinstream train"))
+                remove_leftovers(out)
+                refuse_small_disk(out, weights, learning)
+            except InputError as error:
+                refused = error
+        # Sync: the other ranks would wait for the first one until torchrun kills them.
+        if session.ranks.sums(refused is not None)[0]:
+            raise refused or InputError(f"--out {out}: the first rank tells why it cannot be used")
+        yield
+
+
+def begin_training(session: Session) -> tuple[Session, TrainingState]:
+    """Load the first weights; the run directory is made only after they are loaded."""
+    manifest = session.dataset.manifest
+    use = Use(manifest.classes, manifest.flow_codec.bound, made_with(session))
+    first = session.settings.model.first_weights
+    origins = {
+        name: initialise(session.model.branch(name), first[name], name, use)
+        for name in session.model.names
+    }
+    warnings = unfit_starts(session.stages, origins)
+    known = Known(
+        trained=tuple(name for name, origin in origins.items() if origin.has_classifier),
+        trained_on=joined_digests(
+            [*(origin.trained_on for origin in origins.values()), training_keys(session)]
+        ),
+        files={name: origin.sha256 for name, origin in origins.items() if origin.sha256},
+    )
+    session = replace(session, known=known)
+    start = TrainingState(Position(), {}, {}, log_bytes=0)
+    if session.ranks.is_first:
+        for line in [*(origin.said for origin in origins.values() if origin.said), *warnings]:
+            print(line, file=sys.stderr)
+        begin_run(session.out, session.settings)
+        keep_manifest(session.out, manifest)
+        # With the first weights in it, they are not asked for again when the run goes on.
+        save_checkpoint(session.out / CHECKPOINT, checkpoint_at(session, start.position, start))
+    return session, start
+
+
+def load_training(session: Session) -> tuple[Session, TrainingState]:
+    """Load the weights of the checkpoint; returns its training state too."""
+    checkpoint, training = load_resumable(session.out / CHECKPOINT)
+    if checkpoint.dataset_sha256 != session.dataset_sha256:
+        raise InputError(
+            f"{session.out}: was trained on another dataset than the one at {session.dataset.path}"
+        )
+    session.model.load_state_dict(checkpoint.model)
+    known = Known(
+        trained_branches(checkpoint),
+        joined_digests([checkpoint.trained_on, training_keys(session)]),
+    )
+    if session.ranks.is_first:
+        write_settings(session.out, session.settings)
+    # Sync: no rank writes a new checkpoint while another still reads this one.
+    session.ranks.sums(0)
+    return replace(session, known=known), training
+
+
+def made_with(session: Session) -> dict[str, Any]:
+    """The settings that the network's input depends on: those of the shards and of its crops."""
+    scaled = {"train.scale_motion": session.settings.train.scale_motion}
+    return pixel_settings(session.dataset.manifest.settings) | scaled
+
+
+def training_keys(session: Session) -> Tensor | None:
+    """Digests of the videos that this run trains on; None without the table that lists them."""
+    try:
+        return key_digests(session.dataset.written.keys(session.settings.train.split))
+    except InputError:
+        # To stream tars of somebody else needs dataset.json only.
+        if session.settings.train.loader != "stream":
+            raise
+        return None
+
+
+def open_log(session: Session, start: TrainingState) -> TrainingLog:
+    """The log from `start` on: lines after the checkpoint are dropped."""
+    if session.ranks.is_first:
+        dataset = {"path": str(session.dataset.path), "sha256": session.dataset_sha256}
+        ranks = session.ranks
+        record_start(session.out, dataset, ranks.device, ranks.size, session.known.files)
+    at, epochs = start.position, session.settings.train.epochs
+    first_step = (at.stage * epochs + at.epoch) * session.feed.epoch_steps + at.step
+    run = session.out if session.ranks.is_first else None
+    return TrainingLog(run, first_step=first_step, num_bytes=start.log_bytes)
+
+
+def checkpoint_at(
+    session: Session, at: Position, training: TrainingState | None = None
+) -> Checkpoint:
+    """The network as it is, what it has learned from what, and what it must be used with."""
+    manifest, known = session.dataset.manifest, session.known
+    begun = session.stages[: at.stage if at.is_stage_start else at.stage + 1]
+    learned = {*known.trained, *(stage.trains for stage in begun)}
+    return Checkpoint(
+        session.model.state_dict(),
+        list(manifest.classes),
+        manifest.flow_codec.bound,
+        session.dataset_sha256,
+        attending_branches(session.model),
+        tuple(name for name in session.model.names if name in learned),
+        made_with(session),
+        known.trained_on,
+        training,
+    )
