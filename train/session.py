@@ -89,6 +89,12 @@ def open_session(settings: RunSettings, out: Path, ranks: Ranks) -> Session:
     if settings.test.split is not None:
         dataset.samples(settings.test.split)
     feed = Feed(dataset, settings.train, settings.model.stack_length)
+    if ranks.is_first and (repeated := feed.num_repeated(ranks.size)):
+        print(
+            f"train.batch_size: {repeated} places of an epoch repeat samples, because its batches "
+            f"do not divide by {ranks.size} processes; they do not count",
+            file=sys.stderr,
+        )
     settings, validation = open_validation(dataset, settings, ranks)
     # The same on all ranks, which do not exchange their weights.
     torch.manual_seed(settings.train.seed)

@@ -16,7 +16,7 @@ from twinstream.train.data.loader import (
     load_train_batches,
     num_workers,
 )
-from twinstream.train.data.order import EpochSampler, RankPart
+from twinstream.train.data.order import EpochSampler, RankPart, num_repeated
 from twinstream.train.data.stream import StreamedShards, load_streamed_batches
 from twinstream.train.ranks import Ranks
 from twinstream.train.settings import TrainSettings
@@ -57,6 +57,10 @@ class Feed:
     def epoch_steps(self) -> int:
         """Steps of an epoch, whatever the number of ranks."""
         return -(-sum(self._shard_sizes) // self._train.batch_size)
+
+    def num_repeated(self, num_ranks: int) -> int:
+        """How many places of an epoch repeat a sample, where batches do not divide by the ranks."""
+        return num_repeated(sum(self._shard_sizes), self._train.batch_size, num_ranks)
 
     def batches(
         self, epoch: int, first_step: int, ranks: Ranks

@@ -55,6 +55,13 @@ def global_batches(order: Positions, batch_size: int) -> list[Positions]:
     return np.array_split(order, -(-len(order) // batch_size))
 
 
+def num_repeated(num_samples: int, batch_size: int, num_ranks: int) -> int:
+    """Places of an epoch's batches that repeat a sample: 10 by 4 -> 4, 3, 3, so 2 over 2 ranks."""
+    steps = -(-num_samples // batch_size)
+    size, larger = divmod(num_samples, steps)
+    return larger * (-(size + 1) % num_ranks) + (steps - larger) * (-size % num_ranks)
+
+
 def rank_part(batch: Positions, rank: int, num_ranks: int) -> RankPart:
     """Every num_ranks-th sample. 5 over 2 ranks: 0 2 4, and 1 3 with a 0 that does not count."""
     divisible = -(-len(batch) // num_ranks) * num_ranks

@@ -118,4 +118,4 @@ def test_the_page_on_training_says_how_many_samples_8_ranks_repeat(
     batches = global_batches(epoch_order([num_samples], seed=0, epoch=0), batch_size)
     assert Counter(map(len, batches)) == sizes
     places = sum(8 * len(rank_part(batch, 0, 8).positions) for batch in batches)
-    assert places - num_samples == repeated
+    assert places - num_samples == num_repeated(num_samples, batch_size, 8) == repeated
