@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twinstream.train.data.order import EpochSampler, epoch_order, global_batches, rank_part
+from twinstream.train.data.order import (
+    EpochSampler,
+    epoch_order,
+    global_batches,
+    num_repeated,
+    rank_part,
+)
 
 SHARDS = st.lists(st.integers(0, 9), min_size=1, max_size=12).filter(any)
 
