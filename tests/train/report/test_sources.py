@@ -55,7 +55,7 @@ def test_the_baselines_of_a_run_with_non_local_blocks_in_rgb_are_of_two_networks
             {"classes": ["left", "up", "right"]},
             r"other classes than .*: label 1 is up there, right here",
         ),
-        ({"classes": ["left", "right", "up", "down"]}, "1 class is only there (down)"),
+        ({"classes": ["left", "right", "up", "down"]}, r"1 class is only there \(down\)"),
         ({"split": "test"}, "split test, .* has split val"),
         ({"segments": 3}, "segments 3, .* has segments 25"),
         ({"crops": 1}, "crops 1, .* has crops 10"),
