@@ -145,13 +145,15 @@ def read_run_manifest(run: Path, settings: RunSettings) -> Manifest:
 
     The run's own copy, or the dataset's for a run without one. InputError when both are gone.
     """
-    path = run / FILE_NAME
+    path, dataset = run / FILE_NAME, locate(settings.shards.path)
     if path.exists():
         return parse_manifest(path.read_bytes(), path)
-    try:
-        return read_manifest(locate(settings.shards.path))
-    except InputError as error:
-        raise InputError(f"{run}: keeps no {FILE_NAME}, and of its dataset: {error}") from error
+    if not (dataset / FILE_NAME).exists():
+        raise InputError(
+            f"{run}: keeps no {FILE_NAME}, and its dataset is no longer at {dataset}; copy the "
+            f"dataset's {FILE_NAME} into the run"
+        )
+    return read_manifest(dataset)
 
 
 def read_run_settings(run: Path) -> RunSettings:

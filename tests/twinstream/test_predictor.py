@@ -151,7 +151,7 @@ def test_a_run_predicts_when_its_dataset_is_gone(preprocessed: Path, tmp_path: P
     sha256 = file_sha256(preprocessed / "out" / "shards" / FILE_NAME)
     gone = tmp_path / "gone"
     write_run(folder, gone, classes=["Run", "Walk"], bound=10.0, dataset_sha256=sha256)
-    with pytest.raises(InputError, match=r"keeps no dataset\.json, and of its dataset: .*gone: no"):
+    with pytest.raises(InputError, match=r"keeps no dataset\.json, .* no longer at .*gone; copy"):
         Predictor(folder)
     (folder / "dataset.json").write_bytes(manifest_bytes(manifest))
     assert Predictor(folder)(preprocessed / "video.mp4").num_frames == 17
