@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from twinstream.errors import InputError
 from twinstream.shards.storage.atomic import atomic_file, one_line_disk_faults
 from twinstream.train.choices import BOTH, BranchName
-from twinstream.train.network.weight_files import read_state
+from twinstream.train.network.weight_files import has_bias, read_state
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,9 @@ class Checkpoint:
     attending: tuple[BranchName, ...]
     """The branches whose CMA blocks act"""
     trained: tuple[BranchName, ...] | None = None
-    """The branches whose classifier was trained; None in files that do not say"""
+    """The branches whose classifier was trained, for every class; None in files that do not say"""
+    learned: tuple[BranchName, ...] | None = None
+    """The branches whose layers were trained, in this run or before it; None as above"""
     made_with: dict[str, Any] | None = None
     """The settings that frames and flow depend on; None in files that do not say"""
     trained_on: Tensor | None = None
@@ -136,13 +138,25 @@ def load_checkpoint(path: Path) -> Checkpoint:
             state["bound"],
             state["dataset_sha256"],
             tuple(state["attending"]),
-            tuple(state["trained"]) if state.get("trained") is not None else None,
+            _names(state.get("trained")),
+            _names(state.get("learned")),
             state.get("made_with"),
             state.get("trained_on"),
             training,
         )
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: not a checkpoint of twinstream") from error
+
+
+def load_weights(model: nn.Module, checkpoint: Checkpoint, where: Path) -> None:
+    """The checkpoint's weights into the network of its run; InputError where they are another's."""
+    # Strict, unlike first weights: a checkpoint of this very network has every key.
+    try:
+        model.load_state_dict(checkpoint.model)
+    except (RuntimeError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"{where}: holds the weights of another network than the settings of its run describe"
+        ) from error
 
 
 def key_digests(keys: Iterable[str]) -> Tensor:
@@ -152,9 +166,12 @@ def key_digests(keys: Iterable[str]) -> Tensor:
     return torch.tensor(sorted(numbers), dtype=torch.int64)
 
 
-def joined_digests(parts: Iterable[Tensor | None]) -> Tensor:
-    """(n,) int64 ascending: those of all parts that are known, each once."""
-    joined: Tensor = torch.cat([part for part in parts if part is not None]).unique()  # type: ignore[no-untyped-call]
+def joined_digests(parts: Iterable[Tensor | None]) -> Tensor | None:
+    """(n,) int64 ascending: those of all parts that are known, each once; None for no such part."""
+    known = [part for part in parts if part is not None]
+    if not known:
+        return None
+    joined: Tensor = torch.cat(known).unique()  # type: ignore[no-untyped-call]
     return joined
 
 
@@ -167,9 +184,12 @@ def trained_branches(checkpoint: Checkpoint) -> tuple[BranchName, ...]:
     """The branches that have learned to classify: no others are scored."""
     if checkpoint.trained is not None:
         return checkpoint.trained
-    # Files that do not say: a new classifier's bias is zero, a trained one's is so nowhere.
-    biases = {name: checkpoint.model.get(f"{name}.fc.bias") for name in BOTH}
-    return tuple(name for name, bias in biases.items() if bias is not None and bias.all())
+    return tuple(name for name in BOTH if has_bias(checkpoint.model, f"{name}."))
+
+
+def learned_branches(checkpoint: Checkpoint) -> tuple[BranchName, ...]:
+    """The branches whose layers were trained, though perhaps for other classes."""
+    return trained_branches(checkpoint) if checkpoint.learned is None else checkpoint.learned
 
 
 def load_resumable(path: Path) -> tuple[Checkpoint, TrainingState]:
@@ -178,3 +198,7 @@ def load_resumable(path: Path) -> tuple[Checkpoint, TrainingState]:
     if checkpoint.training is None:
         raise InputError(f"{path}: holds the weights of a stage, and not where training stands")
     return checkpoint, checkpoint.training
+
+
+def _names(branches: list[BranchName] | None) -> tuple[BranchName, ...] | None:
+    return None if branches is None else tuple(branches)

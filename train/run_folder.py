@@ -10,13 +10,14 @@ differs.
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from twinstream.errors import InputError
-from twinstream.section import Section, build_settings
+from twinstream.section import Section, build_settings, read_settings
 from twinstream.shards.format.index import file_sha256
 from twinstream.shards.format.manifest import (
     FILE_NAME,
@@ -137,7 +138,10 @@ def open_run_dataset(settings: ShardSettings, option: str, path: str | None = No
             f"{where}: no {FILE_NAME}, so no finished shard dataset is there; if it has moved, "
             f"name its folder: {option}"
         )
-    return open_dataset(settings, path)
+    dataset = open_dataset(settings, path)
+    if len({*dataset.classes}) != len(dataset.classes):
+        raise InputError(f"{where}: names a class twice, so that labels are not told apart")
+    return dataset
 
 
 def read_run_manifest(run: Path, settings: RunSettings) -> Manifest:
@@ -161,18 +165,19 @@ def read_run_settings(run: Path) -> RunSettings:
     path = run / SETTINGS
     if not path.exists():
         raise InputError(f"{run}: no {SETTINGS}, so this is not the folder of a run")
-    tree = as_it_was_meant(yaml.safe_load(path.read_text()) or {})
-    return build_settings(RunSettings, tree, source=str(path))
+    return read_settings(RunSettings, path, change=as_it_was_meant)
 
 
 def as_it_was_meant(tree: dict[str, Any]) -> dict[str, Any]:
     """A stored settings.yaml with today's names for what an older version meant by it."""
     for key, value in BEFORE.items():
         section, _, name = key.partition(".")
-        tree.setdefault(section, {}).setdefault(name, value)
+        if isinstance(found := tree.setdefault(section, {}), dict):
+            found.setdefault(name, value)
     # Null meant the training accuracy. A run that begins now stores what null stands for.
-    if tree["train"].get("validate_split") is None:
-        tree["train"]["validate_split"] = False
+    train = tree["train"]
+    if isinstance(train, dict) and train.get("validate_split") is None:
+        train["validate_split"] = False
     return tree
 
 
@@ -188,10 +193,11 @@ def resumed_settings(run: Path, found: RunSettings, wanted: RunSettings) -> RunS
         # Null leaves the choice to the run, which has made it.
         if key == "train.validate_split" and value is None:
             continue
-        moved = key in WEIGHTS and is_loaded_file(run, WEIGHTS[key], value)
+        moved = key in WEIGHTS and old[key] != value and is_loaded_file(run, WEIGHTS[key], value)
         if old[key] != value and not (key.startswith(MAY_DIFFER) or moved):
             raise InputError(
-                f"{run}: was begun with {key} = {old[key]}, not {value}; choose another --out"
+                f"{run}: was begun with {key} = {old[key]}, not {value}; --set "
+                f"{key}={json.dumps(old[key])} goes on with it, or choose another --out"
             )
         section, _, name = key.partition(".")
         tree[section][name] = value
@@ -202,8 +208,12 @@ def is_loaded_file(run: Path, branch: str, source: str | None) -> bool:
     """Whether `source` is the file of weights that this branch of the run began from."""
     path = run / STARTS
     starts = path.read_text().splitlines() if path.exists() else []
-    # The start that began the run has loaded them; later ones have not.
-    known = [json.loads(line).get("weights", {}).get(branch) for line in starts]
+    known = []
+    for line in starts:
+        # A line may be torn where the disk was full.
+        with suppress(ValueError, AttributeError):
+            # The start that began the run has loaded them; later ones have not.
+            known.append(json.loads(line).get("weights", {}).get(branch))
     if source is None or not Path(source).is_file():
         return False
     return file_sha256(Path(source)) in known

@@ -4,8 +4,9 @@ All that can be wrong is found here, before the first step. A run begins with fi
 on from its checkpoint; either way its classifiers and attention are known to be trained or new.
 """
 
+import hashlib
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +26,9 @@ from twinstream.train.checkpoint import (
     TrainingState,
     joined_digests,
     key_digests,
+    learned_branches,
     load_resumable,
+    load_weights,
     save_checkpoint,
     trained_branches,
 )
@@ -35,7 +38,7 @@ from twinstream.train.data.loader import TestSnippets, usable
 from twinstream.train.data.normalise import refuse_other_codec
 from twinstream.train.network.stages import Stage, plan_stages
 from twinstream.train.network.two_branch import TwoBranch, attending_branches, build_model
-from twinstream.train.network.weights import Use, initialise, unfit_starts
+from twinstream.train.network.weights import Origin, Use, initialise, unfit_starts
 from twinstream.train.ranks import Ranks, synchronise_batch_norm
 from twinstream.train.run_folder import (
     CHECKPOINT,
@@ -56,8 +59,10 @@ class Known:
 
     trained: tuple[BranchName, ...] = ()
     """The branches whose classifier was trained"""
-    trained_on: Tensor = field(default_factory=lambda: key_digests(()))
-    """(n,) int64, digests of the videos, those of this run included"""
+    learned: tuple[BranchName, ...] = ()
+    """The branches whose layers were trained"""
+    trained_on: Tensor | None = None
+    """(n,) int64, digests of the videos, those of this run included; None where none is known"""
     files: dict[BranchName, str] = field(default_factory=dict)
     """SHA-256 of the files that a run which begins has loaded"""
 
@@ -190,9 +195,12 @@ def begin_training(session: Session) -> tuple[Session, TrainingState]:
         name: initialise(session.model.branch(name), first[name], name, use)
         for name in session.model.names
     }
-    warnings = unfit_starts(session.stages, origins)
+    refuse_other_ranks(session.ranks, origins)
+    branches = {name: session.model.branch(name).state_dict() for name in origins}
+    warnings = unfit_starts(session.stages, origins, branches)
     known = Known(
         trained=tuple(name for name, origin in origins.items() if origin.has_classifier),
+        learned=tuple(name for name, origin in origins.items() if origin.is_trained),
         trained_on=joined_digests(
             [*(origin.trained_on for origin in origins.values()), training_keys(session)]
         ),
@@ -210,6 +218,19 @@ def begin_training(session: Session) -> tuple[Session, TrainingState]:
     return session, start
 
 
+def refuse_other_ranks(ranks: Ranks, origins: Mapping[BranchName, Origin]) -> None:
+    """InputError on every rank where one of them has read other files of weights."""
+    read = "".join(origin.sha256 or "" for origin in origins.values())
+    # Sync: so many bits as a sum in float64 keeps; ranks that differ cannot all be at the mean.
+    number = int.from_bytes(hashlib.sha256(read.encode()).digest()[:5], "little")
+    differs = ranks.sums(number)[0] != ranks.size * number
+    if ranks.sums(differs)[0]:
+        raise InputError(
+            "model.rgb_weights, model.flow_weights: not every rank reads the same files; give a "
+            "path that is the same for all"
+        )
+
+
 def load_training(session: Session) -> tuple[Session, TrainingState]:
     """Load the weights of the checkpoint; returns its training state too."""
     checkpoint, training = load_resumable(session.out / CHECKPOINT)
@@ -217,9 +238,16 @@ def load_training(session: Session) -> tuple[Session, TrainingState]:
         raise InputError(
             f"{session.out}: was trained on another dataset than the one at {session.dataset.path}"
         )
-    session.model.load_state_dict(checkpoint.model)
+    load_weights(session.model, checkpoint, session.out / CHECKPOINT)
+    # As it was begun by versions that left another run's attention out.
+    if lost := {*attending_branches(session.model)} - {*checkpoint.attending}:
+        raise InputError(
+            f"{session.out}: was begun with trained attention of the {' and '.join(sorted(lost))} "
+            "branch, which was left out in training; begin it anew with another --out"
+        )
     known = Known(
         trained_branches(checkpoint),
+        learned_branches(checkpoint),
         joined_digests([checkpoint.trained_on, training_keys(session)]),
     )
     if session.ranks.is_first:
@@ -264,14 +292,15 @@ def checkpoint_at(
     """The network as it is, what it has learned from what, and what it must be used with."""
     manifest, known = session.dataset.manifest, session.known
     begun = session.stages[: at.stage if at.is_stage_start else at.stage + 1]
-    learned = {*known.trained, *(stage.trains for stage in begun)}
+    trains = {stage.trains for stage in begun}
     return Checkpoint(
         session.model.state_dict(),
         list(manifest.classes),
         manifest.flow_codec.bound,
         session.dataset_sha256,
         attending_branches(session.model),
-        tuple(name for name in session.model.names if name in learned),
+        tuple(name for name in session.model.names if name in {*known.trained, *trains}),
+        tuple(name for name in session.model.names if name in {*known.learned, *trains}),
         made_with(session),
         known.trained_on,
         training,

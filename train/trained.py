@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from twinstream.train.checkpoint import trained_branches
+from twinstream.train.checkpoint import load_weights, trained_branches
 from twinstream.train.choices import BranchName
 from twinstream.train.network.two_branch import TwoBranch
 from twinstream.train.run_folder import RunSettings, read_run_settings
@@ -42,8 +42,7 @@ class TrainedNetwork(TwoBranch):
             model.dropout,
             attention_at=model.attention_at,
         )
-        # Strict, unlike `initialise`: a checkpoint of this very network has every key.
-        self.load_state_dict(checkpoint.model)
+        load_weights(self, checkpoint, run)
         self.classes = tuple(checkpoint.classes)
         self.settings, self.stage, self.progress = settings, scored.stage, scored.progress
         self.outputs = trained_branches(checkpoint)

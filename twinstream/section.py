@@ -5,7 +5,7 @@ the YAML, applies `--set a.b=v`, and names the nearest right key for a wrong one
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,8 +25,16 @@ class Section(BaseModel):
 M = TypeVar("M", bound=BaseModel)
 
 
-def read_settings(model: type[M], path: Path, overrides: Sequence[str] = ()) -> M:
-    """The settings of a file with `a.b=v` overrides, checked; InputError in one line."""
+def read_settings(
+    model: type[M],
+    path: Path,
+    overrides: Sequence[str] = (),
+    change: Callable[[dict[str, Any]], dict[str, Any]] = lambda tree: tree,
+) -> M:
+    """The settings of a file with `a.b=v` overrides, checked; InputError in one line.
+
+    `change` is applied to what the file says, before it is checked.
+    """
     try:
         tree = yaml.safe_load(path.read_text())
     except (FileNotFoundError, IsADirectoryError) as error:
@@ -37,7 +45,7 @@ def read_settings(model: type[M], path: Path, overrides: Sequence[str] = ()) -> 
         raise InputError(
             f"{path}: holds a {type(tree).__name__}, expected sections such as `dataset:`"
         )
-    return build_settings(model, tree or {}, overrides, source=str(path))
+    return build_settings(model, change(tree or {}), overrides, source=str(path))
 
 
 def build_settings(

@@ -56,21 +56,19 @@ def write_run(
     begin_run(run, settings)
     model = build_model(settings.model, len(classes))
     plan = plan_stages(stages, settings.model.kind)
-    for name in model.names if trained else ():
-        # Of a branch that no stage has let attend the CMA blocks are untrained.
-        parts = [model.branch(name).non_local]
-        parts += [model.branch(name).cma] if name in plan[-1].attending else []
-        for block in (block for part in parts for block in part.values()):
-            assert isinstance(block, CMABlock)
-            nn.init.uniform_(block.bn.weight, 0.2, 1)
     for number, stage in enumerate(plan, start=1):
+        for name in model.names if trained else ():
+            # Of a branch that no stage has let attend yet the CMA blocks are untrained.
+            train_blocks(model.branch(name).non_local)
+            if name in stage.attending:
+                train_blocks(model.branch(name).cma)
         weights = Checkpoint(
             model.state_dict(),
             list(classes),
             bound,
             sha256,
             stage.attending,
-            tuple({each.trains: None for each in plan[:number]}),
+            tuple(name for name in model.names if name in {each.trains for each in plan[:number]}),
         )
         save_checkpoint(run / f"{stage.name}.pt", weights)
         training = TrainingState(Position(stage=number), {}, {}, log_bytes=0)
@@ -81,6 +79,14 @@ def write_run(
 def from_shards(digest: str, path: str | None = None) -> dict[str, str]:
     """What predictions say of the dataset that they were scored from."""
     return {"dataset": path or f"shards/{digest}", "dataset_sha256": digest * 64}
+
+
+def train_blocks(blocks: nn.ModuleDict) -> None:
+    """Make attention blocks change their input, those that do not yet."""
+    for block in blocks.values():
+        assert isinstance(block, CMABlock)
+        if block.is_identity:
+            nn.init.uniform_(block.bn.weight, 0.2, 1)
 
 
 def write_tested(

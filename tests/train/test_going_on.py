@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from torchvision import models
 
 from tests.support.datasets import write_dataset
 from tests.support.training import losses, make_settings
@@ -150,11 +151,45 @@ def test_a_branch_without_a_trained_classifier_is_not_scored(
 
 
 def test_what_iter1_reads_and_nothing_trained_is_told(
-    dataset: Path, three_stages: Path, capsys: pytest.CaptureFixture[str]
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert [*score_run(three_stages, make_settings(dataset).test, stage="iter1")["scores"]] == [
-        "rgb"
-    ]
+    """A plain file of a network that was trained on RGB is no trained flow branch either."""
+    torch.save(models.resnet18(weights=None, num_classes=2).state_dict(), tmp_path / "rgb.pth")
+    weights = f"model.flow_weights={tmp_path}/rgb.pth"
+    settings = make_settings(dataset, "train.stages=[iter1]", "train.epochs=1", weights)
+    train(settings, tmp_path / "run", resume=False)
+    told = capsys.readouterr().err
+    assert "rgb.pth, first convolution from RGB, classifier new, the file names no classes" in told
+    assert "iter1: attends to the flow branch, which nothing has trained; put stage flow" in told
+    assert [*score_run(tmp_path / "run", settings.test)["scores"]] == ["rgb"]
+
+
+def test_a_stream_without_the_table_of_videos_trains(dataset: Path, tmp_path: Path) -> None:
+    bare = shutil.copytree(dataset, tmp_path / "bare")
+    (bare / "videos.parquet").unlink()
+    for index in bare.rglob("*.parquet"):
+        index.unlink()
+    stream = ("train.loader=stream", "train.shuffle_window=1", "train.stages=[flow]")
+    train(make_settings(bare, *stream), tmp_path / "run", resume=False)
+    assert load_checkpoint(tmp_path / "run" / "flow.pt").trained_on is None
+    # Of what is not known to be otherwise nothing is said.
+    assert score_run(tmp_path / "run", make_settings(bare).test, str(dataset))["trained_on"] == 0
+
+
+def test_a_run_that_left_trained_attention_out_does_not_go_on(
+    dataset: Path, three_stages: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As versions made it that trained [iter2] from both branches of iter1.pt."""
+    weights = [f"model.{name}_weights={three_stages}/iter1.pt" for name in BOTH]
+    settings = make_settings(dataset, "train.stages=[iter2]", *weights)
+    train(settings, tmp_path / "run", resume=False)
+    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    torch.save(state | {"attending": ["flow"]}, tmp_path / "run" / "checkpoint.pt")
+    with pytest.raises(InputError, match="was begun with trained attention of the rgb branch"):
+        train(settings, tmp_path / "run", resume=True)
+    capsys.readouterr()
+    score_run(tmp_path / "run", settings.test)
+    assert "the rgb branch's attention was left out; it acts here" in capsys.readouterr().err
 
 
 def stopped_after(steps: int, run: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,10 +29,10 @@ from twinstream.train.data.transforms import Bytes, View, apply_views, test_view
 from twinstream.train.device import choose_device, network_input
 from twinstream.train.network.branch import Branch
 from twinstream.train.network.cma import CMABlock
-from twinstream.train.network.two_branch import TwoBranch, build_model
+from twinstream.train.network.two_branch import TwoBranch
 from twinstream.train.run_folder import open_run_dataset, read_run_settings
 from twinstream.train.score.run_weights import (
-    acting_branches,
+    open_network,
     read_weights,
     refuse_other_dataset,
 )
@@ -78,14 +78,12 @@ class Observer:
         stage: str | None = None,
     ) -> None:
         self.settings = read_run_settings(run)
-        checkpoint = read_weights(run, self.settings, stage).checkpoint
+        scored = read_weights(run, self.settings, stage)
         self.dataset = open_run_dataset(self.settings.shards, "--shards PATH", shards_path)
-        refuse_other_dataset(checkpoint, self.dataset)
+        refuse_other_dataset(scored.checkpoint, self.dataset)
         self.device = choose_device(self.settings.train.device)
-        model = build_model(self.settings.model, len(checkpoint.classes))
-        model.load_state_dict(checkpoint.model)
-        self.model = model.to(self.device).eval()
-        self.attending = acting_branches(self.model, checkpoint, run)
+        self.model, self.attending = open_network(run, self.settings, scored, self.device)
+        self.model.eval()
         self.blocks = attention_blocks(self.model, self.attending, str(run), at)
 
     def times(self, key: str) -> range:

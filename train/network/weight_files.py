@@ -25,6 +25,7 @@ State = Mapping[str, Tensor]
 
 # Each ResNet has these, whatever stands before them.
 STEM, STEM_NORM, FIRST_BLOCK = "conv1.weight", "bn1.weight", "layer1.0.conv1.weight"
+MAX_DEPTH = 3
 WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "net", "network", "weights")
 # torch.load has no single error for a damaged file: each of these was raised for a file with a few
 # bytes changed.
@@ -73,9 +74,14 @@ def resnet_state(loaded: Mapping[str, Any], branch: BranchName, where: str) -> S
         )
     # Without a ResNet the table goes on as it is: what is missing is told by name.
     prefix = prefixes[0] if prefixes else ""
-    return {
-        key.removeprefix(prefix): value for key, value in table.items() if key.startswith(prefix)
-    }
+    named = ((str(key), value) for key, value in table.items())
+    return {key.removeprefix(prefix): value for key, value in named if key.startswith(prefix)}
+
+
+def has_bias(state: Mapping[str, Any], prefix: str = "") -> bool:
+    """Whether a classifier was trained: a new one's bias is zero, a trained one's nowhere."""
+    bias = state.get(f"{prefix}fc.bias")
+    return isinstance(bias, Tensor) and bool(bias.any())
 
 
 def _load(path: Path) -> Any:
@@ -114,12 +120,15 @@ def _table(loaded: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
     return (inner if isinstance(inner, dict) else loaded), []
 
 
-def _tables(loaded: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _tables(loaded: Mapping[str, Any], depth: int = 0) -> Iterator[Mapping[str, Any]]:
     """The dict itself, then what it wraps: known names first, so that `model` goes before `ema`."""
     yield loaded
+    # A dict can hold itself.
+    if depth == MAX_DEPTH:
+        return
     for key in [*(key for key in WRAPPERS if key in loaded), *loaded]:
         if isinstance(loaded[key], dict):
-            yield from _tables(loaded[key])
+            yield from _tables(loaded[key], depth + 1)
 
 
 def _prefixes(table: Mapping[str, Any]) -> list[str]:

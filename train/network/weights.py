@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
+import torch
 from torch import Tensor
 from torchvision import models
 
@@ -22,7 +23,12 @@ from twinstream.shards.format.index import file_sha256
 from twinstream.train.choices import IMAGENET, OTHER, BranchName, iteration
 from twinstream.train.network.branch import RGB_CHANNELS, Branch
 from twinstream.train.network.stages import Stage
-from twinstream.train.network.weight_files import State, read_state, resnet_state
+from twinstream.train.network.weight_files import (
+    State,
+    has_bias,
+    read_state,
+    resnet_state,
+)
 
 # What may be absent or left over: torchvision's older files have no counters, plain ResNets no
 # attention blocks.
@@ -53,8 +59,8 @@ class Origin:
     """Whether it was trained as this branch somewhere, as far as the file tells"""
     has_classifier: bool = False
     """Whether every class has the weights of a trained classifier"""
-    reads: bool = False
-    """Whether it has trained attention to the other branch"""
+    partner: State | None = None
+    """The other branch of the file, where attention to it is trained"""
     trained_on: Tensor | None = None
     """Digests of the videos that the weights were trained on; None where the file does not say"""
     sha256: str | None = None
@@ -77,39 +83,49 @@ def initialise(branch: Branch, source: str | Path | None, name: BranchName, use:
     found = resnet_state(loaded, name, where)
     if name == "flow":
         refuse_other_bound(loaded.get("bound"), use.bound, where)
-    rows = classifier_rows(loaded, found, name, use.classes)
+    rows, why_new = classifier_rows(loaded, found, name, use.classes, where)
     _load(branch, state_by_name(found, rows, branch), where)
-    trained = is_trained(loaded, found, name)
+    is_ours, is_adapted = "attending" in loaded, has_rgb_stem(found) and name == "flow"
+    trained = is_learned(loaded, found, name) and not is_adapted
+    no_record = loaded.get("trained_on") is None
     acting = acting_blocks(found)
     new = blocks_of(branch.state_dict()) - blocks_of(found)
     notes = [
         f"{name} weights: {where}",
+        *(["first convolution from RGB"] if is_adapted else []),
         f"classifier of {len(rows)} of {len(use.classes)} classes" if rows else "classifier new",
-        *([] if trained else [f"whose {name} branch was never trained"]),
+        *([why_new] if why_new else []),
         *([f"trained attention at {len(acting)} places"] if acting else []),
         *([f"attention new at {len(new)} places"] if new else []),
         *other_settings(loaded.get("made_with"), use.made_with, name),
+        *(["on which videos it was trained is not known"] if is_ours and no_record else []),
     ]
+    reads = any(block.startswith("cma.") for block in acting)
     return Origin(
         ", ".join(notes),
         is_trained=trained,
         has_classifier=len(rows) == len(use.classes),
-        reads=any(block.startswith("cma.") for block in acting),
+        partner=resnet_state(loaded, OTHER[name], where) if reads else None,
         trained_on=videos if isinstance(videos := loaded.get("trained_on"), Tensor) else None,
         sha256=file_sha256(path),
     )
 
 
-def unfit_starts(stages: Sequence[Stage], origins: Mapping[BranchName, Origin]) -> list[str]:
+def unfit_starts(
+    stages: Sequence[Stage],
+    origins: Mapping[BranchName, Origin],
+    branches: Mapping[BranchName, State],
+) -> list[str]:
     """A line for what these stages do with first weights that can hardly be meant.
 
-    InputError for a stage that trains a branch by itself whose attention is trained already.
+    `branches` are the state_dicts of the branches, their first weights loaded. InputError for a
+    stage that trains a branch by itself whose attention is trained already.
     """
     lines = []
     trained = {name for name, origin in origins.items() if origin.is_trained}
     for stage in stages:
         other = OTHER[stage.trains]
-        if not iteration(stage.name) and origins[stage.trains].reads:
+        if not iteration(stage.name) and origins[stage.trains].partner is not None:
             raise InputError(
                 f"train.stages: {stage.name} trains a branch by itself, but its weights hold "
                 "trained attention, which acts; use an iter stage"
@@ -121,7 +137,7 @@ def unfit_starts(stages: Sequence[Stage], origins: Mapping[BranchName, Origin]) 
             )
         trained.add(stage.trains)
     for name, origin in origins.items():
-        if origin.reads and origins[OTHER[name]].sha256 != origin.sha256:
+        if origin.partner is not None and not _same_layers(origin.partner, branches[OTHER[name]]):
             lines.append(
                 f"{name}: its attention was trained with another {OTHER[name]} branch than that of "
                 f"model.{OTHER[name]}_weights"
@@ -143,30 +159,35 @@ def imagenet_state(depth: int, name: str) -> State:
 
 
 def classifier_rows(
-    loaded: Mapping[str, Any], state: State, name: BranchName, classes: Sequence[str]
-) -> dict[int, int]:
+    loaded: Mapping[str, Any], state: State, name: BranchName, classes: Sequence[str], where: str
+) -> tuple[dict[int, int], str]:
     """For each of `classes` that the file has a trained classifier of: its row here and there.
 
-    Empty for a file that names no classes, and where no stage had trained the branch.
+    With the reason where there is none. InputError for a file that names a class twice.
     """
     there = loaded.get("classes")
     sizes = [len(state[key]) for key in ("fc.weight", "fc.bias") if _is_tensor(state.get(key))]
     # Without names the same number of classes says nothing of which is which.
-    if not isinstance(there, list) or sizes != [len(there)] * 2:
-        return {}
-    if not is_trained(loaded, state, name):
-        return {}
+    if not isinstance(there, list | tuple):
+        return {}, "the file names no classes"
+    if len(sizes) != 2 or {*sizes} != {len(there)}:
+        return {}, f"{len(there)} classes are named, and its last layer has others"
     numbers = {str(class_name): number for number, class_name in enumerate(there)}
-    return {here: numbers[each] for here, each in enumerate(classes) if each in numbers}
+    if len(numbers) != len(there):
+        raise InputError(f"{where}: names a class twice, so its last layer cannot be told apart")
+    trained = loaded.get("trained")
+    if name not in trained if isinstance(trained, list) else not has_bias(state):
+        return {}, "which was not trained there for all classes"
+    rows = {here: numbers[each] for here, each in enumerate(classes) if each in numbers}
+    return rows, "" if rows else "it has none of these classes"
 
 
-def is_trained(loaded: Mapping[str, Any], state: State, name: BranchName) -> bool:
+def is_learned(loaded: Mapping[str, Any], state: State, name: BranchName) -> bool:
     """Whether that branch of a file, with these weights, was trained, as far as the file tells."""
-    trained, bias = loaded.get("trained"), state.get("fc.bias")
-    if isinstance(trained, list):
-        return name in trained
-    # Checkpoints that do not say: a new classifier's bias is zero, a trained one's is so nowhere.
-    return "attending" not in loaded or (_is_tensor(bias) and bool(bias.all()))
+    learned = loaded.get("learned", loaded.get("trained"))
+    if isinstance(learned, list):
+        return name in learned
+    return "attending" not in loaded or has_bias(state)
 
 
 def state_by_name(state: State, rows: Mapping[int, int], branch: Branch) -> State:
@@ -231,15 +252,19 @@ def fitted(state: State, branch: Branch, where: str) -> State:
                 f"{where}: does not fit resnet{branch.depth}: {fault} {first_few(refused)}"
             )
     taken = {key: state[key] for key in own if key in state and _same_shape(state[key], own[key])}
-    if bad := [key for key, value in taken.items() if not value.isfinite().all()]:
-        raise InputError(f"{where}: holds NaN or infinite weights: {first_few(bad)}")
+    if bad := [key for key, value in taken.items() if not _is_like(value, own[key])]:
+        raise InputError(
+            f"{where}: weights that are no finite numbers of type float: {first_few(bad)}"
+        )
+    if bad := [key for key in taken if key.endswith("running_var") and (taken[key] < 0).any()]:
+        raise InputError(f"{where}: a variance below zero: {first_few(bad)}")
     return taken
 
 
 def refuse_other_bound(found: object, wanted: float, where: str) -> None:
     """InputError for weights that were trained on flow of another bound; None is not known."""
     # A value of the input means so many bounds of motion: all motion would look too fast or slow.
-    if found is not None and found != wanted:
+    if isinstance(found, int | float) and found != wanted:
         raise InputError(
             f"{where}: was trained on flow of bound {found}, these shards have {wanted:g}; make "
             f"shards with preprocess.bound {found}, or start from other weights"
@@ -258,12 +283,16 @@ def other_settings(found: object, wanted: Mapping[str, Any], name: BranchName) -
 
 def with_stem(state: State, in_channels: int) -> dict[str, Any]:
     """`state` with its first convolution adapted to `in_channels`, where it is one for RGB."""
-    weight = state.get("conv1.weight")
     # A state that is no ResNet's passes here unchanged; `fitted` then names its keys.
-    is_rgb = isinstance(weight, Tensor) and weight.ndim == 4 and weight.shape[1] == RGB_CHANNELS
-    if not is_rgb or in_channels == RGB_CHANNELS:
+    if not has_rgb_stem(state) or in_channels == RGB_CHANNELS:
         return dict(state)
     return {**state, "conv1.weight": flow_stem(state["conv1.weight"], in_channels)}
+
+
+def has_rgb_stem(state: State) -> bool:
+    """Whether the first convolution takes three channels."""
+    weight = state.get("conv1.weight")
+    return isinstance(weight, Tensor) and weight.ndim == 4 and weight.shape[1] == RGB_CHANNELS
 
 
 def flow_stem(rgb_weight: Tensor, in_channels: int) -> Tensor:
@@ -283,6 +312,23 @@ def _load(branch: Branch, state: State, where: str) -> None:
 
 def _is_optional(key: str) -> bool:
     return key.startswith((*ATTENTION, "fc.")) or key.endswith(OPTIONAL_END)
+
+
+def _is_like(value: Tensor, own: Tensor) -> bool:
+    """Whether it is a plain tensor whose numbers are finite in the type that they are used in."""
+    if value.layout != torch.strided or value.is_quantized or value.is_meta:
+        return False
+    return value.is_floating_point() == own.is_floating_point() and bool(
+        value.to(own.dtype).isfinite().all()
+    )
+
+
+def _same_layers(one: State, other: State) -> bool:
+    """Whether both have the same weights, apart from the classifier and attention."""
+    keys = [key for key in other if key in one and not _is_optional(key)]
+    return all(_same_shape(one[key], other[key]) for key in keys) and all(
+        torch.equal(one[key].to(other[key]), other[key]) for key in keys
+    )
 
 
 def _is_tensor(value: object) -> TypeGuard[Tensor]:

@@ -28,20 +28,21 @@ from twinstream.train.data.loader import TestSnippets, load_test_batches, num_wo
 from twinstream.train.data.transforms import crops_to_score
 from twinstream.train.device import choose_device, half_precision, network_input
 from twinstream.train.memory import keep_freed_memory
-from twinstream.train.network.two_branch import TwoBranch, build_model
-from twinstream.train.run_folder import open_run_dataset, read_run_settings
+from twinstream.train.network.two_branch import TwoBranch
+from twinstream.train.run_folder import SETTINGS, open_run_dataset, read_run_settings
 from twinstream.train.score.metrics import FUSION_WEIGHTS, fuse, per_class_accuracy, top_k_accuracy
 from twinstream.train.score.predictions import (
     BranchScores,
     Predictions,
     predictions_file,
-    read_predictions,
+    read_about,
+    refuse_no_numbers,
     write_predictions,
 )
 from twinstream.train.score.run_weights import (
-    acting_branches,
     network_labels,
     num_trained_on,
+    open_network,
     read_weights,
     refuse_other_dataset,
 )
@@ -103,15 +104,17 @@ def score_run(
     keep_freed_memory()
     settings = read_run_settings(run)
     folder = out or run
-    # Before hours of scoring: they would be lost where nothing can be written.
-    require_writable(folder, "--out" if out else "the run's folder; give --out")
+    if out is not None and (out / SETTINGS).exists() and out.resolve() != run.resolve():
+        raise InputError(f"--out {out}: is the folder of another run; choose another --out")
     dataset = open_run_dataset(settings.shards, "--shards PATH", shards_path)
     scored = read_weights(run, settings, stage)
     checkpoint, stage = scored.checkpoint, scored.stage
     refuse_other_dataset(checkpoint, dataset)
     device = choose_device(settings.train.device)
-    model = build_model(settings.model, len(checkpoint.classes)).to(device)
-    model.load_state_dict(checkpoint.model)
+    model, attending = open_network(run, settings, scored, device)
+    outputs = trained_branches(checkpoint)
+    if not outputs:
+        raise InputError(f"{run}: no branch has learned to classify at stage {stage}")
     split = test.split or default_split(dataset)
     crops = crops_to_score(test.crops, test.flip, settings.train.flip)
     views = TestSnippets(
@@ -130,6 +133,7 @@ def score_run(
         "crops": crops,
         "flip": crops == 10,
         "stage": stage,
+        "run": str(run),
         "finished": not scored.progress,
         "progress": scored.progress,
         "epochs": settings.train.epochs,
@@ -144,19 +148,22 @@ def score_run(
         "classes": checkpoint.classes,
         "dataset_kind": dataset.manifest.settings.get("dataset.kind"),
     }
+    # The last stage has the plain name, under which `twinstream report` and people look first.
+    suffix = "" if stage == settings.train.stages[-1] else f"-{stage}"
+    path = predictions_file(folder, suffix)
+    # Before hours of scoring: they would be lost where nothing can be written.
+    require_writable(folder)
+    tell_replaced(path, about | more)
     scores = score_videos(
         model,
         views,
         device,
-        outputs=trained_branches(checkpoint),
-        attending=acting_branches(model, checkpoint, run),
+        outputs=outputs,
+        attending=attending,
         batch_views=test.batch_views,
         workers=num_workers(settings.train.workers),
     )
-    # The last stage has the plain name, under which `twinstream report` and people look first.
-    suffix = "" if stage == settings.train.stages[-1] else f"-{stage}"
-    path = predictions_file(folder, suffix)
-    tell_replaced(path, about)
+    refuse_no_numbers(scores, keys, run)
     write_predictions(path, Predictions(keys, labels, scores, about | more))
     metrics = {
         **about,
@@ -169,26 +176,33 @@ def score_run(
     return metrics
 
 
-def require_writable(folder: Path, option: str) -> None:
+def require_writable(folder: Path) -> None:
     """Make the folder; InputError where no file can be written to it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise InputError(f"{folder}: {option}: cannot be written to ({error.strerror})") from error
+        raise InputError(
+            f"{folder}: cannot be written to ({error.strerror}); name another folder: --out FOLDER"
+        ) from error
 
 
 def tell_replaced(path: Path, about: Mapping[str, Any]) -> None:
-    """A line where predictions of other videos are about to be replaced."""
+    """A line where predictions of another network or other videos are about to be replaced."""
     if not path.exists():
         return
-    before = read_predictions(path).about
-    # Files that do not name their dataset are compared by split alone.
-    if any(before.get(key, about[key]) != about[key] for key in ("dataset_sha256", "split")):
+    before = read_about(path)
+    if before is None:
+        print(f"{path}: cannot be read, and is replaced", file=sys.stderr)
+        return
+    # What a file does not say is not compared.
+    named = ("run", "kind", "depth", "stage", "dataset_sha256", "split")
+    if any(before.get(key, about[key]) != about[key] for key in named):
+        where = f"split {before.get('split')} of {before.get('dataset')}"
         print(
-            f"{path}: replaces those of split {before['split']} of {before.get('dataset')}; --out "
-            "keeps both",
+            f"{path}: replaces those of {before.get('run')}, {before.get('stage')}, {where}; "
+            "another --out keeps both",
             file=sys.stderr,
         )
 

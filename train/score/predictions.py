@@ -8,7 +8,7 @@ because a weighted sum of two branches is linear.
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,27 @@ def read_predictions(path: Path) -> Predictions:
     return found
 
 
+def read_about(path: Path) -> dict[str, Any] | None:
+    """What the predictions in `path` are of, without them; None for an absent or damaged file."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+        about: dict[str, Any] = json.loads(metadata[METADATA])
+    except (OSError, pa.ArrowException, KeyError, ValueError):
+        return None
+    return about
+
+
+def refuse_no_numbers(scores: BranchScores, keys: Sequence[str], where: str | Path) -> None:
+    """InputError for scores that are NaN or infinite: no accuracy follows from them."""
+    for name, values in scores.items():
+        wrong = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        if len(wrong):
+            raise InputError(
+                f"{where}: {name} scores of {len(wrong)} of {len(values)} videos are no numbers "
+                f"(first {keys[wrong[0]]}); its training has diverged, train again"
+            )
+
+
 def _matrix(
     path: Path, rows: list[list[float]], kept: NDArray[np.bool_], classes: list[str] | None
 ) -> NDArray[np.float32]:
@@ -118,15 +139,10 @@ def _refuse_faults(path: Path, found: Predictions) -> None:
     key, count = Counter(found.keys).most_common(1)[0]
     if count > 1:
         raise InputError(f"{path}: {key} is scored {count} times; every video counts once")
+    refuse_no_numbers(found.scores, found.keys, path)
     lowest, highest = found.labels.min(), found.labels.max()
-    for name, values in found.scores.items():
+    for values in found.scores.values():
         if lowest < 0 or highest >= values.shape[1]:
             raise InputError(
                 f"{path}: labels from {lowest} to {highest}, for {values.shape[1]} classes"
-            )
-        wrong = np.flatnonzero(~np.isfinite(values).all(axis=1))
-        if len(wrong):
-            raise InputError(
-                f"{path}: {name} scores of {len(wrong)} of {len(values)} videos are no numbers "
-                f"(first {found.keys[wrong[0]]}); its training has diverged, train again"
             )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from twinstream.errors import InputError
@@ -18,10 +19,11 @@ from twinstream.train.checkpoint import (
     count_shared,
     load_checkpoint,
     load_resumable,
+    load_weights,
 )
 from twinstream.train.choices import BranchName
 from twinstream.train.data.normalise import refuse_other_codec
-from twinstream.train.network.two_branch import TwoBranch, attending_branches
+from twinstream.train.network.two_branch import TwoBranch, attending_branches, build_model
 from twinstream.train.network.weights import other_settings
 from twinstream.train.run_folder import CHECKPOINT, RunSettings
 
@@ -61,6 +63,15 @@ def read_weights(run: Path, settings: RunSettings, stage: str | None) -> Scored:
     if at.stage == 0:
         raise InputError(f"{run}: nothing is trained yet; `twinstream train --resume` goes on")
     return Scored(stages[at.stage - 1], checkpoint, "")
+
+
+def open_network(
+    run: Path, settings: RunSettings, scored: Scored, device: torch.device
+) -> tuple[TwoBranch, tuple[BranchName, ...]]:
+    """The network with these weights on the device, and the branches that attend in it."""
+    model = build_model(settings.model, len(scored.checkpoint.classes)).to(device)
+    load_weights(model, scored.checkpoint, run)
+    return model, acting_branches(model, scored.checkpoint, run)
 
 
 def acting_branches(model: TwoBranch, checkpoint: Checkpoint, run: Path) -> tuple[BranchName, ...]:

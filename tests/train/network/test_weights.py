@@ -1,5 +1,6 @@
 """First weights of a branch: what is taken, what is adapted, and what is refused in one line."""
 
+from collections.abc import Callable
 from pathlib import Path
 from urllib.error import URLError
 
@@ -79,7 +80,9 @@ def test_a_classifier_without_class_names_is_left_out(tmp_path: Path, num_classe
     before = branch.fc.weight.clone()
     origin = initialise(branch, path, "rgb", USE)
     assert (origin.has_classifier, origin.is_trained) == (False, True)
-    assert origin.said == (f"rgb weights: {path}, classifier new, attention new at 2 places")
+    assert origin.said == (
+        f"rgb weights: {path}, classifier new, the file names no classes, attention new at 2 places"
+    )
     assert torch.equal(branch.fc.weight, before)
     assert torch.equal(branch.conv1.weight, state["conv1.weight"])
 
@@ -271,7 +274,7 @@ def test_a_branch_that_was_never_trained_gives_no_classifier(tmp_path: Path, tol
     rgb = initialise(new_branch(), path, "rgb", USE)
     assert (flow.has_classifier, flow.is_trained) == (True, True)
     assert (rgb.has_classifier, rgb.is_trained) == (False, False)
-    assert "whose rgb branch was never trained" in rgb.said
+    assert "classifier new, which was not trained there for all classes" in rgb.said
 
 
 def with_trained_block(kind: ModelKind, place: str = "layer2_1", depth: int = 18) -> TwoBranch:
@@ -295,7 +298,7 @@ def test_trained_attention_is_taken_and_told(tmp_path: Path) -> None:
     path = saved_checkpoint(tmp_path / "iter1.pt", with_trained_block("cma"))
     branch = new_branch()
     origin = initialise(branch, path, "rgb", USE)
-    assert origin.reads
+    assert origin.partner is not None
     assert "trained attention at 1 places" in origin.said
     assert [not block.is_identity for block in branch.cma.values()] == [True, False]
 
@@ -338,7 +341,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, bad: float) -> 
     state["layer1.0.bn1.running_var"][3] = bad
     torch.save(state, path)
     assert refusal(new_branch(), path) == (
-        f"{path}: holds NaN or infinite weights: layer1.0.bn1.running_var"
+        f"{path}: weights that are no finite numbers of type float: layer1.0.bn1.running_var"
     )
 
 
@@ -354,21 +357,82 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, bad: float) -> 
 def test_attention_to_a_branch_that_nothing_trained_is_told(
     stages: list[str], flow: Origin, words: str | None
 ) -> None:
-    lines = unfit_starts(plan_stages(stages, "cma"), {"rgb": Origin(""), "flow": flow})
+    lines = unfit_starts(plan_stages(stages, "cma"), {"rgb": Origin(""), "flow": flow}, {})
     assert bool(lines) is bool(words)
     assert words is None or words in lines[0]
 
 
 def test_attention_that_knew_another_branch_is_told() -> None:
-    rgb = Origin("", is_trained=True, reads=True, sha256="a")
+    one, other = (TwoBranch("cma", 18, CLASSES).flow.state_dict() for _ in range(2))
+    rgb = Origin("", is_trained=True, partner=one, sha256="a")
+    origins = {"rgb": rgb, "flow": Origin("", is_trained=True, sha256="b")}
     stages = plan_stages(["iter2"], "cma")
-    same = Origin("", is_trained=True, sha256="a")
-    assert not unfit_starts(stages, {"rgb": rgb, "flow": same})
-    (line,) = unfit_starts(stages, {"rgb": rgb, "flow": Origin("", is_trained=True, sha256="b")})
+    # Another file, and the same branch in it: of the same layers, whatever the last one is.
+    same = {**one, "fc.weight": torch.zeros(3, 512)}
+    assert not unfit_starts(stages, origins, {"flow": same})
+    (line,) = unfit_starts(stages, origins, {"flow": other})
     assert line.startswith("rgb: its attention was trained with another flow branch")
 
 
 def test_a_stage_by_itself_does_not_begin_with_trained_attention() -> None:
-    origins = {"rgb": Origin("", is_trained=True, reads=True, sha256="a"), "flow": Origin("")}
+    origins = {"rgb": Origin("", is_trained=True, partner={}, sha256="a"), "flow": Origin("")}
     with pytest.raises(InputError, match=r"rgb trains a branch by itself, but its weights hold"):
-        unfit_starts(plan_stages(["rgb"], "cma"), origins)
+        unfit_starts(plan_stages(["rgb"], "cma"), origins, {})
+
+
+def test_an_rgb_file_is_no_trained_flow_branch(tmp_path: Path) -> None:
+    path, _ = saved_resnet(tmp_path)
+    flow = initialise(new_branch(10), path, "flow", USE)
+    assert not flow.is_trained
+    assert "first convolution from RGB" in flow.said
+    assert initialise(new_branch(), path, "rgb", USE).is_trained
+
+
+def test_layers_learned_for_other_classes_are_trained_layers(tmp_path: Path) -> None:
+    model = TwoBranch("two_stream", 18, CLASSES)
+    path = saved_checkpoint(tmp_path / "a.pt", model, trained=["rgb"], learned=["rgb", "flow"])
+    flow = initialise(new_branch(10), path, "flow", USE)
+    assert (flow.is_trained, flow.has_classifier) == (True, False)
+
+
+def test_a_file_that_names_a_class_twice_is_refused(tmp_path: Path) -> None:
+    model = TwoBranch("two_stream", 18, CLASSES)
+    path = saved_checkpoint(tmp_path / "a.pt", model, classes=["Golf"] * CLASSES)
+    assert refusal(new_branch(), path).endswith(
+        "names a class twice, so its last layer cannot be told apart"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda value: value.to(torch.int8), "no finite numbers of type float: conv1.weight"),
+        (lambda value: value.double() * 1e300, "no finite numbers of type float: conv1.weight"),
+        (lambda value: value.to_sparse(), "no finite numbers of type float: conv1.weight"),
+    ],
+)
+def test_tensors_of_another_sort_are_refused(
+    tmp_path: Path, change: Callable[[torch.Tensor], torch.Tensor], message: str
+) -> None:
+    path, state = saved_resnet(tmp_path)
+    torch.save({**state, "conv1.weight": change(state["conv1.weight"]), 0: torch.zeros(1)}, path)
+    assert "unexpected 0" in refusal(new_branch(), path)
+    torch.save({**state, "conv1.weight": change(state["conv1.weight"])}, path)
+    assert message in refusal(new_branch(), path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_precision_are_taken(tmp_path: Path, dtype: torch.dtype) -> None:
+    path, state = saved_resnet(tmp_path)
+    floats = {key: value for key, value in state.items() if value.is_floating_point()}
+    torch.save({**state, **{key: value.to(dtype) for key, value in floats.items()}}, path)
+    branch = new_branch()
+    initialise(branch, path, "rgb", USE)
+    assert torch.equal(branch.conv1.weight, state["conv1.weight"].to(dtype).float())
+
+
+def test_a_variance_below_zero_is_refused(tmp_path: Path) -> None:
+    path, state = saved_resnet(tmp_path)
+    state["bn1.running_var"][0] = -1
+    torch.save(state, path)
+    assert refusal(new_branch(), path) == f"{path}: a variance below zero: bn1.running_var"

@@ -3,20 +3,24 @@ classify.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from tests.support.command import run
 from tests.support.runs import write_run
 from twinstream.errors import InputError
+from twinstream.shards.format.index import file_sha256
 from twinstream.shards.format.manifest import manifest_bytes, read_manifest
+from twinstream.train.checkpoint import Checkpoint, trained_branches
+from twinstream.train.choices import BranchName
 from twinstream.train.run_folder import read_run_settings
-from twinstream.train.score.evaluate import score_run, trained_branches
-from twinstream.train.score.predictions import read_predictions
-from twinstream.train.settings import ModelSettings
+from twinstream.train.score.evaluate import score_run
+from twinstream.train.score.predictions import read_predictions, write_predictions
 
 
 def test_the_last_stage_and_an_earlier_one_have_files_of_their_own(
@@ -41,7 +45,15 @@ def test_the_last_stage_and_an_earlier_one_have_files_of_their_own(
 def test_predictions_say_what_they_are_of(dataset: Path, tmp_path: Path) -> None:
     write_run(tmp_path / "run", dataset, "nonlocal", ["flow", "rgb"])
     score_run(tmp_path / "run", read_run_settings(tmp_path / "run").test)
-    assert read_predictions(tmp_path / "run" / "predictions.parquet").about == {
+    about = dict(read_predictions(tmp_path / "run" / "predictions.parquet").about)
+    assert about == {
+        "run": str(tmp_path / "run"),
+        "finished": True,
+        "progress": "",
+        "epochs": 30,
+        "trained_on": 0,
+        "dataset": str(dataset),
+        "dataset_sha256": file_sha256(dataset / "dataset.json"),
         "split": "test",
         "segments": 2,
         "crops": 1,
@@ -56,20 +68,76 @@ def test_predictions_say_what_they_are_of(dataset: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("model", "stages", "stage", "branches"),
+    ("biases", "trained", "branches"),
     [
-        ({"kind": "two_stream"}, ["flow", "rgb"], "flow", ("flow",)),
-        ({"kind": "two_stream"}, ["flow", "rgb"], "rgb", ("rgb", "flow")),
-        ({"kind": "cma"}, ["flow", "iter1"], "iter1", ("rgb", "flow")),
-        ({"kind": "cma"}, ["iter1"], "iter1", ("rgb",)),
-        ({"kind": "cma", "flow_weights": "flow.pt"}, ["iter1"], "iter1", ("rgb", "flow")),
-        ({"kind": "flow"}, ["flow"], "flow", ("flow",)),
+        ({"rgb": 1.0, "flow": 1.0}, ("flow",), ("flow",)),
+        ({"rgb": 0.0, "flow": 1.0}, None, ("flow",)),
+        ({"rgb": 1.0, "flow": 1.0}, None, ("rgb", "flow")),
+        ({"rgb": 1.0}, None, ("rgb",)),
+        ({"flow": 0.0}, None, ()),
     ],
 )
 def test_a_branch_that_nothing_has_taught_to_classify_is_not_scored(
-    model: dict[str, str], stages: list[str], stage: str, branches: tuple[str, ...]
+    biases: dict[str, float], trained: tuple[BranchName, ...] | None, branches: tuple[str, ...]
 ) -> None:
-    assert trained_branches(ModelSettings.model_validate(model), stages, stage) == branches
+    """Checkpoints of before do not say; then the bias of the last layer does."""
+    state = {f"{name}.fc.bias": torch.tensor([0, value]) for name, value in biases.items()}
+    checkpoint = Checkpoint(state, ["a", "b"], 20.0, "", (), trained)
+    assert trained_branches(checkpoint) == branches
+
+
+def test_a_run_of_which_no_branch_can_classify_is_told(dataset: Path, tmp_path: Path) -> None:
+    write_run(tmp_path / "run", dataset)
+    state = torch.load(tmp_path / "run" / "flow.pt", weights_only=True)
+    torch.save(state | {"trained": []}, tmp_path / "run" / "flow.pt")
+    with pytest.raises(InputError, match="no branch has learned to classify at stage flow"):
+        score_run(tmp_path / "run", read_run_settings(tmp_path / "run").test, stage="flow")
+
+
+def test_scores_that_are_no_numbers_are_told_and_not_written(dataset: Path, tmp_path: Path) -> None:
+    write_run(tmp_path / "run", dataset)
+    state = torch.load(tmp_path / "run" / "flow.pt", weights_only=True)
+    state["model"]["flow.bn1.running_mean"][0] = float("nan")
+    torch.save(state, tmp_path / "run" / "flow.pt")
+    with pytest.raises(InputError, match="flow scores of 2 of 2 videos are no numbers"):
+        score_run(tmp_path / "run", read_run_settings(tmp_path / "run").test, stage="flow")
+    assert not (tmp_path / "run" / "predictions-flow.parquet").exists()
+
+
+def test_weights_of_another_network_in_a_run_are_told(dataset: Path, tmp_path: Path) -> None:
+    write_run(tmp_path / "run", dataset)
+    write_run(tmp_path / "other", dataset, "two_stream", ["flow"])
+    (tmp_path / "other" / "flow.pt").rename(tmp_path / "run" / "flow.pt")
+    with pytest.raises(InputError, match="holds the weights of another network than the settings"):
+        score_run(tmp_path / "run", read_run_settings(tmp_path / "run").test, stage="flow")
+
+
+def test_results_do_not_go_into_the_folder_of_another_run(dataset: Path, tmp_path: Path) -> None:
+    write_run(tmp_path / "run", dataset)
+    write_run(tmp_path / "other", dataset)
+    test = read_run_settings(tmp_path / "run").test
+    with pytest.raises(InputError, match=r"--out .*other: is the folder of another run"):
+        score_run(tmp_path / "run", test, out=tmp_path / "other")
+    score_run(tmp_path / "run", test, out=tmp_path / "run")
+
+
+@pytest.mark.parametrize("damage", ["text", "nan"])
+def test_a_damaged_file_of_predictions_is_replaced_and_told(
+    dataset: Path, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "run", dataset)
+    test, path = read_run_settings(tmp_path / "run").test, tmp_path / "run" / "predictions.parquet"
+    score_run(tmp_path / "run", test)
+    found = read_predictions(path)
+    if damage == "text":
+        path.write_text("damaged")
+    else:
+        scores = {name: np.full_like(values, np.nan) for name, values in found.scores.items()}
+        write_predictions(path, replace(found, scores=scores))
+    capsys.readouterr()
+    score_run(tmp_path / "run", test)
+    assert ("cannot be read, and is replaced" in capsys.readouterr().err) is (damage == "text")
+    assert np.array_equal(read_predictions(path).scores["rgb"], found.scores["rgb"])
 
 
 def test_a_stage_that_is_not_there_is_told(dataset: Path, tmp_path: Path) -> None:
@@ -78,7 +146,7 @@ def test_a_stage_that_is_not_there_is_told(dataset: Path, tmp_path: Path) -> Non
     with pytest.raises(InputError, match="no stage iter3, it trains flow, iter1"):
         score_run(tmp_path / "run", test, stage="iter3")
     (tmp_path / "run" / "iter1.pt").unlink()
-    with pytest.raises(InputError, match=r"iter1\.pt: cannot be read"):
+    with pytest.raises(InputError, match=r"stage iter1 is not finished; there is no iter1\.pt"):
         score_run(tmp_path / "run", test, stage="iter1")
 
 
