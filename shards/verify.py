@@ -39,6 +39,9 @@ def faults(dataset: Location, progress: Callable[[str], None] = lambda path: Non
     entries = [entry for shards in manifest.splits.values() for entry in shards]
     there = file_sizes(dataset)
     yield from _strays(there, manifest)
+    for name, count in Counter(manifest.classes).items():
+        if count > 1:
+            yield f"{FILE_NAME}: class {name} is there {count} times"
     yield from file_faults(dataset, manifest.videos)
     keys: dict[str, str] = {}
     for entry in entries:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.datasets import rewritten
 from twinstream.shards.format.index import index_bytes, read_index_file
-from twinstream.shards.format.manifest import FileEntry
+from twinstream.shards.format.manifest import FileEntry, manifest_bytes, read_manifest
 from twinstream.shards.format.video_table import read_videos, videos_bytes
 from twinstream.shards.verify import fast_faults, faults, num_bytes
 
@@ -106,3 +106,9 @@ def test_a_row_whose_class_is_not_that_of_its_label_is_a_fault(dataset: Path) ->
     assert list(faults(dataset)) == [
         f"videos.parquet: {first.key}: label {first.label} is up, not {first.class_name}"
     ]
+
+
+def test_a_class_that_is_named_twice_is_a_fault(dataset: Path) -> None:
+    manifest = read_manifest(dataset).model_copy(update={"classes": ("left", "right", "left")})
+    (dataset / "dataset.json").write_bytes(manifest_bytes(manifest))
+    assert "dataset.json: class left is there 2 times" in [*faults(dataset)]

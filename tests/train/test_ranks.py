@@ -18,9 +18,13 @@ from tests.support.datasets import write_dataset
 from tests.support.gradients import one_step
 from tests.support.paths import ROOT
 from tests.support.processes import descendants
+from twinstream.errors import InputError
+from twinstream.train.choices import BranchName
 from twinstream.train.fit import train
+from twinstream.train.network.weights import Origin
 from twinstream.train.ranks import Ranks
 from twinstream.train.run_folder import read_run_settings
+from twinstream.train.session import refuse_other_ranks
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 ENVIRONMENT = {**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
@@ -136,3 +140,28 @@ def test_a_rank_that_is_killed_ends_the_run_in_one_line_and_fewer_ranks_can_go_o
     assert [
         json.loads(line)["ranks"] for line in (run / "starts.jsonl").read_text().splitlines()
     ] == [2, 1]
+
+
+@pytest.mark.parametrize("other", ["a", "b"])
+def test_ranks_that_begin_from_other_files_are_told(other: str) -> None:
+    """The second rank as a list of what it adds to each sum."""
+    theirs: list[float] = []
+
+    class First(Ranks):
+        def sums(self, *values: float) -> list[float]:
+            return [value + theirs.pop(0) for value in values]
+
+    class Second(Ranks):
+        def sums(self, *values: float) -> list[float]:
+            theirs.extend(values)
+            return [2 * value for value in values]
+
+    def origins(digest: str) -> dict[BranchName, Origin]:
+        return {"flow": Origin("", sha256=digest)}
+
+    refuse_other_ranks(Second(1, 2), origins(other))
+    if other == "a":
+        refuse_other_ranks(First(0, 2), origins("a"))
+        return
+    with pytest.raises(InputError, match="not every rank reads the same files"):
+        refuse_other_ranks(First(0, 2), origins("a"))
