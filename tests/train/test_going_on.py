@@ -265,7 +265,8 @@ def test_predictions_name_the_dataset_and_replacing_those_of_another_is_told(
     score_run(three_stages, test)
     capsys.readouterr()
     score_run(three_stages, test, str(other))
-    assert f"replaces those of split test of {dataset}; --out keeps both" in capsys.readouterr().err
+    told = f"iter3, split test of {dataset}; another --out keeps both"
+    assert told in capsys.readouterr().err
     about = read_predictions(three_stages / "predictions.parquet").about
     assert about["dataset"] == str(other)
     score_run(three_stages, test, out=tmp_path / "out")

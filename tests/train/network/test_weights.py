@@ -88,7 +88,7 @@ def test_a_classifier_without_class_names_is_left_out(tmp_path: Path, num_classe
 
 
 def test_a_checkpoint_gives_each_branch_its_own_weights_and_blocks(tmp_path: Path) -> None:
-    model = TwoBranch("cma", 18, CLASSES)
+    model = with_trained_classifier(TwoBranch("cma", 18, CLASSES))
     torch.nn.init.ones_(model.flow.cma["layer2_1"].bn.weight)
     checkpoint = {"model": model.state_dict(), "classes": NAMES, "epoch": 3}
     torch.save(checkpoint, tmp_path / "last.pt")
@@ -108,7 +108,7 @@ def test_a_plain_branch_and_one_with_blocks_start_from_each_other(tmp_path: Path
         ("cma_nonlocal", False),
     )
     for kind, has_cma in kinds:
-        model = TwoBranch(kind, 18, CLASSES)
+        model = with_trained_classifier(TwoBranch(kind, 18, CLASSES))
         torch.save({"model": model.state_dict(), "classes": NAMES}, tmp_path / "last.pt")
         branch = new_branch(has_cma=has_cma)
         initialise(branch, tmp_path / "last.pt", "rgb", USE)
