@@ -285,7 +285,7 @@ def test_results_that_cannot_be_written_are_told_before_anything_is_scored(
     monkeypatch.setattr("twinstream.train.score.evaluate.score_videos", scored)
     (tmp_path / "file").write_text("")
     with pytest.raises(
-        InputError, match=r"file/out: --out: cannot be written to \(Not a directory"
+        InputError, match=r"file/out: cannot be written to \(Not a directory\); name another folder"
     ):
         score_run(three_stages, make_settings(dataset).test, out=tmp_path / "file" / "out")
 
