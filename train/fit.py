@@ -46,6 +46,7 @@ from twinstream.train.score.metrics import ranked_classes
 from twinstream.train.session import (
     Session,
     begin_training,
+    check_disk,
     checkpoint_at,
     load_training,
     open_log,
@@ -62,8 +63,10 @@ def train(settings: RunSettings, out: Path, *, resume: bool) -> None:
     """
     keep_freed_memory()
     with joined_ranks(choose_device(settings.train.device)) as ranks, ExitStack() as held:
+        # Before anything of it is read: another run may be writing there.
+        held.enter_context(owned_run(out, ranks))
         session = open_session(settings_to_use(out, settings, resume=resume), out, ranks)
-        held.enter_context(owned_run(session))
+        check_disk(session)
         found = (out / SETTINGS).exists() and (out / CHECKPOINT).exists()
         # Sync: before any rank goes on, all of them must start from the same weights.
         if ranks.sums(found)[0] not in (0, ranks.size):

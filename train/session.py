@@ -6,7 +6,7 @@ on from its checkpoint; either way its classifiers and attention are known to be
 
 import hashlib
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -160,30 +160,45 @@ def validation_split(setting: str | Literal[False] | None, splits: Collection[st
 
 
 @contextmanager
-def owned_run(session: Session) -> Iterator[None]:
-    """Hold the run folder and clear it of leftovers; the first rank does, and all know of it.
+def owned_run(out: Path, ranks: Ranks) -> Iterator[None]:
+    """Hold the run folder and clear it of leftovers; the first rank does.
 
-    InputError on every rank where another run has the folder, it cannot be written to, or the disk
-    is too small for what will be written.
+    InputError on every rank where another run has the folder or it cannot be written to.
     """
-    out, model, refused = session.out, session.model, None
+    with ExitStack() as held:
+
+        def hold() -> None:
+            held.enter_context(owned(out, "twinstream train"))
+            remove_leftovers(out)
+
+        by_first_rank(ranks, out, hold)
+        yield
+
+
+def check_disk(session: Session) -> None:
+    """InputError on every rank where the disk is too small for what the run will write."""
+    model = session.model
     weights = sum(value.nbytes for value in model.state_dict().values())
     learning = {
         stage.name: sum(value.nbytes for value in model.branch(stage.trains).parameters())
         for stage in session.stages
     }
-    with ExitStack() as held:
-        if session.ranks.is_first:
-            try:
-                held.enter_context(owned(out, "twinstream train"))
-                remove_leftovers(out)
-                refuse_small_disk(out, weights, learning)
-            except InputError as error:
-                refused = error
-        # Sync: the other ranks would wait for the first one until torchrun kills them.
-        if session.ranks.sums(refused is not None)[0]:
-            raise refused or InputError(f"--out {out}: the first rank tells why it cannot be used")
-        yield
+    by_first_rank(
+        session.ranks, session.out, lambda: refuse_small_disk(session.out, weights, learning)
+    )
+
+
+def by_first_rank(ranks: Ranks, out: Path, check: Callable[[], None]) -> None:
+    """Call `check` on the first rank; its InputError ends all of them."""
+    refused = None
+    if ranks.is_first:
+        try:
+            check()
+        except InputError as error:
+            refused = error
+    # Sync: the other ranks would wait for the first one until torchrun kills them.
+    if ranks.sums(refused is not None)[0]:
+        raise refused or InputError(f"--out {out}: the first rank tells why it cannot be used")
 
 
 def begin_training(session: Session) -> tuple[Session, TrainingState]:

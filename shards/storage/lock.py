@@ -56,14 +56,16 @@ def owned(
         with _recorded(folder, owner, advice) as check:
             yield check
         return
+    path = folder.resolve() / OWNER_NAME
     try:
         made = [each for each in (folder, *folder.parents) if not each.exists()]
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder.resolve() / OWNER_NAME
         file = None if path in _held else _locked_file(path)
     except OSError as error:
         where = f"{option} {folder}" if option else folder
-        raise InputError(f"{where}: cannot be written to ({error.strerror})") from error
+        # One that another user's run has left behind: the folder itself can be written to.
+        hint = f"; where no run is left, remove {path}" if error.filename == str(path) else ""
+        raise InputError(f"{where}: cannot be written to ({error.strerror}){hint}") from error
     if file is None:
         raise _refusal(folder, _held.get(path) or _read(path), advice)
     _held[path] = json.dumps(owner).encode()

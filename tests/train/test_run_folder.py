@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,9 +23,11 @@ from tests.support.paths import ROOT
 from twinstream.errors import InputError
 from twinstream.section import build_settings
 from twinstream.shards.storage.lock import owned
-from twinstream.train.checkpoint import load_resumable
+from twinstream.train import fit
+from twinstream.train.checkpoint import Position, load_resumable
 from twinstream.train.fit import train
-from twinstream.train.run_folder import RunSettings, bytes_to_write
+from twinstream.train.ranks import Ranks
+from twinstream.train.run_folder import RunSettings, begin_run, bytes_to_write
 from twinstream.train.run_log import TrainingLog
 
 PATIENCE = 240.0
@@ -83,14 +85,15 @@ def start(tmp_path: Path, dataset: Path, run: Path, *launcher: str) -> subproces
     )
 
 
-def stop_after_a_checkpoint(process: subprocess.Popen[str], run: Path) -> None:
-    """Wait for the first checkpoint and hold the process still."""
-    until = time.monotonic() + PATIENCE
-    while not (run / "checkpoint.pt").exists():
+def stop_after_a_checkpoint(process: subprocess.Popen[str], run: Path) -> Position:
+    """Wait for a checkpoint behind the first step and hold the process still."""
+    path, until = run / "checkpoint.pt", time.monotonic() + PATIENCE
+    while not path.exists() or load_resumable(path)[1].position == Position():
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         assert time.monotonic() < until
         time.sleep(0.02)
     process.send_signal(signal.SIGSTOP)
+    return load_resumable(path)[1].position
 
 
 def lines_of(printed: str) -> list[str]:
@@ -243,7 +246,7 @@ def fill_and_go_on(
 
     process = start(tmp_path, dataset, run)
     try:
-        stop_after_a_checkpoint(process, run)
+        position = stop_after_a_checkpoint(process, run)
         if other is None:
             reason, room = "File too large", ""
             resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (30_000_000, 30_000_000))
@@ -261,7 +264,7 @@ def fill_and_go_on(
         f"twinstream: {run}/checkpoint.pt: {reason}; {RESUME.format(room=room)}"
     ]
     assert not list(run.glob(".*"))
-    assert load_resumable(run / "checkpoint.pt")[1].position.step == 1
+    assert load_resumable(run / "checkpoint.pt")[1].position == position
     if other is not None:
         other.unlink()
     train(settings(dataset), run, resume=True)
@@ -293,3 +296,18 @@ def write_lines(run: Path, line: dict[str, object]) -> None:
     with closing(TrainingLog(run, first_step=0, num_bytes=1000)) as log:
         for step in range(5000):
             log.write(line, step)
+
+
+def test_a_run_that_began_meanwhile_is_not_gone_on_with(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the folder is held another run may begin there."""
+    held = fit.owned_run
+
+    def hold_late(out: Path, ranks: Ranks) -> AbstractContextManager[None]:
+        begin_run(out, settings(dataset))
+        return held(out, ranks)
+
+    monkeypatch.setattr(fit, "owned_run", hold_late)
+    with pytest.raises(InputError, match="holds a run already; give --resume"):
+        train(settings(dataset), tmp_path / "run", resume=False)

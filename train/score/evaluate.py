@@ -6,6 +6,7 @@ that has not learned to classify is left out. The price: 250 forward passes for 
 """
 
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -29,7 +30,12 @@ from twinstream.train.data.transforms import crops_to_score
 from twinstream.train.device import choose_device, half_precision, network_input
 from twinstream.train.memory import keep_freed_memory
 from twinstream.train.network.two_branch import TwoBranch
-from twinstream.train.run_folder import SETTINGS, open_run_dataset, read_run_settings
+from twinstream.train.run_folder import (
+    SETTINGS,
+    RunSettings,
+    open_run_dataset,
+    read_run_settings,
+)
 from twinstream.train.score.metrics import FUSION_WEIGHTS, fuse, per_class_accuracy, top_k_accuracy
 from twinstream.train.score.predictions import (
     BranchScores,
@@ -40,15 +46,19 @@ from twinstream.train.score.predictions import (
     write_predictions,
 )
 from twinstream.train.score.run_weights import (
+    Scored,
     network_labels,
     num_trained_on,
     open_network,
     read_weights,
     refuse_other_dataset,
+    weights_digests,
 )
 from twinstream.train.settings import TestSettings
 
 METRICS = "metrics"
+# What predictions say and metrics.json leaves out
+NETWORK = ("kind", "depth", "attention_at", "classes", "dataset_kind")
 
 
 def score_videos(
@@ -127,33 +137,20 @@ def score_run(
     )
     keys = views.samples.keys
     labels = network_labels(views.labels, dataset.classes, checkpoint.classes)
-    about = {
+    about = about_test(run, settings, scored, dataset) | {
         "split": split,
         "segments": test.segments,
         "crops": crops,
         "flip": crops == 10,
-        "stage": stage,
-        "run": str(run),
-        "finished": not scored.progress,
-        "progress": scored.progress,
-        "epochs": settings.train.epochs,
         "trained_on": num_trained_on(keys, split, checkpoint, settings, dataset),
-        "dataset": str(dataset.path),
-        "dataset_sha256": file_sha256(dataset.path / FILE_NAME),
-    }
-    more = {
-        "kind": settings.model.kind,
-        "depth": settings.model.depth,
-        "attention_at": settings.model.attention_at,
-        "classes": checkpoint.classes,
-        "dataset_kind": dataset.manifest.settings.get("dataset.kind"),
+        "weights_sha256": weights_digests(model, outputs, attending),
     }
     # The last stage has the plain name, under which `twinstream report` and people look first.
     suffix = "" if stage == settings.train.stages[-1] else f"-{stage}"
     path = predictions_file(folder, suffix)
     # Before hours of scoring: they would be lost where nothing can be written.
-    require_writable(folder)
-    tell_replaced(path, about | more)
+    require_room(folder, num_bytes=len(keys) * len(checkpoint.classes) * 4 * len(outputs))
+    tell_replaced(path, about)
     scores = score_videos(
         model,
         views,
@@ -164,28 +161,51 @@ def score_run(
         workers=num_workers(settings.train.workers),
     )
     refuse_no_numbers(scores, keys, run)
-    write_predictions(path, Predictions(keys, labels, scores, about | more))
-    metrics = {
-        **about,
-        "num_videos": len(keys),
-        "scores": score_figures(scores, labels, checkpoint.classes),
-    }
+    write_predictions(path, Predictions(keys, labels, scores, about))
+    figures = {"num_videos": len(keys), "scores": score_figures(scores, labels, checkpoint.classes)}
+    metrics = {name: value for name, value in about.items() if name not in NETWORK} | figures
     write_atomically(
         folder / f"{METRICS}{suffix}.json", (json.dumps(metrics, indent=2) + "\n").encode()
     )
     return metrics
 
 
-def require_writable(folder: Path) -> None:
-    """Make the folder; InputError where no file can be written to it."""
+def about_test(
+    run: Path, settings: RunSettings, scored: Scored, dataset: ShardDataset
+) -> dict[str, Any]:
+    """What predictions say of the network and of the dataset that it was tested on."""
+    model = settings.model
+    return {
+        "run": str(run),
+        "stage": scored.stage,
+        "finished": not scored.progress,
+        "progress": scored.progress,
+        "epochs": settings.train.epochs,
+        "dataset": str(dataset.path),
+        "dataset_sha256": file_sha256(dataset.path / FILE_NAME),
+        "kind": model.kind,
+        "depth": model.depth,
+        "attention_at": model.attention_at,
+        "classes": scored.checkpoint.classes,
+        "dataset_kind": dataset.manifest.settings.get("dataset.kind"),
+    }
+
+
+def require_room(folder: Path, num_bytes: int) -> None:
+    """Make the folder; InputError where a file of that size cannot be written to it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
-            pass
+            free = shutil.disk_usage(folder).free
     except OSError as error:
         raise InputError(
             f"{folder}: cannot be written to ({error.strerror}); name another folder: --out FOLDER"
         ) from error
+    if free < num_bytes:
+        raise InputError(
+            f"{folder}: predictions take {num_bytes / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are "
+            "free; make room, or name another folder: --out FOLDER"
+        )
 
 
 def tell_replaced(path: Path, about: Mapping[str, Any]) -> None:

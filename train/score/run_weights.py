@@ -1,5 +1,6 @@
 """Which weights of a run are looked at, what they have learned, and whether shards fit them."""
 
+import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from twinstream.train.checkpoint import (
     load_resumable,
     load_weights,
 )
-from twinstream.train.choices import BranchName
+from twinstream.train.choices import OTHER, BranchName
 from twinstream.train.data.normalise import refuse_other_codec
 from twinstream.train.network.two_branch import TwoBranch, attending_branches, build_model
 from twinstream.train.network.weights import other_settings
@@ -86,6 +87,27 @@ def acting_branches(model: TwoBranch, checkpoint: Checkpoint, run: Path) -> tupl
                 file=sys.stderr,
             )
     return acting
+
+
+def weights_digests(
+    model: TwoBranch, outputs: Sequence[BranchName], attending: Sequence[BranchName]
+) -> dict[BranchName, str]:
+    """Hex SHA-256 of all weights that each branch's scores depend on: which network it is."""
+    own: dict[BranchName, bytes] = {}
+    for name in model.names:
+        digest = hashlib.sha256()
+        for key, value in sorted(model.branch(name).state_dict().items()):
+            digest.update(key.encode())
+            digest.update(value.cpu().contiguous().numpy().tobytes())
+        own[name] = digest.digest()
+    found = {}
+    for name in outputs:
+        # What reads the other branch depends on it, and on whether that one reads in its turn.
+        used: list[object] = [own[name]]
+        if name in attending:
+            used += [own[OTHER[name]], OTHER[name] in attending]
+        found[name] = hashlib.sha256(repr(used).encode()).hexdigest()
+    return found
 
 
 def network_labels(

@@ -5,6 +5,7 @@ classify.
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -46,6 +47,7 @@ def test_predictions_say_what_they_are_of(dataset: Path, tmp_path: Path) -> None
     write_run(tmp_path / "run", dataset, "nonlocal", ["flow", "rgb"])
     score_run(tmp_path / "run", read_run_settings(tmp_path / "run").test)
     about = dict(read_predictions(tmp_path / "run" / "predictions.parquet").about)
+    assert {*about.pop("weights_sha256")} == {"rgb", "flow"}
     assert about == {
         "run": str(tmp_path / "run"),
         "finished": True,
@@ -258,3 +260,29 @@ def test_a_run_is_scored_with_the_motion_that_it_was_trained_on(
         scores[scale_motion] = read_predictions(folder / "predictions.parquet").scores["flow"]
     np.testing.assert_array_equal(scores[None], scores[True])
     assert not np.array_equal(scores[False], scores[True])
+
+
+def test_the_digest_of_a_score_is_that_of_the_weights_it_depends_on(
+    dataset: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    write_run(folder, dataset, stages=["flow", "iter1", "iter2"])
+    test = read_run_settings(folder).test
+    flow, iter1, iter2 = (
+        score_run(folder, test, stage=name)["weights_sha256"] for name in ("flow", "iter1", "iter2")
+    )
+    # The same weights of flow, which has not read RGB before iter2.
+    assert flow["flow"] == iter1["flow"] != iter2["flow"]
+    assert iter1["rgb"] != iter2["rgb"]
+    again = score_run(folder, test.model_copy(update={"batch_views": 1}), stage="iter1")
+    assert again["weights_sha256"] == iter1
+
+
+def test_too_little_room_for_predictions_is_told_before_anything_is_scored(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(tmp_path / "run", dataset)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10))
+    monkeypatch.setattr("twinstream.train.score.evaluate.score_videos", None)
+    with pytest.raises(InputError, match=r"predictions take 0\.0 MB, and 0\.0 MB are free"):
+        score_run(tmp_path / "run", read_run_settings(tmp_path / "run").test)
