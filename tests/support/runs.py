@@ -91,6 +91,7 @@ def train_blocks(blocks: nn.ModuleDict) -> None:
 
 def write_tested(
     run: Path,
+    /,
     kind: str,
     stage: str,
     answers: dict[str, Sequence[int]],
@@ -99,11 +100,12 @@ def write_tested(
     classes: Sequence[str] = ("left", "right", "up"),
     keys: Sequence[str] | None = None,
     suffix: str = "",
+    off: float = 0.0,
     **about: Any,
 ) -> Path:
     """A run that holds predictions only, by default those of a finished stage.
 
-    A branch's score is 1 for its answer and 0 elsewhere.
+    A branch's score is 1 for its answer and 0 elsewhere, `off` added to both.
     """
     if not run.exists():
         begin_run(run, build_settings(RunSettings, {"model": {"kind": kind}}))
@@ -117,7 +119,7 @@ def write_tested(
     }
     more = {"kind": kind, "stage": stage, "classes": list(classes), "dataset_kind": "folders"}
     scores = {
-        branch: np.eye(len(classes), dtype=np.float32)[list(given)]
+        branch: np.eye(len(classes), dtype=np.float32)[list(given)] + np.float32(off)
         for branch, given in answers.items()
     }
     names = tuple(keys or [f"video{n}" for n in range(len(labels))])

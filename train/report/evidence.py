@@ -17,11 +17,14 @@ from numpy.typing import NDArray
 from twinstream.train.choices import BOTH, WITH_CMA
 from twinstream.train.report.sources import (
     DATASET,
+    WEIGHTS,
     Source,
     Variant,
     datasets,
     how_tested,
     read_sources,
+    same_network,
+    weights_digest,
 )
 from twinstream.train.score.metrics import Scores, Weights, confusion_matrix, fuse, top_k_accuracy
 from twinstream.train.score.predictions import Predictions
@@ -74,17 +77,20 @@ class Evidence:
     ) -> list[list[tuple[Scores, NDArray[np.int64]]]]:
         """(V, C) weighted sums and (V,) labels of all repeats, fold by fold; [] where none was run.
 
-        Equal scores count once: repeats may share a frozen branch.
+        The same network counts once: repeats may share a frozen branch.
         """
+        needed = [name for weight, name in zip(weights, BOTH, strict=True) if weight]
         folds = []
         for fold in self.folds:
-            found: list[tuple[Scores, NDArray[np.int64]]] = []
+            found: list[tuple[Predictions, Scores]] = []
             for p in self.variants.get(variant, []):
                 scores = weighted(p, weights) if p.keys == fold.keys else None
-                if scores is None or any(np.array_equal(scores, each) for each, _ in found):
+                if scores is None or any(
+                    all(same_network(p, each, name) for name in needed) for each, _ in found
+                ):
                     continue
-                found.append((scores, p.labels))
-            folds.append(found)
+                found.append((p, scores))
+            folds.append([(scores, p.labels) for p, scores in found])
         return folds
 
     def fold_accuracies(self, variant: Variant, weights: Weights) -> list[float | None]:
@@ -172,7 +178,13 @@ def paired(pieces: Sequence[Predictions]) -> Iterator[Predictions]:
         # Disjoint branches on the same videos: the two halves of a baseline, not two seeds.
         place = next((n for n, p in enumerate(left) if _are_halves(one, p)), None)
         if place is not None:
-            one = replace(one, scores={**one.scores, **left.pop(place).scores})
+            half = left.pop(place)
+            digests = {name: weights_digest(p, name) for p in (one, half) for name in p.scores}
+            one = replace(
+                one,
+                scores={**one.scores, **half.scores},
+                about={**one.about, WEIGHTS: digests},
+            )
         yield one
 
 

@@ -4,6 +4,8 @@ Over folds the field's figure for UCF-101 and HMDB-51 is the mean of their accur
 their sizes; all videos as one pool give another where sizes differ. Both are shown, by name.
 """
 
+from itertools import combinations
+
 import numpy as np
 
 from twinstream.train.report.evidence import Evidence
@@ -30,10 +32,25 @@ def folds_table(evidence: Evidence) -> Table:
     named = (f"fold {n} is {fold}" for n, fold in zip(numbers, evidence.folds, strict=True))
     note = (
         f"Top-1; {', '.join(named)}. The mean over folds is the figure of the other tables; pooled "
-        "is that of all videos in one pool, as are accuracies of single categories."
+        "is that of all videos in one pool, as are accuracies of single categories: a video that "
+        "several folds test counts once for each."
     )
     columns = ("network", "score", *(f"fold {n}" for n in numbers), "mean over folds", "pooled")
     return Table("folds", "Folds", columns, rows, note, gaps(evidence, tuple(evidence.variants)))
+
+
+def overlap_notes(evidence: Evidence) -> list[str]:
+    """A line on every two folds that share more than half of the smaller one's videos.
+
+    Such are less likely a cross-validation than one split with a video missing here and there.
+    """
+    sets = [(number, {*fold.keys}) for number, fold in enumerate(evidence.folds, start=1)]
+    notes = []
+    for (n, one), (m, other) in combinations(sets, 2):
+        shared, size = len(one & other), min(len(one), len(other))
+        if 2 * shared > size:
+            notes.append(f"fold {n} and fold {m} share {shared} of {size} videos")
+    return notes
 
 
 def repeats_notes(evidence: Evidence) -> list[str]:

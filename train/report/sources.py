@@ -7,6 +7,7 @@ datasets (another engine, size or codec) are repeats and are told, not refused: 
 be what the report is for.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -17,7 +18,7 @@ import numpy as np
 
 from twinstream.errors import InputError
 from twinstream.shards.format.classes import class_difference
-from twinstream.train.choices import BOTH, BranchName, ModelKind, iteration
+from twinstream.train.choices import BOTH, STAGE_NAME, BranchName, ModelKind, iteration
 from twinstream.train.network.two_branch import NON_LOCAL
 from twinstream.train.run_folder import read_run_settings
 from twinstream.train.score.predictions import (
@@ -30,7 +31,7 @@ from twinstream.train.score.predictions import (
 MUST_AGREE = ("classes", "split", "segments", "crops", "depth")
 # In files of every version
 WRITTEN = (*MUST_AGREE, "kind", "stage", "dataset_kind", "attention_at")
-DATASET = "dataset_sha256"
+DATASET, WEIGHTS = "dataset_sha256", "weights_sha256"
 File = tuple[Path, Predictions]
 
 
@@ -74,12 +75,15 @@ def read_sources(runs: Sequence[Path], *, unfinished: bool) -> tuple[list[Source
         if run.resolve() in folders:
             notes.append(f"{run}: is the folder {folders[run.resolve()]} again; counted once")
         folders.setdefault(run.resolve(), run)
-    found = [
-        (path, _in_order(path, read_predictions(path)))
-        for run in folders.values()
-        for path in prediction_files(run)
-    ]
-    early = {path: _progress(path, p.about) for path, p in found if not _finished(path, p.about)}
+    found: list[File] = []
+    for run in folders.values():
+        files, others = prediction_files(run)
+        found += [(path, _in_order(path, read_predictions(path))) for path in files]
+        notes += [
+            f"{path}: is neither predictions.parquet nor predictions-STAGE.parquet; left out"
+            for path in others
+        ]
+    early = {path: told for path, p in found if (told := _unfinished(path, p.about))}
     if len(early) == len(found) and not unfinished:
         raise InputError(
             f"no finished stage for a report: {'; '.join(early.values())}; train on and test "
@@ -100,14 +104,22 @@ def read_sources(runs: Sequence[Path], *, unfinished: bool) -> tuple[list[Source
     return kept, [*notes, *copies]
 
 
-def prediction_files(run: Path) -> list[Path]:
-    """predictions.parquet and predictions-STAGE.parquet of a run; InputError when there is none."""
-    files = sorted(run.glob(predictions_file(run, "*").name))
+def prediction_files(run: Path) -> tuple[list[Path], list[Path]]:
+    """predictions.parquet and predictions-STAGE.parquet of a run; then others so named.
+
+    InputError where there is none of the first.
+    """
+    files: list[Path] = []
+    others: list[Path] = []
+    for path in sorted(run.glob(predictions_file(run, "*").name)):
+        stage = path.stem.removeprefix("predictions-")
+        named = path == predictions_file(run, "") or re.fullmatch(STAGE_NAME, stage)
+        (files if named else others).append(path)
     if not files:
         # For its InputError: a folder that is no run gets another message than one not tested.
         read_run_settings(run)
         raise InputError(f"{run}: not tested yet; `twinstream test {run}` writes its predictions")
-    return files
+    return files, others
 
 
 def variant_of(kind: ModelKind, stage: str, branch: BranchName) -> Variant:
@@ -156,15 +168,41 @@ def datasets(sources: Iterable[Source]) -> tuple[str, ...]:
     return tuple(named.values())
 
 
-def _finished(path: Path, about: Mapping[str, Any]) -> bool:
-    finished = about.get("finished")
+def same_network(one: Predictions, other: Predictions, branch: str) -> bool:
+    """Whether both have their scores of `branch`, of the same videos, from the same weights.
+
+    By the digests of the weights; where a file has none, by whether the scores are near.
+    """
+    digests = [weights_digest(p, branch) for p in (one, other)]
+    # The same weights have other scores where another engine or codec made the dataset.
+    out_of = {p.about.get(DATASET) for p in (one, other)} - {None}
+    if None not in digests and (digests[0] != digests[1] or len(out_of) < 2):
+        return digests[0] == digests[1]
+    # Another machine or number of views in a batch rounds otherwise.
+    return np.allclose(one.scores[branch], other.scores[branch], rtol=1e-4, atol=1e-5)
+
+
+def weights_digest(predictions: Predictions, branch: str) -> str | None:
+    """SHA-256 of all weights behind a branch's scores; None in older files."""
+    digest: str | None = predictions.about.get(WEIGHTS, {}).get(branch)
+    return digest
+
+
+def _unfinished(path: Path, about: Mapping[str, Any]) -> str | None:
+    """What is told of a stage that had not ended, or may not have; None of a finished one."""
+    stage, finished = about["stage"], about.get("finished")
+    if finished is not None:
+        where = f"at {about['progress']}" if about.get("progress") else "before its end"
+        return None if finished else f"{path.parent}: {stage} was tested {where}"
     # Files written before there was the key: STAGE.pt is written at the end of the stage.
-    return (path.parent / f"{about['stage']}.pt").exists() if finished is None else finished
-
-
-def _progress(path: Path, about: Mapping[str, Any]) -> str:
-    where = f"at {about['progress']}" if about.get("progress") else "before its end"
-    return f"{path.parent}: {about['stage']} was tested {where}"
+    weights = path.parent / f"{stage}.pt"
+    if not weights.exists():
+        why = f"there is no {weights.name} in its run"
+    elif weights.stat().st_mtime > path.stat().st_mtime:
+        why = f"{weights.name} in its run is newer"
+    else:
+        return None
+    return f"{path}: does not say whether it was finished, and {why}"
 
 
 def _in_order(path: Path, predictions: Predictions) -> Predictions:
@@ -172,6 +210,9 @@ def _in_order(path: Path, predictions: Predictions) -> Predictions:
     for key in WRITTEN:
         if key not in predictions.about:
             raise InputError(f"{path}: does not say {key}; run `twinstream test` again")
+    stage = predictions.about["stage"]
+    if path not in {predictions_file(path.parent, suffix) for suffix in ("", f"-{stage}")}:
+        raise InputError(f"{path}: holds predictions of {stage}; those of a stage bear its name")
     order = sorted(range(len(predictions.keys)), key=predictions.keys.__getitem__)
     return replace(
         predictions,
@@ -234,7 +275,7 @@ def _by_variant(predictions: Predictions) -> Iterator[tuple[Variant, Predictions
 def _without_copies(sources: Sequence[Source]) -> tuple[list[Source], list[str]]:
     """Each network once, and a line for each folder with what another one has."""
     kept: list[Source] = []
-    copies: dict[tuple[Path, Path], dict[str, None]] = {}
+    copies: dict[tuple[Path, str], dict[str, None]] = {}
     for place, source in enumerate(sources):
         others = (
             other
@@ -245,21 +286,24 @@ def _without_copies(sources: Sequence[Source]) -> tuple[list[Source], list[str]]
         if other is None:
             kept.append(source)
         else:
-            stages = copies.setdefault((source.run, other.run), {})
+            name = str(other if source.run == other.run else other.run)
+            why = (
+                "is on the way to a later stage"
+                if _of_one_run(source, other)
+                else f"is the network of {name}"
+            )
+            stages = copies.setdefault((source.run, why), {})
             stages[str(source.predictions.about["stage"])] = None
     return kept, [
-        f"{run}: {', '.join(stages)} "
-        + ("is on the way to a later stage" if run == other else f"is the network of {other}")
-        + "; counted once"
-        for (run, other), stages in copies.items()
+        f"{run}: {', '.join(stages)} {why}; counted once" for (run, why), stages in copies.items()
     ]
 
 
 def _stands_for(one: Source, other: Source, *, first: bool) -> bool:
     """Whether `other` is the network of `one` and adds no branch to it; `first`: one comes first.
 
-    Equal scores are of one network. So are the stages flow and rgb of one run, scores equal or not:
-    both are iteration 0, and the later of them has both branches.
+    So are the stages flow and rgb of one run, whatever their weights: both are iteration 0, and the
+    later of them has both branches.
     """
     mine, theirs = one.predictions, other.predictions
     if (one.variant, mine.keys) != (other.variant, theirs.keys):
@@ -268,10 +312,16 @@ def _stands_for(one: Source, other: Source, *, first: bool) -> bool:
         return False
     more = mine.scores.keys() > theirs.scores.keys()
     # In the order of their names predictions.parquet, that of the last stage, comes last.
-    if one.run == other.run:
+    if _of_one_run(one, other):
         return more or not first
-    equal = all(np.array_equal(mine.scores[name], theirs.scores[name]) for name in theirs.scores)
-    return equal and (more or first)
+    same = all(same_network(mine, theirs, name) for name in theirs.scores)
+    return same and (more or first)
+
+
+def _of_one_run(one: Source, other: Source) -> bool:
+    # A folder may hold tests of several runs, and a path may name another run on another machine.
+    named = {source.predictions.about.get("run") for source in (one, other)} - {None}
+    return one.run == other.run and len(named) < 2
 
 
 def _differing(sources: Iterable[Source], key: str) -> str | None:

@@ -14,7 +14,7 @@ from twinstream.errors import InputError
 from twinstream.shards.storage.atomic import write_atomically
 from twinstream.train.report.evidence import Evidence
 from twinstream.train.report.figures import gains_table, sweep_table, write_gains, write_sweep
-from twinstream.train.report.folds import folds_table, repeats_notes
+from twinstream.train.report.folds import folds_table, overlap_notes, repeats_notes
 from twinstream.train.report.page import page
 from twinstream.train.report.tables import (
     Table,
@@ -67,7 +67,7 @@ def report_parts(evidence: Evidence) -> list[Table]:
 
 def report_notes(evidence: Evidence) -> list[str]:
     """What a reader of any of the tables has to know, a line each."""
-    return [*evidence.notes, *repeats_notes(evidence)]
+    return [*evidence.notes, *overlap_notes(evidence), *repeats_notes(evidence)]
 
 
 def as_markdown(table: Table, notes: Sequence[str] = ()) -> str:

@@ -107,6 +107,43 @@ def test_seeds_on_one_frozen_branch_give_it_no_spread(tmp_path: Path) -> None:
     assert rgb.spread == pytest.approx(0.25 / 2**0.5)
 
 
+def test_one_frozen_branch_that_rounds_otherwise_has_no_spread(tmp_path: Path) -> None:
+    """Two seeds of RGB on one flow branch, tested with other batches: its weights are the same."""
+    runs = [
+        write_tested(
+            tmp_path / f"seed{n}",
+            "cma",
+            "iter1",
+            {"rgb": LABELS, "flow": [0, 1, 2, 1]},
+            LABELS,
+            off=n / 100,
+            weights_sha256={"rgb": str(n), "flow": "same"},
+        )
+        for n in range(2)
+    ]
+    evidence = read_evidence(runs)
+    assert evidence.accuracy(CMA, FLOW_ALONE) == Accuracy(0.75, 1.0, None)
+    assert evidence.accuracy(CMA, RGB_ALONE) == Accuracy(1.0, 1.0, 0.0)
+    assert evidence.accuracy(CMA, EQUAL) == Accuracy(1.0, 1.0, 0.0)
+
+
+def test_halves_keep_what_is_known_of_their_weights(tmp_path: Path) -> None:
+    """Equal answers of two flow networks on either RGB: the flow of each half is its own."""
+    rgb, flow = (
+        [
+            write_tested(
+                tmp_path / f"{name}{n}", name, name, {name: LABELS}, LABELS,
+                weights_sha256={"rgb": f"rgb{n}", "flow": f"flow{n if name == 'flow' else ''}"},
+            )
+            for n in range(2)
+        ]
+        for name in ("rgb", "flow")
+    )  # fmt: skip
+    evidence = read_evidence([*rgb, *flow])
+    assert evidence.accuracy(BASELINE, FLOW_ALONE) == Accuracy(1.0, 1.0, 0.0)
+    assert evidence.accuracy(BASELINE, EQUAL) == Accuracy(1.0, 1.0, 0.0)
+
+
 def test_an_rgb_run_and_a_flow_run_are_a_two_stream(tmp_path: Path) -> None:
     rgb = write_tested(tmp_path / "rgb", "rgb", "rgb", {"rgb": [0, 1, 0, 1]}, LABELS)
     flow = write_tested(tmp_path / "flow", "flow", "flow", {"flow": [0, 2, 2, 0]}, LABELS)

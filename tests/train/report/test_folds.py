@@ -7,9 +7,9 @@ import pytest
 from tests.support.runs import from_shards, write_tested
 from twinstream.train.report.evidence import read_evidence
 from twinstream.train.report.figures import sweep_table
-from twinstream.train.report.folds import folds_table, repeats_notes
+from twinstream.train.report.folds import folds_table, overlap_notes, repeats_notes
 from twinstream.train.report.tables import gains, iterations_table
-from twinstream.train.report.write import report_parts, write_report
+from twinstream.train.report.write import report_notes, report_parts, write_report
 
 
 @pytest.fixture
@@ -80,6 +80,30 @@ def test_nothing_of_an_earlier_report_is_left_beside_a_later_one(
 def test_one_set_of_videos_has_no_table_of_folds(folds: list[Path]) -> None:
     assert [part.name for part in report_parts(read_evidence(folds))][:2] == ["folds", "table1"]
     assert "folds" not in [part.name for part in report_parts(read_evidence(folds[:2]))]
+
+
+@pytest.mark.parametrize(
+    ("sets", "notes"),
+    [
+        (("abcd", "abce"), ["fold 1 and fold 2 share 3 of 4 videos"]),
+        (("abcdefgh", "abcx"), ["fold 1 and fold 2 share 3 of 4 videos"]),
+        (("abcd", "abxy"), []),
+        (("abcd", "wxyz"), []),
+        (("ab", "cdef", "cdeg"), ["fold 2 and fold 3 share 3 of 4 videos"]),
+    ],
+)
+def test_folds_that_share_most_of_their_videos_are_told(
+    tmp_path: Path, sets: tuple[str, ...], notes: list[str]
+) -> None:
+    runs = [
+        write_tested(tmp_path / keys, "rgb", "rgb", {"rgb": [0] * len(keys)}, [0] * len(keys),
+                     keys=keys)
+        for keys in sets
+    ]  # fmt: skip
+    evidence = read_evidence(runs)
+    assert overlap_notes(evidence) == notes
+    assert report_notes(evidence) == notes
+    assert "a video that several folds test counts once for each" in folds_table(evidence).note
 
 
 def test_the_number_of_runs_is_told_where_it_is_not_one(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a report is made of: what does not compare is refused or told, and nothing counts twice."""
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -9,10 +10,11 @@ import pytest
 from tests.support.runs import from_shards, write_tested
 from twinstream.errors import InputError
 from twinstream.train.choices import BranchName, ModelKind
-from twinstream.train.report.evidence import read_evidence
+from twinstream.train.report.evidence import RGB_ALONE, Accuracy, read_evidence
 from twinstream.train.report.sources import Variant, variant_of
 
 LABELS = [0, 1, 2, 0]
+CMA = Variant("cma", 1)
 
 
 @pytest.mark.parametrize(
@@ -118,6 +120,25 @@ def test_a_folder_of_predictions_need_not_be_a_run(tmp_path: Path) -> None:
     assert read_evidence([tmp_path / "scores"]).runs == [f"{tmp_path}/scores: iter1"]
 
 
+@pytest.mark.parametrize("name", ["_old", "-iter1 (copy)", "-iter0", "-seed1", "-"])
+def test_a_file_of_another_name_is_left_out_and_told(tmp_path: Path, name: str) -> None:
+    run = write_tested(tmp_path / "run", "cma", "iter1", {"rgb": LABELS}, LABELS)
+    write_tested(run, "cma", "iter1", {"rgb": [1, 1, 1, 1]}, LABELS, suffix=name)
+    evidence = read_evidence([run])
+    assert evidence.accuracy(CMA, RGB_ALONE) == Accuracy(1.0, 1.0, None)
+    assert evidence.notes == [
+        f"{run}/predictions{name}.parquet: is neither predictions.parquet nor "
+        "predictions-STAGE.parquet; left out"
+    ]
+
+
+def test_a_file_of_another_stage_than_its_name_says_is_refused(tmp_path: Path) -> None:
+    run = write_tested(tmp_path / "run", "cma", "iter2", {"rgb": LABELS}, LABELS)
+    write_tested(run, "cma", "iter3", {"rgb": LABELS}, LABELS, suffix="-iter1")
+    with pytest.raises(InputError, match=r"predictions-iter1\.parquet: holds predictions of iter3"):
+        read_evidence([run])
+
+
 # Nothing counts twice
 
 
@@ -169,6 +190,89 @@ def test_two_stages_of_one_baseline_are_no_two_seeds(tmp_path: Path) -> None:
     assert evidence.notes == [f"{run}: flow is on the way to a later stage; counted once"]
 
 
+NEAR, FAR = 5e-6, 1e-3
+
+
+@pytest.mark.parametrize(
+    ("off", "digests", "count"),
+    [
+        (NEAR, (None, None), 1),
+        (FAR, (None, None), 2),
+        (NEAR, ("1", None), 1),
+        (FAR, ("1", None), 2),
+        (FAR, ("1", "1"), 1),
+        (0, ("1", "2"), 2),
+    ],
+)
+def test_a_network_is_known_by_its_weights_or_else_by_near_scores(
+    tmp_path: Path, off: float, digests: tuple[str | None, str | None], count: int
+) -> None:
+    (one, other), (a, b) = [{"weights_sha256": {"rgb": d}} if d else {} for d in digests], "ab"
+    runs = [
+        write_tested(tmp_path / a, "cma", "iter1", {"rgb": LABELS}, LABELS, **one),
+        write_tested(tmp_path / b, "cma", "iter1", {"rgb": LABELS}, LABELS, off=off, **other),
+    ]
+    evidence = read_evidence(runs)
+    assert len(evidence.variants[CMA]) == count
+    accuracy = evidence.accuracy(CMA, RGB_ALONE)
+    assert accuracy is not None
+    assert accuracy.spread == (None if count == 1 else 0.0)
+    assert evidence.notes == (
+        [f"{runs[1]}: iter1 is the network of {runs[0]}; counted once"] if count == 1 else []
+    )
+
+
+def test_the_same_weights_on_two_datasets_are_one_network_only_where_scores_are_near(
+    tmp_path: Path,
+) -> None:
+    weights = {"weights_sha256": {"rgb": "1"}}
+    one = write_tested(
+        tmp_path / "a", "cma", "iter1", {"rgb": LABELS}, LABELS, **from_shards("1"), **weights
+    )
+    for off, count in ((NEAR, 1), (FAR, 2)):
+        other = write_tested(
+            tmp_path / "b",
+            "cma",
+            "iter1",
+            {"rgb": LABELS},
+            LABELS,
+            off=off,
+            **from_shards("2"),
+            **weights,
+        )
+        assert len(read_evidence([one, other]).variants[CMA]) == count
+
+
+@pytest.mark.parametrize(
+    ("runs", "digests", "notes"),
+    [
+        (("a", "b"), ("1", "2"), []),
+        (("a", "b"), (None, None), []),
+        (("a", "b"), ("1", "1"), ["flow is the network of {folder} rgb"]),
+        (("a", "a"), ("1", "2"), ["flow is on the way to a later stage"]),
+        (("a", None), (None, None), ["flow is on the way to a later stage"]),
+    ],
+)
+def test_two_runs_tested_into_one_folder_are_two(
+    tmp_path: Path,
+    runs: tuple[str, str | None],
+    digests: tuple[str | None, str | None],
+    notes: list[str],
+) -> None:
+    flow, both = (
+        {"run": run} | ({"weights_sha256": {"flow": digest, "rgb": "3"}} if digest else {})
+        for run, digest in zip(runs, digests, strict=True)
+    )
+    folder = write_tested(
+        tmp_path / "x", "two_stream", "rgb", {"rgb": LABELS, "flow": [0, 1, 2, 1]}, LABELS, **both
+    )
+    answers = {"flow": [0, 1, 2, 2]}
+    write_tested(folder, "two_stream", "flow", answers, LABELS, suffix="-flow", **flow)
+    evidence = read_evidence([folder])
+    assert evidence.notes == [f"{folder}: {n.format(folder=folder)}; counted once" for n in notes]
+    assert len(evidence.variants[Variant("baseline", 0)]) == (1 if notes else 2)
+
+
 def test_equal_answers_to_other_videos_are_no_copy(tmp_path: Path) -> None:
     runs = [
         write_tested(tmp_path / keys, "rgb", "rgb", {"rgb": [0]}, [0], keys=keys) for keys in "ab"
@@ -211,12 +315,32 @@ def test_what_is_left_out_does_not_refuse_the_rest(tmp_path: Path) -> None:
     assert len(read_evidence([early, run]).runs) == 1
 
 
-def test_an_older_file_is_finished_where_the_run_has_its_stage(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("age", "why"),
+    [
+        (None, "there is no rgb.pt in its run"),
+        (-1, "rgb.pt in its run is newer"),
+        (0, None),
+        (1, None),
+    ],
+)
+def test_an_older_file_is_finished_where_the_run_has_its_stage_from_before(
+    tmp_path: Path, age: int | None, why: str | None
+) -> None:
+    known = write_tested(tmp_path / "known", "cma", "iter1", {"rgb": LABELS}, LABELS)
     run = write_tested(tmp_path / "run", "rgb", "rgb", {"rgb": LABELS}, LABELS, finished=None)
-    with pytest.raises(InputError, match=f"{run}: rgb was tested before its end"):
-        read_evidence([run])
-    (run / "rgb.pt").touch()
-    assert read_evidence([run]).notes == []
+    file = run / "predictions.parquet"
+    if age is not None:
+        (run / "rgb.pt").touch()
+        written = file.stat().st_mtime_ns - age * 10**9
+        os.utime(run / "rgb.pt", ns=(written, written))
+    evidence = read_evidence([known, run])
+    left_out = (
+        f"{file}: does not say whether it was finished, and {why}; left out, --unfinished takes it"
+    )
+    assert evidence.notes == ([left_out] if why else [])
+    assert (Variant("baseline", 0) in evidence.variants) == (why is None)
+    assert Variant("baseline", 0) in read_evidence([known, run], unfinished=True).variants
 
 
 def test_nothing_finished_is_one_line(tmp_path: Path) -> None:
