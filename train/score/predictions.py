@@ -43,7 +43,9 @@ class Predictions:
     scores: BranchScores
     about: Mapping[str, Any]
     """kind, depth, attention_at, stage, split, segments, crops, classes, dataset_kind; in newer
-    files also run, weights_sha256, dataset, dataset_sha256, finished, progress, epochs, trained_on, flip"""
+    files also run, weights_sha256, dataset, dataset_sha256, finished, progress, epochs, trained_on
+    and flip
+    """
 
 
 def predictions_file(run: Path, suffix: str) -> Path:
