@@ -10,6 +10,7 @@ from twinstream.preprocess.catalog.catalog import KINDS
 from twinstream.preprocess.flow.engine import DEFAULT_GPU_BYTES, MIN_SIDE, TvL1Params
 from twinstream.preprocess.flow.engines import engine_choices, find_engine
 from twinstream.section import Section, build_settings
+from twinstream.shards.format.flow_codec import cut_at
 from twinstream.shards.settings import DEFAULT_STACK_LENGTH, ShardSettings
 
 
@@ -133,7 +134,8 @@ FIXED = ("preprocess.tvl1.gamma",)
 def made_settings(made_with: Mapping[str, Any], source: str) -> PreprocessSettings:
     """The inverse of `byte_settings`, for a dataset's manifest: how its frames and flow were made.
 
-    InputError that names `source` where the manifest does not say: for an imported dataset.
+    InputError that names `source` where the manifest does not say, for an imported dataset, and
+    where flow was cut at a smaller bound before a conversion, which that of new videos is not.
     """
     has_size = not {"preprocess.size", "preprocess.short_side"}.isdisjoint(made_with)
     missing = [path for path in NEEDED if path not in made_with]
@@ -141,6 +143,14 @@ def made_settings(made_with: Mapping[str, Any], source: str) -> PreprocessSettin
         raise InputError(
             f"{source}: has no {missing[0] if missing else 'preprocess.size'}, so it is not known "
             "how its frames and flow were made of videos; an imported dataset does not say"
+        )
+    bound = made_with["preprocess.bound"]
+    cut = cut_at(made_with, bound)
+    if cut is not None:
+        raise InputError(
+            f"{source}: its flow was converted from bound {cut:g} to {bound:g} px, so motion "
+            f"beyond {cut:g} px is cut, and in new videos it would not be; train on a dataset of "
+            f"bound {cut:g}"
         )
     tree: dict[str, Any] = {"tvl1": {}}
     for path, value in made_with.items():

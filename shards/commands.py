@@ -4,6 +4,7 @@ A command imports what it needs when it runs. So `--help` and shell completion s
 neither pyarrow nor OpenCV.
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,21 +16,41 @@ from twinstream.errors import InputError
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+class FiniteRange(click.FloatRange):
+    """A range of numbers without inf and nan, which compares with no end of a range."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """As of a FloatRange; a usage error for what is not finite."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
+# As of preprocess.bound, by which predict makes flow.
+BOUND = FiniteRange(0, 1000, min_open=True)
+
+
 def with_codec(levels: float) -> Callable[[F], F]:
     """Add the options of a foreign flow codec; `levels` is the default of --levels."""
-    positive = click.FloatRange(min=0, min_open=True)
     levels_help = "Bytes from no motion to the bound; 127 for what twinstream wrote."
     options = (
-        click.option("--bound", required=True, type=positive, help="Pixels of the codec's bound."),
+        click.option("--bound", required=True, type=BOUND, help="Pixels of the codec's bound."),
         click.option(
             "--zero",
-            type=click.FloatRange(0, 255),
+            type=FiniteRange(0, 255),
             default=128,
             show_default=True,
             help="Byte of no motion.",
         ),
         click.option(
-            "--levels", type=positive, default=levels, show_default=True, help=levels_help
+            "--levels",
+            type=FiniteRange(1, 255),
+            default=levels,
+            show_default=True,
+            help=levels_help,
         ),
     )
 
@@ -263,17 +284,25 @@ def merge(paths: tuple[str, ...], out: str) -> None:
     Example: twinstream shards merge out/ucf out/hmdb --out out/both
     """
     from twinstream.progress import Progress
+    from twinstream.shards.format.flow_codec import cut_at
     from twinstream.shards.format.manifest import read_manifest
     from twinstream.shards.format.video_table import summary
     from twinstream.shards.storage.location import locate
     from twinstream.shards.write.combine import merge
 
     sources, target = [locate(path) for path in paths], locate(out)
+    manifests = [read_manifest(source) for source in sources]
+    for source, manifest in zip(sources, manifests, strict=True):
+        bound = manifest.flow_codec.bound
+        cut = cut_at(manifest.settings, bound)
+        if cut is not None:
+            click.echo(
+                f"{source}: its bound was {cut:g} px before it was converted to {bound:g}; motion "
+                f"beyond {cut:g} px stays cut",
+                err=True,
+            )
     entries = (
-        shard
-        for source in sources
-        for shards in read_manifest(source).splits.values()
-        for shard in shards
+        shard for manifest in manifests for shards in manifest.splits.values() for shard in shards
     )
     with Progress("merge", sum(shard.num_samples for shard in entries), "video") as progress:
         rows = merge(sources, target, progress=lambda key: progress.advance(note=key))
@@ -332,7 +361,7 @@ def subset(
 @click.option("--out", required=True, help="Folder of the new dataset.")
 @click.option(
     "--bound",
-    type=click.FloatRange(min=0, min_open=True),
+    type=BOUND,
     help="Pixels of the new codec's bound; the dataset's own when not given.",
 )
 def convert_codec(path: str, out: str, bound: float | None) -> None:
@@ -342,6 +371,7 @@ def convert_codec(path: str, out: str, bound: float | None) -> None:
     Example: twinstream shards convert-codec out/denseflow --out out/shards --bound 20
     """
     from twinstream.progress import Progress
+    from twinstream.shards.format.flow_codec import cut_at
     from twinstream.shards.format.manifest import read_manifest
     from twinstream.shards.format.video_table import summary
     from twinstream.shards.settings import ShardSettings
@@ -359,9 +389,12 @@ def convert_codec(path: str, out: str, bound: float | None) -> None:
             progress=lambda key: done.advance(note=key),
         )
     click.echo(f"{summary(rows)} -> {target}")
+    made = read_manifest(target)
+    cut = cut_at(made.settings, made.flow_codec.bound)
     if change.num_values:
         click.echo(
             f"flow is changed by {change.mean:.3f} px in the mean, {change.largest:.2f} px at most"
+            + ("" if cut is None else f"; motion beyond {cut:g} px stays cut")
         )
 
 

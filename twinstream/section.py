@@ -17,9 +17,11 @@ from twinstream.errors import InputError
 
 
 class Section(BaseModel):
-    """A section of pipeline.yaml: frozen, and an unknown key is an error."""
+    """A section of pipeline.yaml: frozen, and an unknown key, inf or nan is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 M = TypeVar("M", bound=BaseModel)

@@ -29,7 +29,11 @@ class TvL1Params(BaseModel):
     """The parameters of TV-L1 under OpenCV's names; its coupling `gamma` is 0 and not offered."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", populate_by_name=True, use_attribute_docstrings=True
+        frozen=True,
+        extra="forbid",
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
     )
 
     tau: float = Field(0.25, gt=0)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from twinstream.errors import InputError
 
 NUM_NAMED = 5
+NUMBER_THEM = "number the lines from 1, as in 1 NAME, if these numbers belong to the names"
 # A longer number is no label, and Python refuses to read one of thousands of digits.
 _NUMBER_FIRST = re.compile(r"(?P<number>[0-9]{1,9})(?:\s*,\s*|\s+)(?P<name>\S.*)")
 _NUMBER_LAST = re.compile(r"(?P<name>.*[^\s,])(?:\s*,\s*|\s+)(?P<number>[0-9]{1,9})")
@@ -101,14 +102,16 @@ def _numbered(lines: list[str], form: re.Pattern[str], where: str) -> list[str]:
     named = sorted((int(match["number"]), match["name"]) for match in matches if match)
     numbers, names = [number for number, _ in named], [name for _, name in named]
     counts_up = numbers in ([*range(len(numbers))], [*range(1, len(numbers) + 1)])
-    # `level 1`, `level 2`: without their numbers such names are no names.
-    if not names or (len(names) > 1 and len({*names}) == 1 and form is _NUMBER_LAST):
+    # `level 1`, `level 2` or one of them alone: without their numbers such names are no names.
+    if not names or (len({*names}) == 1 and form is _NUMBER_LAST):
         return []
     if len(names) < len(lines):
         # A few names may begin or end with a number; where most of them count up, a line is wrong.
         if counts_up and 1 < len(names) >= len(lines) / 2:
             line = lines[matches.index(None)]
-            raise InputError(f"{where}: {line!r} has no number, {len(names)} other lines have one")
+            raise InputError(
+                f"{where}: {line!r} has no number, {len(names)} other lines have one; {NUMBER_THEM}"
+            )
         return []
     if not counts_up:
         first = min(numbers[0], 1)
@@ -116,6 +119,6 @@ def _numbered(lines: list[str], form: re.Pattern[str], where: str) -> list[str]:
         absent = next(number for number in expected if number not in numbers)
         raise InputError(
             f"{where}: every line has a number, but none has {absent}; expected {expected[0]} to "
-            f"{expected[-1]}, each once"
+            f"{expected[-1]}, each once; {NUMBER_THEM}"
         )
     return names

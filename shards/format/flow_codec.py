@@ -8,6 +8,7 @@ written; JPEG noise can still produce it, and then it reads as -bound.
                20 -> 255 · 25 -> 255
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -47,3 +48,13 @@ def is_saturated(flow: NDArray[np.floating[Any]], bound: float) -> NDArray[np.bo
     beyond = np.abs(flow) > bound
     saturated: NDArray[np.bool_] = beyond[..., 0] | beyond[..., 1]
     return saturated
+
+
+def cut_at(settings: Mapping[str, Any], bound: float) -> float | None:
+    """Pixels beyond which flow of this bound is cut, as it had a smaller one before a conversion.
+
+    None where it is not, or by less than the codec can tell: 19.92 of 20 px.
+    """
+    before = settings.get("convert.codec", {}).get("bound", bound)
+    cut: float = min(before, settings.get("convert.cut", bound))
+    return cut if round(cut * LEVELS_PER_SIDE / bound) < LEVELS_PER_SIDE else None

@@ -7,7 +7,7 @@ followed, but not in a circle; hidden folders are ignored.
 """
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from twinstream.shards.format.keys import require_plain_class, video_key
 from twinstream.shards.format.split_names import known_split, split_of_list
 from twinstream.shards.rawframes.names import ListedVideo, folder_name, parse_image_name, read_list
 
-SAME_NUMBERS = "number classes alike in all lists, or name labels by --classes"
+SAME_NUMBERS = "number classes alike in all lists"
 ONE_BASED = "labels seem to begin with 1, expected 0"
 
 
@@ -131,12 +131,13 @@ def listed_videos(
 ) -> FoundVideos:
     """The videos of annotation lists; without `classes` a label is named like its folder.
 
-    With `classes` numbers decide, but InputError for one that contradicts a folder of a class.
+    With `classes` numbers decide, but InputError for one that contradicts a folder of a class, or
+    another number of its folder.
     """
     by_list = [(split_of_list(path), read_list(path)) for path in lists]
     lines = [line for _, some in by_list for line in some]
     names = _class_folders(root, lines) if classes is None else classes
-    warnings = () if classes is None else _label_warnings([some for _, some in by_list], classes)
+    warnings = () if classes is None else _checked_labels([some for _, some in by_list], classes)
     videos = (
         VideoFolder(line.folder, names[line.label], line.label, split, line.count)
         for split, some in by_list
@@ -157,13 +158,13 @@ def _class_folders(root: Path, lines: Iterable[ListedVideo]) -> tuple[str, ...]:
         if name != parts[-2]:
             raise InputError(
                 f"{line.where}: {line.folder}: label {line.label} is {name} in {before}; "
-                f"{SAME_NUMBERS}"
+                f"{SAME_NUMBERS}, or name labels by --classes"
             )
         label, before = labels.setdefault(parts[-2], (line.label, line.where))
         if label != line.label:
             raise InputError(
                 f"{line.where}: {line.folder}: {name} is label {line.label} here, {label} in "
-                f"{before}; {SAME_NUMBERS}"
+                f"{before}; {SAME_NUMBERS}, or name labels by --classes"
             )
     for label in range(max(names, default=-1)):
         if label not in names:
@@ -184,11 +185,23 @@ def _labels_by_name(classes: Sequence[str], spell: Callable[[str], str]) -> dict
     return unique | {name: label for label, name in enumerate(classes)}
 
 
-def _label_warnings(
+def _checked_labels(
     lists: Sequence[Sequence[ListedVideo]], classes: Sequence[str]
 ) -> tuple[str, ...]:
     """A warning where no folder tells the class; InputError for a label that cannot be right."""
     labels = _labels_by_name(classes, plain_class)
+    silent = [_refuse_contradictions(lines, labels, classes) for lines in lists]
+    _refuse_two_labels(silent)
+    folders = [line.folder for lines in silent for line in lines]
+    return (_silent_warning(folders),) if folders else ()
+
+
+def _refuse_contradictions(
+    lines: Sequence[ListedVideo], labels: dict[str, int], classes: Sequence[str]
+) -> list[ListedVideo]:
+    """The lines of a list in no folder of a class; InputError for a label that is not its folder's
+    or no class's.
+    """
 
     def label_of(line: ListedVideo) -> int | None:
         # From the inside out: in `test/Run/v1` the class is Run, though one may be named test.
@@ -196,30 +209,52 @@ def _label_warnings(
         found = (labels.get(name, labels.get(plain_class(name))) for name in folders)
         return next((label for label in found if label is not None), None)
 
-    silent: list[str] = []
+    told = [(line, label_of(line)) for line in lines]
+    # All of them, as a list that begins with 1 is wrong in every line.
+    shifted = all(line.label == label + 1 for line, label in told if label is not None)
+    hint = f"; {ONE_BASED}" if shifted and all(line.label for line in lines) else ""
+    for line, label in told:
+        if label not in (None, line.label):
+            name = classes[line.label] if line.label < len(classes) else "no class"
+            raise InputError(
+                f"{line.where}: {line.folder}: label {line.label} is {name} in --classes, but "
+                f"the folder is of {classes[label]}, label {label}{hint}"
+            )
+        if line.label >= len(classes):
+            raise InputError(
+                f"{line.where}: {line.folder}: label {line.label}, --classes names 0 to "
+                f"{len(classes) - 1}{hint}"
+            )
+    return [line for line, label in told if label is None]
+
+
+def _refuse_two_labels(lists: Sequence[Sequence[ListedVideo]]) -> None:
+    """InputError for a folder of videos whose label is another one in another line."""
+    first: dict[str, ListedVideo] = {}
     for lines in lists:
-        told = [(line, label_of(line)) for line in lines]
-        silent += [line.folder for line, label in told if label is None]
-        # All of them, as a list that begins with 1 is wrong in every line.
-        shifted = all(line.label == label + 1 for line, label in told if label is not None)
-        hint = f"; {ONE_BASED}" if shifted and all(line.label for line in lines) else ""
-        for line, label in told:
-            if label not in (None, line.label):
-                name = classes[line.label] if line.label < len(classes) else "no class"
-                raise InputError(
-                    f"{line.where}: {line.folder}: label {line.label} is {name} in --classes, but "
-                    f"the folder is of {classes[label]}, label {label}{hint}"
-                )
-            if line.label >= len(classes):
-                raise InputError(
-                    f"{line.where}: {line.folder}: label {line.label}, --classes names 0 to "
-                    f"{len(classes) - 1}{hint}"
-                )
-    if not silent:
-        return ()
+        by_folder: dict[str, list[ListedVideo]] = defaultdict(list)
+        for line in lines:
+            top, *others = line.folder.split("/")[:-1] or [""]
+            by_folder["/".join(others if known_split(top) else (top, *others))].append(line)
+        # Videos beside one another, in no class folder.
+        by_folder.pop("", None)
+        # A list in which every folder has several labels has folders that are no classes.
+        if all(len({line.label for line in some}) > 1 for some in by_folder.values()):
+            continue
+        for folder, some in by_folder.items():
+            for line in some:
+                other = first.setdefault(folder, line)
+                if other.label != line.label:
+                    raise InputError(
+                        f"{line.where}: {line.folder}: {folder} is label {line.label} here, "
+                        f"{other.label} in {other.where}; {SAME_NUMBERS}"
+                    )
+
+
+def _silent_warning(folders: Sequence[str]) -> str:
     return (
-        f"{len(silent)} listed videos ({first_few(silent)}) in no folder of a class of --classes; "
-        "their numbers alone decide",
+        f"{len(folders)} listed videos ({first_few(folders)}) in no folder of a class of "
+        "--classes; their numbers alone decide"
     )
 
 

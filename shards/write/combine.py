@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from twinstream.errors import InputError
+from twinstream.shards.format.flow_codec import cut_at
 from twinstream.shards.format.index import file_sha256
 from twinstream.shards.format.manifest import (
     FILE_NAME,
@@ -99,6 +100,11 @@ def merge(
         "merge.sources": [file_sha256(path / FILE_NAME) for path in sources],
         VIDEOS_PER_SHARD: samples_per_shard(first),
     }
+    cuts = [cut_at(source.manifest.settings, first.flow_codec.bound) for source in read]
+    # Of another bound each, all the same cut: convert.codec is not in the result.
+    known = [cut for cut in cuts if cut is not None]
+    if len(known) == len(read):
+        settings["convert.cut"] = max(known)
     parts = [part for source in read for part in source.parts]
     rows = [row for source in read for row in source.other_rows]
     return write_parts(out, parts, rows, classes, first.flow_codec, settings, progress)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinstream.errors import InputError
-from twinstream.shards.format.flow_codec import dequantize, is_saturated, quantize
+from twinstream.shards.format.flow_codec import cut_at, dequantize, is_saturated, quantize
 from twinstream.shards.format.image import decode_gray, encode_jpeg
 from twinstream.shards.format.index import file_sha256
 from twinstream.shards.format.manifest import FILE_NAME, FlowCodec, our_codec
@@ -79,6 +79,7 @@ def convert_codec(
     quality = found.get(QUALITY, default_quality)
     # Of the settings that tell a codec, the manifest's codec and convert.codec take the place.
     told = {f"{made}.{name}" for made in ("import", "index") for name in FlowCodec.model_fields}
+    told.add("convert.cut")
     settings = {name: value for name, value in found.items() if name not in told}
     settings |= {
         "convert.source": file_sha256(path / FILE_NAME),
@@ -88,6 +89,10 @@ def convert_codec(
         "convert.jpeg_quality": quality,
         VIDEOS_PER_SHARD: samples_per_shard(source.manifest),
     }
+    # A conversion before this one, which convert.codec tells no longer.
+    cut = cut_at(found, old.bound)
+    if cut is not None:
+        settings["convert.cut"] = cut
     # Prediction makes the flow of a new video by it, which must be in the codec of the training.
     if BOUND in found:
         settings[BOUND] = new.bound

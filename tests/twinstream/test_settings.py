@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from tests.support.paths import ROOT
 from twinstream.errors import InputError
+from twinstream.preprocess.settings import PreprocessSettings
 from twinstream.section import build_settings, read_settings
 from twinstream.settings import Settings
 
@@ -127,3 +128,13 @@ def test_settings_survive_being_saved(tmp_path: Path) -> None:
     settings = build_settings(Settings, {}, ["preprocess.short_side=128", "train.scales=[1, 0.5]"])
     path = write(tmp_path, yaml.safe_dump(settings.model_dump(mode="json", by_alias=True)))
     assert read_settings(Settings, path) == settings
+
+
+@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan"])
+@pytest.mark.parametrize(
+    "path", ["preprocess.bound", "preprocess.timeout_seconds", "preprocess.tvl1.tau"]
+)
+def test_a_number_that_is_not_finite_is_refused(path: str, value: str) -> None:
+    name = path.removeprefix("preprocess.")
+    with pytest.raises(InputError, match=rf"{name}: .*, not -?(inf|nan)$"):
+        build_settings(PreprocessSettings, {}, [f"{name}={value}"])

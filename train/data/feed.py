@@ -48,7 +48,10 @@ class Feed:
                     "train.shuffle_window"
                 )
             self._source = StreamedShards(
-                shard_urls(samples, train.stream_url), self._shard_sizes, recipe
+                shard_urls(samples, train.stream_url),
+                self._shard_sizes,
+                dataset.manifest.classes,
+                recipe,
             )
         else:
             self._source = TrainSnippets(samples, recipe)

@@ -7,6 +7,7 @@ from them: the same as by index with the same window, for any number of workers 
 The price: every rank reads every byte, and no order mixes all shards.
 """
 
+import re
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -34,6 +35,8 @@ Members = dict[str, Any]
 # Opened by our own storage: webdataset has no s3:// and needs the program gsutil for gs://.
 STORES = ("s3://", "gs://")
 HEAD_BYTES = 512
+# A curl of a command line that ends with an error where the server answers with one: -f, -sSf.
+FAILING_CURL = re.compile(r"\bcurl\b[^|]*\s(-[a-zA-Z]*f|--fail(-with-body)?(?=\s))")
 # What curl means by the status that it ends with.
 CURL_STATUS = {
     6: "the host is not known",
@@ -45,14 +48,23 @@ CURL_STATUS = {
 
 
 class StreamedShards:
-    """Random snippets of the wanted samples of a shard, read from its URL; an item is a shard."""
+    """Random snippets of the wanted samples of a shard, read from its URL; an item is a shard.
+
+    InputError for a sample whose label is another one of `classes`: of a stream that another
+    dataset was written to.
+    """
 
     def __init__(
-        self, urls: Sequence[str], shard_sizes: Sequence[int], recipe: SnippetRecipe
+        self,
+        urls: Sequence[str],
+        shard_sizes: Sequence[int],
+        classes: Sequence[str],
+        recipe: SnippetRecipe,
     ) -> None:
         if not sum(shard_sizes):
             raise InputError("this split holds no samples")
         self.urls, self.recipe = urls, recipe
+        self.class_of = dict(enumerate(classes))
         sizes = np.array(shard_sizes, np.int64)
         self.ends: Positions = np.cumsum(sizes)
         self.starts: Positions = self.ends - sizes
@@ -84,6 +96,12 @@ class StreamedShards:
         self, epoch: int, members: Members, rgb: Bytes, flow: Bytes
     ) -> tuple[NDArray[np.float32], int]:
         recipe, meta = self.recipe, _meta(members)
+        named = self.class_of.get(meta.label, "no class")
+        if meta.class_name != named:
+            raise InputError(
+                f"{_where(members)}: label {meta.label} is {meta.class_name} here, {named} in "
+                "dataset.json; expected the shards of that dataset"
+            )
         try:
             starts, view = recipe.draw(epoch, meta.key, meta.num_frames, meta.height, meta.width)
         except InputError as error:
@@ -172,7 +190,8 @@ class _Watched:
         # A tar has zeros in its first block, and a compressed one other bytes that no text has.
         if self.head and not any(byte < 32 and byte not in b"\t\r\n" for byte in self.head):
             words = " ".join(self.head.decode("utf-8", "replace").split())
-            hint = "; use curl -sSf so that an answer such as 404 is told" if "curl" in url else ""
+            is_silent = re.match(r"pipe:.*\bcurl\b", url) and not FAILING_CURL.search(url)
+            hint = "; use curl -sSf so that an answer such as 404 is told" if is_silent else ""
             return f"what arrives is no tar but text that begins {words[:40]!r}{hint}"
         # The status of a command whose output was closed before its end says nothing.
         status = getattr(self.source, "status", None) if self.has_ended else None

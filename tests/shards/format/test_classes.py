@@ -82,6 +82,11 @@ def test_the_first_difference_of_two_lists_of_classes_is_one_line(
         (["level 1", "level 2"], ["level 1", "level 2"]),
         (["gesture 3", "gesture 7"], ["gesture 3", "gesture 7"]),
         (["0", "1", "2"], ["0", "1", "2"]),
+        (["level 1"], ["level 1"]),
+        (["abseiling 0"], ["abseiling 0"]),
+        (["1 level 1"], ["level 1"]),
+        (["1 Squat 90", "2 Lunge 45", "3 Jump 10"], ["Squat 90", "Lunge 45", "Jump 10"]),
+        (["1 400 m", "2 800 m"], ["400 m", "800 m"]),
         (["walk", "2 hands"], ["walk", "2 hands"]),
         (["walk", "walk 1"], ["walk", "walk 1"]),
         (["2 hands", "3 hands", "walk"], ["2 hands", "3 hands", "walk"]),
@@ -95,6 +100,10 @@ def test_a_file_of_classes_has_a_name_or_a_number_and_a_name_a_line(
     assert parse_classes(end.join(lines) + end, "f") == tuple(names)
 
 
+EVERY = "every line has a number, but none"
+NUMBER_THEM = "number the lines from 1, as in 1 NAME, if these numbers belong to the names"
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
@@ -103,11 +112,20 @@ def test_a_file_of_classes_has_a_name_or_a_number_and_a_name_a_line(
         (["a", "b", "a "], "class 'a' is there 2 times; expected each once"),
         (["1 a", "2 a"], "class 'a' is there 2 times; expected each once"),
         (["a 0", "b 1", "a 2"], "class 'a' is there 2 times; expected each once"),
-        (["1 a", "1 b"], "every line has a number, but none has 2; expected 1 to 2, each once"),
-        (["a 0", "b 2"], "every line has a number, but none has 1; expected 0 to 1, each once"),
-        (["5 a", "6 b"], "every line has a number, but none has 1; expected 1 to 2, each once"),
-        (["id,name", "0,a", "1,b"], "'id,name' has no number, 2 other lines have one"),
-        (["a 1", "b 2", "c"], "'c' has no number, 2 other lines have one"),
+        (["1 a", "1 b"], f"{EVERY} has 2; expected 1 to 2, each once; {NUMBER_THEM}"),
+        (["a 0", "b 2"], f"{EVERY} has 1; expected 0 to 1, each once; {NUMBER_THEM}"),
+        (["5 a", "6 b"], f"{EVERY} has 1; expected 1 to 2, each once; {NUMBER_THEM}"),
+        (["400 m", "800 m"], f"{EVERY} has 1; expected 1 to 2, each once; {NUMBER_THEM}"),
+        (["400 m"], f"{EVERY} has 1; expected 1 to 1, each once; {NUMBER_THEM}"),
+        (
+            ["Squat 90", "Lunge 45", "Jump 10"],
+            f"{EVERY} has 1; expected 1 to 3, each once; {NUMBER_THEM}",
+        ),
+        (
+            ["id,name", "0,a", "1,b"],
+            f"'id,name' has no number, 2 other lines have one; {NUMBER_THEM}",
+        ),
+        (["a 1", "b 2", "c"], f"'c' has no number, 2 other lines have one; {NUMBER_THEM}"),
     ],
 )
 def test_a_file_of_classes_that_leaves_open_what_is_meant_is_refused(

@@ -2,6 +2,7 @@
 not line up.
 """
 
+import re
 import shutil
 import signal
 import subprocess
@@ -446,6 +447,7 @@ def test_a_finished_import_refuses_a_class_more_that_no_video_has(tmp_path: Path
         bring_in(root, out, replace(found, classes=(*found.classes, "extra")))
 
 
+CODEC_OPTIONS = ("--bound", "--levels", "--zero")
 CLASSES = ("Archery", "Biking", "Hand Stand")
 
 
@@ -508,6 +510,44 @@ def test_numbers_decide_with_a_word_where_folders_are_no_classes(tmp_path: Path)
     assert listed_videos(tmp_path, [path], CLASSES).warnings == ()
 
 
+@pytest.mark.parametrize("classes", [("Bogen", "Rad"), ('"Archery"', '"Biking"')])
+@pytest.mark.parametrize(
+    ("train", "test", "told"),
+    [
+        (["Archery/a 4 0", "Biking/b 4 1"], ["Archery/c 4 1", "Biking/d 4 0"], "Archery"),
+        (["train/Archery/a 4 0"], ["test/Archery/c 4 1"], "Archery"),
+        (["Archery/g01/a 4 0", "Biking/g01/b 4 1"], ["Archery/g01/c 4 1"], "Archery/g01"),
+        (["Archery/a 4 0", "flat 4 1"], ["v 4 0", "Archery/c 4 1"], "Archery"),
+        (["Archery/a 4 0", "Archery/c 4 1", "Biking/d 4 1"], [], "Archery"),
+        (["Archery/a 4 0", "Biking/b 4 1"], ["Archery/c 4 0", "Biking/d 4 1"], None),
+        (["Archery/g01/a 4 0", "Biking/g01/b 4 1"], ["Archery/g02/c 4 0"], None),
+        (["Archery/a 4 0", "Biking/b 4 0"], ["more/c 4 1"], None),
+        (["a 4 0", "b 4 1"], ["c 4 1", "d 4 0"], None),
+        (["train/a 4 0", "train/b 4 1"], ["val/c 4 1", "val/d 4 0"], None),
+        (["all/a 4 0", "all/b 4 1"], ["all/c 4 1", "all/d 4 0"], None),
+    ],
+)
+def test_a_folder_has_one_label_in_all_lists_although_no_class_is_named_like_it(
+    tmp_path: Path, classes: tuple[str, ...], train: list[str], test: list[str], told: str | None
+) -> None:
+    lists = [tmp_path / "train.txt", tmp_path / "test.txt"]
+    for path, lines in zip(lists, (train, test), strict=True):
+        path.write_text("".join(f"{line}\n" for line in lines))
+    # Nothing in a list is no fault of the labels, but of the list.
+    lists = lists if test else lists[:1]
+    if told is None:
+        found = listed_videos(tmp_path, lists, classes)
+        assert [video.label for video in found.videos] == [int(line[-1]) for line in train + test]
+        assert len(found.warnings) == 1
+        return
+    with pytest.raises(InputError) as caught:
+        listed_videos(tmp_path, lists, classes)
+    places = re.escape(f"{told} is label 1 here, 0 in {lists[0]}: line 1; number classes alike")
+    assert re.fullmatch(
+        rf"{re.escape(str(lists[-1]))}: line \d: .*/c: {places} in all lists", str(caught.value)
+    )
+
+
 def test_a_folder_that_two_classes_would_have_tells_neither(tmp_path: Path) -> None:
     path = tmp_path / "train.txt"
     path.write_text("a_b/v 4 0\nA B/v 4 1\n")
@@ -539,3 +579,33 @@ def test_the_command_reads_a_class_index_and_stops_at_a_list_that_numbers_otherw
     test.write_text("Biking/v2 4 1\n")
     assert run(monkeypatch, *command) == 0
     assert read_manifest(tmp_path / "out").classes == ("Archery", "Biking")
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        *((command, option) for command in ("import", "index") for option in CODEC_OPTIONS),
+        ("convert-codec", "--bound"),
+    ],
+)
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e999"])
+def test_a_codec_is_of_finite_numbers(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    option: str,
+    value: str,
+) -> None:
+    draw_video(tmp_path / "in" / "a" / "v")
+    given = {"--bound": "20"} | {option: value}
+    words = [
+        "shards",
+        command,
+        str(tmp_path / "in"),
+        *(word for pair in given.items() for word in pair),
+    ]
+    words += [] if command == "index" else ["--out", str(tmp_path / "out")]
+    assert run(monkeypatch, *words) == 2
+    assert re.search(rf"Invalid value for '{option}': .*(inf|nan)", capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()

@@ -11,6 +11,8 @@ from tests.support.datasets import bare, write_dataset
 from tests.support.digests import digests
 from tests.support.rawframes import stored
 from twinstream.errors import InputError
+from twinstream.preprocess.settings import made_settings
+from twinstream.shards.format.flow_codec import cut_at
 from twinstream.shards.format.image import decode_gray, encode_jpeg
 from twinstream.shards.format.index import file_sha256
 from twinstream.shards.format.manifest import our_codec, read_manifest
@@ -245,6 +247,50 @@ def test_images_that_are_not_of_their_sample_are_named(tmp_path: Path) -> None:
     index_dataset(dataset, foreign_codec(20, 127.5, 127.5))
     with pytest.raises(InputError, match=r"d: left/test0: flow is \(24, 32\), expected \(25, 32\)"):
         convert(dataset, tmp_path / "out")
+
+
+def test_what_a_larger_bound_cannot_bring_back_is_told_by_all_who_use_it(
+    dataset: Path,
+    denseflow: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def to(source: Path, name: str, bound: float) -> str:
+        command = ("shards", "convert-codec", str(source), "--out", str(tmp_path / name))
+        assert run(monkeypatch, *command, "--bound", str(bound)) == 0
+        return capsys.readouterr().out
+
+    assert "stays" not in to(dataset, "small", 1)
+    assert to(tmp_path / "small", "wide", 20).endswith("; motion beyond 1 px stays cut\n")
+    # What is cut at 1 px is so at 10 px too, although it had 20 px in between.
+    assert to(tmp_path / "wide", "between", 10).endswith("; motion beyond 1 px stays cut\n")
+    assert "stays" not in to(tmp_path / "between", "again", 0.5)
+    # 127.5 levels to 20 px are 127 to 19.92 px: no byte tells them apart.
+    draw_denseflow(tmp_path / "more" / "swim" / "v", seed=3)
+    third = bring_in(tmp_path / "more", tmp_path / "third", zero=128)
+    assert "stays" not in to(third, "same", 20)
+    made = {"preprocess.size": [32, 24], "preprocess.engine": "numba", "shards.jpeg_quality": 95}
+    for name, cut in [("small", None), ("wide", 1), ("between", 1), ("again", None)]:
+        settings = read_manifest(tmp_path / name).settings | made
+        if cut is None:
+            assert made_settings(settings, "d").bound == settings["preprocess.bound"]
+            continue
+        with pytest.raises(InputError, match=rf"^d: its flow was converted from bound {cut} to "):
+            made_settings(settings, "d")
+    command = ("shards", "merge", str(tmp_path / "wide"), str(tmp_path / "same"))
+    assert run(monkeypatch, *command, "--out", str(tmp_path / "both")) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "stays" in line]
+    assert told == [
+        f"{tmp_path / 'wide'}: its bound was 1 px before it was converted to 20; motion beyond 1 "
+        "px stays cut"
+    ]
+    # Of motion beyond 1 px the network has seen some.
+    assert cut_at(read_manifest(tmp_path / "both").settings, 20) is None
+    convert(denseflow, tmp_path / "two", bound=2)
+    convert(tmp_path / "two", tmp_path / "wider", bound=20)
+    merge([tmp_path / "wide", tmp_path / "wider"], tmp_path / "cut")
+    assert cut_at(read_manifest(tmp_path / "cut").settings, 20) == 2
 
 
 def test_the_command_tells_how_much_is_lost(

@@ -14,6 +14,7 @@ import torch
 
 from tests.support.datasets import write_dataset
 from twinstream.errors import InputError
+from twinstream.shards.format.manifest import manifest_bytes, read_manifest
 from twinstream.shards.read.dataset import ShardDataset
 from twinstream.train.data.batch import Batch
 from twinstream.train.data.feed import Feed, shard_urls
@@ -215,6 +216,55 @@ def test_what_a_stream_sends_instead_of_a_tar_is_told(
     with pytest.raises(InputError) as caught:
         read(dataset, loader="stream", workers=workers, stream_url=url)
     assert re.search(rf"train-00000\d\.tar: cannot be streamed \({reason}", str(caught.value))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "is_told"),
+    [
+        ("pipe:cat page; : curl -s -L {shard}", True),
+        ("pipe:cat page; : curl -o - --form f {shard} | tar -xf -", True),
+        ("pipe:cat page; : curl {shard}", True),
+        ("pipe:cat page; : curl -f {shard}", False),
+        ("pipe:cat page; : curl -s -LfS {shard}", False),
+        ("pipe:cat page; : curl --fail {shard}", False),
+        ("pipe:cat page; : curl --fail-with-body -s {shard}", False),
+        ("pipe:cat page; : {shard}", False),
+        ("curl/{shard}", False),
+    ],
+)
+def test_curl_is_told_to_fail_only_where_it_does_not(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, is_told: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("page", *shard_urls(ShardDataset(dataset).samples("train"), "curl/{shard}")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("<html> 404 </html>" * 40)
+    with pytest.raises(InputError, match="what arrives is no tar but text") as caught:
+        read(dataset, loader="stream", stream_url=url, shuffle_window=1, batch_size=9)
+    assert ("use curl -sSf" in str(caught.value)) == is_told
+
+
+@pytest.mark.parametrize(
+    ("classes", "told"),
+    [
+        (("right", "left"), r"label [01] is (left|right) here, (right|left) in dataset\.json"),
+        (("left",), r"label 1 is right here, no class in dataset\.json"),
+    ],
+)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_stream_whose_labels_are_of_other_classes_is_refused(
+    dataset: Path, tmp_path: Path, classes: tuple[str, ...], told: str, workers: int
+) -> None:
+    manifest = read_manifest(dataset)
+    assert manifest.classes == ("left", "right")
+    (tmp_path / "dataset.json").write_bytes(
+        manifest_bytes(manifest.model_copy(update={"classes": classes}))
+    )
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, loader="stream", workers=workers, stream_url=f"{dataset}/{{shard}}")
+    line = rf"{dataset}/train/train-00000\d\.tar: (left|right)/train\d: {told}; expected the shards"
+    assert re.match(line, str(caught.value))
     assert len(str(caught.value).splitlines()) == 1
 
 
