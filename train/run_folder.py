@@ -18,7 +18,6 @@ import yaml
 
 from twinstream.errors import InputError
 from twinstream.section import Section, build_settings, read_settings
-from twinstream.shards.format.index import file_sha256
 from twinstream.shards.format.manifest import (
     FILE_NAME,
     Manifest,
@@ -26,10 +25,9 @@ from twinstream.shards.format.manifest import (
     parse_manifest,
     read_manifest,
 )
-from twinstream.shards.read.dataset import ShardDataset, open_dataset
 from twinstream.shards.settings import ShardSettings
 from twinstream.shards.storage.atomic import write_atomically
-from twinstream.shards.storage.location import locate
+from twinstream.shards.storage.location import file_sha256, locate
 from twinstream.train.settings import ModelSettings, TestSettings, TrainSettings
 
 CHECKPOINT = "checkpoint.pt"
@@ -124,24 +122,6 @@ def write_settings(run: Path, settings: RunSettings) -> None:
 def keep_manifest(run: Path, manifest: Manifest) -> None:
     """Copy dataset.json into the run: `predict` needs it when the dataset is gone."""
     write_atomically(run / FILE_NAME, manifest_bytes(manifest))
-
-
-def open_run_dataset(settings: ShardSettings, option: str, path: str | None = None) -> ShardDataset:
-    """The dataset of a run, or the one at `path`; InputError that names `option` where it is not.
-
-    `option` is what the user gives when the dataset has moved.
-    """
-    where = locate(path or settings.path)
-    # What made it may be far away: only where it is now can be asked.
-    if not (where / FILE_NAME).exists():
-        raise InputError(
-            f"{where}: no {FILE_NAME}, so no finished shard dataset is there; if it has moved, "
-            f"name its folder: {option}"
-        )
-    dataset = open_dataset(settings, path)
-    if len({*dataset.classes}) != len(dataset.classes):
-        raise InputError(f"{where}: names a class twice, so that labels are not told apart")
-    return dataset
 
 
 def read_run_manifest(run: Path, settings: RunSettings) -> Manifest:

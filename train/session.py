@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from twinstream.errors import InputError
-from twinstream.shards.format.index import file_sha256
 from twinstream.shards.format.manifest import FILE_NAME, pixel_settings
 from twinstream.shards.read.dataset import ShardDataset
+from twinstream.shards.storage.location import file_sha256
 from twinstream.shards.storage.lock import owned
 from twinstream.train.checkpoint import (
     Checkpoint,
@@ -45,12 +45,12 @@ from twinstream.train.run_folder import (
     RunSettings,
     begin_run,
     keep_manifest,
-    open_run_dataset,
     refuse_small_disk,
     remove_leftovers,
     write_settings,
 )
 from twinstream.train.run_log import TrainingLog, record_start
+from twinstream.train.score.run_weights import open_run_dataset
 
 
 @dataclass(frozen=True)

@@ -121,12 +121,6 @@ def read_index_file(path: Location) -> IndexFile:
     return IndexFile(len(data), hashlib.sha256(data).hexdigest(), file.metadata.num_rows, record)
 
 
-def file_sha256(path: Location) -> str:
-    """Hex SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _split_list(column: pa.ChunkedArray) -> list[NDArray[Any]]:
     """A list column as one NumPy view a row, without making a Python number of each entry."""
     return [row.values.to_numpy() for row in column]

@@ -4,6 +4,7 @@ A local path stays a plain pathlib.Path and costs nothing extra. A path in a sto
 with the same methods. `storage.atomic` writes to both.
 """
 
+import hashlib
 import io
 import os
 import tempfile
@@ -74,6 +75,12 @@ def read_range(location: Location, begin: int, num_bytes: int) -> bytes:
     # pread goes past the buffer of a file object, so none is made.
     with open(location, "rb", buffering=0) as file:
         return os.pread(file.fileno(), num_bytes, begin)
+
+
+def file_sha256(path: Location) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from typing import Any
 
 from twinstream.errors import InputError
 from twinstream.shards.format.flow_codec import cut_at
-from twinstream.shards.format.index import file_sha256
 from twinstream.shards.format.manifest import (
     FILE_NAME,
     FlowCodec,
@@ -22,7 +21,7 @@ from twinstream.shards.format.manifest import (
 )
 from twinstream.shards.format.sample import SampleMeta, meta_from_json
 from twinstream.shards.format.video_table import VIDEOS_NAME, Status, VideoRow, read_videos
-from twinstream.shards.storage.location import Location
+from twinstream.shards.storage.location import Location, file_sha256
 from twinstream.shards.write.copying import Copier, StoredBytes, fill_spool, stored_samples
 from twinstream.shards.write.dataset import Contents, DatasetBuild, write_dataset
 from twinstream.shards.write.plan import key_hash, plan_shards

@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from twinstream.errors import InputError
 from twinstream.shards.format.flow_codec import cut_at, dequantize, is_saturated, quantize
 from twinstream.shards.format.image import decode_gray, encode_jpeg
-from twinstream.shards.format.index import file_sha256
 from twinstream.shards.format.manifest import FILE_NAME, FlowCodec, our_codec
 from twinstream.shards.format.sample import SampleMeta
 from twinstream.shards.format.video_table import VideoRow
-from twinstream.shards.storage.location import Location
+from twinstream.shards.storage.location import Location, file_sha256
 from twinstream.shards.write.combine import (
     VIDEOS_PER_SHARD,
     read_source,

@@ -16,7 +16,6 @@ from twinstream.errors import InputError
 from twinstream.shards.format.index import (
     IndexFile,
     JobRecord,
-    file_sha256,
     index_bytes,
     read_index_file,
     sample_row,
@@ -25,7 +24,7 @@ from twinstream.shards.format.manifest import FILE_NAME, FORMAT, FlowCodec, shar
 from twinstream.shards.format.sample import SampleMeta, member_names, meta_from_json, num_members
 from twinstream.shards.format.video_table import Status, VideoRow, video_row
 from twinstream.shards.storage.atomic import one_line_disk_faults, write_atomically
-from twinstream.shards.storage.location import Location, file_sizes
+from twinstream.shards.storage.location import Location, file_sha256, file_sizes
 from twinstream.shards.storage.lock import owned
 from twinstream.shards.write.dataset import (
     SAME_COMMAND,

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from twinstream.section import build_settings
-from twinstream.shards.format.index import file_sha256
 from twinstream.shards.format.manifest import FILE_NAME
+from twinstream.shards.storage.location import file_sha256
 from twinstream.train.checkpoint import Checkpoint, Position, TrainingState, save_checkpoint
 from twinstream.train.network.cma import CMABlock
 from twinstream.train.network.stages import plan_stages

@@ -20,7 +20,7 @@ from tests.support.datasets import write_dataset
 from tests.support.paths import ROOT
 from tests.support.training import losses, make_settings, settings_tree
 from twinstream.errors import InputError
-from twinstream.shards.format.index import file_sha256
+from twinstream.shards.storage.location import file_sha256
 from twinstream.train import fit
 from twinstream.train.checkpoint import Position, load_checkpoint, load_resumable
 from twinstream.train.fit import begin_stage, train

@@ -24,9 +24,9 @@ from twinstream.preprocess.settings import (
     made_settings,
 )
 from twinstream.section import build_settings
-from twinstream.shards.format.index import file_sha256
 from twinstream.shards.format.manifest import FILE_NAME, manifest_bytes
 from twinstream.shards.settings import ShardSettings
+from twinstream.shards.storage.location import file_sha256
 from twinstream.train.choices import iteration
 from twinstream.train.ranks import Ranks
 from twinstream.train.run_folder import RunSettings, read_run_manifest, read_run_settings

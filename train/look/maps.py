@@ -30,9 +30,10 @@ from twinstream.train.device import choose_device, network_input
 from twinstream.train.network.branch import Branch
 from twinstream.train.network.cma import CMABlock
 from twinstream.train.network.two_branch import TwoBranch
-from twinstream.train.run_folder import open_run_dataset, read_run_settings
+from twinstream.train.run_folder import read_run_settings
 from twinstream.train.score.run_weights import (
     open_network,
+    open_run_dataset,
     read_weights,
     refuse_other_dataset,
 )

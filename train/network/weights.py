@@ -19,7 +19,7 @@ from torchvision import models
 
 from twinstream.errors import InputError
 from twinstream.shards.format.classes import first_few
-from twinstream.shards.format.index import file_sha256
+from twinstream.shards.storage.location import file_sha256
 from twinstream.train.choices import IMAGENET, OTHER, BranchName, iteration
 from twinstream.train.network.branch import RGB_CHANNELS, Branch
 from twinstream.train.network.stages import Stage

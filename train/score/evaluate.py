@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from twinstream.errors import InputError
 from twinstream.progress import Progress
-from twinstream.shards.format.index import file_sha256
 from twinstream.shards.format.manifest import FILE_NAME
 from twinstream.shards.read.dataset import ShardDataset
 from twinstream.shards.storage.atomic import write_atomically
+from twinstream.shards.storage.location import file_sha256
 from twinstream.train.checkpoint import trained_branches
 from twinstream.train.choices import BOTH, BranchName
 from twinstream.train.data.loader import TestSnippets, load_test_batches, num_workers
@@ -33,7 +33,6 @@ from twinstream.train.network.two_branch import TwoBranch
 from twinstream.train.run_folder import (
     SETTINGS,
     RunSettings,
-    open_run_dataset,
     read_run_settings,
 )
 from twinstream.train.score.metrics import FUSION_WEIGHTS, fuse, per_class_accuracy, top_k_accuracy
@@ -50,6 +49,7 @@ from twinstream.train.score.run_weights import (
     network_labels,
     num_trained_on,
     open_network,
+    open_run_dataset,
     read_weights,
     refuse_other_dataset,
     weights_digests,

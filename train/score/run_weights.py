@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from twinstream.errors import InputError
 from twinstream.shards.format.classes import class_difference
-from twinstream.shards.format.index import file_sha256
 from twinstream.shards.format.manifest import FILE_NAME, pixel_settings
-from twinstream.shards.read.dataset import ShardDataset
+from twinstream.shards.read.dataset import ShardDataset, open_dataset
+from twinstream.shards.settings import ShardSettings
+from twinstream.shards.storage.location import file_sha256, locate
 from twinstream.train.checkpoint import (
     Checkpoint,
     count_shared,
@@ -37,6 +38,24 @@ class Scored:
     checkpoint: Checkpoint
     progress: str
     """How far the stage got, `epoch 2 of 30, step 6`; empty for a stage that has ended"""
+
+
+def open_run_dataset(settings: ShardSettings, option: str, path: str | None = None) -> ShardDataset:
+    """The dataset of a run, or the one at `path`; InputError that names `option` where it is not.
+
+    `option` is what the user gives when the dataset has moved.
+    """
+    where = locate(path or settings.path)
+    # What made it may be far away: only where it is now can be asked.
+    if not (where / FILE_NAME).exists():
+        raise InputError(
+            f"{where}: no {FILE_NAME}, so no finished shard dataset is there; if it has moved, "
+            f"name its folder: {option}"
+        )
+    dataset = open_dataset(settings, path)
+    if len({*dataset.classes}) != len(dataset.classes):
+        raise InputError(f"{where}: names a class twice, so that labels are not told apart")
+    return dataset
 
 
 def read_weights(run: Path, settings: RunSettings, stage: str | None) -> Scored:

@@ -15,8 +15,8 @@ import yaml
 from tests.support.command import run
 from tests.support.runs import write_run
 from twinstream.errors import InputError
-from twinstream.shards.format.index import file_sha256
 from twinstream.shards.format.manifest import manifest_bytes, read_manifest
+from twinstream.shards.storage.location import file_sha256
 from twinstream.train.checkpoint import Checkpoint, trained_branches
 from twinstream.train.choices import BranchName
 from twinstream.train.run_folder import read_run_settings
