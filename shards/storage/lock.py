@@ -64,7 +64,7 @@ def owned(
     except OSError as error:
         where = f"{option} {folder}" if option else folder
         # One that another user's run has left behind: the folder itself can be written to.
-        hint = f"; where no run is left, remove {path}" if error.filename == str(path) else ""
+        hint = f"; where no run is left, remove {path}" if path.is_file() else ""
         raise InputError(f"{where}: cannot be written to ({error.strerror}){hint}") from error
     if file is None:
         raise _refusal(folder, _held.get(path) or _read(path), advice)
