@@ -85,9 +85,10 @@ def initialise(branch: Branch, source: str | Path | None, name: BranchName, use:
         refuse_other_bound(loaded.get("bound"), use.bound, where)
     rows, why_new = classifier_rows(loaded, found, name, use.classes, where)
     _load(branch, state_by_name(found, rows, branch), where)
-    is_ours, is_adapted = "attending" in loaded, has_rgb_stem(found) and name == "flow"
+    is_adapted = has_rgb_stem(found) and branch.conv1.in_channels != RGB_CHANNELS
     trained = is_learned(loaded, found, name) and not is_adapted
-    no_record = loaded.get("trained_on") is None
+    # Our own checkpoints say it, since there are such records.
+    unrecorded = "attending" in loaded and loaded.get("trained_on") is None
     acting = acting_blocks(found)
     new = blocks_of(branch.state_dict()) - blocks_of(found)
     notes = [
@@ -98,13 +99,13 @@ def initialise(branch: Branch, source: str | Path | None, name: BranchName, use:
         *([f"trained attention at {len(acting)} places"] if acting else []),
         *([f"attention new at {len(new)} places"] if new else []),
         *other_settings(loaded.get("made_with"), use.made_with, name),
-        *(["on which videos it was trained is not known"] if is_ours and no_record else []),
+        *(["on which videos it was trained is not known"] if unrecorded else []),
     ]
     reads = any(block.startswith("cma.") for block in acting)
     return Origin(
         ", ".join(notes),
         is_trained=trained,
-        has_classifier=len(rows) == len(use.classes),
+        has_classifier=trained and len(rows) == len(use.classes),
         partner=resnet_state(loaded, OTHER[name], where) if reads else None,
         trained_on=videos if isinstance(videos := loaded.get("trained_on"), Tensor) else None,
         sha256=file_sha256(path),
