@@ -19,6 +19,7 @@ from tests.support.gradients import one_step
 from tests.support.paths import ROOT
 from tests.support.processes import descendants
 from twinstream.errors import InputError
+from twinstream.train.checkpoint import Position, load_resumable
 from twinstream.train.choices import BranchName
 from twinstream.train.fit import train
 from twinstream.train.network.weights import Origin
@@ -109,8 +110,9 @@ def test_a_rank_that_is_killed_ends_the_run_in_one_line_and_fewer_ranks_can_go_o
     torchrun = subprocess.Popen(
         command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
     )
-    until = time.monotonic() + PATIENCE
-    while not (run / "checkpoint.pt").exists():
+    path, until = run / "checkpoint.pt", time.monotonic() + PATIENCE
+    # The first one is from before the first step.
+    while not path.exists() or load_resumable(path)[1].position == Position():
         assert torchrun.poll() is None, torchrun.stderr.read() if torchrun.stderr else ""
         assert time.monotonic() < until
         time.sleep(0.02)
