@@ -171,7 +171,7 @@ def joined_digests(parts: Iterable[Tensor | None]) -> Tensor | None:
     known = [part for part in parts if part is not None]
     if not known:
         return None
-    joined: Tensor = torch.cat(known).unique()  # type: ignore[no-untyped-call]
+    joined: Tensor = torch.unique(torch.cat(known))
     return joined
 
 

@@ -1,9 +1,14 @@
-"""Settings of small training runs, and the losses in their logs."""
+"""Settings of small training runs, the losses in their logs, and a kill in mid-stage."""
 
 import json
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from twinstream.section import build_settings
+from twinstream.train import fit
+from twinstream.train.gradient import add_gradients
 from twinstream.train.run_folder import RunSettings
 
 
@@ -35,3 +40,16 @@ def losses(run: Path) -> list[tuple[str, int, int, float]]:
         for line in lines
         if "loss" in line
     ]
+
+
+def kill_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step behind so many ends training in its middle, with nothing more saved."""
+    left = [steps]
+
+    def killed(*arguments: Any, **options: Any) -> tuple[float, int]:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return add_gradients(*arguments, **options)
+
+    monkeypatch.setattr(fit, "add_gradients", killed)

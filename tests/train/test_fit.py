@@ -18,7 +18,7 @@ import yaml
 
 from tests.support.datasets import write_dataset
 from tests.support.paths import ROOT
-from tests.support.training import losses, make_settings, settings_tree
+from tests.support.training import kill_after, losses, make_settings, settings_tree
 from twinstream.errors import InputError
 from twinstream.shards.storage.location import file_sha256
 from twinstream.train import fit
@@ -33,19 +33,6 @@ from twinstream.train.run_log import TrainingLog, git_revision
 from twinstream.train.score.evaluate import score_run
 from twinstream.train.session import open_session, validation_split
 from twinstream.train.settings import TrainSettings
-
-
-def kill_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The step behind so many ends training in its middle, with nothing more saved."""
-    left = [steps]
-
-    def killed(*arguments: Any, **options: Any) -> tuple[float, int]:
-        if not left[0]:
-            raise KeyboardInterrupt
-        left[0] -= 1
-        return add_gradients(*arguments, **options)
-
-    monkeypatch.setattr(fit, "add_gradients", killed)
 
 
 @pytest.fixture(scope="module")

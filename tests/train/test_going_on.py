@@ -13,7 +13,7 @@ import yaml
 from torchvision import models
 
 from tests.support.datasets import write_dataset
-from tests.support.training import losses, make_settings
+from tests.support.training import kill_after, losses, make_settings
 from twinstream.errors import InputError
 from twinstream.shards.format.manifest import manifest_bytes, read_manifest
 from twinstream.train import fit
@@ -194,15 +194,7 @@ def test_a_run_that_left_trained_attention_out_does_not_go_on(
 
 def stopped_after(steps: int, run: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run of two stages of four steps each, killed in the step behind so many."""
-    left, add_gradients = [steps], fit.add_gradients
-
-    def killed(*arguments: Any, **options: Any) -> tuple[float, int]:
-        if not left[0]:
-            raise KeyboardInterrupt
-        left[0] -= 1
-        return add_gradients(*arguments, **options)
-
-    monkeypatch.setattr(fit, "add_gradients", killed)
+    kill_after(steps, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         train(make_settings(dataset, "train.checkpoint_steps=1"), run, resume=False)
     monkeypatch.undo()

@@ -79,7 +79,7 @@ def resnet_state(loaded: Mapping[str, Any], branch: BranchName, where: str) -> S
 
 
 def has_bias(state: Mapping[str, Any], prefix: str = "") -> bool:
-    """Whether a classifier was trained: a new one's bias is zero, a trained one's nowhere."""
+    """Whether a classifier was trained: a new one's bias is zero for every class."""
     bias = state.get(f"{prefix}fc.bias")
     return isinstance(bias, Tensor) and bool(bias.any())
 
