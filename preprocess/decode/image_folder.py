@@ -15,8 +15,9 @@ from pathlib import Path
 import av
 from av.video.frame import VideoFrame
 
+from twinstream.preprocess.decode.decoding import check_pixels
 from twinstream.preprocess.decode.picture import Orientation, short_side_size
-from twinstream.preprocess.decode.video import check_pixels, in_chunks
+from twinstream.preprocess.decode.video import in_chunks
 from twinstream.preprocess.decode.video_stream import OpenedVideo, VideoInfo
 from twinstream.shards.format.image import has_jpeg_end
 from twinstream.shards.format.video_table import Reason, VideoError

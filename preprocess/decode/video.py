@@ -1,10 +1,4 @@
-"""Video file -> all frames, upright, resized, uint8 RGB, in chunks of bounded memory.
-
-At a cut or damage FFmpeg often just stops, drops pictures or paints over the hole, without an
-error. So the container's elements are checked first, a picture that the decoder calls damaged is an
-error, and at the end every picture is accounted for. The price: a video with one damaged picture is
-refused. Formats without a count (MPEG-TS and -PS, FLV, WMV, Ogg, GIF) can be cut unnoticed.
-"""
+"""Video file -> all frames, upright, resized, uint8 RGB, in chunks of bounded memory."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,8 +14,12 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from twinstream.preprocess.decode.containers import ContainerError, count_blocks
-from twinstream.preprocess.decode.packet_count import PacketCount, is_silent, promised_packets
+from twinstream.preprocess.decode.decoding import (
+    check_pixels,
+    decoded_pictures,
+    error_text,
+    num_blocks_of,
+)
 from twinstream.preprocess.decode.picture import (
     Orientation,
     picture_orientation,
@@ -60,10 +58,10 @@ def open_video(
         stream = _video_stream(container)
         coded_size = stream.codec_context.width, stream.codec_context.height
         check_pixels(*coded_size, max_pixels)
-        num_blocks = _num_blocks(local, container, stream)
+        num_blocks = num_blocks_of(local, container, stream)
         # Threads of type FRAME return pictures later, and which packet gave which is lost.
         stream.thread_type, stream.thread_count = "SLICE", num_threads
-        pictures = _pictures(container, stream, num_blocks, max_pixels)
+        pictures = decoded_pictures(container, stream, num_blocks, max_pixels)
         first = next(pictures, None)
         # The display matrix comes with each picture; the first one's holds for all.
         turn = picture_orientation(first) if first else Orientation()
@@ -98,7 +96,7 @@ def _open_container(path: Path) -> InputContainer:
     except av.error.FileNotFoundError as error:
         raise VideoError(Reason.MISSING, "no such file") from error
     except av.error.FFmpegError as error:
-        raise VideoError(Reason.UNREADABLE, _text(error)) from error
+        raise VideoError(Reason.UNREADABLE, error_text(error)) from error
 
 
 def _av_open(name: str) -> InputContainer:
@@ -120,52 +118,6 @@ def _video_stream(container: InputContainer) -> VideoStream:
     raise VideoError(Reason.NO_VIDEO_STREAM, _streams_text(container))
 
 
-def _num_blocks(path: Path, container: InputContainer, stream: VideoStream) -> int:
-    """Blocks of the stream in a Matroska file, 0 for other formats; VideoError if damaged."""
-    try:
-        blocks = count_blocks(str(path), container.format.name)
-    except ContainerError as error:
-        raise VideoError(Reason.DECODE_ERROR, str(error)) from error
-    index = container.streams.video.index(stream)
-    return blocks[index] if index < len(blocks) else 0
-
-
-def _pictures(
-    container: InputContainer, stream: VideoStream, num_blocks: int, max_pixels: int | None
-) -> Iterator[VideoFrame]:
-    """Every picture in display order; VideoError if one is damaged or, at the end, missing."""
-    count = PacketCount()
-    # Read before the first packet: FFmpeg adds entries to the index as it reads.
-    index_at_open = [entry.timestamp for entry in stream.index_entries]
-    codec = stream.codec_context.codec.canonical_name
-    try:
-        for packet in container.demux(stream):
-            pictures = packet.decode()
-            # The last packet is empty: it makes the decoder give the pictures that it still holds.
-            if packet.size:
-                count.num_packets += 1
-                count.num_silent += is_silent(
-                    codec, bytes(packet), discarded=packet.is_discard, num_frames=len(pictures)
-                )
-            for picture in pictures:
-                if picture.is_corrupt or packet.is_corrupt:
-                    raise VideoError(Reason.DECODE_ERROR, f"frame {count.num_frames}: damaged")
-                check_pixels(picture.width, picture.height, max_pixels)
-                count.num_frames += 1
-                count.num_interlaced += picture.interlaced_frame
-                yield picture
-    except av.error.FFmpegError as error:
-        raise VideoError(
-            Reason.DECODE_ERROR, f"frame {count.num_frames}: {_text(error)}"
-        ) from error
-    num_promised = promised_packets(
-        container.format.name, stream.frames, index_at_open, len(stream.index_entries)
-    )
-    shortfall = count.shortfall(max(num_promised, num_blocks))
-    if shortfall is not None:
-        raise VideoError(Reason.DECODE_ERROR, shortfall)
-
-
 def in_chunks(
     pictures: Iterator[VideoFrame], size: tuple[int, int], turn: Orientation, chunk_frames: int
 ) -> Iterator[NDArray[np.uint8]]:
@@ -177,7 +129,7 @@ def in_chunks(
         try:
             chunk[filled] = scaled(scaler, picture, size, turn)
         except av.error.FFmpegError as error:
-            detail = f"{picture.format.name} cannot be turned into RGB: {_text(error)}"
+            detail = f"{picture.format.name} cannot be turned into RGB: {error_text(error)}"
             raise VideoError(Reason.DECODE_ERROR, detail) from error
         filled += 1
         if filled == chunk_frames:
@@ -195,12 +147,6 @@ def _info(stream: VideoStream, size: tuple[int, int]) -> VideoInfo:
     return VideoInfo(*size, rate if 0 < rate <= MAX_FPS else None, stream.frames or None)
 
 
-def check_pixels(width: int, height: int, max_pixels: int | None) -> None:
-    """VideoError for a picture of more pixels than `max_pixels`."""
-    if max_pixels is not None and width * height > max_pixels:
-        raise VideoError(Reason.TOO_LARGE, f"{width}x{height} is more than {max_pixels} pixels")
-
-
 def _streams_text(container: InputContainer) -> str:
     """`only audio, attached picture`."""
     kinds = [
@@ -208,8 +154,3 @@ def _streams_text(container: InputContainer) -> str:
         for stream in container.streams
     ]
     return f"only {', '.join(kinds)}" if kinds else "no streams at all"
-
-
-def _text(error: av.error.FFmpegError) -> str:
-    """FFmpeg's words for the error, without the path that PyAV adds."""
-    return (error.strerror or type(error).__name__).rstrip(".")
