@@ -131,6 +131,7 @@ def _catalog(dataset: DatasetSettings) -> Catalog:
         splits=dataset.splits,
         fold=dataset.fold,
         annotations=dataset.annotations,
+        exclude=dataset.exclude,
     )
     for warning in catalog.warnings:
         print(warning, file=sys.stderr)

@@ -59,6 +59,11 @@ class DatasetSettings(Section):
     """Which of the split lists (ucf101)."""
     annotations: str | tuple[str, ...] | None = None
     """The CSV, or several (kinetics, csv, rawframes)."""
+    exclude: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Patterns of files and folders below the root that are left out, whatever lists name: `*.gif`
+    and `extras` at any depth, `train/*.gif` and `/extras` from the root on; `**` is any number of
+    folders.
+    """
 
 
 class PreprocessSettings(Section):

@@ -7,24 +7,29 @@ the split and class of a folder are in `shards`, so that folders of frames are t
 and in `twinstream shards import`.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from twinstream.errors import InputError
-from twinstream.preprocess.catalog.files import list_files, splits_folder
+from twinstream.preprocess.catalog.files import (
+    excluded_warning,
+    has_video_suffix,
+    list_files,
+    splits_folder,
+)
 from twinstream.preprocess.catalog.listings import (
     Listed,
-    parse_class_index,
     parse_csv,
     parse_kinetics,
     parse_split_list,
 )
-from twinstream.shards.format.classes import first_few
+from twinstream.shards.format.classes import first_few, parse_classes
 from twinstream.shards.format.keys import require_plain_class, video_key
 from twinstream.shards.rawframes.folders import classes_and_splits, list_frame_folders
 from twinstream.shards.storage.location import Location, locate, read_text
+from twinstream.shards.storage.walk import is_excluded, refuse_same_file
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ class Source:
     splits: str | None
     fold: int
     annotations: str | Sequence[str] | None
+    exclude: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -81,17 +87,22 @@ def read_catalog(
     splits: str | None = None,
     fold: int = 1,
     annotations: str | Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
 ) -> Catalog:
-    """The catalog of the videos below `root`.
+    """The catalog of the videos below `root`, without what a pattern of `exclude` fits.
 
     `splits` is the folder of the ucf101 lists; None looks in the root and in `splits` beside it.
     `annotations` is the CSV, or several; without one `rawframes` goes by its folders. InputError
-    for what is absent or malformed, and if no video at all is there.
+    for what is absent or malformed or cannot be listed, for one file that would be two videos, and
+    if no video at all is there.
     """
     there = locate(root)
     if not there.is_dir():
         raise InputError(f"dataset.root {root}: no such folder")
-    catalog = KINDS[kind].read(Source(kind, there, splits, fold, annotations))
+    catalog = KINDS[kind].read(Source(kind, there, splits, fold, annotations, exclude))
+    catalog = _without_excluded(catalog, exclude)
+    if isinstance(there, Path):
+        refuse_same_file(there, (video.path for video in catalog.videos if video.present))
     require_a_video(catalog, root)
     return catalog
 
@@ -99,36 +110,41 @@ def read_catalog(
 def _read_ucf101(source: Source) -> Catalog:
     folder = splits_folder(source.root, source.splits)
     names = ("classInd.txt", f"trainlist{source.fold:02d}.txt", f"testlist{source.fold:02d}.txt")
-    files = list_files(source.root)
+    files = list_files(source.root, source.exclude)
     texts = {name: read_text(folder / name, "dataset.splits") for name in names}
-    return ucf101_catalog(texts, files)
+    return _with_warnings(ucf101_catalog(texts, files.videos), files.warnings)
 
 
 def _read_kinetics(source: Source) -> Catalog:
-    files = list_files(source.root)
-    return kinetics_catalog(_read_csvs(source, parse_kinetics), files)
+    files = list_files(source.root, source.exclude)
+    listed = _read_csvs(source, parse_kinetics)
+    return _with_warnings(kinetics_catalog(listed, files.videos), files.warnings)
 
 
 def _read_folders(source: Source) -> Catalog:
-    return folders_catalog(list_files(source.root), source.root.resolve().name)
+    files = list_files(source.root, source.exclude)
+    name = source.root.resolve().name
+    catalog = folders_catalog(files.videos, name, broken=files.broken)
+    return _with_warnings(catalog, (*files.barren_warning, *files.warnings))
 
 
 def _read_csv(source: Source) -> Catalog:
-    files = list_files(source.root)
-    return csv_catalog(_read_csvs(source, parse_csv), files)
-
-
-def _frame_folders(root: Location) -> list[str]:
-    if not isinstance(root, Path):
-        raise InputError(f"dataset.root {root}: folders of frames must be on a disk")
-    return list_frame_folders(root)
+    files = list_files(source.root, source.exclude)
+    listed = _read_csvs(source, parse_csv)
+    return _with_warnings(csv_catalog(listed, files.videos, others=files.others), files.warnings)
 
 
 def _read_rawframes(source: Source) -> Catalog:
-    folders = _frame_folders(source.root)
+    if not isinstance(source.root, Path):
+        raise InputError(f"dataset.root {source.root}: folders of frames must be on a disk")
+    found = list_frame_folders(source.root, source.exclude)
     if source.annotations:
-        return csv_catalog(_read_csvs(source, parse_csv), folders, is_folder=True)
-    return folders_catalog(folders, source.root.resolve().name, is_folder=True)
+        catalog = csv_catalog(_read_csvs(source, parse_csv), found.videos, is_folder=True)
+    else:
+        name = source.root.resolve().name
+        catalog = folders_catalog(found.videos, name, broken=found.broken, is_folder=True)
+    told = excluded_warning(found.excluded, source.exclude, "files or folders")
+    return _with_warnings(catalog, (*found.warnings, *told))
 
 
 # A new kind is one function and one line here; settings take their choices from it.
@@ -157,7 +173,9 @@ def _read_csvs(source: Source, parse: Callable[[str, str], list[Listed]]) -> lis
 
 def ucf101_catalog(lists: dict[str, str], files: Sequence[str]) -> Catalog:
     """`lists`: the texts of classInd.txt, trainlistNN.txt and testlistNN.txt by their names."""
-    classes = parse_class_index(lists["classInd.txt"], "classInd.txt")
+    classes = parse_classes(lists["classInd.txt"], "classInd.txt")
+    for name in classes:
+        require_plain_class(name, "classInd.txt")
     listed = [
         one
         for name, text in lists.items()
@@ -181,50 +199,96 @@ def ucf101_catalog(lists: dict[str, str], files: Sequence[str]) -> Catalog:
 
 
 def kinetics_catalog(listed: Sequence[Listed], files: Sequence[str]) -> Catalog:
-    """Files are found by name, ID_SSSSSS_EEEEEE with any extension, in whatever folder they are."""
-    on_disk: dict[str, str] = {}
+    """Files are found by name, ID_SSSSSS_EEEEEE with any extension, in whatever folder they are.
+
+    Of files of one name that one is taken which has a video's suffix, or lies in a folder named
+    `replacement...`, such as that of the videos that stand in for damaged ones of Kinetics-400.
+    """
+    by_name: dict[str, list[str]] = defaultdict(list)
     for path in files:
-        name = PurePosixPath(path).stem
+        by_name[PurePosixPath(path).stem].append(path)
+    on_disk: dict[str, str] = {}
+    warnings: list[str] = []
+    for name, paths in by_name.items():
+        *others, taken = sorted(paths, key=_kinetics_rank)
         # Which of the two the list means cannot be known, and their content may differ.
-        if name in on_disk:
-            raise InputError(
-                f"{name}: two files of one name, {on_disk[name]} and {path}; remove one"
-            )
-        on_disk[name] = path
+        if others and _kinetics_rank(others[-1]) == _kinetics_rank(taken):
+            raise InputError(f"{name}: two files of one name, {others[-1]} and {taken}; remove one")
+        on_disk[name] = taken
+    replaced = [path for path in on_disk.values() if _is_replacement(path)]
+    if replaced:
+        warnings.append(
+            f"{_named(replaced, is_folder=False)} of a folder of replacements, taken rather than "
+            "others of their names"
+        )
     classes = tuple(sorted({one.class_name for one in listed}))
-    return _catalog(classes, listed, {one.name: on_disk.get(one.name) for one in listed}, files)
+    found = {one.name: on_disk.get(one.name) for one in listed}
+    return _catalog(classes, listed, found, files, warnings)
 
 
 def csv_catalog(
-    listed: Sequence[Listed], files: Sequence[str], *, is_folder: bool = False
+    listed: Sequence[Listed],
+    files: Sequence[str],
+    *,
+    others: Sequence[str] = (),
+    is_folder: bool = False,
 ) -> Catalog:
     """Paths as the CSV gives them, of files or, with `is_folder`, of folders of frames.
 
-    Labels that are all whole numbers are sorted as numbers.
+    `others` are files that would not be taken for videos if the CSV did not name them. Labels that
+    are all whole numbers are sorted as numbers.
     """
     names = {one.class_name for one in listed}
     # As text 10 would stand before 2, and the labels would not be the user's numbers.
     classes = sorted(names)
     if all(name.isdecimal() for name in names):
         classes.sort(key=int)
-    on_disk = set(files)
+    on_disk = {*files, *others}
     found = {one.name: one.name if one.name in on_disk else None for one in listed}
     return _catalog(tuple(classes), listed, found, files, is_folder=is_folder)
 
 
-def folders_catalog(files: Sequence[str], root_name: str, *, is_folder: bool = False) -> Catalog:
+def folders_catalog(
+    files: Sequence[str],
+    root_name: str,
+    *,
+    broken: Sequence[str] = (),
+    is_folder: bool = False,
+) -> Catalog:
     """Class and split come from the folders that a file lies in (see `classes_and_splits`).
 
     Files beside class folders are left out, with a warning. With `is_folder` each of `files` is a
-    folder of frames.
+    folder of frames. `broken` are links that lead nowhere and may have led to folders.
     """
-    known = classes_and_splits(files, root_name)
+    known = classes_and_splits(files, root_name, broken)
     listed = [Listed(path, name, split, path) for path, (name, split) in known.items()]
     classes = tuple(sorted({one.class_name for one in listed}))
     loose = [path for path in files if path not in known]
     warnings = [f"{_named(loose, is_folder)} in no class folder, left out"] if loose else []
     found: dict[str, str | None] = {path: path for path in known}
     return _catalog(classes, listed, found, list(known), warnings, is_folder=is_folder)
+
+
+def _with_warnings(catalog: Catalog, warnings: Iterable[str]) -> Catalog:
+    return replace(catalog, warnings=(*catalog.warnings, *warnings))
+
+
+def _without_excluded(catalog: Catalog, exclude: Sequence[str]) -> Catalog:
+    """Without the videos that only a list names and a pattern fits. Classes and labels stay."""
+    out = [video.path for video in catalog.videos if is_excluded(video.path, exclude)]
+    if not out:
+        return catalog
+    videos = tuple(video for video in catalog.videos if video.path not in {*out})
+    told = excluded_warning(out, exclude, "listed videos")
+    return _with_warnings(replace(catalog, videos=videos), told)
+
+
+def _kinetics_rank(path: str) -> tuple[bool, bool]:
+    return has_video_suffix(path), _is_replacement(path)
+
+
+def _is_replacement(path: str) -> bool:
+    return any(part.lower().startswith("replacement") for part in PurePosixPath(path).parts[:-1])
 
 
 def require_a_video(catalog: Catalog, root: str) -> None:

@@ -1,75 +1,129 @@
-"""The disk as a catalog sees it: which files there are, and the texts of the lists.
+"""The disk as a catalog sees it: which files could be videos, and where the lists are.
 
-Every regular file counts as a video unless it is hidden or its suffix says text: an empty or broken
-file must become a row with a reason, and only decoding can tell. Linked folders are followed.
+An empty or broken file must become a row with a reason, and only decoding can tell. So every file
+could be a video unless its suffix says what else it is, and a sound or a file of an unknown suffix
+unless it lies beside a video of its name. What is left out is told.
 """
 
-import os
-from pathlib import Path, PurePath, PurePosixPath
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 from twinstream.errors import InputError
+from twinstream.shards.format.classes import first_few
+from twinstream.shards.format.keys import usable_paths
 from twinstream.shards.storage.location import Location, file_sizes, locate
-from twinstream.shards.storage.remote import RemotePath
-
-NOT_VIDEOS = {
-    ".txt",
-    ".csv",
-    ".tsv",
-    ".json",
-    ".jsonl",
-    ".md",
-    ".yaml",
-    ".yml",
-    ".xml",
-    ".html",
-    ".log",
-    ".sha256",
-}
-NUM_NAMED = 10
+from twinstream.shards.storage.walk import is_excluded, is_in_tree, walk_tree
 
 
-def list_files(root: Location) -> list[str]:
-    """Sorted paths below `root`, with `/`, of every file that could be a video.
+def _suffixes(*lines: str) -> frozenset[str]:
+    return frozenset(f".{name}" for line in lines for name in line.split())
 
-    Hidden files and known text files are not videos.
+
+VIDEOS = _suffixes(
+    "3g2 3gp amv asf avi divx dv f4v flv m1v m2t m2ts m2v m4v mjpeg mjpg mkv mod mov mp4 mpe mpeg",
+    "mpg mts mxf nut ogm ogv qt rm rmvb tod ts vob webm wmv y4m",
+)
+# Left out without a word: most roots hold some.
+LISTS_AND_NOTES = _suffixes("csv html json jsonl log md sha256 tsv txt xml yaml yml")
+NOT_VIDEOS = LISTS_AND_NOTES | _suffixes(
+    # Texts, tables and programs.
+    "ans asc bib c cfg conf cpp css description diz doc docx h htm ini ipynb js json5 lnk mhtml",
+    "ndjson nfo odt pdf ppt pptx ps1 py rst rtf sh tex toml url webloc xls xlsx xmp",
+    # Subtitles.
+    "ass dfxp idx lrc mks sami sbv scc smi srt ssa stl sub sup ttml usf vtt",
+    # Lists of other files to play.
+    "asx concat cue f4m ffcat ffconcat ism isml m3u m3u8 mpd pls ram sdp smil strm torrent wpl",
+    "xspf",
+    # Images.
+    "aae avif bmp cr2 dng eps exr heic heif ico j2k jfif jp2 jpe jpeg jpg jxl nef pbm pgm png pnm",
+    "ppm psd svg tga thm tif tiff webp",
+    # Archives, check sums and data.
+    "7z arrow bz2 ckpt crc db feather gz h5 hdf5 iso lmdb lz4 lzma mat md5 npy npz par2 parquet",
+    "pickle pkl pt pth rar safetensors sfv sha1 sha512 sqlite tar tbz2 tfrecord tgz txz xz",
+    "zip zst",
+    # Downloads that have not ended, and what programs leave.
+    "aria2 bak crdownload download filepart lock opdownload part partial swp temp tmp ytdl",
+)
+
+
+@dataclass(frozen=True)
+class Files:
+    """Sorted paths below a root.
+
+    `videos` could be some. `others` are none by their suffix, but a list may name one. `broken`:
+    links that lead nowhere and have no suffix, so that they may have led to folders.
+    `barren_warning` names folders that hold nothing, in which a class may have been.
     """
-    if isinstance(root, RemotePath):
-        return [
-            name
-            for name in file_sizes(root)
-            if not _is_hidden(name) and not _is_text(PurePosixPath(name))
-        ]
-    found = []
-    for walked, folders, names in os.walk(root, followlinks=True):
-        folder = Path(walked)
-        # os.walk goes on with what is left in this list, so the same list must be changed.
-        folders[:] = [
-            name for name in folders if not name.startswith(".") and not _leads_back(folder, name)
-        ]
-        below = folder.relative_to(root)
-        found += [(below / name).as_posix() for name in names if _could_be_video(folder, name)]
-    return sorted(found)
+
+    videos: tuple[str, ...]
+    others: tuple[str, ...]
+    broken: tuple[str, ...]
+    barren_warning: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
-def _leads_back(folder: Path, name: str) -> bool:
-    """Whether this folder is a link to a folder that holds it: the walk would never end."""
-    return folder.resolve().is_relative_to((folder / name).resolve())
+def list_files(root: Location, exclude: Sequence[str] = ()) -> Files:
+    """Every file below `root` that could be a video, and what was left out.
+
+    InputError for a folder that cannot be listed.
+    """
+    if isinstance(root, Path):
+        tree = walk_tree(root, exclude)
+        paths, broken, excluded = tree.files, tree.broken, tree.excluded
+        parents = {str(PurePosixPath(path).parent) for path in paths}
+        barren = [folder for folder in tree.leaves if folder not in parents]
+    else:
+        there = [path for path in file_sizes(root) if all(map(is_in_tree, path.split("/")))]
+        excluded = tuple(path for path in there if is_excluded(path, exclude))
+        paths = tuple(path for path in there if not is_excluded(path, exclude))
+        broken, barren = (), []
+    usable, warnings = usable_paths(paths)
+    beside = {_stem(path) for path in usable if has_video_suffix(path)}
+    others = [path for path in usable if _is_other(path, beside)]
+    videos = sorted(set(usable) - set(others))
+    told = [path for path in others if _suffix(path) not in LISTS_AND_NOTES]
+    if told:
+        counts = Counter(_suffix(path) or "without suffix" for path in told).most_common()
+        suffixes = first_few([f"{count} {suffix}" for suffix, count in counts])
+        warnings.append(
+            f"{len(told)} files that are no videos by their names ({suffixes}), left out"
+        )
+    return Files(
+        tuple(videos),
+        tuple(others),
+        tuple(link for link in broken if not PurePosixPath(link).suffix),
+        (f"{len(barren)} folders ({first_few(barren)}) hold nothing",) if barren else (),
+        (*warnings, *excluded_warning(excluded, exclude, "files or folders")),
+    )
 
 
-def _could_be_video(folder: Path, name: str) -> bool:
-    """A broken link counts too: it becomes a row that says `missing`."""
-    path = folder / name
-    if name.startswith(".") or _is_text(path):
-        return False
-    return path.is_file() or path.is_symlink()
+def has_video_suffix(path: str) -> bool:
+    """Whether the suffix is that of a video file, in any case."""
+    return _suffix(path) in VIDEOS
 
 
-def _is_hidden(path: str) -> bool:
-    return any(part.startswith(".") for part in path.split("/"))
+def excluded_warning(paths: Sequence[str], exclude: Sequence[str], what: str) -> list[str]:
+    """One line that says how many `dataset.exclude` left out, if it is set; 0 is a mistyped one."""
+    names = f" ({first_few(paths)})" if paths else ""
+    return [f"{len(paths)} {what}{names} left out by dataset.exclude"] if exclude else []
 
 
-def _is_text(path: PurePath) -> bool:
-    return path.suffix.lower() in NOT_VIDEOS
+def _is_other(path: str, beside: set[str]) -> bool:
+    suffix = _suffix(path)
+    # yt-dlp leaves parts such as `clip.mp4.part-Frag7`.
+    if suffix in NOT_VIDEOS or suffix.startswith(".part-"):
+        return True
+    return suffix not in VIDEOS and _stem(path) in beside
+
+
+def _suffix(path: str) -> str:
+    return PurePosixPath(path).suffix.lower()
+
+
+def _stem(path: str) -> str:
+    return str(PurePosixPath(path).with_suffix(""))
 
 
 def splits_folder(root: Location, splits: str | None) -> Location:

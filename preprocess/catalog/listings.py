@@ -14,6 +14,7 @@ from io import StringIO
 from pathlib import PurePosixPath
 
 from twinstream.errors import InputError
+from twinstream.shards.format.keys import require_usable_path
 from twinstream.shards.format.split_names import split_name
 
 
@@ -31,28 +32,6 @@ class Listed:
     class_number: int | None = None
 
 
-def parse_class_index(text: str, file_name: str) -> tuple[str, ...]:
-    """classInd.txt -> classes by label, label = number - 1.
-
-    Lines are `NUMBER CLASS`, with the numbers 1..C in any order.
-    """
-    numbers: dict[int, str] = {}
-    for where, line in _lines(text, file_name):
-        match = re.fullmatch(r"(\d{1,9})\s+(\S.*)", line)
-        if not match:
-            raise InputError(f"{where}: {line!r}; expected NUMBER CLASS")
-        number, class_name = int(match[1]), match[2]
-        if number in numbers or class_name in numbers.values():
-            raise InputError(f"{where}: {line!r}; this number or class was there before")
-        numbers[number] = class_name
-    for number in range(1, len(numbers) + 1):
-        if number not in numbers:
-            raise InputError(
-                f"{file_name}: class number {number} is not there; expected 1 to {len(numbers)}"
-            )
-    return tuple(numbers[number] for number in sorted(numbers))
-
-
 def parse_split_list(text: str, file_name: str, split: str) -> list[Listed]:
     """trainlistNN.txt or testlistNN.txt: lines `CLASS/FILE.avi`, or `CLASS/FILE.avi NUMBER`.
 
@@ -63,6 +42,7 @@ def parse_split_list(text: str, file_name: str, split: str) -> list[Listed]:
         match = re.fullmatch(r"(([^/]+)/[^/]+?)(?:\s+(\d{1,9}))?", line)
         if not match:
             raise InputError(f"{where}: {line!r}; expected CLASS/FILE.avi")
+        require_usable_path(match[1], where)
         # The number is checked later against classInd.txt, which this function does not see.
         listed.append(Listed(match[1], match[2], split, where, int(match[3]) if match[3] else None))
     return listed
@@ -74,18 +54,18 @@ def parse_kinetics(text: str, file_name: str) -> list[Listed]:
     Names become ID_SSSSSS_EEEEEE, start and end in seconds, as the usual downloaders name files.
     """
     listed = []
-    for where, row in _rows(
-        text, file_name, ("label", "youtube_id", "time_start", "time_end", "split")
-    ):
-        try:
-            # Some copies of the CSVs have `12.0` for 12, which int() alone would refuse.
-            start, end = (int(float(row[column])) for column in ("time_start", "time_end"))
-        except ValueError as error:
-            times = f"{row['time_start']!r} to {row['time_end']!r}"
+    columns = ("label", "youtube_id", "time_start", "time_end", "split")
+    for where, row in _rows(text, file_name, columns):
+        times = row["time_start"], row["time_end"]
+        # Some copies of the CSVs have `12.0` for 12, which int() alone would refuse.
+        if not all(re.fullmatch(r"[0-9]{1,6}(\.[0-9]*)?", time) for time in times):
             raise InputError(
-                f"{where}: {times}; expected time_start and time_end in seconds"
-            ) from error
+                f"{where}: {times[0]!r} to {times[1]!r}; expected time_start and time_end in "
+                "seconds"
+            )
+        start, end = (int(float(time)) for time in times)
         name = f"{row['youtube_id']}_{start:06d}_{end:06d}"
+        require_usable_path(name if row["youtube_id"] else "", where)
         listed.append(
             Listed(name, _label(row["label"], where), split_name(row["split"], where), where)
         )
@@ -94,15 +74,13 @@ def parse_kinetics(text: str, file_name: str) -> list[Listed]:
 
 def parse_csv(text: str, file_name: str) -> list[Listed]:
     """`path,label,split`; without a split column everything is `train`."""
-    return [
-        Listed(
-            PurePosixPath(row["path"]).as_posix(),
-            _label(row["label"], where),
-            split_name(row.get("split") or "train", where),
-            where,
-        )
-        for where, row in _rows(text, file_name, ("path", "label"))
-    ]
+    listed = []
+    for where, row in _rows(text, file_name, ("path", "label")):
+        path = PurePosixPath(row["path"]).as_posix()
+        require_usable_path(path, where)
+        split = split_name(row.get("split") or "train", where)
+        listed.append(Listed(path, _label(row["label"], where), split, where))
+    return listed
 
 
 def _label(text: str, where: str) -> str:
@@ -125,29 +103,38 @@ def _rows(
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """(`val.csv line 17`, cells by column name) of every row.
 
-    InputError for an absent column or cell.
+    InputError for an absent column, and for a row that has not as many cells as the first.
     """
-    # newline="" leaves line ends within quoted cells to the csv module.
-    reader = csv.DictReader(StringIO(text, newline=""), skipinitialspace=True)
-    absent = [column for column in columns if column not in (reader.fieldnames or ())]
-    if absent:
-        raise InputError(
-            f"{file_name}: no column {', '.join(absent)}; expected {','.join(columns)}"
-        )
-    for row in reader:
-        where = f"{file_name} line {reader.line_num}"
-        # DictReader fills a short row with None; an empty cell is "" and may be allowed.
-        if any(row[column] is None for column in columns):
+    rows = _cells(text, file_name)
+    _, header = next(rows, ("", []))
+    for column in columns:
+        if header.count(column) != 1:
+            fault = "two columns" if column in header else "no column"
+            raise InputError(f"{file_name}: {fault} {column}; expected {','.join(columns)}")
+    for where, cells in rows:
+        # A comma too many or too few would shift every later cell into another column.
+        if len(cells) != len(header):
             raise InputError(
-                f"{where}: {len([cell for cell in row.values() if cell is not None])} cells; "
-                f"expected {','.join(columns)}"
+                f"{where}: {len(cells)} cells; expected {','.join(header)}; a cell with a comma "
+                "stands in quotes"
             )
-        yield (
-            where,
-            {
-                # Cells beyond the last column come under the key None and are left out.
-                str(column): (cell or "").strip()
-                for column, cell in row.items()
-                if column is not None
-            },
-        )
+        yield where, dict(zip(header, cells, strict=True))
+
+
+def _cells(text: str, file_name: str) -> Iterator[tuple[str, list[str]]]:
+    """(`val.csv line 17`, cells) of every line that is not blank."""
+    # newline="" leaves line ends within quoted cells to the csv module.
+    reader = csv.reader(StringIO(text, newline=""), skipinitialspace=True, strict=True)
+    while True:
+        begin = reader.line_num + 1
+        where = f"{file_name} line {begin}"
+        try:
+            cells = [cell.strip() for cell in next(reader)]
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise InputError(f"{where}: {error}; is a quote open?") from error
+        if reader.line_num > begin:
+            raise InputError(f"{where}: a cell goes on to line {reader.line_num}; is a quote open?")
+        if any(cells):
+            yield where, cells

@@ -1,4 +1,4 @@
-"""The splits of a dataset and their one spelling: `training` and `Train` are both train.
+"""The splits of a dataset and their one spelling: `training` and `videos_train` are both train.
 
 A split names a folder of the output, so it must be a plain word. Words that are no alias, such as
 `test_2`, stay as they are, in lower case.
@@ -17,11 +17,23 @@ _ALIASES = {
     "test": ("test", "testing"),
 }
 _SPLITS = {alias: split for split, aliases in _ALIASES.items() for alias in aliases}
+# `trainset`, `testlist01`: the number is that of a fold.
+_ENDED = re.compile(rf"({'|'.join(_SPLITS)})(?:set|(?:list|split)\d{{0,2}})?")
+# What may stand beside the split without making another split of it: what is in the folder, its
+# size (`train_256`, `val_340x256`, `test_720p`) or the dataset (`k400_train`). `test_2` is another.
+_BESIDE = re.compile(
+    r"videos?|clips?|rawframes|frames?|rgb|flow|images?|jpe?gs?|mp4|avi|set|split|data|list|files|"
+    r"resized|compressed|\d{3,4}p?|\d+x\d+|\d+fps|(?:kinetics|k|ucf|hmdb|mit|sthv|ssv)\d*"
+)
 
 
-def known_split(word: str) -> str | None:
-    """`Training` -> train, `validate` -> val; None for a word that is no split's name."""
-    return _SPLITS.get(word.lower())
+def known_split(name: str) -> str | None:
+    """`Training` -> train, `videos_val` -> val, `train_256` -> train; None for no split's name."""
+    words = _words(name)
+    splits = [split for word in words if (split := _split_of_word(word))]
+    beside = [word for word in words if not _split_of_word(word)]
+    is_split = len(splits) == 1 and all(_BESIDE.fullmatch(word) for word in beside)
+    return splits[0] if is_split else None
 
 
 def split_name(text: str, where: str) -> str:
@@ -33,7 +45,21 @@ def split_name(text: str, where: str) -> str:
 
 
 def split_of_list(path: Path) -> str:
-    """`ucf101_train_split_1_rawframes.txt` -> train; without such a word the name is the split."""
+    """`ucf101_train_split_1_rawframes.txt` -> train; without such a word the name is the split.
+
+    InputError for a name with the words of two splits.
+    """
     stem = path.stem.removesuffix("_rawframes")
-    found = (known_split(word) for word in re.split(r"[_\-.]", stem))
-    return next((split for split in found if split), None) or split_name(stem, str(path))
+    found = sorted({split for word in _words(stem) if (split := _split_of_word(word))})
+    if len(found) > 1:
+        raise InputError(f"{path}: its name says {' and '.join(found)}; expected one split a list")
+    return found[0] if found else split_name(stem, str(path))
+
+
+def _words(name: str) -> list[str]:
+    return re.findall(r"[^\s_.\-]+", name.lower())
+
+
+def _split_of_word(word: str) -> str | None:
+    match = _ENDED.fullmatch(word)
+    return _SPLITS[match[1]] if match else None

@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from twinstream.errors import InputError
@@ -27,6 +28,7 @@ from twinstream.shards.rawframes.names import (
 from twinstream.shards.storage.atomic import one_line_disk_faults, write_atomically
 from twinstream.shards.storage.location import Location
 from twinstream.shards.storage.lock import owned
+from twinstream.shards.storage.walk import folder_entries
 from twinstream.shards.write.copying import Copier, StoredBytes, stored_samples
 from twinstream.shards.write.dataset import SAME_COMMAND
 
@@ -122,8 +124,11 @@ def _refuse_other_files(folder: Path, expected: dict[str, int]) -> None:
 
 
 def _clear_leftovers(out: Path) -> None:
-    for leftover in out.glob("*/.*.tmp"):
-        shutil.rmtree(leftover)
+    for entry in [*folder_entries(out)]:
+        if entry.is_dir(follow_symlinks=False):
+            for leftover in [*folder_entries(out / entry.name)]:
+                if fnmatchcase(leftover.name, ".*.tmp"):
+                    shutil.rmtree(leftover)
 
 
 def _write_lists(

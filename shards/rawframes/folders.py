@@ -2,11 +2,10 @@
 
 Class and split come from the folders or from annotation lists. A folder is a video if one of its
 files is named like a frame; the search does not go below it. A folder with nothing below it is a
-video too, because a video that has lost all its images must become a row. Links to folders are
-followed, but not in a circle; hidden folders are ignored.
+video too, because a video that has lost all its images must become a row. `storage.walk` says which
+links are followed and which folders are ignored.
 """
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,9 +13,15 @@ from pathlib import Path
 
 from twinstream.errors import InputError
 from twinstream.shards.format.classes import first_few, plain_class
-from twinstream.shards.format.keys import require_plain_class, video_key
+from twinstream.shards.format.keys import (
+    require_plain_class,
+    require_usable_path,
+    usable_paths,
+    video_key,
+)
 from twinstream.shards.format.split_names import known_split, split_of_list
 from twinstream.shards.rawframes.names import ListedVideo, folder_name, parse_image_name, read_list
+from twinstream.shards.storage.walk import refuse_same_file, walk_tree
 
 SAME_NUMBERS = "number classes alike in all lists"
 ONE_BASED = "labels seem to begin with 1, expected 0"
@@ -52,46 +57,66 @@ class FoundVideos:
     warnings: tuple[str, ...] = ()
 
 
-def list_frame_folders(root: Path) -> list[str]:
-    """Sorted paths below `root`, with `/`, of every folder that is a video.
+@dataclass(frozen=True)
+class FrameFolders:
+    """Sorted paths below a root of every folder that is a video, of links that lead nowhere, and of
+    what was left out on request; and lines that the user should see.
+    """
 
-    InputError if the root is no folder or is a video itself.
+    videos: tuple[str, ...]
+    broken: tuple[str, ...]
+    excluded: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def list_frame_folders(root: Path, exclude: Sequence[str] = ()) -> FrameFolders:
+    """The videos below `root`, without what a pattern of `exclude` fits.
+
+    InputError if the root is no folder or is a video itself, and for what cannot be listed.
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
-    found = []
-    # Each folder with the real paths of those that held the links on the way to it: a link to one
-    # of these, or to a folder above one, would lead in a circle.
-    left: list[tuple[Path, tuple[Path, ...]]] = [(root, ())]
-    while left:
-        folder, sources = left.pop()
-        try:
-            below = _folders_below(folder, sources)
-        except OSError as error:
-            raise InputError(f"{folder}: cannot be read ({error.strerror})") from error
-        if below is None and folder == root:
-            raise InputError(
-                f"{root}: holds images itself; expected CLASS/VIDEO/img_00001.jpg below it"
-            )
-        if not below and folder != root:
-            found.append(folder.relative_to(root).as_posix())
-        left += below or ()
-    return sorted(found)
+    tree = walk_tree(root, exclude, ends=_is_frame)
+    if tree.ended_at_root:
+        raise InputError(
+            f"{root}: holds images itself; expected CLASS/VIDEO/img_00001.jpg below it"
+        )
+    videos, warnings = usable_paths(tree.leaves)
+    if tree.broken:
+        warnings.append(
+            f"{len(tree.broken)} links ({first_few(tree.broken)}) that lead nowhere, left out"
+        )
+    return FrameFolders(tuple(videos), tree.broken, tree.excluded, tuple(warnings))
 
 
-def classes_and_splits(paths: Sequence[str], root_name: str) -> dict[str, tuple[str, str]]:
+def _is_frame(name: str) -> bool:
+    image = parse_image_name(name)
+    return image is not None and image.kind == "rgb"
+
+
+def classes_and_splits(
+    paths: Sequence[str], root_name: str, broken: Sequence[str] = ()
+) -> dict[str, tuple[str, str]]:
     """Class and split of each path, from its folders; paths in no class folder are left out.
 
-    SPLIT/CLASS/... if every top folder is named like a split, else CLASS/... of split train. Where
-    no path lies in a folder, all are of one class, the root's name.
+    SPLIT/CLASS/... if every top folder is named like a split, CLASS/... of split train if none is;
+    InputError if some are. Where no path lies in a folder, all are of one class, the root's name.
+    InputError too for one of `broken`, links that lead nowhere, which stands where classes do.
     """
     in_folders = [path for path in paths if "/" in path]
+    tops = sorted({path.split("/")[0] for path in in_folders})
+    splits = _splits_of(tops, root_name)
+    depth = 2 if splits else 1
+    for link in broken:
+        class_folder = "/".join(link.split("/")[:depth])
+        if not any(path.startswith(f"{class_folder}/") for path in in_folders):
+            raise InputError(
+                f"{link}: a link that leads nowhere, and {class_folder} has no other video, so a "
+                "class may be lost; mend or remove the link"
+            )
     if not in_folders:
         return dict.fromkeys(paths, (root_name, "train"))
-    tops = {path.split("/")[0] for path in in_folders}
-    splits = {top: split for top in tops if (split := known_split(top))}
-    # One top folder that is no split means that all are classes: a class may be named `test`.
-    if len(splits) < len(tops):
+    if not splits:
         return {path: (path.split("/")[0], "train") for path in in_folders}
     found = {}
     for path in in_folders:
@@ -104,10 +129,33 @@ def classes_and_splits(paths: Sequence[str], root_name: str) -> dict[str, tuple[
     return found
 
 
+def _splits_of(tops: Sequence[str], root_name: str) -> dict[str, str]:
+    """The split of each top folder, {} where none is named like one; InputError if some are."""
+    splits = {top: split for top in tops if (split := known_split(top))}
+    others = [top for top in tops if top not in splits]
+    # A class may be named `test`, and a split `holdout`: to guess would mix test into training.
+    if splits and others:
+        raise InputError(
+            f"{root_name}: top folders named like splits ({first_few([*splits])}) beside others "
+            f"({first_few(others)}); expected SPLIT/CLASS for all or CLASS for all: leave some "
+            "out, rename them, or give a list that names the class and split of each video"
+        )
+    owners: dict[str, str] = {}
+    for top, split in splits.items():
+        if split in owners:
+            raise InputError(
+                f"{root_name}: top folders {owners[split]} and {top} are both of split {split}; "
+                "they may hold the same videos: leave one out, or join them"
+            )
+        owners[split] = top
+    return splits
+
+
 def found_videos(root: Path, classes: tuple[str, ...] | None) -> FoundVideos:
     """Every video folder below `root`; without `classes` those found, sorted by name."""
-    folders = list_frame_folders(root)
-    known = classes_and_splits(folders, root.resolve().name)
+    listing = list_frame_folders(root)
+    folders = listing.videos
+    known = classes_and_splits(folders, root.resolve().name, listing.broken)
     names = classes or tuple(sorted({class_name for class_name, _ in known.values()}))
     # The class `run fast` is exported as the folder run_fast.
     labels = _labels_by_name(names, folder_name)
@@ -123,7 +171,8 @@ def found_videos(root: Path, classes: tuple[str, ...] | None) -> FoundVideos:
         videos.append(VideoFolder(folder, names[label], label, split))
     loose = [folder for folder in folders if folder not in known]
     warning = f"{len(loose)} folders ({first_few(loose)}) in no class folder, left out"
-    return _checked(root, FoundVideos(tuple(videos), names, (warning,) if loose else ()))
+    warnings = (*listing.warnings, warning) if loose else listing.warnings
+    return _checked(root, FoundVideos(tuple(videos), names, warnings))
 
 
 def listed_videos(
@@ -136,6 +185,8 @@ def listed_videos(
     """
     by_list = [(split_of_list(path), read_list(path)) for path in lists]
     lines = [line for _, some in by_list for line in some]
+    for line in lines:
+        require_usable_path(line.folder, line.where)
     names = _class_folders(root, lines) if classes is None else classes
     warnings = () if classes is None else _checked_labels([some for _, some in by_list], classes)
     videos = (
@@ -258,29 +309,6 @@ def _silent_warning(folders: Sequence[str]) -> str:
     )
 
 
-def _folders_below(
-    folder: Path, sources: tuple[Path, ...]
-) -> list[tuple[Path, tuple[Path, ...]]] | None:
-    """The folders in a folder, each with its sources; None as soon as a frame is seen."""
-    below = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            path = folder / entry.name
-            if entry.is_symlink() and path.is_dir():
-                through = (*sources, folder.resolve())
-                target = path.resolve()
-                if not any(source.is_relative_to(target) for source in through):
-                    below.append((path, through))
-            elif entry.is_dir(follow_symlinks=False):
-                below.append((path, sources))
-            elif (image := parse_image_name(entry.name)) and image.kind == "rgb":
-                # A video may hold hundreds of files: one frame is enough to know.
-                return None
-    return below
-
-
 def _checked(root: Path, found: FoundVideos) -> FoundVideos:
     """`found` itself; InputError for no video, two with one key, or a name that is not usable."""
     if not found.videos:
@@ -300,4 +328,5 @@ def _checked(root: Path, found: FoundVideos) -> FoundVideos:
             )
     for label, name in enumerate(found.classes):
         require_plain_class(name, f"label {label}")
+    refuse_same_file(root, (video.folder for video in found.videos))
     return found

@@ -168,8 +168,11 @@ def _copy_images(
 def _image(
     folder: Path, name: str, shape: tuple[int, ...] | None
 ) -> tuple[bytes, NDArray[np.uint8]]:
-    """A file's bytes and image; VideoError if cut short, no JPEG, or of another shape."""
-    jpeg = (folder / name).read_bytes()
+    """A file's bytes and image; VideoError if unreadable, cut short, no JPEG, of another shape."""
+    try:
+        jpeg = (folder / name).read_bytes()
+    except OSError as error:
+        raise VideoError(Reason.UNREADABLE, f"{name}: {error.strerror}") from error
     if not jpeg.startswith(START_OF_IMAGE):
         raise VideoError(Reason.DECODE_ERROR, f"{name}: {len(jpeg)} bytes that are no JPEG")
     if not has_jpeg_end(jpeg):

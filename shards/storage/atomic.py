@@ -11,11 +11,13 @@ import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import BinaryIO
 
 from twinstream.errors import InputError
 from twinstream.shards.storage.remote import RemotePath
+from twinstream.shards.storage.walk import files_below
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 # What only a file that is written gives; EFBIG is a file system's or a user's limit of a file.
@@ -69,8 +71,9 @@ def remove_temporaries(folder: Path | RemotePath) -> None:
     """Remove what a killed run left below `folder`; no other run may be writing there."""
     # A store never shows an unfinished object, so there is nothing to remove.
     if isinstance(folder, Path):
-        for leftover in folder.rglob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
+        for path in [*files_below(folder)]:
+            if fnmatchcase(path.name, ".*.tmp"):
+                path.unlink(missing_ok=True)
 
 
 @contextmanager

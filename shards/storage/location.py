@@ -20,6 +20,7 @@ from twinstream.shards.storage.atomic import write_atomically
 from twinstream.shards.storage.connection import OPTIONS
 from twinstream.shards.storage.lock import OWNER_NAME
 from twinstream.shards.storage.remote import RemotePath
+from twinstream.shards.storage.walk import files_below
 
 NUM_NAMED = 10
 Location = Path | RemotePath
@@ -64,7 +65,7 @@ def file_sizes(folder: Location) -> dict[str, int]:
     if isinstance(folder, RemotePath):
         sizes = sorted(folder.file_sizes().items())
         return {name: size for name, size in sizes if name.rpartition("/")[2] != OWNER_NAME}
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != OWNER_NAME)
+    paths = sorted(path for path in files_below(folder) if path.name != OWNER_NAME)
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
 
 

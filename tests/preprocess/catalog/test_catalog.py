@@ -2,6 +2,8 @@
 and key.
 """
 
+import errno
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -49,8 +51,8 @@ def test_a_class_with_control_characters_is_refused_with_its_place(name: str) ->
 
 
 def test_a_link_that_leaves_the_root_is_followed_and_keyed_by_its_own_name(tmp_path: Path) -> None:
-    touch(tmp_path, "elsewhere/deep/secret.avi", "root/a/x.avi")
-    (tmp_path / "root" / "a" / "link.avi").symlink_to("../../elsewhere/deep/secret.avi")
+    touch(tmp_path, "elsewhere/deep/secret.avi", "other/y.avi", "root/a/x.avi")
+    (tmp_path / "root" / "a" / "link.avi").symlink_to("../../other/y.avi")
     (tmp_path / "root" / "b").symlink_to(tmp_path / "elsewhere")
     catalog = read_catalog("folders", str(tmp_path / "root"))
     assert [video.key for video in catalog.videos] == ["a/link", "a/x", "b/deep/secret"]
@@ -147,7 +149,8 @@ def test_two_files_of_one_kinetics_clip_are_refused() -> None:
     [
         (["a/1.avi", "b/2.avi"], ("a", "b"), ["train", "train"]),
         (["Train/a/1.avi", "validation/b c/2.avi"], ("a", "b c"), ["train", "val"]),
-        (["train/a/1.avi", "extra/b/2.avi"], ("extra", "train"), ["train", "train"]),
+        (["videos_train/a/1.avi", "videos_val/a/2.avi"], ("a",), ["train", "val"]),
+        (["train_256/a/1.avi", "TEST/b/2.avi"], ("a", "b"), ["train", "test"]),
         (["1.avi", "2.gif"], ("root",), ["train", "train"]),
         (["test/a/deep/1.avi"], ("a",), ["test"]),
     ],
@@ -159,6 +162,23 @@ def test_folders_are_splits_and_classes_or_classes_or_nothing(
     assert catalog.classes == classes
     assert sorted(video.split for video in catalog.videos) == sorted(splits)
     assert sorted(video.path for video in catalog.videos) == sorted(files)
+
+
+@pytest.mark.parametrize("top", ["extra", "replacement", "minival", "test_2"])
+def test_splits_beside_other_top_folders_are_refused_and_both_named(top: str) -> None:
+    files = ["train/a/1.avi", "val/a/2.avi", f"{top}/b/2.avi"]
+    with pytest.raises(InputError) as caught:
+        folders_catalog(files, "k400")
+    assert str(caught.value) == (
+        f"k400: top folders named like splits (train, val) beside others ({top}); expected "
+        "SPLIT/CLASS for all or CLASS for all: leave some out, rename them, or give a list that "
+        "names the class and split of each video"
+    )
+
+
+def test_two_top_folders_of_one_split_are_refused() -> None:
+    with pytest.raises(InputError, match="k400: top folders train and train_256 are both of split"):
+        folders_catalog(["train/a/1.avi", "train_256/a/1.avi"], "k400")
 
 
 def test_a_file_beside_class_folders_is_left_out_with_a_word() -> None:
@@ -209,6 +229,184 @@ def test_every_file_that_is_not_hidden_or_text_could_be_a_video(tmp_path: Path) 
         "a/link.avi",
         "a/song.mp3",
     ]
+
+
+def test_a_file_beside_a_video_of_its_name_is_none_and_one_alone_may_be(tmp_path: Path) -> None:
+    touch(tmp_path, "a/clip.MP4", "a/clip.srt", "a/clip.jpg", "a/clip.wav", "a/clip.gif")
+    touch(tmp_path, "a/clip.NFO", "a/clip.mp4.part", "a/clip", "a/Thumbs.db", "a/desktop.ini")
+    touch(tmp_path, "a/x.mp4.part-Frag7", "a/live.m3u8", "a/about.nfo", "a/notes.txt")
+    touch(tmp_path, "a/song.wav", "a/anim.gif", "a/odd.xyz", "b/clip.xyz")
+    touch(tmp_path, "lost+found/1.avi", "__MACOSX/1.avi", "a/@eaDir/clip.mp4/1.avi")
+    catalog = read_catalog("folders", str(tmp_path))
+    assert [video.path for video in catalog.videos] == [
+        "a/anim.gif",
+        "a/clip.MP4",
+        "a/odd.xyz",
+        "a/song.wav",
+        "b/clip.xyz",
+    ]
+    assert catalog.warnings == (
+        "12 files that are no videos by their names (2 .nfo, 1 .db, 1 without suffix, 1 .gif, "
+        "1 .jpg and 6 more), left out",
+    )
+
+
+def test_two_videos_of_one_name_are_refused_whatever_the_case_of_their_suffix(
+    tmp_path: Path,
+) -> None:
+    touch(tmp_path, "a/clip.mp4", "a/clip.MP4")
+    with pytest.raises(InputError, match=r"two videos with one key 'a/clip': a/clip\.MP4 and"):
+        read_catalog("folders", str(tmp_path))
+
+
+def test_a_csv_may_name_what_would_not_be_taken_for_a_video(tmp_path: Path) -> None:
+    touch(tmp_path, "root/a.mp4", "root/a.srt", "root/b.nfo")
+    (tmp_path / "my.csv").write_text("path,label\na.mp4,x\nb.nfo,x\n")
+    catalog = read_catalog("csv", str(tmp_path / "root"), annotations=str(tmp_path / "my.csv"))
+    assert rows(catalog) == [("a.mp4", 0, "train", True), ("b.nfo", 0, "train", True)]
+
+
+def test_sidecars_and_replacements_make_no_second_file_of_a_kinetics_clip() -> None:
+    text = KINETICS_HEAD + "zumba,a,1,11,train\nzumba,b,2,12,val\n"
+    files = [
+        "audio/a_000001_000011.wav",
+        "k400/train/a_000001_000011.mp4",
+        "k400/replacement/replacement_for_corrupted_k400/a_000001_000011.mp4",
+        "k400/val/b_000002_000012.mp4",
+    ]
+    catalog = kinetics_catalog(parse_kinetics(text, "k.csv"), files)
+    assert [video.path for video in catalog.videos] == [files[2], files[3]]
+    assert catalog.warnings == (
+        f"1 files ({files[2]}) of a folder of replacements, taken rather than others of their "
+        "names",
+        f"2 files ({files[0]}, {files[1]}) that no list names, left out",
+    )
+
+
+@pytest.mark.parametrize(
+    ("exclude", "left"),
+    [
+        ((), ["a/1.avi", "a/2.gif", "a/deep/3.avi", "b/1.avi"]),
+        (("*.gif",), ["a/1.avi", "a/deep/3.avi", "b/1.avi"]),
+        (("1.avi",), ["a/2.gif", "a/deep/3.avi"]),
+        (("a/*.avi",), ["a/2.gif", "a/deep/3.avi", "b/1.avi"]),
+        (("a/**/*.avi",), ["a/2.gif", "b/1.avi"]),
+        (("deep",), ["a/1.avi", "a/2.gif", "b/1.avi"]),
+        (("deep/",), ["a/1.avi", "a/2.gif", "b/1.avi"]),
+        (("/deep", "?.gif"), ["a/1.avi", "a/deep/3.avi", "b/1.avi"]),
+        (("a", "nothing"), ["b/1.avi"]),
+    ],
+)
+def test_what_a_pattern_fits_is_left_out_of_folders_and_of_lists(
+    tmp_path: Path, exclude: tuple[str, ...], left: list[str]
+) -> None:
+    files = ["a/1.avi", "a/2.gif", "a/deep/3.avi", "b/1.avi"]
+    root = touch(tmp_path / "root", *files)
+    by_folder = read_catalog("folders", str(root), exclude=exclude)
+    assert [video.path for video in by_folder.videos] == left
+    (tmp_path / "my.csv").write_text("path,label\n" + "".join(f"{file},x\n" for file in files))
+    by_list = read_catalog("csv", str(root), annotations=str(tmp_path / "my.csv"), exclude=exclude)
+    assert [video.path for video in by_list.videos] == left
+    assert all(video.present for video in by_list.videos)
+    assert bool(exclude) == any("by dataset.exclude" in line for line in by_list.warnings)
+
+
+def test_a_pattern_that_fits_nothing_is_told(tmp_path: Path) -> None:
+    catalog = read_catalog("folders", str(touch(tmp_path, "a/1.avi")), exclude=("*.gfi",))
+    assert catalog.warnings == ("0 files or folders left out by dataset.exclude",)
+
+
+def test_names_that_are_not_utf_8_are_told_and_the_others_go_on(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.avi", "a/\udcff.avi", "b\udcfe/2.avi", "b/new\nline.avi", "b/back\\.avi")
+    catalog = read_catalog("folders", str(touch(tmp_path, "b/3.avi")))
+    assert [video.path for video in catalog.videos] == ["a/1.avi", "b/3.avi"]
+    (line,) = catalog.warnings
+    assert line.startswith("4 paths ('a/\\udcff.avi', 'b/back\\\\.avi', 'b/new\\nline.avi', ")
+    assert len(line.splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", ["folders", "ucf101", "kinetics", "csv", "rawframes"])
+def test_a_folder_that_cannot_be_listed_is_an_error_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    root = touch(tmp_path / "root", "a/v/1.jpg", "b/v/1.jpg", "a/1.avi", "b/2.avi")
+    scandir = os.scandir
+
+    def refuse(folder: Path) -> object:
+        if Path(folder) == root / "b":
+            raise OSError(errno.EIO, "Input/output error", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(InputError, match=r"root/b: cannot be read \(Input/output error\)"):
+        read_catalog(kind, str(root), splits=str(root), annotations=str(root / "x.csv"))
+    (tmp_path / "my.csv").write_text("path,label\na/1.avi,x\n")
+    read_catalog("csv", str(root), annotations=str(tmp_path / "my.csv"), exclude=("b",))
+
+
+def test_a_link_that_cannot_be_looked_at_is_an_error(tmp_path: Path) -> None:
+    root = touch(tmp_path / "root", "a/1.avi")
+    (root / "b").symlink_to("x" * 300)
+    with pytest.raises(InputError, match=r"root/b: cannot be read \(File name too long\)"):
+        read_catalog("folders", str(root))
+
+
+@pytest.mark.parametrize("link", [True, False])
+@pytest.mark.parametrize("kind", ["folders", "csv"])
+def test_one_file_under_two_names_is_refused_and_both_are_named(
+    tmp_path: Path, kind: str, link: bool
+) -> None:
+    root = touch(tmp_path / "root", "train/a/1.avi", "val/a/2.avi")
+    twin = root / "val" / "a" / "3.avi"
+    twin.symlink_to("../../train/a/1.avi") if link else twin.hardlink_to(root / "train/a/1.avi")
+    table = tmp_path / "my.csv"
+    table.write_text("path,label,split\ntrain/a/1.avi,a,train\nval/a/3.avi,a,val\n")
+    with pytest.raises(InputError) as caught:
+        read_catalog(kind, str(root), annotations=str(table))
+    assert str(caught.value) == (
+        f"{root}: train/a/1.avi and val/a/3.avi are one file, reached by two ways; expected each "
+        "video once: remove the link, or leave one of them out"
+    )
+    # A list that names each file once may do so through links.
+    table.write_text("path,label,split\nval/a/2.avi,a,train\nval/a/3.avi,a,val\n")
+    catalog = read_catalog("csv", str(root), annotations=str(table))
+    assert all(video.present for video in catalog.videos)
+    read_catalog("folders", str(root), exclude=("train/a/1.avi",))
+
+
+def test_links_among_many_folders_come_to_an_end(tmp_path: Path) -> None:
+    for name in "abcdefghij":
+        touch(tmp_path, f"{name}/1.avi")
+        for other in "abcdefghij":
+            (tmp_path / name / f"to_{other}").symlink_to(f"../{other}")
+    with pytest.raises(
+        InputError, match="in more than 100 ways; remove those that lead in circles"
+    ):
+        read_catalog("folders", str(tmp_path))
+
+
+@pytest.mark.parametrize("link", ["Bowling", "train/Bowling"])
+def test_a_broken_link_where_a_class_folder_may_have_been_is_an_error(
+    tmp_path: Path, link: str
+) -> None:
+    root = touch(tmp_path / "root", *(f"{Path(link).parent}/{name}/1.avi" for name in "ab"))
+    (root / link).symlink_to(tmp_path / "unmounted")
+    with pytest.raises(InputError, match=rf"^{link}: "):
+        read_catalog("folders", str(root))
+
+
+def test_class_folders_that_hold_nothing_are_told(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.avi", "c/1.avi")
+    (tmp_path / "b" / "deep").mkdir(parents=True)
+    catalog = read_catalog("folders", str(tmp_path))
+    assert catalog.classes == ("a", "c")
+    assert catalog.warnings == ("1 folders (b/deep) hold nothing",)
+
+
+def test_a_pipe_is_no_video(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.avi")
+    os.mkfifo(tmp_path / "a" / "pipe.avi")
+    assert [v.path for v in read_catalog("folders", str(tmp_path)).videos] == ["a/1.avi"]
 
 
 @pytest.mark.parametrize("folder", ["videos", "splits", "elsewhere"])

@@ -5,43 +5,12 @@ import pytest
 from twinstream.errors import InputError
 from twinstream.preprocess.catalog.listings import (
     Listed,
-    parse_class_index,
     parse_csv,
     parse_kinetics,
     parse_split_list,
 )
 
 KINETICS_HEAD = "label,youtube_id,time_start,time_end,split,is_cc\n"
-
-
-def test_classes_are_ordered_by_their_numbers() -> None:
-    assert parse_class_index("2 Jack\r\n1 Bend\n\n3 Long Jump\n", "classInd.txt") == (
-        "Bend",
-        "Jack",
-        "Long Jump",
-    )
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("Bend 1\n", "classInd.txt line 1: 'Bend 1'; expected NUMBER CLASS"),
-        (
-            "1 Bend\n1 Jack\n",
-            "classInd.txt line 2: '1 Jack'; this number or class was there before",
-        ),
-        (
-            "1 Bend\n2 Bend\n",
-            "classInd.txt line 2: '2 Bend'; this number or class was there before",
-        ),
-        ("1 Bend\n3 Jack\n", "classInd.txt: class number 2 is not there; expected 1 to 2"),
-        ("0 Bend\n1 Jack\n", "classInd.txt: class number 2 is not there; expected 1 to 2"),
-    ],
-)
-def test_class_numbers_have_no_gaps_and_no_doubles(text: str, message: str) -> None:
-    with pytest.raises(InputError) as caught:
-        parse_class_index(text, "classInd.txt")
-    assert str(caught.value) == message
 
 
 def test_a_split_list_has_paths_and_perhaps_class_numbers() -> None:
@@ -99,9 +68,51 @@ def test_a_csv_without_splits_is_all_training() -> None:
         parse_csv("path,class\n", "my.csv")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "path,label,split\na.mp4,jump,train\n\njump, slow.mp4,jump,train\n",
+            "line 4: 4 cells; expected path,label,split; a cell with a comma stands in quotes",
+        ),
+        ("path,label,split\na.mp4,jump\n", "line 2: 2 cells; expected path,label,split;"),
+        ("path,label\na.mp4,jump,\n", "line 2: 3 cells; expected path,label;"),
+        ('path,label\n"Best.mp4,run\nb.mp4,run\n', "line 2: unexpected end of data; is a quote"),
+        ('path,label\na.mp4,x\n"B.mp4,run\n"b.mp4,run\n', "line 3: ',' expected after '\"'; is"),
+        ('path,label\n"B.mp4,run\nb.mp4",x\n', "line 2: a cell goes on to line 3; is a quote ope"),
+        ('path,label\n"B' + "x/1.mp4,run\n" * 20_000, "line 2: field larger than field limit"),
+        ("path,label\na\0.mp4,run\n", "line 2: 'a\\x00.mp4': not a usable path; expected"),
+        ("path,label\n,run\n", "line 2: '.': not a usable path; expected"),
+        ("path,label\n../a.mp4,run\n", "line 2: '../a.mp4': not a usable path; expected"),
+        ("path,label,label\na.mp4,run,x\n", "two columns label; expected path,label"),
+        ("", "no column path; expected path,label"),
+    ],
+)
+def test_a_row_that_is_not_whole_is_refused_with_its_line(text: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_csv(text, "my.csv")
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("my.csv")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_quoted_commas_blank_lines_and_any_line_end_are_right() -> None:
+    text = '\ufeffpath, label\r\n"jump, slow.mp4", "a ""b"""\r\n\r\n , \r\nc"d.mp4,e\r\n'
+    listed = parse_csv(text.removeprefix("\ufeff"), "my.csv")
+    assert [(one.name, one.class_name, one.where) for one in listed] == [
+        ("jump, slow.mp4", 'a "b"', "my.csv line 2"),
+        ('c"d.mp4', "e", "my.csv line 5"),
+    ]
+
+
+@pytest.mark.parametrize("time", ["inf", "nan", "-1", "1e300", "1_0", "1234567", "", "0x1"])
+def test_a_time_that_is_no_second_is_refused_with_its_line(time: str) -> None:
+    for row in (f"x,a,{time},2,val,0\n", f"x,a,1,{time},val,0\n"):
+        with pytest.raises(InputError, match=r"^val\.csv line 2: .* expected time_start and"):
+            parse_kinetics(KINETICS_HEAD + row, "val.csv")
+
+
 def test_a_number_of_thousands_of_digits_is_no_class_number() -> None:
     digits = "1" * 5000
-    with pytest.raises(InputError, match=r"^classInd.txt line 1: .*; expected NUMBER CLASS$"):
-        parse_class_index(f"{digits} Bend\n", "classInd.txt")
     (listed,) = parse_split_list(f"Bend/v.avi {digits}\n", "trainlist01.txt", "train")
     assert (listed.name, listed.class_number) == (f"Bend/v.avi {digits}", None)

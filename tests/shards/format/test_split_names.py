@@ -8,9 +8,9 @@ from twinstream.errors import InputError
 from twinstream.shards.format.split_names import known_split, split_name, split_of_list
 
 ALIASES = {
-    "train": ["train", "training", "Train", "TRAINING"],
-    "val": ["val", "valid", "validate", "validation", "Validation"],
-    "test": ["test", "testing", "Test"],
+    "train": ["train", "training", "Train", "TRAINING", "videos_train", "train_256", "trainlist01"],
+    "val": ["val", "valid", "validate", "validation", "Validation", "rawframes_val", "val-340x256"],
+    "test": ["test", "testing", "Test", "TEST", "videos_test", "k400_test", "testset", "test_720p"],
 }
 
 
@@ -24,10 +24,17 @@ def test_a_split_has_one_spelling(word: str, split: str) -> None:
     assert split_of_list(Path(f"{word}.txt")) == split
 
 
-@pytest.mark.parametrize("word", ["test_2", "minival", "holdout"])
+@pytest.mark.parametrize("word", ["test_2", "minival", "holdout", "test_drive", "train_val"])
 def test_a_word_that_is_no_alias_stays(word: str) -> None:
     assert known_split(word) is None
     assert split_name(word.title(), "my.csv line 2") == word
+
+
+def test_a_list_with_the_words_of_two_splits_is_refused() -> None:
+    with pytest.raises(
+        InputError, match=r"train_val_list\.txt: its name says train and val; expec"
+    ):
+        split_of_list(Path("lists/train_val_list.txt"))
 
 
 def test_a_list_without_the_name_of_a_split_is_one_itself() -> None:

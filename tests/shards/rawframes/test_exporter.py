@@ -1,5 +1,7 @@
 """Rawframes folders: the stored bytes under the names that mmaction2 reads, whole or absent."""
 
+import errno
+import os
 import tarfile
 from pathlib import Path
 
@@ -78,6 +80,23 @@ def test_a_video_that_fails_midway_is_not_there(
     (out / "left" / ".train0.12ab34cd.tmp").mkdir(parents=True)
     assert export_rawframes(dataset, out) == 5
     assert list(out.rglob(".*")) == []
+
+
+def test_a_class_folder_that_cannot_be_listed_is_named(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir = os.scandir
+
+    def refuse(folder: Path) -> object:
+        if Path(folder).name == "left":
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return scandir(folder)
+
+    (tmp_path / "left").mkdir()
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(InputError, match=r"left: cannot be read \(Permission denied\)"):
+        export_rawframes(dataset, tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == []
 
 
 def test_a_folder_that_holds_something_else_is_not_touched(dataset: Path, tmp_path: Path) -> None:

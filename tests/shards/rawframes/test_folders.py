@@ -64,8 +64,11 @@ def draw(root: Path, *files: str) -> Path:
         (["testing/a/v/1.jpg"], ["testing/a/v testing/a/v a 0 test"]),
         (["test/a/deep/v/1.jpg"], ["test/a/deep/v test/a/deep/v a 0 test"]),
         (
-            ["train/a/v/1.jpg", "extra/b/v/1.jpg"],
-            ["extra/b/v extra/b/v extra 0 train", "train/a/v train/a/v train 1 train"],
+            ["rawframes_train/a/v/1.jpg", "val_256/a/w/1.jpg"],
+            [
+                "rawframes_train/a/v rawframes_train/a/v a 0 train",
+                "val_256/a/w val_256/a/w a 0 val",
+            ],
         ),
         (["v1/1.jpg", "v2/1.jpg"], ["v1 v1 root 0 train", "v2 v2 root 0 train"]),
         (["a/v/frame_00001.jpg"], ["a/v a/v a 0 train"]),
@@ -112,6 +115,10 @@ def test_folders_have_one_key_class_and_split(
             ["train/a/v/1.jpg", "val/v/1.jpg"],
             "val/v: in a split's folder but in no class's; expected",
         ),
+        (
+            ["train/a/v/1.jpg", "extra/b/v/1.jpg"],
+            "root: top folders named like splits (train) beside others (extra); expected",
+        ),
         (["1.jpg"], "holds images itself; expected CLASS/VIDEO/img_00001.jpg below it"),
     ],
 )
@@ -134,12 +141,50 @@ def test_a_video_beside_class_folders_is_left_out_with_a_word(road: Road, tmp_pa
 
 @ROADS
 def test_a_linked_folder_is_followed_and_keyed_by_its_own_name(road: Road, tmp_path: Path) -> None:
-    draw(tmp_path, "disk2/deep/v1/1.jpg", "disk2/v2/1.jpg", "root/a/v/1.jpg")
-    (tmp_path / "root" / "a" / "link").symlink_to("../../disk2/deep/v1")
+    draw(tmp_path, "disk2/deep/v1/1.jpg", "disk2/v2/1.jpg", "disk3/1.jpg", "root/a/v/1.jpg")
+    (tmp_path / "root" / "a" / "link").symlink_to("../../disk3")
     (tmp_path / "root" / "b").symlink_to(tmp_path / "disk2")
     (tmp_path / "root" / "a" / "broken").symlink_to("nowhere")
     found = road(tmp_path / "root")
     assert [path for path, *_ in found.videos] == ["a/link", "a/v", "b/deep/v1", "b/v2"]
+    assert found.warnings == ("1 links (a/broken) that lead nowhere, left out",)
+
+
+@ROADS
+def test_a_broken_link_where_a_class_folder_may_have_been_is_an_error(
+    road: Road, tmp_path: Path
+) -> None:
+    root = draw(tmp_path / "root", "train/a/v/1.jpg", "train/b/v/1.jpg")
+    (root / "train" / "c").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(
+        InputError, match=r"^train/c: a link that leads nowhere, and train/c has no"
+    ):
+        road(root)
+    (root / "train" / "c").unlink()
+    draw(root, "train/c/")
+    (root / "train" / "c" / "v").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(InputError, match=r"^train/c/v: a link that leads nowhere, and train/c has"):
+        road(root)
+
+
+@ROADS
+def test_one_folder_by_two_ways_is_refused_and_both_are_named(road: Road, tmp_path: Path) -> None:
+    root = draw(tmp_path / "root", "a/v/1.jpg", "b/v/1.jpg")
+    (root / "a" / "w").symlink_to("../b/v")
+    with pytest.raises(InputError, match="root: a/w and b/v are one file, reached by two ways;"):
+        road(root)
+
+
+@ROADS
+def test_names_that_are_not_usable_are_told_and_the_others_go_on(
+    road: Road, tmp_path: Path
+) -> None:
+    found = road(draw(tmp_path, "a/v/1.jpg", "a/\udcff/1.jpg", "b\n/v/1.jpg", "lost+found/v/1.jpg"))
+    assert [path for path, *_ in found.videos] == ["a/v"]
+    assert found.warnings == (
+        "2 paths ('a/\\udcff', 'b\\n/v') that are not UTF-8 or have backslashes or control "
+        "characters, left out; rename them",
+    )
 
 
 @pytest.mark.parametrize(
@@ -148,7 +193,7 @@ def test_a_linked_folder_is_followed_and_keyed_by_its_own_name(road: Road, tmp_p
         ({"a/up": ".."}, ["a/v", "b/v"]),
         ({"a/above": "../.."}, ["a/v", "b/v"]),
         ({"a/self": "self"}, ["a/v", "b/v"]),
-        ({"a/one": "../b", "b/two": "../a"}, ["a/one/v", "a/v", "b/two/v", "b/v"]),
+        ({"a/one": "../../c", "../c/two": "../root/a"}, ["a/one/w", "a/v", "b/v"]),
     ],
 )
 @ROADS
@@ -156,6 +201,7 @@ def test_links_in_a_circle_come_to_an_end(
     road: Road, tmp_path: Path, links: dict[str, str], expected: list[str]
 ) -> None:
     root = draw(tmp_path / "root", "a/v/1.jpg", "b/v/1.jpg")
+    draw(tmp_path, "c/w/1.jpg")
     for link, target in links.items():
         (root / link).symlink_to(target)
     assert [path for path, *_ in road(root).videos] == expected

@@ -2,10 +2,12 @@
 secret told.
 """
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from tests.support.stores import BUCKET, KEY, SECRET, Store, Wire
 from twinstream.errors import InputError
 from twinstream.section import build_settings
 from twinstream.settings import Settings
-from twinstream.shards.storage.atomic import atomic_file, write_atomically
+from twinstream.shards.storage.atomic import atomic_file, remove_temporaries, write_atomically
 from twinstream.shards.storage.connection import fault
 from twinstream.shards.storage.location import (
     appended_text,
@@ -103,6 +105,25 @@ def test_the_pathlib_part_of_a_remote_path() -> None:
         == "train/train-000000.parquet"
     )
     assert str(path) == "s3://bucket/train/train-000000.tar"
+
+
+@pytest.mark.parametrize("walk", [file_sizes, remove_temporaries])
+def test_a_folder_that_cannot_be_listed_is_no_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, walk: Callable[[Path], object]
+) -> None:
+    (tmp_path / "train").mkdir()
+    scandir = os.scandir
+
+    def refuse(folder: Path) -> object:
+        if Path(folder).name == "train":
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return scandir(folder)
+
+    assert not walk(tmp_path)
+    assert not walk(tmp_path / "absent")
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(InputError, match=r"train: cannot be read \(Permission denied\)"):
+        walk(tmp_path)
 
 
 def test_an_object_is_written_read_in_part_listed_and_removed(store: Store) -> None:
