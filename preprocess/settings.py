@@ -23,6 +23,11 @@ def _size(value: object) -> object:
     return value
 
 
+def _several(value: object) -> object:
+    """`extras` -> (`extras`,); null is nothing."""
+    return (value,) if isinstance(value, str) else () if value is None else value
+
+
 def _one_of(choices: Callable[[], Iterable[str]]) -> AfterValidator:
     """Check for a name that a registry knows, asked when a value comes in: an engine may be
     registered later than this module is imported.
@@ -39,6 +44,8 @@ def _one_of(choices: Callable[[], Iterable[str]]) -> AfterValidator:
 
 Side = Annotated[int, Field(ge=MIN_SIDE, le=4096)]
 Size = Annotated[tuple[Side, Side], BeforeValidator(_size)]
+Pattern = Annotated[str, Field(min_length=1)]
+Patterns = Annotated[tuple[Pattern, ...], BeforeValidator(_several)]
 KindName = Annotated[str, _one_of(lambda: KINDS)]
 EngineName = Annotated[str, _one_of(engine_choices)]
 
@@ -59,7 +66,7 @@ class DatasetSettings(Section):
     """Which of the split lists (ucf101)."""
     annotations: str | tuple[str, ...] | None = None
     """The CSV, or several (kinetics, csv, rawframes)."""
-    exclude: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    exclude: Patterns = ()
     """Patterns of files and folders below the root that are left out, whatever lists name: `*.gif`
     and `extras` at any depth, `train/*.gif` and `/extras` from the root on; `**` is any number of
     folders.

@@ -275,11 +275,11 @@ def _with_warnings(catalog: Catalog, warnings: Iterable[str]) -> Catalog:
 
 def _without_excluded(catalog: Catalog, exclude: Sequence[str]) -> Catalog:
     """Without the videos that only a list names and a pattern fits. Classes and labels stay."""
-    out = [video.path for video in catalog.videos if is_excluded(video.path, exclude)]
+    out = {video.path for video in catalog.videos if is_excluded(video.path, exclude)}
     if not out:
         return catalog
-    videos = tuple(video for video in catalog.videos if video.path not in {*out})
-    told = excluded_warning(out, exclude, "listed videos")
+    videos = tuple(video for video in catalog.videos if video.path not in out)
+    told = excluded_warning(sorted(out), exclude, "listed videos")
     return _with_warnings(replace(catalog, videos=videos), told)
 
 

@@ -107,9 +107,10 @@ def classes_and_splits(
     tops = sorted({path.split("/")[0] for path in in_folders})
     splits = _splits_of(tops, root_name)
     depth = 2 if splits else 1
+    class_folders = {"/".join(path.split("/")[:depth]) for path in in_folders}
     for link in broken:
         class_folder = "/".join(link.split("/")[:depth])
-        if not any(path.startswith(f"{class_folder}/") for path in in_folders):
+        if class_folder not in class_folders:
             raise InputError(
                 f"{link}: a link that leads nowhere, and {class_folder} has no other video, so a "
                 "class may be lost; mend or remove the link"

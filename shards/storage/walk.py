@@ -177,14 +177,15 @@ def refuse_same_file(root: Path, paths: Iterable[str]) -> None:
 
 def _kind(entry: os.DirEntry[str]) -> Kind:
     try:
+        # A stat for links only: for others the listing has told it already.
         mode = entry.stat().st_mode if entry.is_symlink() else 0
+        if stat.S_ISDIR(mode) or entry.is_dir(follow_symlinks=False):
+            return "folder"
+        return "file" if stat.S_ISREG(mode) or entry.is_file(follow_symlinks=False) else "other"
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             return "broken"
         raise _unreadable(Path(entry.path), error) from error
-    if stat.S_ISDIR(mode) or entry.is_dir(follow_symlinks=False):
-        return "folder"
-    return "file" if stat.S_ISREG(mode) or entry.is_file(follow_symlinks=False) else "other"
 
 
 def _anchored(pattern: str) -> list[str]:

@@ -66,6 +66,15 @@ def test_a_size_can_be_written_in_three_ways(value: str, size: tuple[int, int]) 
 
 
 @pytest.mark.parametrize(
+    ("value", "exclude"),
+    [("null", ()), ("[]", ()), ("extras", ("extras",)), ('["*.gif", a/b]', ("*.gif", "a/b"))],
+)
+def test_one_pattern_to_exclude_needs_no_list(value: str, exclude: tuple[str, ...]) -> None:
+    settings = read_settings(Settings, PIPELINE, [f"dataset.exclude={value}"])
+    assert settings.dataset.exclude == exclude
+
+
+@pytest.mark.parametrize(
     ("override", "message"),
     [
         ("train.epoch=3", "train.epoch: no such key; did you mean train.epochs?"),
