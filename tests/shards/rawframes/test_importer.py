@@ -160,6 +160,11 @@ def break_channels(folder: Path) -> None:
     (folder / "flow_y_00001.jpg").write_bytes(encode_jpeg(np.zeros((*SIZE, 3), np.uint8), 95))
 
 
+def break_link(folder: Path) -> None:
+    (folder / "flow_x_00001.jpg").unlink()
+    (folder / "flow_x_00001.jpg").symlink_to("gone.jpg")
+
+
 def break_end(folder: Path) -> None:
     whole = (folder / "flow_x_00001.jpg").read_bytes()
     (folder / "flow_x_00001.jpg").write_bytes(whole[:-20])
@@ -193,6 +198,7 @@ def break_all(folder: Path) -> None:
         (break_png, "decode_error", "img_00001.png: import takes JPEGs only"),
         (break_content, "decode_error", r"img_00001.jpg: \d+ bytes that are no JPEG"),
         (break_all, "unreadable", "no numbered images such as img_00001.jpg"),
+        (break_link, "unreadable", r"flow_x_00001.jpg: No such file or directory"),
         (break_end, "decode_error", r"flow_x_00001.jpg: \d+ bytes without the end of a JPEG"),
     ],
 )
