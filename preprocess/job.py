@@ -4,14 +4,15 @@ The unit of work, of retry and of resume. A job streams: chunks of frames pass t
 members wait in a spool on disk, so memory does not grow with a video's length. A video that cannot
 be used becomes a row with a reason; any other exception ends the job and leaves nothing behind. A
 job tells where it is at every step, because a process that dies or hangs can tell nothing
-afterwards. How to decode and how to compute flow are passed in.
+afterwards. How to decode and how to compute flow are passed in. `frames_to_store` and `judged` need
+neither flow nor a shard.
 """
 
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -27,9 +28,16 @@ from twinstream.preprocess.flow.stored import FlowStatistics, stored_flow
 from twinstream.preprocess.plan import Job
 from twinstream.shards.format.image import encode_jpeg
 from twinstream.shards.format.sample import SampleMeta
-from twinstream.shards.format.video_table import Reason, Status, VideoError, VideoRow, video_row
+from twinstream.shards.format.video_table import (
+    LabelledVideo,
+    Reason,
+    Status,
+    VideoError,
+    VideoRow,
+    video_row,
+)
 from twinstream.shards.storage.location import Location
-from twinstream.shards.write.writer import SampleSpool, ShardWriter, sample_spool, write_shard
+from twinstream.shards.write.writer import SampleSpool, sample_spool, write_shard
 
 NOTHING_KNOWN = VideoInfo(0, 0, None, None)
 PARTS = ("decode", "flow", "encode")
@@ -73,8 +81,9 @@ class Recipe:
 
     `bound` is in pixels, `min_frames` and `max_frames` limit a video. `settings` are all that
     change bytes, for the record beside the shard; nothing is looked up in them. Videos with more
-    than `max_frames` are cut there with `cut_long`, else skipped. Images are encoded in the threads
-    of `pool`, where there is one.
+    than `max_frames` are cut there with `cut_long`, else skipped; damaged ones are stored up to the
+    damage with `keep_damaged`, else skipped. Images are encoded in the threads of `pool`, where
+    there is one.
     """
 
     open_video: OpenVideo
@@ -85,20 +94,24 @@ class Recipe:
     settings: dict[str, Any]
     max_frames: int | None = None
     cut_long: bool = False
+    keep_damaged: bool = False
     pool: ThreadPoolExecutor | None = None
 
 
 @dataclass
 class Filled:
-    """What is known of a video once its frames are in the spool.
+    """What is known of a video once it is decoded.
 
-    Its header, the stored size in pixels, the statistics of its flow, and whether it was cut.
+    Its header, how many frames are to be stored and their size in pixels, whether it was cut, what
+    its decoder noted of it, and the statistics of its flow.
     """
 
     info: VideoInfo = NOTHING_KNOWN
+    num_frames: int = 0
     height: int = 0
     width: int = 0
     is_cut: bool = False
+    notes: Sequence[str] = ()
     statistics: FlowStatistics = field(default_factory=FlowStatistics)
 
 
@@ -124,68 +137,80 @@ def job_steps(
     with write_shard(folder, job.name, recipe.settings, rows) as writer:
         for video in job.items:
             yield VideoAt(video.key)
-            watch = Stopwatch()
+            watch, filled, fault = Stopwatch(), Filled(), given_up.get(video.key)
             # A spool of its own: of a video that breaks midway nothing is in the shard.
             with sample_spool(folder) as spool:
-                try:
-                    if video.key in given_up:
-                        raise given_up[video.key]
-                    row = yield from _add_video(
-                        writer, video, root / video.path, recipe, spool, watch
+                if fault is None:
+                    try:
+                        for _ in fill_spool(filled, spool, root / video.path, recipe, watch):
+                            yield VideoAt(video.key)
+                    # Nothing else is caught: another error is a fault of ours, and ends the run.
+                    except VideoError as error:
+                        fault = error
+                row = judged(video, filled, fault, recipe)
+                if row.status == Status.WRITTEN:
+                    with watch.part("encode"):
+                        writer.add(_meta(video, filled), spool)
+                    row = replace(
+                        row,
+                        shard=writer.name,
+                        mean_flow=filled.statistics.mean_speed,
+                        saturated=filled.statistics.saturated,
                     )
-                # Nothing else is caught: another error is a fault of ours, and ends the run.
-                except VideoError as error:
-                    row = video_row(video, Status.SKIPPED, error.reason, detail=error.detail)
                 rows.append(row)
                 yield VideoDone(row, spool.num_frames, watch.seconds)
 
 
-def _add_video(
-    writer: ShardWriter,
-    video: Video,
-    path: Location,
-    recipe: Recipe,
-    spool: SampleSpool,
-    watch: Stopwatch,
-) -> Generator[VideoAt, None, VideoRow]:
-    """Add the video to the shard and return its row; VideoError if it cannot be used."""
-    filled = Filled()
-    for _ in fill_spool(filled, spool, path, recipe, watch):
-        yield VideoAt(video.key)
-    info, num_frames = filled.info, spool.num_frames
-    source = {"num_frames": num_frames, "fps": info.fps, "width": info.width, "height": info.height}
-    if num_frames < recipe.min_frames:
-        detail = f"{num_frames} of at least {recipe.min_frames} frames"
-        return video_row(video, Status.SKIPPED, Reason.TOO_SHORT, detail=detail, **source)
-    meta = SampleMeta(
-        *(video.key, video.class_name, video.label, num_frames, filled.width, filled.height),
+def _meta(video: Video, filled: Filled) -> SampleMeta:
+    info = filled.info
+    return SampleMeta(
+        *(video.key, video.class_name, video.label),
+        *(filled.num_frames, filled.width, filled.height),
         *(info.fps or 0.0, info.width, info.height),
     )
-    with watch.part("encode"):
-        writer.add(meta, spool)
-    flow = {"mean_flow": filled.statistics.mean_speed, "saturated": filled.statistics.saturated}
-    cut = _cut_text(num_frames, info.frames_in_header) if filled.is_cut else None
-    return video_row(video, Status.WRITTEN, detail=cut, shard=writer.name, **source, **flow)
 
 
-def fill_spool(
-    filled: Filled, spool: SampleSpool, path: Location, recipe: Recipe, watch: Stopwatch
-) -> Iterator[None]:
-    """Decode a video, and encode every frame and flow field into the spool; yields at each step.
-
-    VideoError if the video cannot be used; that it is too short is left to the caller to say.
+def judged(
+    video: LabelledVideo, filled: Filled, fault: VideoError | None, recipe: Recipe
+) -> VideoRow:
+    """The row of a video that was decoded, up to its end or to `fault`: is it stored, and if not,
+    why. What only a stored video has is left to add.
     """
-    with recipe.open_video(path) as stream:
-        filled.info = stream.info
-        # A header that says so saves decoding a video that is then left out.
-        if not recipe.cut_long:
-            _check_length(filled.info.frames_in_header or 0, recipe.max_frames)
-        yield from _fill(filled, spool, stream, recipe, watch)
+    info, num_frames = filled.info, filled.num_frames
+    if fault is not None and not (recipe.keep_damaged and _can_be_kept(fault, filled, recipe)):
+        detail = fault.detail
+        if recipe.keep_damaged and fault.reason == Reason.DECODE_ERROR:
+            detail += f"; {_why_not_kept(fault, filled, recipe)}"
+        return video_row(video, Status.SKIPPED, fault.reason, detail=detail)
+    source = {"num_frames": num_frames, "fps": info.fps, "width": info.width, "height": info.height}
+    notes = list(filled.notes)
+    if num_frames < recipe.min_frames:
+        notes.insert(0, f"{num_frames} of at least {recipe.min_frames} frames")
+        return video_row(video, Status.SKIPPED, Reason.TOO_SHORT, detail="; ".join(notes), **source)
+    if fault is not None:
+        notes.insert(0, _kept_text(fault, num_frames, info.frames_in_header))
+    elif filled.is_cut:
+        notes.insert(0, _cut_text(num_frames, info.frames_in_header))
+    return video_row(video, Status.WRITTEN, detail="; ".join(notes) or None, **source)
 
 
-def _check_length(num_frames: int, max_frames: int | None) -> None:
-    if max_frames is not None and num_frames > max_frames:
-        raise VideoError(Reason.TOO_LONG, f"more than {max_frames} frames")
+def _can_be_kept(fault: VideoError, filled: Filled, recipe: Recipe) -> bool:
+    """Whether enough frames before the fault are known to be whole."""
+    is_damage = fault.reason == Reason.DECODE_ERROR and fault.num_whole is not None
+    return is_damage and filled.num_frames >= recipe.min_frames
+
+
+def _why_not_kept(fault: VideoError, filled: Filled, recipe: Recipe) -> str:
+    if fault.num_whole is None:
+        return "where the damage begins is not known"
+    return f"{filled.num_frames} of at least {recipe.min_frames} frames are before the damage"
+
+
+def _kept_text(fault: VideoError, num_frames: int, frames_in_header: int | None) -> str:
+    """`decode_error: frame 143: damaged; 143 frames kept, about 57 lost`, where that is known."""
+    num_lost = (frames_in_header or 0) - num_frames
+    lost = f", about {num_lost} lost" if num_lost > 0 else ""
+    return f"{fault}; {num_frames} frames kept{lost}"
 
 
 def _cut_text(num_frames: int, frames_in_header: int | None) -> str:
@@ -194,25 +219,19 @@ def _cut_text(num_frames: int, frames_in_header: int | None) -> str:
     return f"cut at {num_frames}{total} frames"
 
 
-def _fill(
-    filled: Filled,
-    spool: SampleSpool,
-    stream: Iterable[NDArray[np.uint8]],
-    recipe: Recipe,
-    watch: Stopwatch,
+def fill_spool(
+    filled: Filled, spool: SampleSpool, path: Location, recipe: Recipe, watch: Stopwatch
 ) -> Iterator[None]:
-    """Encode every frame and flow field into the spool.
+    """Decode a video, and encode every frame and flow field into the spool.
 
-    Yields when a chunk is decoded and when it is encoded.
+    Yields when a chunk is decoded and when it is encoded. VideoError where the video is damaged or
+    cannot be used: the spool then holds the frames before it. That a video is too short is left to
+    the caller to say.
     """
     previous: NDArray[np.uint8] | None = None
-    for chunk in _timed(stream, watch):
+    for frames in frames_to_store(filled, path, recipe, watch):
         yield
-        frames, filled.is_cut = shortened(chunk, spool.num_frames, recipe.max_frames)
-        if filled.is_cut and not recipe.cut_long:
-            raise VideoError(Reason.TOO_LONG, f"more than {recipe.max_frames} frames")
         if len(frames):
-            filled.height, filled.width = frames.shape[1:3]
             gray = gray_frames(frames)
             if previous is not None:
                 gray = np.concatenate([previous, gray])
@@ -223,9 +242,32 @@ def _fill(
             with watch.part("encode"):
                 _encode(spool, frames, flow.planes, recipe)
             yield
-        # The rest is not read: that is what the limit is for.
-        if filled.is_cut:
-            return
+
+
+def frames_to_store(
+    filled: Filled, path: Location, recipe: Recipe, watch: Stopwatch
+) -> Iterator[NDArray[np.uint8]]:
+    """(t, H, W, 3) chunks of a video within the recipe's limits; VideoError as for `fill_spool`."""
+    with recipe.open_video(path) as stream:
+        filled.info, filled.notes = stream.info, stream.notes
+        # A header that says so saves decoding a video that is then left out.
+        if not recipe.cut_long:
+            _check_length(filled.info.frames_in_header or 0, recipe.max_frames)
+        for chunk in _timed(stream, watch):
+            frames, filled.is_cut = shortened(chunk, filled.num_frames, recipe.max_frames)
+            if filled.is_cut and not recipe.cut_long:
+                raise VideoError(Reason.TOO_LONG, f"more than {recipe.max_frames} frames")
+            filled.height, filled.width = frames.shape[1:3]
+            filled.num_frames += len(frames)
+            yield frames
+            # The rest is not read: that is what the limit is for.
+            if filled.is_cut:
+                return
+
+
+def _check_length(num_frames: int, max_frames: int | None) -> None:
+    if max_frames is not None and num_frames > max_frames:
+        raise VideoError(Reason.TOO_LONG, f"more than {max_frames} frames")
 
 
 def shortened(

@@ -100,6 +100,10 @@ class PreprocessSettings(Section):
     """What becomes of videos with more than max_frames; the rest of one that is cut is not looked
     at.
     """
+    on_damage: Literal["skip", "keep"] = "skip"
+    """What becomes of damaged videos: keep stores the frames before the damage, where these are at
+    least min_frames.
+    """
     timeout_seconds: float | None = Field(600.0, gt=0)
     """A video that makes no progress, a chunk of frames read or computed, for so long is skipped as
     timed_out.
@@ -204,6 +208,9 @@ def byte_settings(
         settings |= {
             f"preprocess.tvl1.{name}": value for name, value in preprocess.tvl1.as_dict().items()
         }
+    # Only where it is chosen: datasets from before the choice was there do not name it.
+    if preprocess.on_damage == "keep":
+        settings["preprocess.on_damage"] = "keep"
     settings["dataset.kind"] = dataset.kind
     settings["dataset.fold"] = dataset.fold if KINDS[dataset.kind].has_folds else None
     settings["shards.videos_per_shard"] = shards.videos_per_shard

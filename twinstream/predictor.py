@@ -301,7 +301,8 @@ def _recipe(run: Path, manifest: Manifest, made: PreprocessSettings, engine: str
         root=Path(),
         out=Path(),
         dataset=DatasetSettings(kind=made_with["dataset.kind"]),
-        preprocess=made,
+        # Of a part of a video there is no score: a damaged one is refused.
+        preprocess=made.model_copy(update={"on_damage": "skip"}),
         shards=ShardSettings(jpeg_quality=made_with["shards.jpeg_quality"]),
         engine=name,
         cores=len(os.sched_getaffinity(0)),

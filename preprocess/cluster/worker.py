@@ -58,6 +58,7 @@ def make_recipe(setup: WorkerSetup) -> Recipe:
             short_side=settings.short_side,
             chunk_frames=chunk_frames,
             max_pixels=settings.max_pixels,
+            up_to_damage=settings.on_damage == "keep",
         )
 
     return Recipe(
@@ -71,6 +72,7 @@ def make_recipe(setup: WorkerSetup) -> Recipe:
         settings=byte_settings(setup.dataset, settings, setup.shards, setup.engine),
         max_frames=settings.max_frames,
         cut_long=settings.too_long == "cut",
+        keep_damaged=settings.on_damage == "keep",
         # With one core a pool would only cost time.
         pool=ThreadPoolExecutor(setup.cores) if setup.cores > 1 else None,
     )

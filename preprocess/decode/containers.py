@@ -1,15 +1,23 @@
-"""Is a video file whole? Walks the elements of Matroska/WebM and MP4/MOV without decoding.
+"""Is a video file whole, and how many pictures does it promise? Walks containers without decoding.
 
 FFmpeg takes a cut for the end of the video, jumps over what it cannot parse, and reports neither.
 Matroska has no count of frames that would show this, and a live recording has not even a duration.
-Both formats are chains of (kind, size, content), so the sizes must lead exactly from the first byte
-to the last. The price is one small read a block. Other formats are not checked. Sources: RFC 8794
-and RFC 9559 (Matroska), ISO/IEC 14496-12 (MP4).
+Most formats are chains of (kind, size, content), so the sizes must lead from the first byte to the
+last. The price is one small read an element. Program streams and GIF are not checked. Sources:
+RFC 8794 and RFC 9559 (Matroska), ISO/IEC 14496-12 (MP4), Microsoft's ASF specification.
 """
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import BinaryIO
+
+import numpy as np
+
+from twinstream.preprocess.decode.avi_chunks import avi_files
+from twinstream.preprocess.decode.flv_tags import SIGNATURE, flv_tags
+from twinstream.preprocess.decode.mp4_tables import Mp4Track, fragment_samples, mp4_track
+from twinstream.preprocess.decode.transport_stream import transport_continuity
 
 EBML, SEGMENT, CLUSTER, BLOCK_GROUP, SIMPLE_BLOCK, BLOCK = (
     0x1A45DFA3,
@@ -22,6 +30,7 @@ EBML, SEGMENT, CLUSTER, BLOCK_GROUP, SIMPLE_BLOCK, BLOCK = (
 BLOCK_ADDITIONS, BLOCK_MORE = 0x75A1, 0xA6
 TRACKS, TRACK_ENTRY, TRACK_NUMBER, TRACK_TYPE = 0x1654AE6B, 0xAE, 0xD7, 0x83
 VIDEO_TRACK = 1
+LACING = 0x06
 OPENED = {SEGMENT, CLUSTER, BLOCK_GROUP, BLOCK_ADDITIONS, BLOCK_MORE}
 # Timestamp, Position, PrevSize; BlockDuration, ReferencePriority, ReferenceBlock, DiscardPadding,
 # BlockAddID.
@@ -32,6 +41,7 @@ SKIPPED = {
     *(EBML, TRACKS, 0x114D9B74, 0x1549A966, 0x1043A770, 0x1C53BB6B, 0x1941A469, 0x1254C367),
     *(0x5854, 0xAF, 0xA2, 0xA4, 0x8E, 0xA5, 0xEC, 0xBF),
 }
+ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 BOXES = {
     b"ftyp",
     b"moov",
@@ -45,36 +55,172 @@ BOXES = {
     b"wide",
     b"udta",
     b"meta",
+    b"uuid",
+    b"emsg",
+    b"prft",
+    b"ssix",
+    b"pdin",
+    b"pnot",
 }
 
 
 class ContainerError(Exception):
-    """The chain of elements is broken; the message says where, in one line without paths."""
+    """The container is broken; the message says where, in one line without paths.
+
+    `position` is a byte before which all is whole, None where no such place is known.
+    """
+
+    def __init__(self, message: str, position: int | None = None) -> None:
+        super().__init__(message)
+        self.position = position
 
 
-def count_blocks(path: str, format_name: str) -> list[int]:
-    """Blocks of each video track of a Matroska file, none for other formats. Raises ContainerError.
+@dataclass(frozen=True)
+class Contents:
+    """What a container says of one video stream.
 
-    `format_name` is FFmpeg's name of the demuxer, such as `matroska,webm`.
+    Of coded pictures it promises `num_promised`, 0 where it does not say, and the files joined to
+    it, which begin at the bytes `joints`, hold `num_following` more. `num_present` of them can be
+    found; None where that is not known. At the bytes `seams` the pieces of a transport stream
+    begin, and `is_continuous`: none of its packets is missing, whatever FFmpeg says at a seam.
+    """
+
+    num_promised: int = 0
+    num_following: int = 0
+    num_present: int | None = None
+    joints: tuple[int, ...] = ()
+    seams: tuple[int, ...] = ()
+    is_continuous: bool = False
+
+
+def container_contents(
+    path: str, format_name: str, *, stream: int, video: int, number: int
+) -> Contents:
+    """The contents of a video stream; raises ContainerError.
+
+    `format_name` is FFmpeg's name of the demuxer, such as `matroska,webm`. The stream's place is
+    counted among all streams and among the video streams; `number` is the one the file gives it.
     """
     names = format_name.split(",")
     with open(path, "rb") as file:
+        num_bytes = file.seek(0, 2)
         if "matroska" in names:
-            return matroska_blocks(file, file.seek(0, 2))
+            return _matroska_contents(file, num_bytes, video)
         if "mp4" in names:
-            check_boxes(file, file.seek(0, 2))
-    return []
+            return mp4_contents(file, num_bytes, number)
+        if "avi" in names:
+            return _avi_contents(file, num_bytes, stream)
+        if "flv" in names:
+            return _flv_contents(file, num_bytes)
+        if "mpegts" in names:
+            return _transport_contents(file, num_bytes, number)
+        if "asf" in names:
+            return _asf_contents(file, num_bytes)
+        if "ogg" in names:
+            check_ogg_pages(file, num_bytes)
+    return Contents()
 
 
-def matroska_blocks(file: BinaryIO, num_bytes: int) -> list[int]:
-    """Number of blocks of each video track.
+def _matroska_contents(file: BinaryIO, num_bytes: int, video: int) -> Contents:
+    files = matroska_files(file, num_bytes)
+    counts = [blocks[video] if video < len(blocks) else 0 for _, blocks in files]
+    joints = tuple(start for start, _ in files[1:])
+    return Contents(counts[0], sum(counts[1:]), sum(counts), joints)
+
+
+def _avi_contents(file: BinaryIO, num_bytes: int, stream: int) -> Contents:
+    files = avi_files(file, num_bytes, stream)
+    if not files:
+        return Contents()
+    joints = tuple(each.start for each in files[1:])
+    counts = [each.num_promised for each in files]
+    present = sum(each.num_chunks for each in files) if files[-1].has_end else None
+    return Contents(counts[0], sum(counts[1:]), present, joints)
+
+
+def _flv_contents(file: BinaryIO, num_bytes: int) -> Contents:
+    tags = flv_tags(file, num_bytes)
+    if tags.num_missing:
+        raise ContainerError(_overrun(tags.end, num_bytes + tags.num_missing, num_bytes), tags.end)
+    file.seek(tags.end)
+    is_joined = file.read(len(SIGNATURE)) == SIGNATURE
+    if tags.end < num_bytes and not is_joined:
+        raise ContainerError(f"damaged at byte {tags.end}: no FLV tag starts there", tags.end)
+    joints = (tags.end,) if is_joined else ()
+    return Contents(tags.num_pictures, 0, tags.num_pictures, joints)
+
+
+def _transport_contents(file: BinaryIO, num_bytes: int, number: int) -> Contents:
+    found = transport_continuity(file, num_bytes, number)
+    if found is None:
+        return Contents()
+    if found.damage is not None:
+        raise ContainerError(found.damage, found.damaged_at)
+    return Contents(seams=found.seams, is_continuous=True)
+
+
+def _asf_contents(file: BinaryIO, num_bytes: int) -> Contents:
+    """No count: FFmpeg reads the first file's objects, which must lie within the file."""
+    position = 0
+    while position + 24 <= num_bytes:
+        file.seek(position)
+        head = file.read(24)
+        size = int.from_bytes(head[16:24], "little")
+        if position and head[:16] == ASF_HEADER:
+            return Contents(joints=(position,))
+        # A live recording gives its data no size.
+        if size < 24:
+            break
+        if position + size > num_bytes:
+            raise ContainerError(_overrun(position, position + size, num_bytes), num_bytes)
+        position += size
+    return Contents()
+
+
+def check_ogg_pages(file: BinaryIO, num_bytes: int) -> None:
+    """ContainerError where a page of an Ogg file is missing or cut (RFC 3533 section 6)."""
+    position = 0
+    following: dict[bytes, int] = {}
+    while position < num_bytes:
+        file.seek(position)
+        head = file.read(27 + 255)
+        if head[:4] != b"OggS" or len(head) < 27:
+            raise ContainerError(f"damaged at byte {position}: no Ogg page starts there", position)
+        stream, number = head[14:18], int.from_bytes(head[18:22], "little")
+        # The first page of a stream, also of one that was joined, counts anew.
+        is_first = head[5] & 2
+        if not is_first and number != following.get(stream, number):
+            raise ContainerError(f"damaged at byte {position}: pages before it are lost", position)
+        following[stream] = number + 1
+        end = position + 27 + head[26] + sum(head[27 : 27 + head[26]])
+        if end > num_bytes:
+            raise ContainerError(_overrun(position, end, num_bytes), position)
+        position = end
+
+
+def matroska_files(file: BinaryIO, num_bytes: int) -> list[tuple[int, list[int]]]:
+    """(first byte, number of blocks of each video track) of the file and of those joined to it.
 
     ContainerError at an element that is unknown or that ends outside its parent. A container of
     unknown size, as live recordings have, lasts until the file ends.
     """
+    found: list[tuple[int, list[int]]] = []
+    position = 0
+    while not found or (position < num_bytes and _ebml_head(file, position)[0] == EBML):
+        start = position
+        blocks, position = _matroska_blocks(file, start, num_bytes)
+        found.append((start, blocks))
+    return found
+
+
+def _matroska_blocks(file: BinaryIO, start: int, num_bytes: int) -> tuple[list[int], int]:
+    """(blocks of each video track, end) of the file that begins at `start`."""
     blocks: Counter[int] = Counter()
     tracks: dict[int, int] = {}
-    position, ends = 0, [num_bytes]
+    position, ends = start, [num_bytes]
+    cut: str | None = None
+    # Where the chain breaks behind a block, bytes of that block may be what is lost.
+    last_block = start
     while position < ends[0]:
         # Several containers can end at one byte: a block group, its cluster and the segment.
         while position == ends[-1] and len(ends) > 1:
@@ -82,12 +228,19 @@ def matroska_blocks(file: BinaryIO, num_bytes: int) -> list[int]:
         element, size, content = _ebml_head(file, position)
         end = ends[-1] if size is None else content + size
         if element not in OPENED | INTEGERS | SKIPPED | {BLOCK, SIMPLE_BLOCK}:
-            raise ContainerError(f"damaged at byte {position}: no Matroska element starts there")
+            raise ContainerError(
+                cut or f"damaged at byte {position}: no Matroska element starts there", last_block
+            )
+        # A container may be cut off behind blocks that are whole: the damage is what is not.
+        if end > num_bytes and element in OPENED:
+            cut, end = cut or _overrun(position, end, num_bytes), num_bytes
         # No integer has more than 8 bytes; a longer one is damage that would hide the blocks in it.
         if end > ends[-1] or (element in INTEGERS and end > content + 8):
-            raise ContainerError(_overrun(position, end, num_bytes))
+            raise ContainerError(cut or _overrun(position, end, num_bytes), last_block)
         if element in (BLOCK, SIMPLE_BLOCK):
-            blocks[_vint(file, content)] += 1
+            number, num_frames = _block_head(file, content, end)
+            blocks[number] += num_frames
+            last_block = position
         elif element == TRACKS:
             tracks |= _track_types(file, content, end)
         elif element == SEGMENT:
@@ -96,10 +249,26 @@ def matroska_blocks(file: BinaryIO, num_bytes: int) -> list[int]:
         elif element in OPENED and size is not None:
             ends.append(end)
         position = content if element in OPENED else end
+    if cut is not None:
+        raise ContainerError(cut, num_bytes)
     # Damage in a block's track number shows only here: its size may still be right.
     for unnamed in sorted(blocks.keys() - tracks.keys()):
         raise ContainerError(f"damaged: blocks of track {unnamed}, which the header does not name")
-    return [blocks[number] for number, kind in tracks.items() if kind == VIDEO_TRACK]
+    videos = [blocks[number] for number, kind in tracks.items() if kind == VIDEO_TRACK]
+    return videos, position
+
+
+def _block_head(file: BinaryIO, start: int, end: int) -> tuple[int, int]:
+    """(track number, frames) of a block; several frames are laced."""
+    file.seek(start)
+    head = file.read(min(13, end - start))
+    length = _vint_length(head[0]) if head else 9
+    if length > 8:
+        return 0, 1
+    # The number is followed by a time of two bytes, the flags, and the number of frames less one.
+    is_laced = head[length + 2 : length + 3] != b"" and head[length + 2] & LACING
+    num_frames = 1 + (head[length + 3] if is_laced and length + 3 < len(head) else 0)
+    return int.from_bytes(head[:length], "big") & ((1 << 7 * length) - 1), num_frames
 
 
 def _track_types(file: BinaryIO, start: int, end: int) -> dict[int, int]:
@@ -129,25 +298,69 @@ def _integer(file: BinaryIO, start: int, end: int) -> int:
     return int.from_bytes(file.read(end - start), "big")
 
 
-def check_boxes(file: BinaryIO, num_bytes: int) -> None:
-    """ContainerError where a top-level MP4 box ends outside the file.
+def mp4_contents(file: BinaryIO, num_bytes: int, number: int) -> Contents:
+    """The pictures of track `number`, and of its fragments; nothing after an unknown box is read.
 
-    Nothing after an unknown box is checked.
+    ContainerError where a top-level box or a chunk ends outside the file, or where chunks overlap.
     """
+    track: Mp4Track | None = None
+    num_in_fragments = num_following = 0
+    start_of_next: int | None = None
+    joints: tuple[int, ...] = ()
+    for kind, start, content, end in _top_boxes(file, num_bytes):
+        if kind == b"ftyp":
+            start_of_next = start
+        elif kind == b"moov" and track is None:
+            file.seek(content)
+            track = mp4_track(file.read(end - content), number) or Mp4Track()
+        elif kind == b"moov":
+            joints = (*joints, start if start_of_next is None else start_of_next)
+        elif kind == b"moof":
+            file.seek(content)
+            num_samples = fragment_samples(file.read(end - content), number)
+            num_in_fragments += 0 if joints else num_samples
+            num_following += num_samples if joints else 0
+    if track is None:
+        return Contents()
+    _check_chunks(track, num_bytes)
+    num_promised = track.num_promised
+    if num_in_fragments:
+        num_promised = track.num_samples.get("stsz", 0) + num_in_fragments
+    return Contents(num_promised, num_following, track.num_readable, joints)
+
+
+def _top_boxes(file: BinaryIO, num_bytes: int) -> Iterator[tuple[bytes, int, int, int]]:
+    """(kind, start, content start, end) of each known box; ContainerError where one is cut."""
     position = 0
     while position + 8 <= num_bytes:
         file.seek(position)
         head = file.read(16)
         size, kind = int.from_bytes(head[:4], "big"), head[4:8]
+        content = position + 8
         # Size 1 announces a 64-bit size after the kind, for boxes beyond 4 GiB.
         if size == 1:
-            size = int.from_bytes(head[8:16], "big")
+            size, content = int.from_bytes(head[8:16], "big"), position + 16
         # Size 0 lasts to the end of the file, and an unknown kind may be padding: neither is wrong.
         if kind not in BOXES or size < 8:
             return
         if position + size > num_bytes:
-            raise ContainerError(_overrun(position, position + size, num_bytes))
+            raise ContainerError(_overrun(position, position + size, num_bytes), num_bytes)
+        yield kind, position, content, position + size
         position += size
+
+
+def _check_chunks(track: Mp4Track, num_bytes: int) -> None:
+    """ContainerError where chunks of one track overlap, or end after the file."""
+    filled = track.sizes > 0
+    order = np.argsort(track.starts[filled], kind="stable")
+    starts, sizes = track.starts[filled][order], track.sizes[filled][order]
+    ends = starts + sizes
+    if len(ends) and ends[-1] > num_bytes:
+        raise ContainerError(_overrun(int(starts[-1]), int(ends[-1]), num_bytes), num_bytes)
+    overlaps = np.flatnonzero(starts[1:] < ends[:-1])
+    if len(overlaps):
+        at = int(starts[1:][overlaps[0]])
+        raise ContainerError(f"damaged: two chunks of pictures hold byte {at}", None)
 
 
 def _overrun(position: int, end: int, num_bytes: int) -> str:
@@ -170,14 +383,6 @@ def _ebml_head(file: BinaryIO, position: int) -> tuple[int, int | None, int]:
     size = int.from_bytes(head[id_length : id_length + size_length], "big") & all_ones
     element = int.from_bytes(head[:id_length], "big")
     return element, None if size == all_ones else size, position + id_length + size_length
-
-
-def _vint(file: BinaryIO, position: int) -> int:
-    """The variable-length integer at `position`; a track number here. 0 where there is none."""
-    file.seek(position)
-    head = file.read(8)
-    length = _vint_length(head[0]) if head else 9
-    return int.from_bytes(head[:length], "big") & ((1 << 7 * length) - 1) if length <= 8 else 0
 
 
 def _vint_length(first_byte: int) -> int:

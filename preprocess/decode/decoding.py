@@ -3,66 +3,205 @@
 At a cut or damage FFmpeg often just stops, drops pictures or paints over the hole, without an
 error. So the container's elements are checked first, a picture that the decoder calls damaged is an
 error, and at the end every picture is accounted for. The price: a video with one damaged picture is
-refused. Formats without a count (MPEG-TS and -PS, FLV, WMV, Ogg, GIF) can be cut unnoticed.
+refused. Formats without a count (MPEG-PS, WMV, Ogg, GIF) can be cut unnoticed.
 """
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeAlias, cast
 
 import av
 from av.container import InputContainer
+from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from twinstream.preprocess.decode.containers import ContainerError, count_blocks
-from twinstream.preprocess.decode.packet_count import PacketCount, is_silent, promised_packets
+from twinstream.preprocess.decode.coded_pictures import breaks_link, picture_reader
+from twinstream.preprocess.decode.containers import (
+    ContainerError,
+    Contents,
+    container_contents,
+)
+from twinstream.preprocess.decode.damage import DamageWatch
+from twinstream.preprocess.decode.packet_count import PacketCount, is_header, promised_packets
 from twinstream.shards.format.video_table import Reason, VideoError
 
+VideoPacket: TypeAlias = "Packet[VideoStream]"
 
-def num_blocks_of(path: Path, container: InputContainer, stream: VideoStream) -> int:
-    """Blocks of the stream in a Matroska file, 0 for other formats; VideoError if damaged."""
+
+def contents_of(
+    path: Path, container: InputContainer, stream: VideoStream
+) -> Contents | ContainerError:
+    """What the container says of the stream, or its damage."""
     try:
-        blocks = count_blocks(str(path), container.format.name)
+        return container_contents(
+            str(path),
+            container.format.name,
+            stream=stream.index,
+            video=container.streams.video.index(stream),
+            number=stream.id,
+        )
     except ContainerError as error:
-        raise VideoError(Reason.DECODE_ERROR, str(error)) from error
-    index = container.streams.video.index(stream)
-    return blocks[index] if index < len(blocks) else 0
+        return error
 
 
 def decoded_pictures(
-    container: InputContainer, stream: VideoStream, num_blocks: int, max_pixels: int | None
+    container: InputContainer,
+    stream: VideoStream,
+    contents: Contents | ContainerError,
+    max_pixels: int | None,
+    *,
+    notes: list[str],
+    up_to_damage: bool = False,
 ) -> Iterator[VideoFrame]:
-    """Every picture in display order; VideoError if one is damaged or, at the end, missing."""
-    count = PacketCount()
-    # Read before the first packet: FFmpeg adds entries to the index as it reads.
-    index_at_open = [entry.timestamp for entry in stream.index_entries]
+    """Every picture in display order; VideoError if one is damaged or, at the end, missing.
+
+    A damaged container is an error at once; with `up_to_damage` the pictures that lie before it
+    come first. `notes` says at the end what was left out of a video that is whole.
+    """
+    damage = contents if isinstance(contents, ContainerError) else None
+    if damage is not None and not (up_to_damage and damage.position is not None):
+        raise VideoError(Reason.DECODE_ERROR, str(damage))
+    known = Contents() if isinstance(contents, ContainerError) else contents
     codec = stream.codec_context.codec.canonical_name
+    count = PacketCount(codec, picture_reader(codec, stream.codec_context.extradata))
+    # Read before the first packet: FFmpeg adds entries to the index as it reads.
+    num_indexed_at_open = len(stream.index_entries)
+    watch = DamageWatch(container, stream)
+    packets = _readable(watch.packets(), stream, damage, known.joints)
+
+    def shown(packet: VideoPacket) -> Iterator[VideoFrame]:
+        pictures = watch.decoded(packet, is_leading=bool(packet.size) and count.is_leading)
+        if watch.fault:
+            raise _damaged(count.num_frames, watch.fault)
+        if packet.size:
+            count.end(bytes(packet), len(pictures))
+        is_torn = packet.is_corrupt and not known.is_continuous
+        if is_torn or any(picture.is_corrupt for picture in pictures):
+            raise _damaged(count.num_frames, "damaged")
+        for picture in pictures:
+            if fault := watch.fault_at(count.num_frames + count.num_leading):
+                raise _damaged(count.num_frames, fault)
+            check_pixels(picture.width, picture.height, max_pixels)
+            count.num_frames += 1
+            yield picture
+        # Decoding goes on from here as at the start of a stream.
+        if not packet.size:
+            stream.codec_context.flush_buffers()
+
     try:
-        for packet in container.demux(stream):
-            pictures = packet.decode()
-            # The last packet is empty: it makes the decoder give the pictures that it still holds.
-            if packet.size:
-                count.num_packets += 1
-                count.num_silent += is_silent(
-                    codec, bytes(packet), discarded=packet.is_discard, num_frames=len(pictures)
+        for packet in _restarting(packets, stream, known, count):
+            content = bytes(packet)
+            if is_header(codec, content):
+                continue
+            if count.reader is not None and packet.has_sidedata("new_extradata"):
+                count.reader.configure(bytes(packet.get_sidedata("new_extradata")))
+            if content and not count.begin(content, is_discarded=packet.is_discard):
+                raise VideoError(
+                    Reason.DECODE_ERROR,
+                    f"frame {count.num_frames}: decoding cannot begin in the middle of a stream",
+                    count.num_frames,
                 )
-            for picture in pictures:
-                if picture.is_corrupt or packet.is_corrupt:
-                    raise VideoError(Reason.DECODE_ERROR, f"frame {count.num_frames}: damaged")
-                check_pixels(picture.width, picture.height, max_pixels)
-                count.num_frames += 1
-                count.num_interlaced += picture.interlaced_frame
-                yield picture
+            yield from shown(packet)
+        if damage is not None:
+            raise VideoError(Reason.DECODE_ERROR, str(damage), count.num_frames)
+        num_indexed = promised_packets(
+            container.format.name, stream.frames, num_indexed_at_open, len(stream.index_entries)
+        )
+        num_promised = max(known.num_promised + known.num_following, num_indexed)
+        num_in_first = known.num_promised or num_indexed or count.num_packets
+        # FFmpeg reads both of two joined files, or the first.
+        if known.joints and count.num_packets <= num_in_first:
+            num_promised = num_in_first
+            notes.append(f"another file follows at byte {known.joints[0]} and is not read")
+        num_whole, held = count.num_frames, shown(_empty_packet(stream))
+        # Of a video that ends too early the pictures that are to be seen between these may be lost.
+        if count.num_packets < num_promised:
+            deque(held, maxlen=0)
+        else:
+            yield from held
     except av.error.FFmpegError as error:
-        raise VideoError(
-            Reason.DECODE_ERROR, f"frame {count.num_frames}: {error_text(error)}"
-        ) from error
-    num_promised = promised_packets(
-        container.format.name, stream.frames, index_at_open, len(stream.index_entries)
-    )
-    shortfall = count.shortfall(max(num_promised, num_blocks))
+        detail = f"frame {count.num_frames}: {error_text(error)}"
+        raise VideoError(Reason.DECODE_ERROR, detail, count.num_frames) from error
+    shortfall = count.shortfall(num_promised)
     if shortfall is not None:
-        raise VideoError(Reason.DECODE_ERROR, shortfall)
+        is_cut = count.is_complete and known.num_present == count.num_packets
+        raise VideoError(Reason.DECODE_ERROR, shortfall, num_whole if is_cut else None)
+    if count.num_left_out:
+        notes.append(f"{count.num_left_out} leading pictures refer to what was cut off: left out")
+
+
+def _readable(
+    packets: Iterable[VideoPacket],
+    stream: VideoStream,
+    damage: ContainerError | None,
+    joints: tuple[int, ...],
+) -> Iterator[VideoPacket]:
+    """The packets that lie wholly before the damage, without the empty one that ends a stream.
+
+    Of joined files with fragments FFmpeg may read the first anew after it, or apply its edit list
+    to the second: that ends them too.
+    """
+    end = damage.position if damage is not None else None
+    last_pos = 0
+    for packet in packets:
+        pos = packet.pos or 0
+        is_beyond = end is not None and (pos + packet.size > end or packet.is_corrupt)
+        is_again = bool(joints) and (pos < last_pos or (pos >= joints[0] and packet.is_discard))
+        is_end = not packet.size and packet.pts is None and packet.dts is None
+        if is_end or is_beyond or is_again:
+            return
+        yield packet
+        last_pos = pos
+
+
+def _restarting(
+    packets: Iterable[VideoPacket], stream: VideoStream, known: Contents, count: PacketCount
+) -> Iterator[VideoPacket]:
+    """The packets, with an empty one in front of each that decoding has to begin anew with.
+
+    The first of a joined file, of a piece that does not go on in time, and where an editor left a
+    broken link: what the pictures there refer to is not what was decoded before.
+    """
+    codec = stream.codec_context.codec.canonical_name
+    ahead = sorted((*known.joints, *known.seams), reverse=True)
+    last: VideoPacket | None = None
+    for packet in packets:
+        passed: int | None = None
+        while ahead and packet.pos is not None and packet.pos >= ahead[-1]:
+            passed = ahead.pop()
+        is_cut = last is not None and (
+            passed in known.joints
+            or (passed in known.seams and not _goes_on(last, packet))
+            or breaks_link(codec, bytes(packet))
+        )
+        if is_cut:
+            count.restart()
+            yield _empty_packet(stream)
+        elif passed is not None:
+            count.expect_access()
+        yield packet
+        last = packet
+
+
+def _goes_on(last: VideoPacket, packet: VideoPacket) -> bool:
+    """Whether a packet follows the last one in time too, without a picture in between."""
+    if packet.dts is None or last.dts is None:
+        return False
+    return 0 < packet.dts - last.dts < 2 * (last.duration or 0)
+
+
+def _empty_packet(stream: VideoStream) -> VideoPacket:
+    """A packet that makes the decoder give the pictures that it still holds."""
+    packet = cast(VideoPacket, Packet())
+    packet.stream = stream
+    return packet
+
+
+def _damaged(num_whole: int, fault: str) -> VideoError:
+    """The error of damage in or before the frame behind `num_whole` whole ones."""
+    return VideoError(Reason.DECODE_ERROR, f"frame {num_whole}: {fault}", num_whole)
 
 
 def check_pixels(width: int, height: int, max_pixels: int | None) -> None:

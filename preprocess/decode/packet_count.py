@@ -3,26 +3,84 @@
 FFmpeg's demuxers end without an error at a cut, and its decoders drop what they cannot use, so only
 a count shows it. The count is exact: a picture may be absent only for a known reason. In AVI an
 empty chunk repeats the picture before it; MPEG-4 has "not coded" pictures; VP8 has pictures that
-are not shown; an edit list discards pictures. One case is not exact: an interlaced picture may come
-as two packets.
+are not shown; an edit list discards pictures; two fields make one frame; leading pictures refer to
+what is not there.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+
+from twinstream.preprocess.decode.coded_pictures import CodedPicture, PictureReader
 
 # Xvid's "same picture again" is a packet of 6 to 8 bytes.
 NOT_CODED_MAX_BYTES = 16
 VP8_SHOW_FRAME = 0x10  # bit 4 of a frame's first byte, RFC 6386 section 9.1
+THEORA_COMMENT = 0x81
 
 
 @dataclass
 class PacketCount:
-    """Packets read, packets that rightly give no picture, and pictures decoded."""
+    """Packets read, frames that they must give, leading frames that they may, frames that came."""
 
+    codec: str
+    reader: PictureReader | None = None
     num_packets: int = 0
-    num_silent: int = 0
-    num_interlaced: int = 0
+    num_expected: int = 0
+    num_leading: int = 0
     num_frames: int = 0
+    is_leading: bool = False
+    """Whether the packet that was begun last holds nothing but leading pictures."""
+    _is_start: bool = True
+    _first_field: CodedPicture | None = None
+    _num_expected_before: int = 0
+
+    def restart(self) -> None:
+        """Decoding begins anew with the next packet."""
+        self.expect_access()
+        self._first_field = None
+        if self.reader is not None:
+            self.reader.restart()
+
+    def expect_access(self) -> None:
+        """The next picture must be one that decoding can begin with."""
+        self._is_start = True
+
+    def begin(self, content: bytes, *, is_discarded: bool) -> bool:
+        """Count a packet; False where decoding cannot begin with it, though it is the first."""
+        self.num_packets += 1
+        self._num_expected_before = self.num_expected
+        pictures = self.reader.pictures(content) if self.reader is not None else None
+        if pictures is None:
+            pictures = [CodedPicture()]
+        self.is_leading = bool(pictures) and all(picture.is_leading for picture in pictures)
+        is_refused = self._is_start and bool(pictures) and not pictures[0].is_access
+        self._is_start &= is_refused or not pictures
+        # What an edit list hides need not be decodable.
+        if is_discarded or is_silent(self.codec, content):
+            return True
+        for picture in pictures:
+            first, self._first_field = self._first_field, None
+            if picture.parity != "frame":
+                if first and first.parity != picture.parity and first.number == picture.number:
+                    continue
+                self._first_field = picture
+            self.num_leading += picture.is_leading
+            self.num_expected += not picture.is_leading
+        return not is_refused
+
+    def end(self, content: bytes, num_frames: int) -> None:
+        """What came of the packet: an MPEG-4 packet may repeat the picture before it."""
+        if self.codec == "mpeg4" and num_frames == 0 and len(content) <= NOT_CODED_MAX_BYTES:
+            self.num_expected = self._num_expected_before
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every packet gave its frames."""
+        return self.num_frames >= self.num_expected
+
+    @property
+    def num_left_out(self) -> int:
+        """Leading frames that did not come."""
+        return max(0, self.num_leading - max(0, self.num_frames - self.num_expected))
 
     def shortfall(self, num_promised: int) -> str | None:
         """What is missing, in one line, or None."""
@@ -30,33 +88,31 @@ class PacketCount:
             return (
                 f"cut off or damaged: {self.num_packets} of {num_promised} coded pictures are there"
             )
-        num_expected = self.num_packets - self.num_silent
-        if self.num_frames + self.num_interlaced < num_expected:
-            return f"damaged: {self.num_frames} frames from {num_expected} coded pictures"
+        if not self.is_complete:
+            return f"damaged: {self.num_frames} frames from {self.num_expected} coded pictures"
         return None
 
 
-def is_silent(codec: str, content: bytes, *, discarded: bool, num_frames: int) -> bool:
-    """Whether a packet that gave `num_frames` was never meant to be seen."""
-    if discarded:
-        return True
+def is_silent(codec: str, content: bytes) -> bool:
+    """Whether a packet was never meant to be seen."""
     if codec == "vp8":
         return bool(content) and not content[0] & VP8_SHOW_FRAME
-    return codec == "mpeg4" and num_frames == 0 and len(content) <= NOT_CODED_MAX_BYTES
+    return codec == "theora" and bool(content) and content[0] & 0x80 > 0
+
+
+def is_header(codec: str, content: bytes) -> bool:
+    """Whether a packet is a header that the decoder refuses: Theora's comment, in chained Ogg."""
+    return codec == "theora" and content[:1] == bytes([THEORA_COMMENT])
 
 
 def promised_packets(
-    format_name: str, num_in_header: int, index_at_open: Sequence[int], num_indexed: int
+    format_name: str, num_in_header: int, num_indexed_at_open: int, num_indexed: int
 ) -> int:
-    """How many packets a whole file has; 0 when it does not say.
+    """How many packets FFmpeg's index and header promise; 0 when they do not say.
 
-    `index_at_open` holds the timestamps of the index; `num_indexed` is the length of the index at
-    the end, when it includes the fragments. AVI: 41 in the header, index 0, 2, 3 .. 40 -> 40; 180
-    in the header, index 0 (no index) -> 180.
+    `num_indexed` is the length of the index at the end, when it includes the fragments. AVI is
+    counted by its chunks, as its header counts empty ones too: only its index is taken.
     """
     if format_name == "avi":
-        # An AVI's index leaves out empty chunks, so its length is the better count, but only if it
-        # was read whole. Its timestamps are frame numbers, which shows whether it reaches the end.
-        index_is_whole = bool(index_at_open) and index_at_open[-1] + 2 >= num_in_header
-        return len(index_at_open) if index_is_whole else num_in_header
+        return num_indexed_at_open
     return num_indexed or num_in_header

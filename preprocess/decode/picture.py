@@ -43,9 +43,24 @@ def orientation(matrix: bytes) -> Orientation:
     return Orientation(False, flip_x=m[0] < 0, flip_y=m[4] < 0)
 
 
+def quarter_turns(degrees: float) -> Orientation:
+    """The case nearest to an angle, counter-clockwise: 90 -> transposed, then flipped in y."""
+    return (
+        Orientation(),
+        Orientation(True, False, True),
+        Orientation(False, True, True),
+        Orientation(True, True, False),
+    )[round(degrees / 90) % 4]
+
+
 def picture_orientation(picture: VideoFrame) -> Orientation:
     """The orientation that the stream gives the picture."""
-    side_data = cast(SideDataContainer, picture.side_data)
+    try:
+        side_data = cast(SideDataContainer, picture.side_data)
+    except ValueError:
+        # PyAV lists none where there is a kind that it has no name for, such as the view of a
+        # stereoscopic video. It still tells the angle, but no mirror.
+        return quarter_turns(picture.rotation)
     matrix = side_data.get(SideDataType.DISPLAYMATRIX)
     return orientation(bytes(matrix) if matrix is not None else b"")
 

@@ -1,14 +1,12 @@
 """Video file -> all frames, upright, resized, uint8 RGB, in chunks of bounded memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
 
 import av
 import numpy as np
-from av.container import InputContainer
-from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
@@ -16,10 +14,12 @@ from numpy.typing import NDArray
 
 from twinstream.preprocess.decode.decoding import (
     check_pixels,
+    contents_of,
     decoded_pictures,
     error_text,
-    num_blocks_of,
 )
+from twinstream.preprocess.decode.exif import without_exif
+from twinstream.preprocess.decode.opening import open_container, video_stream
 from twinstream.preprocess.decode.picture import (
     Orientation,
     picture_orientation,
@@ -28,11 +28,12 @@ from twinstream.preprocess.decode.picture import (
     turned_size,
 )
 from twinstream.preprocess.decode.video_stream import OpenedVideo, VideoInfo
+from twinstream.shards.format.image import MAX_SIDE
 from twinstream.shards.format.video_table import Reason, VideoError
 from twinstream.shards.storage.location import Location, local_copy
 
-PYAV_MAJOR = int(av.__version__.split(".")[0])
 MAX_FPS = 10_000
+CHUNK_BYTES = 2**28
 
 
 @contextmanager
@@ -43,35 +44,35 @@ def open_video(
     short_side: int | None,
     chunk_frames: int,
     max_pixels: int | None = None,
+    up_to_damage: bool = False,
     num_threads: int = 1,
 ) -> Iterator[OpenedVideo]:
     """All frames of `path` in chunks of at most `chunk_frames`, each of `size` (width, height).
 
     With `short_side` instead, the shorter side becomes that and the aspect is kept; exactly one of
     the two is given. A video stream without pictures gives no chunk. VideoError may also come
-    during the iteration: then the frames given before it are not a whole video.
+    during the iteration: then the frames given before it are whole, but not a whole video. With
+    `up_to_damage` a file whose structure is broken fails only where the damage is reached.
     """
-    assert (size is None) != (short_side is None), (
-        f"size {size} and short_side {short_side}: give exactly one"
-    )
-    with _on_disk(path) as local, _open_container(local) as container:
-        stream = _video_stream(container)
+    with _on_disk(path) as local, open_container(local) as container:
+        stream, note = video_stream(container)
+        notes = [note] if note else []
         coded_size = stream.codec_context.width, stream.codec_context.height
         check_pixels(*coded_size, max_pixels)
-        num_blocks = num_blocks_of(local, container, stream)
+        contents = contents_of(local, container, stream)
         # Threads of type FRAME return pictures later, and which packet gave which is lost.
         stream.thread_type, stream.thread_count = "SLICE", num_threads
-        pictures = decoded_pictures(container, stream, num_blocks, max_pixels)
+        pictures = decoded_pictures(
+            container, stream, contents, max_pixels, notes=notes, up_to_damage=up_to_damage
+        )
         first = next(pictures, None)
         # The display matrix comes with each picture; the first one's holds for all.
-        turn = picture_orientation(first) if first else Orientation()
+        turn = _orientation(local, stream, first) if first else Orientation()
         source_size = turned_size((first.width, first.height) if first else coded_size, turn)
-        target = size or short_side_size(source_size, short_side or 0)
-        check_pixels(*target, max_pixels)
+        target = target_size(source_size, size, short_side, max_pixels)
         everything = chain([first] if first else [], pictures)
-        yield OpenedVideo(
-            _info(stream, source_size), in_chunks(everything, target, turn, chunk_frames)
-        )
+        chunks = in_chunks(((each, turn) for each in everything), target, chunk_frames)
+        yield OpenedVideo(_info(stream, source_size), chunks, notes)
 
 
 @contextmanager
@@ -88,56 +89,78 @@ def _on_disk(path: Location) -> Iterator[Path]:
         yield local
 
 
-def _open_container(path: Path) -> InputContainer:
-    """The file as opened by FFmpeg; VideoError where it cannot be."""
-    try:
-        # Without `file:` FFmpeg reads a name such as `a:b.mp4` as a protocol.
-        return _av_open(f"file:{path}")
-    except av.error.FileNotFoundError as error:
-        raise VideoError(Reason.MISSING, "no such file") from error
-    except av.error.FFmpegError as error:
-        raise VideoError(Reason.UNREADABLE, error_text(error)) from error
+def _orientation(path: Path, stream: VideoStream, first: VideoFrame) -> Orientation:
+    """How the container says that the pictures are to be turned."""
+    if stream.codec_context.codec.canonical_name != "mjpeg":
+        return picture_orientation(first)
+    # FFmpeg puts a JPEG's EXIF before the container's word, but it is that of a photo: players and
+    # FFmpeg before 8 show a video without it.
+    with open_container(path) as container:
+        again = container.streams[stream.index]
+        assert isinstance(again, VideoStream)
+        for packet in container.demux(again):
+            plain = av.Packet(without_exif(bytes(packet)))
+            for picture in again.codec_context.decode(plain):
+                return picture_orientation(picture)
+    return Orientation()
 
 
-def _av_open(name: str) -> InputContainer:
-    """The opened container, also where its tags are not UTF-8."""
-    # PyAV before 19 refuses a video whose tags are in Latin-1, unless asked to replace them.
-    if PYAV_MAJOR < 19:
-        return av.open(name, "r", metadata_errors="replace")
-    return av.open(name, "r")
+def target_size(
+    source: tuple[int, int],
+    size: tuple[int, int] | None,
+    short_side: int | None,
+    max_pixels: int | None,
+) -> tuple[int, int]:
+    """(width, height) to store a picture of `source` size in; VideoError where that is too large.
 
-
-def _video_stream(container: InputContainer) -> VideoStream:
-    """The first stream of moving pictures; a cover picture attached to music is none."""
-    for stream in container.streams.video:
-        # The cover of a music file is a video stream of one picture.
-        if not stream.disposition & Disposition.attached_pic:
-            if stream.codec_context is None:
-                raise VideoError(Reason.UNREADABLE, "no decoder for its video stream")
-            return stream
-    raise VideoError(Reason.NO_VIDEO_STREAM, _streams_text(container))
+    `size` itself, or with `short_side` the source scaled to that shorter side.
+    """
+    assert (size is None) != (short_side is None), (
+        f"size {size} and short_side {short_side}: give exactly one"
+    )
+    width, height = target = size or short_side_size(source, short_side or 0)
+    check_pixels(width, height, max_pixels)
+    if max(target) > MAX_SIDE:
+        raise VideoError(
+            Reason.TOO_LARGE, f"{width}x{height} is more than a JPEG holds, {MAX_SIDE} a side"
+        )
+    return target
 
 
 def in_chunks(
-    pictures: Iterator[VideoFrame], size: tuple[int, int], turn: Orientation, chunk_frames: int
+    pictures: Iterable[tuple[VideoFrame, Orientation]], size: tuple[int, int], chunk_frames: int
 ) -> Iterator[NDArray[np.uint8]]:
-    """(t, H, W, 3) for `size` = (W, H), every picture scaled to it whatever its own size is."""
+    """(t, H, W, 3) for `size` = (W, H), every picture scaled to it whatever its own size is.
+
+    A VideoError among the pictures comes after the chunk of those before it.
+    """
     scaler = VideoReformatter()
+    # At least two, because flow is between two; a size is 0 where there are no pictures.
+    chunk_frames = min(chunk_frames, max(2, CHUNK_BYTES // max(1, 3 * size[0] * size[1])))
     chunk = np.empty((chunk_frames, size[1], size[0], 3), np.uint8)
-    filled = 0
-    for picture in pictures:
-        try:
-            chunk[filled] = scaled(scaler, picture, size, turn)
-        except av.error.FFmpegError as error:
-            detail = f"{picture.format.name} cannot be turned into RGB: {error_text(error)}"
-            raise VideoError(Reason.DECODE_ERROR, detail) from error
-        filled += 1
-        if filled == chunk_frames:
-            yield chunk
-            # A new array: the caller may still hold the one that was given out.
-            chunk, filled = np.empty_like(chunk), 0
+    num_given, filled = 0, 0
+    fault: VideoError | None = None
+    try:
+        for picture, turn in pictures:
+            try:
+                chunk[filled] = scaled(scaler, picture, size, turn)
+            except av.error.FFmpegError as error:
+                source = f"{picture.width}x{picture.height} in {picture.format.name}"
+                wanted = f"{size[0]}x{size[1]} in RGB"
+                detail = f"{source} cannot be turned into {wanted}: {error_text(error)}"
+                raise VideoError(Reason.DECODE_ERROR, detail, num_given + filled) from error
+            filled += 1
+            if filled == chunk_frames:
+                yield chunk
+                num_given += filled
+                # A new array: the caller may still hold the one that was given out.
+                chunk, filled = np.empty_like(chunk), 0
+    except VideoError as error:
+        fault = error
     if filled:
         yield chunk[:filled]
+    if fault is not None:
+        raise fault
 
 
 def _info(stream: VideoStream, size: tuple[int, int]) -> VideoInfo:
@@ -145,12 +168,3 @@ def _info(stream: VideoStream, size: tuple[int, int]) -> VideoInfo:
     # FFmpeg's guess is the container's clock, such as 90000, when it knows no rate.
     rate = float(stream.average_rate or stream.guessed_rate or 0)
     return VideoInfo(*size, rate if 0 < rate <= MAX_FPS else None, stream.frames or None)
-
-
-def _streams_text(container: InputContainer) -> str:
-    """`only audio, attached picture`."""
-    kinds = [
-        "attached picture" if stream.type == "video" else stream.type
-        for stream in container.streams
-    ]
-    return f"only {', '.join(kinds)}" if kinds else "no streams at all"

@@ -3,9 +3,9 @@
 Apart from the decoders, so that code that only plans or counts jobs does not import FFmpeg.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -30,10 +30,15 @@ class VideoInfo:
 
 @dataclass(frozen=True)
 class OpenedVideo:
-    """An open video; iterate once for its (t, H, W, 3) uint8 RGB chunks."""
+    """An open video; iterate once for its (t, H, W, 3) uint8 RGB chunks.
+
+    `notes` is complete after the iteration: what belongs in the video's row though it is no fault,
+    such as which of several streams was taken; each is a few words.
+    """
 
     info: VideoInfo
     chunks: Iterator[NDArray[np.uint8]]
+    notes: list[str] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         return self.chunks
@@ -45,6 +50,10 @@ class VideoStream(Protocol):
     @property
     def info(self) -> VideoInfo:
         """Source width, height and fps."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What belongs in its row though it is no fault; complete after the iteration."""
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         """Every frame once; VideoError where the video turns out to be damaged."""

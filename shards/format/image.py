@@ -12,6 +12,8 @@ from twinstream.errors import InputError
 
 END_OF_IMAGE = b"\xff\xd9"
 TAIL_BYTES = 1024
+# JPEG_MAX_DIMENSION of libjpeg, in pixels; the format itself ends at 65,535.
+MAX_SIDE = 65_500
 
 
 def has_jpeg_end(data: bytes) -> bool:

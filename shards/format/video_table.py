@@ -44,13 +44,18 @@ class Reason(StrEnum):
 
 
 class VideoError(Exception):
-    """A video that cannot be used; `detail` is one line, the same on every machine."""
+    """A video that cannot be used; `detail` is one line, the same on every machine.
 
-    def __init__(self, reason: Reason, detail: str) -> None:
-        # Both go to Exception, or the error could not be pickled on its way from a worker.
-        super().__init__(reason, detail)
+    `num_whole` is the number of frames before the damage, all known to be whole; None where the
+    place of the damage is not known.
+    """
+
+    def __init__(self, reason: Reason, detail: str, num_whole: int | None = None) -> None:
+        # All go to Exception, or the error could not be pickled on its way from a worker.
+        super().__init__(reason, detail, num_whole)
         self.reason = reason
         self.detail = detail
+        self.num_whole = num_whole
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}"

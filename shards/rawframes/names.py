@@ -26,6 +26,7 @@ CLASSES_NAME = "classes.txt"
 RGB_LIST, FLOW_LIST = "_rawframes.txt", "_flow_rawframes.txt"
 _IMAGE = re.compile(r"(?P<prefix>|.*\D)(?P<number>\d+)\.(?:jpe?g|png)", re.IGNORECASE)
 _FLOW = re.compile(r"(?:flow_)?(?P<axis>[xy])_", re.IGNORECASE)
+FIRST_NUMBERS = (0, 1)
 NO_FRAMES = "no numbered images such as img_00001.jpg"
 
 ImageKind = Literal["rgb", "x", "y"]
@@ -92,7 +93,7 @@ def prefix_fault(images: Sequence[ImageName]) -> str | None:
     return None
 
 
-def number_fault(images: Sequence[ImageName], first: Sequence[int] = (0, 1)) -> str | None:
+def number_fault(images: Sequence[ImageName], first: Sequence[int] = FIRST_NUMBERS) -> str | None:
     """The first fault in the numbers of sorted images; None when they are in sequence.
 
     A fault is a start that is not in `first`, a gap, or a number that comes twice.

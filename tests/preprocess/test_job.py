@@ -27,14 +27,16 @@ INFO = VideoInfo(width=64, height=48, fps=25.0, frames_in_header=None)
 
 @dataclass(frozen=True)
 class DrawnStream:
-    """Frames of constant gray 10 t, in chunks; breaks after `fails_after` frames where
-    that is set.
+    """Frames of constant gray 10 t, in chunks; breaks after `fails_after` frames where that is set,
+    and with `fault` behind the last frame.
     """
 
     num_frames: int
     chunk_frames: int
     fails_after: int | None = None
     info: VideoInfo = INFO
+    notes: tuple[str, ...] = ()
+    fault: VideoError | None = None
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         for start in range(0, self.num_frames, self.chunk_frames):
@@ -44,6 +46,8 @@ class DrawnStream:
                 start, min(start + self.chunk_frames, self.num_frames), dtype=np.uint8
             )
             yield np.broadcast_to(10 * times[:, None, None, None], (len(times), 24, 32, 3))
+        if self.fault is not None:
+            raise self.fault
 
 
 def difference_engine(gray: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -92,8 +96,10 @@ def run(
     min_frames: int = 6,
     max_frames: int | None = None,
     cut_long: bool = False,
+    keep_damaged: bool = False,
 ) -> list[VideoDone]:
     recipe = recipe_of(streams, min_frames, max_frames, cut_long)
+    recipe = replace(recipe, keep_damaged=keep_damaged)
     return list(run_job(job, root=Path("root"), out=folder, recipe=recipe))
 
 
@@ -236,6 +242,130 @@ def test_the_header_tells_how_long_the_video_is(
     (done,) = run(tmp_path, job_of(1), {"left/train0": stream}, max_frames=8, cut_long=cut_long)
     assert (done.row.status, done.row.reason, done.row.detail) == row
     assert done.num_frames == (8 if cut_long else 0)
+
+
+def damaged(num_frames: int, chunk_frames: int = 4, **known: Any) -> DrawnStream:
+    """A stream that turns out to be damaged after so many whole frames."""
+    fault = VideoError(Reason.DECODE_ERROR, f"frame {num_frames}: damaged", num_frames)
+    return DrawnStream(num_frames, chunk_frames, **{"fault": fault} | known)
+
+
+@pytest.mark.parametrize("chunk_frames", [2, 3, 4, 9, 100])
+def test_what_is_kept_of_a_damaged_video_is_a_whole_shorter_video_to_the_byte(
+    tmp_path: Path, chunk_frames: int
+) -> None:
+    (kept,) = run(
+        tmp_path / "kept",
+        job_of(1),
+        {"left/train0": damaged(9, chunk_frames)},
+        keep_damaged=True,
+    )
+    (whole,) = run(tmp_path / "whole", job_of(1), {"left/train0": DrawnStream(9, 4)})
+    assert kept.row == replace(whole.row, detail="decode_error: frame 9: damaged; 9 frames kept")
+    assert (kept.row.status, kept.row.reason, kept.num_frames) == ("written", None, 9)
+    tars = [tmp_path / name / "train" / "train-000000.tar" for name in ("kept", "whole")]
+    assert tars[0].read_bytes() == tars[1].read_bytes()
+
+
+UNKNOWN = VideoError(Reason.DECODE_ERROR, "damaged: 9 frames from 12 coded pictures")
+TOO_LARGE = VideoError(Reason.TOO_LARGE, "9000x9000 is more than 33177600 pixels", 9)
+HEADER_OF_12 = replace(INFO, frames_in_header=12)
+
+
+@pytest.mark.parametrize(
+    ("stream", "keep_damaged", "row"),
+    [
+        (damaged(9), False, ("skipped", "decode_error", "frame 9: damaged")),
+        (damaged(6), True, ("written", None, "decode_error: frame 6: damaged; 6 frames kept")),
+        (
+            damaged(5),
+            True,
+            (
+                "skipped",
+                "decode_error",
+                "frame 5: damaged; 5 of at least 6 frames are before the damage",
+            ),
+        ),
+        (
+            damaged(9, info=HEADER_OF_12),
+            True,
+            ("written", None, "decode_error: frame 9: damaged; 9 frames kept, about 3 lost"),
+        ),
+        (
+            damaged(9, notes=("video stream 2 of 2: 64x48",)),
+            True,
+            (
+                "written",
+                None,
+                "decode_error: frame 9: damaged; 9 frames kept; video stream 2 of 2: 64x48",
+            ),
+        ),
+        (
+            damaged(9, fault=UNKNOWN),
+            True,
+            (
+                "skipped",
+                "decode_error",
+                "damaged: 9 frames from 12 coded pictures; where the damage begins is not known",
+            ),
+        ),
+        (damaged(9, fault=TOO_LARGE), True, ("skipped", "too_large", TOO_LARGE.detail)),
+        (UNKNOWN, False, ("skipped", "decode_error", UNKNOWN.detail)),
+        (
+            VideoError(Reason.UNREADABLE, "no header"),
+            True,
+            ("skipped", "unreadable", "no header"),
+        ),
+    ],
+)
+def test_a_damaged_video_is_skipped_or_kept_up_to_the_damage(
+    tmp_path: Path, stream: Any, keep_damaged: bool, row: tuple[str, str | None, str]
+) -> None:
+    (done,) = run(tmp_path, job_of(1), {"left/train0": stream}, keep_damaged=keep_damaged)
+    assert (done.row.status, done.row.reason, done.row.detail) == row
+
+
+@pytest.mark.parametrize("chunk_frames", [2, 3, 4, 9, 100])
+@pytest.mark.parametrize(
+    ("num_whole", "keep_damaged", "row"),
+    [
+        (9, False, ("written", None, "cut at 8 frames")),
+        (9, True, ("written", None, "cut at 8 frames")),
+        (8, False, ("skipped", "decode_error", "frame 8: damaged")),
+        (8, True, ("written", None, "decode_error: frame 8: damaged; 8 frames kept")),
+    ],
+)
+def test_damage_behind_the_frame_at_which_a_video_is_cut_is_not_looked_at(
+    tmp_path: Path,
+    chunk_frames: int,
+    num_whole: int,
+    keep_damaged: bool,
+    row: tuple[str, str | None, str],
+) -> None:
+    (done,) = run(
+        tmp_path,
+        job_of(1),
+        {"left/train0": damaged(num_whole, chunk_frames)},
+        max_frames=8,
+        cut_long=True,
+        keep_damaged=keep_damaged,
+    )
+    assert (done.row.status, done.row.reason, done.row.detail) == row
+
+
+def test_what_the_decoder_notes_of_a_video_is_in_its_row(tmp_path: Path) -> None:
+    notes = ("video stream 2 of 2: 64x48", "another file is joined behind it")
+    streams = {
+        "left/train0": DrawnStream(9, 3, notes=notes),
+        "right/train1": DrawnStream(9, 3, notes=notes[:1]),
+        "left/train2": DrawnStream(2, 3, notes=notes[:1]),
+    }
+    run(tmp_path, job_of(3), streams, max_frames=8, cut_long=True)
+    assert {key: row.detail for key, row in rows(tmp_path).items()} == {
+        "left/train0": f"cut at 8 frames; {notes[0]}; {notes[1]}",
+        "right/train1": f"cut at 8 frames; {notes[0]}",
+        "left/train2": f"2 of at least 6 frames; {notes[0]}",
+    }
 
 
 def test_a_job_tells_the_video_before_it_opens_it_and_at_each_step_and_leaves_out_those_given_up(

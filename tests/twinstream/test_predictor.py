@@ -203,6 +203,7 @@ def test_a_dataset_that_does_not_say_how_it_was_made_is_told(dataset: Path, tmp_
         {"size": (64, 48), "bound": 5.0, "tvl1": {"lambda": 0.3, "median": 5}},
         {"short_side": 40, "max_pixels": None, "max_frames": 50, "too_long": "cut"},
         {"max_frames": 9, "min_frames": 3, "engine": "opencv"},
+        {"on_damage": "keep"},
     ],
 )
 def test_how_a_dataset_was_made_is_read_back_from_its_manifest(section: dict[str, Any]) -> None:

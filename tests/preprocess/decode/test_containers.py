@@ -7,10 +7,13 @@ import pytest
 
 from tests.support.videos import moving_square, write_sound, write_video
 from twinstream.preprocess.decode.containers import (
+    ASF_HEADER,
     ContainerError,
-    check_boxes,
-    count_blocks,
-    matroska_blocks,
+    Contents,
+    check_ogg_pages,
+    container_contents,
+    matroska_files,
+    mp4_contents,
 )
 
 EBML, SEGMENT, TRACKS, CLUSTER = (
@@ -46,7 +49,13 @@ BLOCKS = element(b"\xe7", b"\0") + simple_block(1) + simple_block(2) + GROUP
 
 
 def blocks_of(content: bytes) -> list[int]:
-    return matroska_blocks(BytesIO(content), len(content))
+    [(_, blocks)] = matroska_files(BytesIO(content), len(content))
+    return blocks
+
+
+def contents(path: Path, format_name: str = "matroska,webm") -> Contents:
+    """The contents of the first stream."""
+    return container_contents(str(path), format_name, stream=0, video=0, number=1)
 
 
 @pytest.mark.parametrize(
@@ -89,14 +98,95 @@ def test_a_torn_chain_is_found(content: bytes, message: str) -> None:
 @pytest.mark.parametrize("num_missing", [1, 5, 9, 40, 400])
 def test_a_real_matroska_file_may_not_lack_a_byte(tmp_path: Path, num_missing: int) -> None:
     path = write_video(tmp_path / "a.mkv", moving_square(20), codec="libx264", sound=True)
-    assert count_blocks(str(path), "matroska,webm") == [20]
+    assert contents(path).num_promised == 20
     path.write_bytes(path.read_bytes()[:-num_missing])
     with pytest.raises(ContainerError, match="after the file"):
-        count_blocks(str(path), "matroska,webm")
+        contents(path)
 
 
 def test_sound_alone_has_no_video_blocks(tmp_path: Path) -> None:
-    assert count_blocks(str(write_sound(tmp_path / "a.mkv")), "matroska,webm") == []
+    assert contents(write_sound(tmp_path / "a.mkv")).num_promised == 0
+
+
+def test_laced_frames_count_each() -> None:
+    laced = element(b"\xa3", b"\x81\0\0\x06\2" + b"three pictures")
+    assert blocks_of(matroska(element(CLUSTER, laced + simple_block(1)))) == [4]
+
+
+def test_a_joined_matroska_file_is_counted_apart() -> None:
+    first, second = matroska(element(CLUSTER, BLOCKS)), matroska(element(CLUSTER, simple_block(1)))
+    content = first + second
+    assert matroska_files(BytesIO(content), len(content)) == [(0, [2]), (len(first), [1])]
+    content += b"padding"
+    assert len(matroska_files(BytesIO(content), len(content))) == 2
+
+
+def test_an_error_says_before_which_byte_all_is_whole() -> None:
+    content = matroska(element(CLUSTER, BLOCKS + b"\x77\x81x"))
+    with pytest.raises(ContainerError) as caught:
+        blocks_of(content)
+    assert caught.value.position == len(content) - 3
+    with pytest.raises(ContainerError) as caught:
+        blocks_of(matroska(element(CLUSTER, BLOCKS + simple_block(1)))[:-1])
+    assert caught.value.position == len(matroska(element(CLUSTER, BLOCKS)))
+    with pytest.raises(ContainerError) as caught:
+        blocks_of(matroska(element(CLUSTER, simple_block(7))))
+    assert caught.value.position is None
+
+
+def page(number: int, content: bytes, flags: int = 0, stream: int = 1) -> bytes:
+    head = b"OggS\0" + bytes([flags]) + bytes(8) + stream.to_bytes(4, "little")
+    return head + number.to_bytes(4, "little") + bytes(4) + b"\1" + bytes([len(content)]) + content
+
+
+OGG = [
+    page(0, b"head", 2),
+    page(1, b"a"),
+    page(0, b"sound", 2, 9),
+    page(2, b"b"),
+    page(1, b"c", 0, 9),
+]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"".join(OGG), None),
+        (b"".join(OGG + OGG), None),
+        (b"".join(OGG[:1] + OGG[2:]), "damaged at byte 65: pages before it are lost"),
+        (b"".join(OGG)[:-1], "ends 1 bytes after the file"),
+        (b"".join(OGG) + b"junk", "no Ogg page starts there"),
+        (b"".join(OGG[:2]) + OGG[2][:9], "no Ogg page starts there"),
+    ],
+)
+def test_pages_of_ogg_follow_one_another(content: bytes, message: str | None) -> None:
+    if message is None:
+        check_ogg_pages(BytesIO(content), len(content))
+        return
+    with pytest.raises(ContainerError, match=message):
+        check_ogg_pages(BytesIO(content), len(content))
+
+
+def asf(*sizes: int, header: bytes = ASF_HEADER) -> bytes:
+    """Objects of these sizes, the first of them a header."""
+    names = [header, *(bytes([number]) * 16 for number in range(1, len(sizes)))]
+    return b"".join(
+        name + size.to_bytes(8, "little") + bytes(max(0, size - 24))
+        for name, size in zip(names, sizes, strict=True)
+    )
+
+
+def test_objects_of_asf_lie_within_the_file_and_a_joined_file_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "a.wmv"
+    path.write_bytes(asf(50, 100))
+    assert contents(path, "asf") == Contents()
+    path.write_bytes(asf(50, 0) + b"live")
+    assert contents(path, "asf") == Contents()
+    path.write_bytes(asf(50, 100) + asf(50, 100))
+    assert contents(path, "asf").joints == (150,)
+    path.write_bytes(asf(50, 100)[:-9])
+    with pytest.raises(ContainerError, match="ends 9 bytes after the file"):
+        contents(path, "asf")
 
 
 def box(kind: bytes, content: bytes) -> bytes:
@@ -115,7 +205,7 @@ def box(kind: bytes, content: bytes) -> bytes:
     ],
 )
 def test_boxes_that_tile_the_file_pass(content: bytes) -> None:
-    check_boxes(BytesIO(content), len(content))
+    assert mp4_contents(BytesIO(content), len(content), 1).num_promised == 0
 
 
 @pytest.mark.parametrize("num_missing", [1, 20])
@@ -124,4 +214,4 @@ def test_a_box_that_ends_after_the_file_is_found(num_missing: int) -> None:
     with pytest.raises(
         ContainerError, match=f"element at byte 12 ends {num_missing} bytes after the file"
     ):
-        check_boxes(BytesIO(content), len(content))
+        mp4_contents(BytesIO(content), len(content), 1)

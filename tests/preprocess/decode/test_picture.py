@@ -8,6 +8,7 @@ import pytest
 from twinstream.preprocess.decode.picture import (
     Orientation,
     orientation,
+    quarter_turns,
     short_side_size,
     turned_size,
     upright,
@@ -41,6 +42,23 @@ def test_a_display_matrix_moves_pixels_where_its_equations_say(
 
 def test_no_matrix_and_a_broken_one_leave_the_picture_as_it_is() -> None:
     assert orientation(b"") == orientation(bytes(12)) == orientation(bytes(36)) == Orientation()
+
+
+@pytest.mark.parametrize(
+    ("degrees", "shown"),
+    [
+        (0, ["abc", "def"]),
+        (90, ["cf", "be", "ad"]),
+        (-90, ["da", "eb", "fc"]),
+        (180, ["fed", "cba"]),
+        (-180, ["fed", "cba"]),
+        (91, ["cf", "be", "ad"]),
+    ],
+)
+def test_an_angle_turns_counter_clockwise(degrees: int, shown: list[str]) -> None:
+    stored = np.array([[[ord(letter)] * 3 for letter in row] for row in STORED], np.uint8)
+    picture = upright(stored, quarter_turns(degrees))
+    assert ["".join(chr(pixel[0]) for pixel in row) for row in picture] == shown
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 word.
 """
 
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -9,9 +10,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.support.images import jpeg_with_exif
 from tests.support.videos import moving_square, write_sound, write_video
+from twinstream.preprocess.decode import video
 from twinstream.preprocess.decode.video import open_video
 from twinstream.preprocess.decode.video_stream import OpenedVideo, VideoInfo
+from twinstream.shards.format.image import decode_gray, encode_jpeg
 from twinstream.shards.format.video_table import Reason, VideoError
 
 RED, GREEN, BLUE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0)
@@ -248,6 +252,125 @@ def test_a_short_side_cannot_blow_a_narrow_video_up_beyond_max_pixels(tmp_path: 
 
 
 @pytest.mark.parametrize(
+    ("width", "height", "short_side", "detail"),
+    [
+        (4200, 2, 32, "67200x32 is more than a JPEG holds, 65500 a side"),
+        (2, 4200, 32, "32x67200 is more than a JPEG holds, 65500 a side"),
+        (70000, 16, 16, "70000x16 is more than a JPEG holds, 65500 a side"),
+        (16, 70000, 16, "16x70000 is more than a JPEG holds, 65500 a side"),
+        (4096, 16, 256, "65536x256 is more than a JPEG holds, 65500 a side"),
+        (4200, 2, 256, "537600x256 is more than 33177600 pixels"),
+        (65500, 16, 16, None),
+        (4200, 2, 31, None),
+        (2, 2, 256, None),
+    ],
+)
+def test_a_picture_that_no_jpeg_holds_is_too_large_and_any_other_is_stored(
+    tmp_path: Path, width: int, height: int, short_side: int, detail: str | None
+) -> None:
+    frames = np.zeros((2, height, width, 3), np.uint8)
+    path = write_video(tmp_path / "a.mkv", frames, codec="ffv1", pix_fmt="bgr0")
+    max_pixels = 7680 * 4320
+    if detail is None:
+        info, (chunk,) = decoded(path, None, short_side, max_pixels=max_pixels)
+        assert (info.width, info.height, min(chunk.shape[1:3])) == (width, height, short_side)
+        assert decode_gray(encode_jpeg(chunk[0, :, :, 0], 90)).shape == chunk.shape[1:3]
+    else:
+        with pytest.raises(VideoError) as caught:
+            decoded(path, None, short_side, max_pixels=max_pixels)
+        assert (caught.value.reason, caught.value.detail) == (Reason.TOO_LARGE, detail)
+
+
+@pytest.mark.parametrize(
+    ("num_fitting", "lengths"), [(9, [4, 3]), (3, [3, 3, 1]), (1, [2, 2, 2, 1])]
+)
+def test_large_pictures_come_in_chunks_that_fit_into_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_fitting: int, lengths: list[int]
+) -> None:
+    path = write_video(tmp_path / "a.avi", moving_square(7))
+    monkeypatch.setattr(video, "CHUNK_BYTES", num_fitting * 64 * 48 * 3)
+    assert [len(chunk) for chunk in decoded(path, chunk_frames=4)[1]] == lengths
+
+
+@pytest.mark.parametrize("value", [1, 3, 6])
+@pytest.mark.parametrize(
+    ("name", "rotation", "upright"),
+    [
+        ("a.avi", 0, [RED, GREEN, BLUE, BLACK]),
+        ("a.mov", 0, [RED, GREEN, BLUE, BLACK]),
+        ("a.mov", 90, [GREEN, BLACK, RED, BLUE]),
+        ("a.mkv", 180, [BLACK, BLUE, GREEN, RED]),
+        ("a.mjpeg", 0, [RED, GREEN, BLUE, BLACK]),
+    ],
+)
+def test_the_container_alone_says_how_an_mjpeg_video_stands_and_not_the_exif_of_its_pictures(
+    tmp_path: Path, name: str, rotation: int, upright: list[tuple[int, int, int]], value: int
+) -> None:
+    path = tmp_path / name
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25, width=64, height=48, pix_fmt="yuvj420p")
+        if rotation:
+            stream.set_display_rotation(rotation)
+        for time in range(4):
+            packet = av.Packet(jpeg_with_exif(corners(), value))
+            packet.stream, packet.pts, packet.dts = stream, time, time
+            packet.time_base, packet.is_keyframe = Fraction(1, 25), True
+            container.mux(packet)
+    info, (chunk,) = decoded(path, size=(80, 40))
+    assert (info.width, info.height) == ((48, 64) if rotation == 90 else (64, 48))
+    assert len(chunk) == 4
+    for (row, column), colour in zip(
+        [(10, 20), (10, 60), (30, 20), (30, 60)], upright, strict=True
+    ):
+        assert np.abs(chunk[-1][row, column].astype(int) - colour).max() <= 12
+
+
+def jpeg_of(width: int, height: int) -> bytes:
+    return encode_jpeg(np.full((height, width, 3), 90, np.uint8), 90)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "size", "num_frames"),
+    [
+        (65500, 8, (64, 48), 7),
+        (1, 1, (64, 48), 7),
+        (65500, 1, (256, 256), 4),
+        (1, 65500, (256, 256), 4),
+    ],
+)
+def test_a_size_that_becomes_extreme_in_mid_stream_is_scaled_or_told_behind_the_whole_frames(
+    tmp_path: Path, width: int, height: int, size: tuple[int, int], num_frames: int
+) -> None:
+    path = tmp_path / "a.mjpeg"
+    path.write_bytes(4 * jpeg_of(64, 48) + 3 * jpeg_of(width, height))
+    given, fault = given_before_fault(path, size)
+    assert len(given) == num_frames
+    if num_frames == 7:
+        assert fault is None
+    else:
+        assert fault is not None
+        assert (fault.reason, fault.num_whole) == (Reason.DECODE_ERROR, 4)
+        cannot = f"{width}x{height} in yuvj420p cannot be turned into 256x256 in RGB"
+        assert fault.detail.startswith(cannot)
+
+
+def given_before_fault(
+    path: Path, size: tuple[int, int] = (64, 48), chunk_frames: int = 3, up_to_damage: bool = False
+) -> tuple[NDArray[np.uint8], VideoError | None]:
+    """The (T, H, W, 3) frames that came, and the error behind them."""
+    given = [np.zeros((0, size[1], size[0], 3), np.uint8)]
+    opened = open_video(
+        path, size=size, short_side=None, chunk_frames=chunk_frames, up_to_damage=up_to_damage
+    )
+    try:
+        with opened as chunks:
+            given.extend(chunks)
+    except VideoError as error:
+        return np.concatenate(given), error
+    return np.concatenate(given), None
+
+
+@pytest.mark.parametrize(
     "name", ["-dash.avi", "a:b.avi", "http:a.avi", "per%03dcent.avi", "spa ce.avi"]
 )
 def test_no_name_is_taken_for_anything_but_a_file(
@@ -336,7 +459,7 @@ def test_a_matroska_block_that_ffmpeg_drops_silently_is_missed(tmp_path: Path) -
     path.write_bytes(
         content[:at] + b"\x06" + content[at + 1 :]
     )  # now it claims to hold several frames
-    with pytest.raises(VideoError, match="of 40 coded pictures are there"):
+    with pytest.raises(VideoError, match="frame 20: damaged"):
         decoded(path)
 
 
@@ -355,6 +478,62 @@ def test_frames_before_the_damage_come_and_then_the_error(tmp_path: Path) -> Non
         count_frames(video)
     assert 12 <= num_frames < 40
     assert str(tmp_path) not in caught.value.detail
+
+
+@pytest.mark.parametrize("chunk_frames", [3, 100])
+@pytest.mark.parametrize(
+    ("name", "codec", "muxer_options"),
+    [
+        ("a.avi", "libx264", {}),
+        ("a.avi", "mpeg4", {}),
+        ("a.mp4", "libx264", FASTSTART),
+        ("a.mp4", "libx264", {"movflags": "frag_keyframe+empty_moov"}),
+        ("a.mov", "mpeg2video", FASTSTART),
+        ("a.mkv", "libx264", {}),
+        ("a.webm", "libvpx-vp9", LIVE),
+        ("a.flv", "libx264", {}),
+    ],
+)
+def test_until_its_damage_a_cut_video_gives_the_first_frames_of_the_whole_one_and_no_others(
+    tmp_path: Path, name: str, codec: str, muxer_options: dict[str, str], chunk_frames: int
+) -> None:
+    # Of a slow pan, so that there are pictures that refer to later ones.
+    frames = moving_square(40, step=1)
+    path = write_video(tmp_path / name, frames, codec=codec, muxer_options=muxer_options)
+    content = path.read_bytes()
+    whole = np.concatenate(decoded(path)[1])
+    numbers = []
+    for share in np.linspace(0.5, 0.97, 12):
+        path.write_bytes(content[: int(share * len(content))])
+        given, fault = given_before_fault(path, chunk_frames=chunk_frames, up_to_damage=True)
+        if fault is not None and fault.num_whole is not None:
+            assert fault.num_whole == len(given)
+            np.testing.assert_array_equal(given, whole[: len(given)])
+            numbers.append(len(given))
+    assert max(numbers) >= 30
+    assert sorted(numbers) == numbers
+
+
+def test_a_cut_between_two_packets_leaves_no_gap_between_the_frames_before_it(
+    tmp_path: Path,
+) -> None:
+    """AVI tells by a count alone, known when the decoder still holds pictures out of order."""
+    rng = np.random.default_rng(0)
+    frames = moving_square(40, step=1) + rng.integers(0, 12, (40, 48, 64, 3), np.uint8)
+    path = write_video(tmp_path / "a.avi", frames, codec="libx264", gop_size=30)
+    content, whole = path.read_bytes(), np.concatenate(decoded(path)[1])
+    with av.open(str(path)) as container:
+        places = sorted(packet.pos for packet in container.demux(video=0) if packet.pos)
+    numbers = []
+    for place in places[5:-1]:
+        # Without the head of the next chunk.
+        path.write_bytes(content[: place - 8])
+        given, fault = given_before_fault(path, up_to_damage=True)
+        assert fault is not None
+        assert fault.num_whole == len(given)
+        np.testing.assert_array_equal(given, whole[: len(given)])
+        numbers.append(len(given))
+    assert max(numbers) >= 30
 
 
 def test_ffmpeg_says_nothing_on_the_terminal(

@@ -28,10 +28,11 @@ ROW = VideoRow("a/v", "a/v.avi", "a", 1, "train", "written")
 
 
 def test_a_video_error_keeps_its_fields_across_processes() -> None:
-    error = pickle.loads(pickle.dumps(VideoError(Reason.DECODE_ERROR, "frame 3: damaged")))
-    assert (error.reason, error.detail, str(error)) == (
+    error = pickle.loads(pickle.dumps(VideoError(Reason.DECODE_ERROR, "frame 3: damaged", 3)))
+    assert (error.reason, error.detail, error.num_whole, str(error)) == (
         Reason.DECODE_ERROR,
         "frame 3: damaged",
+        3,
         "decode_error: frame 3: damaged",
     )
 

@@ -78,6 +78,7 @@ class DrawnStream(list[Array]):
     """Chunks of RGB frames that are gray."""
 
     info = VideoInfo(width=23, height=17, fps=25.0, frames_in_header=None)
+    notes = ()
 
 
 def shard_bytes(folder: Path, engine: Engine, chunks: list[Array]) -> list[bytes]:

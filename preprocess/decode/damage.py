@@ -1,0 +1,173 @@
+"""Is a packet or a picture damaged or lost? Three witnesses, asked before a picture is given out.
+
+FFmpeg conceals most damage: it paints over the hole, returns success and only logs it. So (1) its
+log is captured around each read and decode, (2) its marks on packets and pictures are read, and
+(3) the numbers in the pictures' own headers must follow one another. For the third, packets are
+read some pictures ahead. The price: PyAV's log level, which is of the process, is changed
+meanwhile; flipped bits that make another picture, equally well formed, are not seen.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from av import logging as ffmpeg_log
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from twinstream.preprocess.decode.bitstream import is_zeroed, nal_length_size, nal_units
+from twinstream.preprocess.decode.continuity import MAX_REORDERED, DisplayOrder, reader_of
+
+if TYPE_CHECKING:
+    VideoPacket = Packet[VideoStream]
+
+# A hole is known once this many packets after it are read; the decoder stays so far behind.
+READ_AHEAD = MAX_REORDERED + 8
+# Errors that are logged of whole files too: of references that a cut has taken off, of headers in a
+# joined Ogg, of numbers that no picture needs.
+HARMLESS = (
+    *("mmco: unref short failure", "number of reference frames (", "Header packet passed"),
+    *("Overread VUI", "SEI type", "EXIF", "ICC "),
+)
+# FFmpeg paints over what it could not decode and says so as mere information.
+CONCEALED = "concealing "
+# Microsoft's codecs have no marker at the end of a picture; its length is checked if asked for.
+CHECKS = {"wmv1": "buffer", "wmv2": "buffer", "msmpeg4v2": "buffer", "msmpeg4v3": "buffer"}
+
+# An arithmetic coder writes a run of zeros only where nothing moves, and less than half a bit for
+# each block of 16 x 16 pixels: at most a byte for so many pixels, and some of a header.
+PIXELS_PER_ZERO_BYTE, HEADER_ZERO_BYTES = 4096, 24
+NO_ZEROS = "damaged: zeros in its coded picture"
+LOST = "a picture that it refers to is missing"
+Message = tuple[int, str, str]
+
+
+class DamageWatch:
+    """Reads and decodes the packets of one stream and finds what is wrong with them."""
+
+    def __init__(self, container: InputContainer, stream: VideoStream) -> None:
+        self._container, self._stream = container, stream
+        context = stream.codec_context
+        self._codec = context.codec.canonical_name
+        # The parsers of sound streams speak while packets are read, too.
+        self._parts = {container.format.name, context.name, self._codec}
+        self._configure(context.extradata)
+        self._order = DisplayOrder()
+        self._num_read = self._num_jumps = 0
+        self._is_countable = True
+        self._zero_run = b""
+        if self._codec in ("vp8", "vp9"):
+            num_pixels = context.width * context.height
+            self._zero_run = bytes(HEADER_ZERO_BYTES + num_pixels // PIXELS_PER_ZERO_BYTE)
+        checks = CHECKS.get(self._codec, "crccheck")
+        context.options = {**context.options, "err_detect": checks}
+        self.fault: str | None = None
+        """What is wrong with the packet that was given or decoded last, or before it."""
+
+    def packets(self) -> "Iterator[VideoPacket]":
+        """Every packet of the stream, the last one empty."""
+        waiting: deque[tuple[VideoPacket, str | None]] = deque()
+        for packet, fault in self._read():
+            waiting.append((packet, fault or self._fault_of(packet)))
+            if len(waiting) > (READ_AHEAD if self._reader else 0):
+                yield self._due(*waiting.popleft())
+        self._order.finish()
+        while waiting:
+            yield self._due(*waiting.popleft())
+
+    def decoded(self, packet: "VideoPacket", *, is_leading: bool) -> list[VideoFrame]:
+        """The pictures that the decoder gives for the packet.
+
+        Of a leading picture it may say that what it refers to is missing: that is not damage.
+        """
+        with captured_log() as messages:
+            pictures = packet.decode()
+        if not is_leading:
+            self.fault = self.fault or logged_damage(messages, self._parts)
+        return pictures
+
+    def fault_at(self, frame: int) -> str | None:
+        """What is wrong with that frame, by its place in display order."""
+        hole = self._order.hole
+        if hole is None or (self._is_countable and frame < hole):
+            return None
+        return "a picture is missing before it"
+
+    def _configure(self, extradata: bytes | None) -> None:
+        """Take the parameters that the container holds, at the start or in mid-stream."""
+        self._has_nal_units = self._codec in ("h264", "hevc")
+        if self._has_nal_units:
+            self._nal_length_size = nal_length_size(self._codec, extradata)
+        self._reader = reader_of(self._codec, extradata)
+
+    def _read(self) -> "Iterator[tuple[VideoPacket, str | None]]":
+        """Each packet, and what the demuxer says is wrong with it."""
+        packets = self._container.demux(self._stream)
+        while True:
+            with captured_log() as messages:
+                packet = next(packets, None)
+            if packet is None:
+                return
+            # Theora says "the same picture again" by a packet of no bytes, which decoders refuse.
+            if packet.size or packet.pts is None:
+                yield packet, logged_damage(messages, self._parts)
+
+    def _due(self, packet: "VideoPacket", fault: str | None) -> "VideoPacket":
+        # A stream whose numbers jump all the time was written so; but one lost packet of AV1, which
+        # holds several frames, makes many jump.
+        is_usual = self._codec != "av1" and self._num_jumps * 4 > self._num_read
+        if fault and not (fault == LOST and is_usual):
+            self.fault = self.fault or fault
+        return packet
+
+    def _fault_of(self, packet: "VideoPacket") -> str | None:
+        """What the headers in the packet show: damage in it or a picture missing before it."""
+        content = bytes(packet)
+        if self._zero_run and self._zero_run in content:
+            return NO_ZEROS
+        if self._has_nal_units and packet.has_sidedata("new_extradata"):
+            self._configure(bytes(packet.get_sidedata("new_extradata")))
+        if self._reader is None or not content:
+            return None
+        if self._has_nal_units and any(map(is_zeroed, nal_units(content, self._nal_length_size))):
+            return NO_ZEROS
+        try:
+            picture = self._reader.read(content)
+        except (EOFError, KeyError, IndexError):
+            self._is_countable = False
+            return None
+        if picture is None:
+            return None
+        self._is_countable = self._is_countable and not packet.is_discard
+        self._num_read += 1
+        self._order.add(picture)
+        if picture.num_lost and not picture.is_entry:
+            self._num_jumps += 1
+            return LOST
+        return None
+
+
+def logged_damage(messages: list[Message], parts: set[str]) -> str | None:
+    """The first message by one of FFmpeg's parts, such as `h264`, that tells of damage."""
+    for level, part, text in messages:
+        is_bad = level <= ffmpeg_log.ERROR or text.startswith(CONCEALED)
+        if is_bad and part in parts and not any(words in text for words in HARMLESS):
+            return f"damaged: {text.strip()}"
+    return None
+
+
+@contextmanager
+def captured_log() -> Iterator[list[Message]]:
+    """What FFmpeg logs in this thread, as (level, name of the part, text), repeats too."""
+    level, skips = ffmpeg_log.get_level(), ffmpeg_log.get_skip_repeated()
+    with ffmpeg_log.Capture() as messages:
+        ffmpeg_log.set_skip_repeated(False)
+        ffmpeg_log.set_level(ffmpeg_log.INFO if level is None else max(level, ffmpeg_log.INFO))
+        try:
+            yield messages
+        finally:
+            ffmpeg_log.set_level(level)
+            ffmpeg_log.set_skip_repeated(skips)
