@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 # A hole is known once this many packets after it are read; the decoder stays so far behind.
 READ_AHEAD = MAX_REORDERED + 8
 # Errors that are logged of whole files too: of references that a cut has taken off, of headers in a
-# joined Ogg, of numbers that no picture needs.
+# joined Ogg, at the end of a joined MXF, of numbers that no picture needs.
 HARMLESS = (
     *("mmco: unref short failure", "number of reference frames (", "Header packet passed"),
-    *("Overread VUI", "SEI type", "EXIF", "ICC "),
+    *("cannot find current edit unit", "Overread VUI", "SEI type", "EXIF", "ICC "),
 )
 # FFmpeg paints over what it could not decode and says so as mere information.
 CONCEALED = "concealing "
@@ -46,10 +46,12 @@ Message = tuple[int, str, str]
 
 
 class DamageWatch:
-    """Reads and decodes the packets of one stream and finds what is wrong with them."""
+    """Decodes the packets of one stream and finds what is wrong with them, and in reading them."""
 
-    def __init__(self, container: InputContainer, stream: VideoStream) -> None:
-        self._container, self._stream = container, stream
+    def __init__(
+        self, packets: "Iterator[VideoPacket]", container: InputContainer, stream: VideoStream
+    ) -> None:
+        self._packets = packets
         context = stream.codec_context
         self._codec = context.codec.canonical_name
         # The parsers of sound streams speak while packets are read, too.
@@ -68,7 +70,7 @@ class DamageWatch:
         """What is wrong with the packet that was given or decoded last, or before it."""
 
     def packets(self) -> "Iterator[VideoPacket]":
-        """Every packet of the stream, the last one empty."""
+        """Every packet, some pictures behind the last one that is read."""
         waiting: deque[tuple[VideoPacket, str | None]] = deque()
         for packet, fault in self._read():
             waiting.append((packet, fault or self._fault_of(packet)))
@@ -105,10 +107,9 @@ class DamageWatch:
 
     def _read(self) -> "Iterator[tuple[VideoPacket, str | None]]":
         """Each packet, and what the demuxer says is wrong with it."""
-        packets = self._container.demux(self._stream)
         while True:
             with captured_log() as messages:
-                packet = next(packets, None)
+                packet = next(self._packets, None)
             if packet is None:
                 return
             # Theora says "the same picture again" by a packet of no bytes, which decoders refuse.

@@ -68,8 +68,8 @@ def decoded_pictures(
     count = PacketCount(codec, picture_reader(codec, stream.codec_context.extradata))
     # Read before the first packet: FFmpeg adds entries to the index as it reads.
     num_indexed_at_open = len(stream.index_entries)
-    watch = DamageWatch(container, stream)
-    packets = _readable(watch.packets(), stream, damage, known.joints)
+    packets = _readable(container.demux(stream), damage, known.joints)
+    watch = DamageWatch(packets, container, stream)
 
     def shown(packet: VideoPacket) -> Iterator[VideoFrame]:
         pictures = watch.decoded(packet, is_leading=bool(packet.size) and count.is_leading)
@@ -91,7 +91,7 @@ def decoded_pictures(
             stream.codec_context.flush_buffers()
 
     try:
-        for packet in _restarting(packets, stream, known, count):
+        for packet in _restarting(watch.packets(), stream, known, count):
             content = bytes(packet)
             if is_header(codec, content):
                 continue
@@ -133,10 +133,7 @@ def decoded_pictures(
 
 
 def _readable(
-    packets: Iterable[VideoPacket],
-    stream: VideoStream,
-    damage: ContainerError | None,
-    joints: tuple[int, ...],
+    packets: Iterable[VideoPacket], damage: ContainerError | None, joints: tuple[int, ...]
 ) -> Iterator[VideoPacket]:
     """The packets that lie wholly before the damage, without the empty one that ends a stream.
 

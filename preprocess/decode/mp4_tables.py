@@ -54,6 +54,14 @@ class Media:
         """Whether two durations are the same but for rounding and a last picture."""
         return abs(one - other) <= max(2 * self.longest, MAX_EXCESS * max(one, other))
 
+    def is_told_by(self, duration: int) -> bool:
+        """Whether a header names this duration, or the time of the last picture's display.
+
+        A cut in decoding order takes off pictures that are shown before the last one.
+        """
+        shown = self.duration + self.latest
+        return self.duration < duration < shown or self.is_about(duration, self.duration)
+
 
 def boxes(content: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
     """(kind, content start, content end) of the whole boxes from `start` to `end`."""
@@ -126,7 +134,7 @@ def _track(moov: bytes, start: int, end: int, movie_rate: int) -> Mp4Track:
     )
     edits = _edits(_content(moov, start, end, b"edts", b"elst"))
     longest = clock.media_duration if edits else max(clock.media_duration, clock.track_duration)
-    is_longer = longest > media.duration > 0 and not media.is_about(longest, media.duration)
+    is_longer = longest > media.duration > 0 and not media.is_told_by(longest)
     num_samples = {
         "stsz": num_sizes,
         "stts": int(durations[:, 0].sum()),
@@ -218,7 +226,7 @@ def _duration(head: bytes, gap: int) -> tuple[int, int]:
 
 def _agree(clock: _Clock, edits: list[tuple[int, int]], media: Media) -> bool:
     """Whether the durations of headers and edits agree with those of the pictures."""
-    if clock.media_duration and not media.is_about(clock.media_duration, media.duration):
+    if clock.media_duration and not media.is_told_by(clock.media_duration):
         return False
     shown = clock.ticks(sum(duration for duration, _ in edits))
     if edits and not media.is_about(clock.track_duration, shown):

@@ -180,6 +180,36 @@ def test_joined_avi_files_give_the_frames_of_both_or_an_error(tmp_path: Path) ->
     assert result(path)[2] is not None
 
 
+def fragmented(path: Path, num_frames: int, flags: str) -> Path:
+    """An MP4 in fragments of some 7 pictures, or one a group."""
+    with av.open(
+        str(path), "w", options={"movflags": flags, "frag_duration": "300000"}
+    ) as container:
+        stream = container.add_stream("libx264", rate=25, options=CLOSED[1])
+        assert isinstance(stream, VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for frame in moving_square(num_frames):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("flags", ["frag_keyframe+empty_moov", "frag_keyframe"])
+@pytest.mark.parametrize("second", ["cmaf+empty_moov", "frag_keyframe+empty_moov"])
+def test_what_lies_behind_joined_fragments_is_not_blamed_on_the_first(
+    tmp_path: Path, flags: str, second: str
+) -> None:
+    first = fragmented(tmp_path / "first.mp4", 48, flags)
+    more = fragmented(tmp_path / "more.mp4", 24, second)
+    note = f"another file follows at byte {first.stat().st_size} and is not read"
+    assert result(joined(tmp_path / "both.mp4", first, more)) == (48, [note], None)
+
+
+def test_two_joined_mxf_files_give_the_frames_of_both(tmp_path: Path) -> None:
+    first = encoded(tmp_path / "first.mxf", MPEG2)
+    assert result(joined(tmp_path / "both.mxf", first, first)) == (96, [], None)
+
+
 @pytest.mark.parametrize("coder", [CLOSED, MPEG2])
 def test_a_transport_stream_without_one_of_its_packets_is_an_error(
     tmp_path: Path, coder: Coder

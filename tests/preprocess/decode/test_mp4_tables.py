@@ -3,6 +3,7 @@
 import struct
 from pathlib import Path
 
+import av
 import pytest
 
 from tests.support.videos import moving_square, write_video
@@ -78,6 +79,26 @@ def test_what_hides_no_picture_is_no_error(
 ) -> None:
     path = tmp_path / "a.mp4"
     assert outcome(path, changed(content, table, offset, number)) == (NUM_FRAMES, "")
+
+
+@pytest.mark.parametrize("num_kept", range(20, 34))
+def test_a_copy_that_ends_in_decoding_order_lasts_until_its_last_picture(
+    tmp_path: Path, num_kept: int
+) -> None:
+    whole, cut = tmp_path / "a.mp4", tmp_path / "b.mp4"
+    options = {"x264-params": "bframes=7:b-adapt=0:b-pyramid=normal:scenecut=0"}
+    with av.open(str(whole), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for frame in moving_square(NUM_FRAMES):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    with av.open(str(whole)) as old, av.open(str(cut), "w") as new:
+        copy = new.add_stream_from_template(old.streams.video[0])
+        for packet in [packet for packet in old.demux(video=0) if packet.size][:num_kept]:
+            packet.stream = copy
+            new.mux(packet)
+    assert outcome(cut, cut.read_bytes()) == (num_kept, "")
 
 
 def test_chunks_may_not_overlap(tmp_path: Path) -> None:
