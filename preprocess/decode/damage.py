@@ -10,7 +10,7 @@ meanwhile; flipped bits that make another picture, equally well formed, are not 
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from av import logging as ffmpeg_log
 from av.container import InputContainer
@@ -19,7 +19,9 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from twinstream.preprocess.decode.bitstream import is_zeroed, nal_length_size, nal_units
-from twinstream.preprocess.decode.continuity import MAX_REORDERED, DisplayOrder, reader_of
+from twinstream.preprocess.decode.coded_pictures import CodedPicture
+from twinstream.preprocess.decode.continuity import MAX_REORDERED, DisplayOrder
+from twinstream.preprocess.decode.picture_readers import picture_reader
 
 if TYPE_CHECKING:
     VideoPacket = Packet[VideoStream]
@@ -45,18 +47,30 @@ LOST = "a picture that it refers to is missing"
 Message = tuple[int, str, str]
 
 
+class ReadPacket(NamedTuple):
+    """A packet, whether decoding must be able to begin there, and its pictures, None if unknown.
+
+    `fault`: what is wrong with it or before it.
+    """
+
+    packet: "VideoPacket"
+    is_first: bool
+    pictures: list[CodedPicture] | None
+    fault: str | None
+
+
 class DamageWatch:
     """Decodes the packets of one stream and finds what is wrong with them, and in reading them."""
 
-    def __init__(
-        self, packets: "Iterator[VideoPacket]", container: InputContainer, stream: VideoStream
-    ) -> None:
-        self._packets = packets
+    def __init__(self, container: InputContainer, stream: VideoStream) -> None:
         context = stream.codec_context
         self._codec = context.codec.canonical_name
         # The parsers of sound streams speak while packets are read, too.
         self._parts = {container.format.name, context.name, self._codec}
-        self._configure(context.extradata)
+        self._reader = picture_reader(self._codec, context.extradata)
+        self._has_nal_units = self._codec in ("h264", "hevc")
+        if self._has_nal_units:
+            self._nal_length_size = nal_length_size(self._codec, context.extradata)
         self._order = DisplayOrder()
         self._num_read = self._num_jumps = 0
         self._is_countable = True
@@ -69,16 +83,28 @@ class DamageWatch:
         self.fault: str | None = None
         """What is wrong with the packet that was given or decoded last, or before it."""
 
-    def packets(self) -> "Iterator[VideoPacket]":
-        """Every packet, some pictures behind the last one that is read."""
-        waiting: deque[tuple[VideoPacket, str | None]] = deque()
-        for packet, fault in self._read():
-            waiting.append((packet, fault or self._fault_of(packet)))
+    def packets(self, packets: "Iterator[tuple[VideoPacket, bool]]") -> Iterator[ReadPacket]:
+        """Every packet, some pictures behind the last one that is read.
+
+        Each comes with whether decoding must be able to begin there; an empty one restarts it.
+        """
+        waiting: deque[ReadPacket] = deque()
+        while True:
+            with captured_log() as messages:
+                packet, is_first = next(packets, (None, False))
+            if packet is None:
+                break
+            # Theora says "the same picture again" by a packet of no bytes, which decoders refuse.
+            if not packet.size and packet.pts is not None:
+                continue
+            fault = logged_damage(messages, self._parts)
+            pictures, seen = self._read(packet)
+            waiting.append(ReadPacket(packet, is_first, pictures, fault or seen))
             if len(waiting) > (READ_AHEAD if self._reader else 0):
-                yield self._due(*waiting.popleft())
+                yield self._due(waiting.popleft())
         self._order.finish()
         while waiting:
-            yield self._due(*waiting.popleft())
+            yield self._due(waiting.popleft())
 
     def decoded(self, packet: "VideoPacket", *, is_leading: bool) -> list[VideoFrame]:
         """The pictures that the decoder gives for the packet.
@@ -98,57 +124,43 @@ class DamageWatch:
             return None
         return "a picture is missing before it"
 
-    def _configure(self, extradata: bytes | None) -> None:
-        """Take the parameters that the container holds, at the start or in mid-stream."""
-        self._has_nal_units = self._codec in ("h264", "hevc")
-        if self._has_nal_units:
-            self._nal_length_size = nal_length_size(self._codec, extradata)
-        self._reader = reader_of(self._codec, extradata)
-
-    def _read(self) -> "Iterator[tuple[VideoPacket, str | None]]":
-        """Each packet, and what the demuxer says is wrong with it."""
-        while True:
-            with captured_log() as messages:
-                packet = next(self._packets, None)
-            if packet is None:
-                return
-            # Theora says "the same picture again" by a packet of no bytes, which decoders refuse.
-            if packet.size or packet.pts is None:
-                yield packet, logged_damage(messages, self._parts)
-
-    def _due(self, packet: "VideoPacket", fault: str | None) -> "VideoPacket":
+    def _due(self, read: ReadPacket) -> ReadPacket:
         # A stream whose numbers jump all the time was written so; but one lost packet of AV1, which
         # holds several frames, makes many jump.
         is_usual = self._codec != "av1" and self._num_jumps * 4 > self._num_read
-        if fault and not (fault == LOST and is_usual):
-            self.fault = self.fault or fault
-        return packet
+        if read.fault and not (read.fault == LOST and is_usual):
+            self.fault = self.fault or read.fault
+        return read
 
-    def _fault_of(self, packet: "VideoPacket") -> str | None:
-        """What the headers in the packet show: damage in it or a picture missing before it."""
+    def _read(self, packet: "VideoPacket") -> tuple[list[CodedPicture] | None, str | None]:
+        """Pictures, and what their headers show: damage or a picture missing before them."""
         content = bytes(packet)
         if self._zero_run and self._zero_run in content:
-            return NO_ZEROS
-        if self._has_nal_units and packet.has_sidedata("new_extradata"):
-            self._configure(bytes(packet.get_sidedata("new_extradata")))
-        if self._reader is None or not content:
-            return None
+            return None, NO_ZEROS
+        if self._reader is None:
+            return None, None
+        if not content:
+            self._order.close()
+            self._reader.restart()
+            return None, None
+        if packet.has_sidedata("new_extradata"):
+            extradata = bytes(packet.get_sidedata("new_extradata"))
+            self._reader.configure(extradata)
+            if self._has_nal_units:
+                self._nal_length_size = nal_length_size(self._codec, extradata)
+        pictures = self._reader.pictures(content)
         if self._has_nal_units and any(map(is_zeroed, nal_units(content, self._nal_length_size))):
-            return NO_ZEROS
-        try:
-            picture = self._reader.read(content)
-        except (EOFError, KeyError, IndexError):
-            self._is_countable = False
-            return None
-        if picture is None:
-            return None
-        self._is_countable = self._is_countable and not packet.is_discard
-        self._num_read += 1
-        self._order.add(picture)
-        if picture.num_lost and not picture.is_entry:
-            self._num_jumps += 1
-            return LOST
-        return None
+            return pictures, NO_ZEROS
+        self._is_countable &= pictures is not None and not (pictures and packet.is_discard)
+        fault = None
+        for picture in pictures or ():
+            self._is_countable &= picture.order is not None or self._codec != "hevc"
+            self._num_read += 1
+            self._order.add(picture)
+            if picture.num_lost and not picture.is_entry:
+                self._num_jumps += 1
+                fault = LOST
+        return pictures, fault
 
 
 def logged_damage(messages: list[Message], parts: set[str]) -> str | None:

@@ -17,13 +17,13 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from twinstream.preprocess.decode.coded_pictures import breaks_link, picture_reader
 from twinstream.preprocess.decode.containers import (
     ContainerError,
     Contents,
     container_contents,
 )
 from twinstream.preprocess.decode.damage import DamageWatch
+from twinstream.preprocess.decode.mpeg import breaks_link
 from twinstream.preprocess.decode.packet_count import PacketCount, is_header, promised_packets
 from twinstream.shards.format.video_table import Reason, VideoError
 
@@ -65,11 +65,11 @@ def decoded_pictures(
         raise VideoError(Reason.DECODE_ERROR, str(damage))
     known = Contents() if isinstance(contents, ContainerError) else contents
     codec = stream.codec_context.codec.canonical_name
-    count = PacketCount(codec, picture_reader(codec, stream.codec_context.extradata))
+    count = PacketCount(codec)
     # Read before the first packet: FFmpeg adds entries to the index as it reads.
     num_indexed_at_open = len(stream.index_entries)
     packets = _readable(container.demux(stream), damage, known.joints)
-    watch = DamageWatch(packets, container, stream)
+    watch = DamageWatch(container, stream)
 
     def shown(packet: VideoPacket) -> Iterator[VideoFrame]:
         pictures = watch.decoded(packet, is_leading=bool(packet.size) and count.is_leading)
@@ -91,13 +91,13 @@ def decoded_pictures(
             stream.codec_context.flush_buffers()
 
     try:
-        for packet in _restarting(watch.packets(), stream, known, count):
+        for packet, is_first, pictures, _ in watch.packets(_restarting(packets, stream, known)):
             content = bytes(packet)
             if is_header(codec, content):
                 continue
-            if count.reader is not None and packet.has_sidedata("new_extradata"):
-                count.reader.configure(bytes(packet.get_sidedata("new_extradata")))
-            if content and not count.begin(content, is_discarded=packet.is_discard):
+            if is_first:
+                count.restart()
+            if content and not count.begin(content, pictures, is_discarded=packet.is_discard):
                 raise VideoError(
                     Reason.DECODE_ERROR,
                     f"frame {count.num_frames}: decoding cannot begin in the middle of a stream",
@@ -154,12 +154,13 @@ def _readable(
 
 
 def _restarting(
-    packets: Iterable[VideoPacket], stream: VideoStream, known: Contents, count: PacketCount
-) -> Iterator[VideoPacket]:
-    """The packets, with an empty one in front of each that decoding has to begin anew with.
+    packets: Iterable[VideoPacket], stream: VideoStream, known: Contents
+) -> Iterator[tuple[VideoPacket, bool]]:
+    """The packets, and whether decoding must be able to begin there.
 
-    The first of a joined file, of a piece that does not go on in time, and where an editor left a
-    broken link: what the pictures there refer to is not what was decoded before.
+    An empty one comes in front of each that decoding has to begin anew with: the first of a joined
+    file, of a piece that does not go on in time, and where an editor left a broken link: what the
+    pictures there refer to is not what was decoded before.
     """
     codec = stream.codec_context.codec.canonical_name
     ahead = sorted((*known.joints, *known.seams), reverse=True)
@@ -174,11 +175,8 @@ def _restarting(
             or breaks_link(codec, bytes(packet))
         )
         if is_cut:
-            count.restart()
-            yield _empty_packet(stream)
-        elif passed is not None:
-            count.expect_access()
-        yield packet
+            yield _empty_packet(stream), True
+        yield packet, is_cut or passed is not None
         last = packet
 
 

@@ -9,7 +9,7 @@ what is not there.
 
 from dataclasses import dataclass
 
-from twinstream.preprocess.decode.coded_pictures import CodedPicture, PictureReader
+from twinstream.preprocess.decode.coded_pictures import CodedPicture
 
 # Xvid's "same picture again" is a packet of 6 to 8 bytes.
 NOT_CODED_MAX_BYTES = 16
@@ -22,7 +22,6 @@ class PacketCount:
     """Packets read, frames that they must give, leading frames that they may, frames that came."""
 
     codec: str
-    reader: PictureReader | None = None
     num_packets: int = 0
     num_expected: int = 0
     num_leading: int = 0
@@ -34,21 +33,19 @@ class PacketCount:
     _num_expected_before: int = 0
 
     def restart(self) -> None:
-        """Decoding begins anew with the next packet."""
-        self.expect_access()
-        self._first_field = None
-        if self.reader is not None:
-            self.reader.restart()
-
-    def expect_access(self) -> None:
         """The next picture must be one that decoding can begin with."""
         self._is_start = True
+        self._first_field = None
 
-    def begin(self, content: bytes, *, is_discarded: bool) -> bool:
-        """Count a packet; False where decoding cannot begin with it, though it is the first."""
+    def begin(
+        self, content: bytes, pictures: list[CodedPicture] | None, *, is_discarded: bool
+    ) -> bool:
+        """Count a packet and its pictures, one where they are not known.
+
+        False where decoding cannot begin with it, though it is the first.
+        """
         self.num_packets += 1
         self._num_expected_before = self.num_expected
-        pictures = self.reader.pictures(content) if self.reader is not None else None
         if pictures is None:
             pictures = [CodedPicture()]
         self.is_leading = bool(pictures) and all(picture.is_leading for picture in pictures)

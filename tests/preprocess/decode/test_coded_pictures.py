@@ -2,16 +2,11 @@
 
 import pytest
 
-from twinstream.preprocess.decode.coded_pictures import (
-    CodedPicture,
-    H264Reader,
-    HevcReader,
-    Mpeg2Reader,
-    Mpeg4Reader,
-    PictureReader,
-    breaks_link,
-    picture_reader,
-)
+from twinstream.preprocess.decode.coded_pictures import CodedPicture, PictureReader, whole_order
+from twinstream.preprocess.decode.h264 import H264Reader
+from twinstream.preprocess.decode.hevc import HevcReader
+from twinstream.preprocess.decode.mpeg import Mpeg2Reader, Mpeg4Reader, breaks_link
+from twinstream.preprocess.decode.picture_readers import picture_reader
 
 START = b"\0\0\1"
 
@@ -229,3 +224,35 @@ def test_a_record_of_parameters_that_is_cut_is_passed_over(
 
 def test_in_other_codecs_a_packet_is_a_frame() -> None:
     assert picture_reader("prores", None) is None
+
+
+@pytest.mark.parametrize(
+    ("low_bits", "previous", "whole"),
+    [(1, 30, 33), (14, 33, 30), (0, 0, 0), (15, 0, -1), (8, 0, -8), (7, 0, 7)],
+)
+def test_an_order_of_four_bits_is_the_nearest_to_the_one_before(
+    low_bits: int, previous: int, whole: int
+) -> None:
+    assert whole_order(low_bits, 4, previous) == whole
+
+
+def test_an_mpeg_picture_between_anchors_that_are_not_there_tells_of_a_loss() -> None:
+    # I2 B0 B1 P5 B3 B4 [P8] B6: the last lies behind the anchors 2 and 5.
+    packets = [group() + picture(INTRA, 2), picture(B, 0), picture(B, 1), picture(P, 5)]
+    packets += [picture(B, 3), picture(B, 4), picture(B, 6)]
+    found = [packet[0] for packet in read(Mpeg2Reader(), *packets)]
+    assert [each.num_lost for each in found] == [0, 0, 0, 0, 0, 0, 1]
+    assert [each.order for each in found] == [2, 0, 1, 5, 3, 4, 6]
+
+
+def test_the_numbers_of_h264_tell_of_lost_references_and_places() -> None:
+    packets = [SPS + PPS + piece(I_SLICE, 0, 0, is_idr=True), piece(P_SLICE, 1, 8)]
+    packets += [piece(B_SLICE, 2, 4, is_reference=False), piece(P_SLICE, 2, 0)]
+    packets += [piece(P_SLICE, 5, 8), piece(P_SLICE, 6, 10, field="top")]
+    packets += [piece(P_SLICE, 6, 11, field="bottom"), piece(P_SLICE, 7, 12)]
+    reader = H264Reader(None)
+    found = [packet[0] for packet in read(reader, *packets)]
+    assert [each.num_lost for each in found] == [0, 0, 0, 0, 2, 0, 0, 0]
+    assert [each.order for each in found] == [0, -8, -12, -16, -24, -22, None, -20]
+    reader.restart()
+    assert read(reader, piece(P_SLICE, 12, 0))[0][0].num_lost == 0

@@ -2,12 +2,8 @@
 
 import pytest
 
-from twinstream.preprocess.decode.continuity import (
-    CodedPicture,
-    DisplayOrder,
-    MpegReader,
-    whole_order,
-)
+from twinstream.preprocess.decode.coded_pictures import CodedPicture
+from twinstream.preprocess.decode.continuity import DisplayOrder
 
 
 def hole_in(*pictures: str) -> int | None:
@@ -16,7 +12,8 @@ def hole_in(*pictures: str) -> int | None:
     for text in pictures:
         number, _, lost = text.lstrip("SE").partition("-")
         is_start, is_entry = text[0] == "S", text[0] == "E"
-        order.add(CodedPicture(int(number), is_start, is_entry, int(lost or 0)))
+        picture = CodedPicture(order=int(number), is_start=is_start, is_entry=is_entry)
+        order.add(picture._replace(num_lost=int(lost or 0)))
     order.finish()
     return order.hole
 
@@ -58,27 +55,3 @@ def test_another_stream_joined_at_an_entry_is_no_hole(
     pictures: list[str], hole: int | None
 ) -> None:
     assert hole_in("S0", *pictures) == hole
-
-
-@pytest.mark.parametrize(
-    ("low_bits", "previous", "whole"),
-    [(1, 30, 33), (14, 33, 30), (0, 0, 0), (15, 0, -1), (8, 0, -8), (7, 0, 7)],
-)
-def test_an_order_of_four_bits_is_the_nearest_to_the_one_before(
-    low_bits: int, previous: int, whole: int
-) -> None:
-    assert whole_order(low_bits, 4, previous) == whole
-
-
-def mpeg_picture(kind: int, order: int, *, group: bool = False) -> bytes:
-    head = b"\0\0\1\xb8\0\x08\0\0" if group else b""
-    return head + b"\0\0\1\0" + (order << 6 | kind << 3).to_bytes(2, "big") + b"\0\0"
-
-
-def test_an_mpeg_picture_between_anchors_that_are_not_there_tells_of_a_loss() -> None:
-    reader = MpegReader()
-    # I2 B0 B1 P5 B3 B4 [P8] B6: the last lies behind the anchors 2 and 5.
-    packets = [mpeg_picture(1, 2, group=True), mpeg_picture(3, 0), mpeg_picture(3, 1)]
-    packets += [mpeg_picture(2, 5), mpeg_picture(3, 3), mpeg_picture(3, 4), mpeg_picture(3, 6)]
-    pictures = [reader.read(packet) for packet in packets]
-    assert [picture and picture.num_lost for picture in pictures] == [0, 0, 0, 0, 0, 0, 1]

@@ -99,6 +99,21 @@ def test_of_a_gradual_refresh_the_pictures_until_it_is_done_are_left_out(tmp_pat
     assert notes == [f"{36 - num_frames} leading pictures refer to what was cut off: left out"]
 
 
+@pytest.mark.parametrize("suffix", [".ts", ".mkv"])
+def test_a_joined_piece_with_a_gradual_refresh_lacks_its_leading_pictures_alone(
+    tmp_path: Path, suffix: str
+) -> None:
+    whole = encoded(tmp_path / f"whole{suffix}", REFRESH)
+    piece = copied(whole, tmp_path / f"piece{suffix}")
+    num_frames, notes, error = result(piece)
+    assert error is None
+    assert result(joined(tmp_path / f"both{suffix}", whole, piece)) == (
+        48 + num_frames,
+        notes,
+        None,
+    )
+
+
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".ts"])
 @pytest.mark.parametrize("coder", [X264, CLOSED, INTERLACED, X265, MPEG4, MPEG2])
 def test_a_video_cut_between_key_pictures_is_an_error(

@@ -15,19 +15,6 @@ FRAME, LEADING = CodedPicture(), CodedPicture(is_access=False, is_leading=True)
 MIDDLE = CodedPicture(is_access=False)
 
 
-class Drawn:
-    """A reader that gives one list after the other, whatever the packets hold."""
-
-    def __init__(self, *lists: list[CodedPicture] | None) -> None:
-        self.lists = list(lists)
-
-    def pictures(self, packet: bytes) -> list[CodedPicture] | None:
-        return self.lists.pop(0)
-
-    def restart(self) -> None:
-        pass
-
-
 @pytest.mark.parametrize(
     ("packets", "expected", "frames", "promised", "shortfall"),
     [
@@ -47,7 +34,7 @@ class Drawn:
 def test_a_shortfall_is_any_picture_that_is_absent_without_a_reason(
     packets: int, expected: int, frames: int, promised: int, shortfall: str | None
 ) -> None:
-    count = PacketCount("h264", None, packets, expected, 0, frames)
+    count = PacketCount("h264", packets, expected, 0, frames)
     assert count.shortfall(promised) == shortfall
 
 
@@ -68,9 +55,9 @@ def test_a_shortfall_is_any_picture_that_is_absent_without_a_reason(
 def test_two_fields_are_a_frame_and_leading_pictures_are_none(
     lists: list[list[CodedPicture] | None], expected: int, leading: int
 ) -> None:
-    count = PacketCount("h264", Drawn(*lists))
-    for _ in lists:
-        assert count.begin(b"packet", is_discarded=False)
+    count = PacketCount("h264")
+    for pictures in lists:
+        assert count.begin(b"packet", pictures, is_discarded=False)
     assert (count.num_packets, count.num_expected, count.num_leading) == (
         len(lists),
         expected,
@@ -79,10 +66,10 @@ def test_two_fields_are_a_frame_and_leading_pictures_are_none(
 
 
 def test_the_packet_begun_last_is_leading_or_not() -> None:
-    count = PacketCount("h264", Drawn([FRAME], [LEADING], [MIDDLE]))
+    count = PacketCount("h264")
     seen = []
-    for _ in range(3):
-        count.begin(b"packet", is_discarded=False)
+    for picture in (FRAME, LEADING, MIDDLE):
+        count.begin(b"packet", [picture], is_discarded=False)
         seen.append(count.is_leading)
     assert seen == [False, True, False]
 
@@ -101,15 +88,19 @@ def test_the_packet_begun_last_is_leading_or_not() -> None:
 def test_decoding_cannot_begin_in_the_middle(
     lists: list[list[CodedPicture] | None], discarded: list[bool], accepted: list[bool]
 ) -> None:
-    count = PacketCount("h264", Drawn(*lists))
-    assert [count.begin(b"packet", is_discarded=each) for each in discarded] == accepted
+    count = PacketCount("h264")
+    begun = [
+        count.begin(b"packet", pictures, is_discarded=each)
+        for pictures, each in zip(lists, discarded, strict=True)
+    ]
+    assert begun == accepted
 
 
 def test_after_a_restart_the_next_picture_must_be_an_access_point_again() -> None:
-    count = PacketCount("h264", Drawn([FRAME], [MIDDLE]))
-    assert count.begin(b"packet", is_discarded=False)
+    count = PacketCount("h264")
+    assert count.begin(b"packet", [FRAME], is_discarded=False)
     count.restart()
-    assert not count.begin(b"packet", is_discarded=False)
+    assert not count.begin(b"packet", [MIDDLE], is_discarded=False)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +119,7 @@ def test_a_packet_is_a_frame_but_for_a_reason_known_by_name(
     codec: str, content: bytes, discarded: bool, num_frames: int, expected: int
 ) -> None:
     count = PacketCount(codec)
-    count.begin(content, is_discarded=discarded)
+    count.begin(content, None, is_discarded=discarded)
     count.end(content, num_frames)
     assert count.num_expected == expected
 
