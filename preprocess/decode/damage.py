@@ -89,22 +89,25 @@ class DamageWatch:
         Each comes with whether decoding must be able to begin there; an empty one restarts it.
         """
         waiting: deque[ReadPacket] = deque()
+        # MPEG-4 has no numbers that a hole would show in.
+        num_ahead = READ_AHEAD if self._reader and self._codec != "mpeg4" else 0
         while True:
             with captured_log() as messages:
                 packet, is_first = next(packets, (None, False))
-            if packet is None:
+            fault = logged_damage(messages, self._parts) if packet is not None else None
+            if packet is None or not (packet.size or packet.pts is not None or is_first):
                 break
             # Theora says "the same picture again" by a packet of no bytes, which decoders refuse.
             if not packet.size and packet.pts is not None:
                 continue
-            fault = logged_damage(messages, self._parts)
             pictures, seen = self._read(packet)
             waiting.append(ReadPacket(packet, is_first, pictures, fault or seen))
-            if len(waiting) > (READ_AHEAD if self._reader else 0):
+            if len(waiting) > num_ahead:
                 yield self._due(waiting.popleft())
         self._order.finish()
         while waiting:
             yield self._due(waiting.popleft())
+        self.fault = self.fault or fault
 
     def decoded(self, packet: "VideoPacket", *, is_leading: bool) -> list[VideoFrame]:
         """The pictures that the decoder gives for the packet.

@@ -135,7 +135,7 @@ def decoded_pictures(
 def _readable(
     packets: Iterable[VideoPacket], damage: ContainerError | None, joints: tuple[int, ...]
 ) -> Iterator[VideoPacket]:
-    """The packets that lie wholly before the damage, without the empty one that ends a stream.
+    """The packets that lie wholly before the damage, and the empty one that ends a whole stream.
 
     Of joined files with fragments FFmpeg may read the first anew after it, or apply its edit list
     to the second: that ends them too.
@@ -147,7 +147,7 @@ def _readable(
         is_beyond = end is not None and (pos + packet.size > end or packet.is_corrupt)
         is_again = bool(joints) and (pos < last_pos or (pos >= joints[0] and packet.is_discard))
         is_end = not packet.size and packet.pts is None and packet.dts is None
-        if is_end or is_beyond or is_again:
+        if not is_end and (is_beyond or is_again):
             return
         yield packet
         last_pos = pos

@@ -86,7 +86,7 @@ class H264Reader:
                 kinds.append(kind := unit[0] & 31)
                 if kind in (7, 8):
                     self._read_parameters(unit)
-                elif kind == 6:
+                elif kind == 6 and recovery_count is None:
                     recovery_count = _recovery_count(unit)
                 elif kind in (1, 2, 5):
                     piece = self._slice(unit)

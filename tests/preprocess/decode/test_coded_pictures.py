@@ -101,6 +101,7 @@ def test_a_gradual_recovery_shows_nothing_until_it_is_done() -> None:
     [
         (SPS + PPS + piece(I_SLICE, 0, 0, is_idr=True), True),
         (SPS + PPS + RECOVERY + piece(P_SLICE, 0, 0), True),
+        (SPS + PPS + RECOVERY + START + b"\x06\x01\x01\x80" + piece(P_SLICE, 0, 0), True),
         (SPS + PPS + piece(I_SLICE, 3, 0), True),
         (SPS + PPS + piece(P_SLICE, 3, 0), False),
     ],
