@@ -81,7 +81,10 @@ def _set(tree: dict[str, Any], override: str) -> None:
     try:
         tree[key] = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise InputError(f"--set {override}: {value!r} is not a YAML value") from error
+        raise InputError(
+            f"--set {override}: {value!r} is not a YAML value; a text with signs of YAML stands in "
+            f"quotes within quotes: '{path}=\"...\"'"
+        ) from error
 
 
 def _refuse_credentials(value: object, path: str) -> None:

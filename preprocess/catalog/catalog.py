@@ -25,7 +25,7 @@ from twinstream.preprocess.catalog.listings import (
     parse_kinetics,
     parse_split_list,
 )
-from twinstream.shards.format.classes import first_few, parse_classes
+from twinstream.shards.format.classes import first_few, parse_classes, spelling_warning
 from twinstream.shards.format.keys import require_plain_class, video_key
 from twinstream.shards.rawframes.folders import classes_and_splits, list_frame_folders
 from twinstream.shards.storage.location import Location, locate, read_text
@@ -242,7 +242,8 @@ def csv_catalog(
     # As text 10 would stand before 2, and the labels would not be the user's numbers.
     classes = sorted(names)
     if all(name.isdecimal() for name in names):
-        classes.sort(key=int)
+        # As int() would, which refuses thousands of digits.
+        classes.sort(key=lambda name: (len(name.lstrip("0")), name.lstrip("0")))
     on_disk = {*files, *others}
     found = {one.name: one.name if one.name in on_disk else None for one in listed}
     return _catalog(tuple(classes), listed, found, files, is_folder=is_folder)
@@ -331,6 +332,7 @@ def _catalog(
     unnamed = sorted(set(files) - {video.path for video in videos.values()})
     if unnamed:
         warnings = [*warnings, f"{_named(unnamed, is_folder)} that no list names, left out"]
+    warnings = [*warnings, *spelling_warning(classes)]
     # Sorted by key, so that the order of lines in a list changes no shard.
     return Catalog(classes, tuple(videos[key] for key in sorted(videos)), tuple(warnings))
 

@@ -8,11 +8,12 @@ unless it lies beside a video of its name. What is left out is told.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from posixpath import dirname, splitext
 
 from twinstream.errors import InputError
 from twinstream.shards.format.classes import first_few
-from twinstream.shards.format.keys import usable_paths
+from twinstream.shards.format.keys import is_usable_path, usable_paths
 from twinstream.shards.storage.location import Location, file_sizes, locate
 from twinstream.shards.storage.walk import is_excluded, is_in_tree, walk_tree
 
@@ -22,8 +23,9 @@ def _suffixes(*lines: str) -> frozenset[str]:
 
 
 VIDEOS = _suffixes(
-    "3g2 3gp amv asf avi divx dv f4v flv m1v m2t m2ts m2v m4v mjpeg mjpg mkv mod mov mp4 mpe mpeg",
-    "mpg mts mxf nut ogm ogv qt rm rmvb tod ts vob webm wmv y4m",
+    "264 265 3g2 3gp 3gp2 3gpp amv asf avi divx dv f4v flv h264 h265 hevc ivf m1v m2t m2ts m2v m4v",
+    "mjpeg mjpg mkv mod mov mp4 mpe mpeg mpg mts mxf nut ogm ogv qt rm rmvb tod ts vob webm wmv",
+    "y4m",
 )
 # Left out without a word: most roots hold some.
 LISTS_AND_NOTES = _suffixes("csv html json jsonl log md sha256 tsv txt xml yaml yml")
@@ -53,8 +55,8 @@ class Files:
     """Sorted paths below a root.
 
     `videos` could be some. `others` are none by their suffix, but a list may name one. `broken`:
-    links that lead nowhere and have no suffix, so that they may have led to folders.
-    `barren_warning` names folders that hold nothing, in which a class may have been.
+    links that lead nowhere and have no file's suffix, so that they may have led to folders.
+    `barren_warning` names folders that hold no video, in which a class may have been.
     """
 
     videos: tuple[str, ...]
@@ -72,17 +74,18 @@ def list_files(root: Location, exclude: Sequence[str] = ()) -> Files:
     if isinstance(root, Path):
         tree = walk_tree(root, exclude)
         paths, broken, excluded = tree.files, tree.broken, tree.excluded
-        parents = {str(PurePosixPath(path).parent) for path in paths}
-        barren = [folder for folder in tree.leaves if folder not in parents]
+        leaves = tree.leaves
     else:
         there = [path for path in file_sizes(root) if all(map(is_in_tree, path.split("/")))]
         excluded = tuple(path for path in there if is_excluded(path, exclude))
         paths = tuple(path for path in there if not is_excluded(path, exclude))
-        broken, barren = (), []
+        broken, leaves = (), ()
     usable, warnings = usable_paths(paths)
-    beside = {_stem(path) for path in usable if has_video_suffix(path)}
+    beside = {splitext(path)[0] for path in usable if has_video_suffix(path)}
     others = [path for path in usable if _is_other(path, beside)]
     videos = sorted(set(usable) - set(others))
+    parents = {dirname(path) for path in videos}
+    barren = [leaf for leaf in leaves if leaf not in parents and is_usable_path(leaf)]
     told = [path for path in others if _suffix(path) not in LISTS_AND_NOTES]
     if told:
         counts = Counter(_suffix(path) or "without suffix" for path in told).most_common()
@@ -93,8 +96,8 @@ def list_files(root: Location, exclude: Sequence[str] = ()) -> Files:
     return Files(
         tuple(videos),
         tuple(others),
-        tuple(link for link in broken if not PurePosixPath(link).suffix),
-        (f"{len(barren)} folders ({first_few(barren)}) hold nothing",) if barren else (),
+        tuple(link for link in broken if _suffix(link) not in VIDEOS | NOT_VIDEOS),
+        (f"{len(barren)} folders ({first_few(barren)}) hold no video",) if barren else (),
         (*warnings, *excluded_warning(excluded, exclude, "files or folders")),
     )
 
@@ -105,9 +108,13 @@ def has_video_suffix(path: str) -> bool:
 
 
 def excluded_warning(paths: Sequence[str], exclude: Sequence[str], what: str) -> list[str]:
-    """One line that says how many `dataset.exclude` left out, if it is set; 0 is a mistyped one."""
+    """One line that says how many `dataset.exclude` left out, if it is set, and what fits none."""
+    if not exclude:
+        return []
     names = f" ({first_few(paths)})" if paths else ""
-    return [f"{len(paths)} {what}{names} left out by dataset.exclude"] if exclude else []
+    idle = [one for one in exclude if not any(is_excluded(path, [one]) for path in paths)]
+    none = f"; none for {first_few(idle)}" if idle else ""
+    return [f"{len(paths)} {what}{names} left out by dataset.exclude{none}"]
 
 
 def _is_other(path: str, beside: set[str]) -> bool:
@@ -115,15 +122,11 @@ def _is_other(path: str, beside: set[str]) -> bool:
     # yt-dlp leaves parts such as `clip.mp4.part-Frag7`.
     if suffix in NOT_VIDEOS or suffix.startswith(".part-"):
         return True
-    return suffix not in VIDEOS and _stem(path) in beside
+    return suffix not in VIDEOS and splitext(path)[0] in beside
 
 
 def _suffix(path: str) -> str:
-    return PurePosixPath(path).suffix.lower()
-
-
-def _stem(path: str) -> str:
-    return str(PurePosixPath(path).with_suffix(""))
+    return splitext(path)[1].lower()
 
 
 def splits_folder(root: Location, splits: str | None) -> Location:

@@ -110,7 +110,10 @@ def _rows(
     for column in columns:
         if header.count(column) != 1:
             fault = "two columns" if column in header else "no column"
-            raise InputError(f"{file_name}: {fault} {column}; expected {','.join(columns)}")
+            first = ",".join(header)
+            raise InputError(
+                f"{file_name}: {fault} {column} in {first!r}; expected {','.join(columns)}"
+            )
     for where, cells in rows:
         # A comma too many or too few would shift every later cell into another column.
         if len(cells) != len(header):

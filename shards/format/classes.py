@@ -1,8 +1,9 @@
 """Lists of class names: a file of them, and how two differ. A label is a position in a list."""
 
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from twinstream.errors import InputError
 
@@ -73,7 +74,17 @@ def first_few(names: Sequence[str]) -> str:
 
 def plain_class(name: str) -> str:
     """`Hand_stand`, `hand stand` -> `handstand`: the same for all spellings of a name."""
-    return "".join(letter for letter in name.casefold() if letter not in " _-")
+    plain = unicodedata.normalize("NFC", name.casefold())
+    return "".join(letter for letter in plain if letter not in " _-")
+
+
+def spelling_warning(classes: Iterable[str]) -> list[str]:
+    """A line that names classes of one spelling, such as `Hand_stand`, `hand stand`, if any."""
+    by_spelling: dict[str, list[str]] = {}
+    for name in classes:
+        by_spelling.setdefault(plain_class(name), []).append(name)
+    alike = [" / ".join(names) for names in by_spelling.values() if len(names) > 1]
+    return [f"classes that differ in spelling only: {first_few(alike)}"] if alike else []
 
 
 def _first_place(found: Sequence[str], wanted: Sequence[str]) -> str:

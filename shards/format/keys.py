@@ -6,17 +6,20 @@ out of the output folder or has control characters, and a file of such a name is
 name is refused for control characters.
 """
 
-import unicodedata
+import re
 from collections.abc import Sequence
 
 from twinstream.errors import InputError
 from twinstream.shards.format.classes import first_few
 
+# Of Unicode's categories Cc control characters, Zl and Zp line ends, Cs lone surrogates, for which
+# there is no UTF-8.
+_NOT_PLAIN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
 
 def is_plain(text: str) -> bool:
     """Whether a name or path fits on one line of a list and can be written as UTF-8."""
-    # Cc control characters, Cs lone surrogates (no UTF-8 for them), Zl and Zp line ends.
-    return not any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in text)
+    return not _NOT_PLAIN.search(text)
 
 
 def video_key(path: str, *, is_folder: bool = False) -> str:
@@ -51,8 +54,10 @@ def usable_paths(paths: Sequence[str]) -> tuple[list[str], list[str]]:
 
     InputError if there are others only.
     """
-    usable = [path for path in paths if is_usable_path(path)]
-    others = [path for path in paths if not is_usable_path(path)]
+    usable: list[str] = []
+    others: list[str] = []
+    for path in paths:
+        (usable if is_usable_path(path) else others).append(path)
     if not others:
         return usable, []
     if not usable:

@@ -5,6 +5,7 @@ A split names a folder of the output, so it must be a plain word. Words that are
 """
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from twinstream.errors import InputError
@@ -19,6 +20,8 @@ _ALIASES = {
 _SPLITS = {alias: split for split, aliases in _ALIASES.items() for alias in aliases}
 # `trainset`, `testlist01`: the number is that of a fold.
 _ENDED = re.compile(rf"({'|'.join(_SPLITS)})(?:set|(?:list|split)\d{{0,2}})?")
+# Longest first, or `validation` would be read as `val`.
+_ANYWHERE = re.compile("|".join(sorted(_SPLITS, key=len, reverse=True)))
 # What may stand beside the split without making another split of it: what is in the folder, its
 # size (`train_256`, `val_340x256`, `test_720p`) or the dataset (`k400_train`). `test_2` is another.
 _BESIDE = re.compile(
@@ -36,12 +39,27 @@ def known_split(name: str) -> str | None:
     return splits[0] if is_split else None
 
 
+def alike_but_for_split(names: Iterable[str]) -> tuple[str, str] | None:
+    """The first two names that differ in the words of splits only: `Train1`, `Test2`."""
+    first: dict[str, tuple[set[str], str]] = {}
+    for name in names:
+        splits = {_SPLITS[word] for word in _ANYWHERE.findall(name.lower())}
+        others = re.sub(r"[\W\d_]", "", _ANYWHERE.sub("", name.lower()))
+        if splits:
+            other_splits, other = first.setdefault(others, (splits, name))
+            if other_splits != splits:
+                return other, name
+    return None
+
+
 def split_name(text: str, where: str) -> str:
     """The split in its one spelling; InputError, which begins with `where`, for what is no word."""
     name = text.strip().lower()
+    if split := known_split(name):
+        return split
     if not re.fullmatch(r"[a-z0-9_-]+", name):
         raise InputError(f"{where}: split {text!r}; expected a word such as train, val or test")
-    return known_split(name) or name
+    return name
 
 
 def split_of_list(path: Path) -> str:

@@ -12,14 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twinstream.errors import InputError
-from twinstream.shards.format.classes import first_few, plain_class
+from twinstream.shards.format.classes import first_few, plain_class, spelling_warning
 from twinstream.shards.format.keys import (
     require_plain_class,
     require_usable_path,
     usable_paths,
     video_key,
 )
-from twinstream.shards.format.split_names import known_split, split_of_list
+from twinstream.shards.format.split_names import (
+    alike_but_for_split,
+    known_split,
+    split_of_list,
+)
 from twinstream.shards.rawframes.names import ListedVideo, folder_name, parse_image_name, read_list
 from twinstream.shards.storage.walk import refuse_same_file, walk_tree
 
@@ -99,9 +103,10 @@ def classes_and_splits(
 ) -> dict[str, tuple[str, str]]:
     """Class and split of each path, from its folders; paths in no class folder are left out.
 
-    SPLIT/CLASS/... if every top folder is named like a split, CLASS/... of split train if none is;
-    InputError if some are. Where no path lies in a folder, all are of one class, the root's name.
-    InputError too for one of `broken`, links that lead nowhere, which stands where classes do.
+    SPLIT/CLASS/... if every top folder is named like a split, CLASS/... of split train if none is.
+    Where no path lies in a folder, all are of one class, the root's name. InputError if some top
+    folders are named like splits, if classes seem to be splits or hold some, and for one of
+    `broken`, links that lead nowhere, which stands where classes do.
     """
     in_folders = [path for path in paths if "/" in path]
     tops = sorted({path.split("/")[0] for path in in_folders})
@@ -118,6 +123,7 @@ def classes_and_splits(
     if not in_folders:
         return dict.fromkeys(paths, (root_name, "train"))
     if not splits:
+        _refuse_splits_for_classes(tops, in_folders, root_name)
         return {path: (path.split("/")[0], "train") for path in in_folders}
     found = {}
     for path in in_folders:
@@ -152,6 +158,23 @@ def _splits_of(tops: Sequence[str], root_name: str) -> dict[str, str]:
     return splits
 
 
+def _refuse_splits_for_classes(tops: Sequence[str], paths: Sequence[str], root_name: str) -> None:
+    """InputError for top folders such as `train_1` and `test_1`, and for splits within classes."""
+    hint = "or give a list that names the class and split of each video"
+    if pair := alike_but_for_split(tops):
+        raise InputError(
+            f"{root_name}: top folders {pair[0]} and {pair[1]} seem to be splits, not classes; "
+            f"name them train, val or test (videos_train, train_256), {hint}"
+        )
+    below = sorted({tuple(path.split("/")[:2]) for path in paths if path.count("/") > 1})
+    inner = {"/".join(folders): split for folders in below if (split := known_split(folders[1]))}
+    if len({*inner.values()}) > 1:
+        raise InputError(
+            f"{root_name}: folders named like splits below others ({first_few([*inner])}); "
+            f"expected SPLIT/CLASS: choose another root, move them, {hint}"
+        )
+
+
 def found_videos(root: Path, classes: tuple[str, ...] | None) -> FoundVideos:
     """Every video folder below `root`; without `classes` those found, sorted by name."""
     listing = list_frame_folders(root)
@@ -171,9 +194,10 @@ def found_videos(root: Path, classes: tuple[str, ...] | None) -> FoundVideos:
             )
         videos.append(VideoFolder(folder, names[label], label, split))
     loose = [folder for folder in folders if folder not in known]
-    warning = f"{len(loose)} folders ({first_few(loose)}) in no class folder, left out"
-    warnings = (*listing.warnings, warning) if loose else listing.warnings
-    return _checked(root, FoundVideos(tuple(videos), names, warnings))
+    warnings = [*listing.warnings, *spelling_warning(names)]
+    if loose:
+        warnings.append(f"{len(loose)} folders ({first_few(loose)}) in no class folder, left out")
+    return _checked(root, FoundVideos(tuple(videos), names, tuple(warnings)))
 
 
 def listed_videos(

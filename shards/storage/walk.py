@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -73,7 +74,7 @@ def walk_tree(
             if not is_in_tree(entry.name):
                 continue
             path = f"{folder}/{entry.name}" if folder else entry.name
-            if is_excluded(path, exclude):
+            if _any_fits(path.split("/"), exclude):
                 here["excluded"].append(path)
                 continue
             kind = _kind(entry)
@@ -144,11 +145,7 @@ def is_excluded(path: str, patterns: Sequence[str]) -> bool:
     `*` stays within a name, and `**` is any number of folders.
     """
     parts = path.split("/")
-    return any(
-        _fits(parts[:depth], _anchored(pattern))
-        for pattern in patterns
-        for depth in range(1, len(parts) + 1)
-    )
+    return any(_any_fits(parts[:depth], patterns) for depth in range(1, len(parts) + 1))
 
 
 def refuse_same_file(root: Path, paths: Iterable[str]) -> None:
@@ -160,7 +157,7 @@ def refuse_same_file(root: Path, paths: Iterable[str]) -> None:
     same: list[tuple[str, str]] = []
     for path in paths:
         try:
-            status = os.stat(root / path)
+            status = os.stat(f"{root}/{path}")
         except OSError:
             # The row of the video will say what is wrong with it.
             continue
@@ -171,7 +168,8 @@ def refuse_same_file(root: Path, paths: Iterable[str]) -> None:
         more = f" (and {len(same) - 1} more such pairs)" if len(same) > 1 else ""
         raise InputError(
             f"{root}: {same[0][0]} and {same[0][1]} are one file, reached by two ways{more}; "
-            "expected each video once: remove the link, or leave one of them out"
+            "expected each video once: remove one, or leave it out by dataset.exclude or a list; "
+            "a copy (cp) is a video of its own"
         )
 
 
@@ -188,17 +186,25 @@ def _kind(entry: os.DirEntry[str]) -> Kind:
         raise _unreadable(Path(entry.path), error) from error
 
 
+def _any_fits(parts: Sequence[str], patterns: Sequence[str]) -> bool:
+    return any(_fits(parts, _anchored(pattern)) for pattern in patterns)
+
+
+@cache
 def _anchored(pattern: str) -> list[str]:
     parts = [part for part in pattern.split("/") if part not in ("", ".")]
-    return parts if "/" in pattern.rstrip("/") else ["**", *parts]
+    # `.` and `/` mean the root, which no path below it is.
+    return parts if not parts or "/" in pattern.rstrip("/") else ["**", *parts]
 
 
 def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
     if not pattern:
         return not parts
-    if pattern[0] == "**":
-        return any(_fits(parts[skipped:], pattern[1:]) for skipped in range(len(parts) + 1))
-    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
+    # From the end, as most names differ there.
+    *above, last = pattern
+    if last == "**":
+        return any(_fits(parts[:kept], above) for kept in range(len(parts) + 1))
+    return bool(parts) and fnmatchcase(parts[-1], last) and _fits(parts[:-1], above)
 
 
 def _unreadable(path: Path, error: OSError) -> InputError:

@@ -98,6 +98,7 @@ def test_one_pattern_to_exclude_needs_no_list(value: str, exclude: tuple[str, ..
         ("preprocess.size=8", "preprocess.size.0: Input should be greater than or equal to 16"),
         ("train", "--set train: expected section.key=value"),
         ("train.epochs=[", "--set train.epochs=[: '[' is not a YAML value"),
+        ("dataset.exclude=*.gif", "stands in quotes within quotes: 'dataset.exclude=\"...\"'"),
         ("train.epochs.more=1", "train.epochs: Input should be a valid integer"),
     ],
 )

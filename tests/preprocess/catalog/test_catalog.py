@@ -206,6 +206,10 @@ def test_csv_labels_that_are_numbers_are_sorted_as_numbers() -> None:
     assert catalog.classes == ("2", "9", "10")
     assert catalog.videos[0] == Video("a", "a.avi", "10", 2, "train", True)
     assert rows(catalog)[1:] == [("b.avi", 1, "test", True), ("c.avi", 0, "test", False)]
+    # More digits than int() reads.
+    names = ["3" * 5000, "10", "09", "0"]
+    listed = [Listed(f"{name[:9]}.avi", name, "train", "my.csv") for name in names]
+    assert csv_catalog(listed, []).classes == ("0", "09", "10", "3" * 5000)
 
 
 def test_every_file_that_is_not_hidden_or_text_could_be_a_video(tmp_path: Path) -> None:
@@ -312,8 +316,11 @@ def test_what_a_pattern_fits_is_left_out_of_folders_and_of_lists(
 
 
 def test_a_pattern_that_fits_nothing_is_told(tmp_path: Path) -> None:
-    catalog = read_catalog("folders", str(touch(tmp_path, "a/1.avi")), exclude=("*.gfi",))
-    assert catalog.warnings == ("0 files or folders left out by dataset.exclude",)
+    root = touch(tmp_path, "a/1.avi", "a/2.gif")
+    catalog = read_catalog("folders", str(root), exclude=("/", ".", "*.gif", "*.GIF"))
+    assert catalog.warnings == (
+        "1 files or folders (a/2.gif) left out by dataset.exclude; none for /, ., *.GIF",
+    )
 
 
 def test_names_that_are_not_utf_8_are_told_and_the_others_go_on(tmp_path: Path) -> None:
@@ -365,7 +372,8 @@ def test_one_file_under_two_names_is_refused_and_both_are_named(
         read_catalog(kind, str(root), annotations=str(table))
     assert str(caught.value) == (
         f"{root}: train/a/1.avi and val/a/3.avi are one file, reached by two ways; expected each "
-        "video once: remove the link, or leave one of them out"
+        "video once: remove one, or leave it out by dataset.exclude or a list; a copy (cp) is a "
+        "video of its own"
     )
     # A list that names each file once may do so through links.
     table.write_text("path,label,split\nval/a/2.avi,a,train\nval/a/3.avi,a,val\n")
@@ -385,7 +393,7 @@ def test_links_among_many_folders_come_to_an_end(tmp_path: Path) -> None:
         read_catalog("folders", str(tmp_path))
 
 
-@pytest.mark.parametrize("link", ["Bowling", "train/Bowling"])
+@pytest.mark.parametrize("link", ["Bowling", "train/Bowling", "U.S. flag", "v1.0"])
 def test_a_broken_link_where_a_class_folder_may_have_been_is_an_error(
     tmp_path: Path, link: str
 ) -> None:
@@ -395,12 +403,12 @@ def test_a_broken_link_where_a_class_folder_may_have_been_is_an_error(
         read_catalog("folders", str(root))
 
 
-def test_class_folders_that_hold_nothing_are_told(tmp_path: Path) -> None:
-    touch(tmp_path, "a/1.avi", "c/1.avi")
+def test_class_folders_that_hold_no_video_are_told(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.avi", "c/1.avi", "d/all.txt", "e\udcff/1.avi")
     (tmp_path / "b" / "deep").mkdir(parents=True)
     catalog = read_catalog("folders", str(tmp_path))
     assert catalog.classes == ("a", "c")
-    assert catalog.warnings == ("1 folders (b/deep) hold nothing",)
+    assert catalog.warnings[0] == "2 folders (b/deep, d) hold no video"
 
 
 def test_a_pipe_is_no_video(tmp_path: Path) -> None:

@@ -41,7 +41,10 @@ def test_a_kinetics_row_names_a_file_by_six_digit_seconds() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("youtube_id,time_start,time_end,split\n", "no column label; expected label,youtube_id"),
+        (
+            "youtube_id,time_start,time_end,split\n",
+            "no column label in 'youtube_id,time_start,time_end,split'; expected label,youtube_id",
+        ),
         (KINETICS_HEAD + ",a,1,2,test,0\n", "val.csv line 2: no label; lists without labels"),
         (
             KINETICS_HEAD + "x,a,one,2,val,0\n",
@@ -84,8 +87,12 @@ def test_a_csv_without_splits_is_all_training() -> None:
         ("path,label\na\0.mp4,run\n", "line 2: 'a\\x00.mp4': not a usable path; expected"),
         ("path,label\n,run\n", "line 2: '.': not a usable path; expected"),
         ("path,label\n../a.mp4,run\n", "line 2: '../a.mp4': not a usable path; expected"),
-        ("path,label,label\na.mp4,run,x\n", "two columns label; expected path,label"),
-        ("", "no column path; expected path,label"),
+        (
+            "path,label,label\na.mp4,run,x\n",
+            "two columns label in 'path,label,label'; expected path,label",
+        ),
+        ("", "no column path in ''; expected path,label"),
+        ("path;label\na.mp4;run\n", "no column path in 'path;label'; expected path,label"),
     ],
 )
 def test_a_row_that_is_not_whole_is_refused_with_its_line(text: str, message: str) -> None:

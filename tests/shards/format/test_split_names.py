@@ -5,12 +5,17 @@ from pathlib import Path
 import pytest
 
 from twinstream.errors import InputError
-from twinstream.shards.format.split_names import known_split, split_name, split_of_list
+from twinstream.shards.format.split_names import (
+    alike_but_for_split,
+    known_split,
+    split_name,
+    split_of_list,
+)
 
 ALIASES = {
     "train": ["train", "training", "Train", "TRAINING", "videos_train", "train_256", "trainlist01"],
     "val": ["val", "valid", "validate", "validation", "Validation", "rawframes_val", "val-340x256"],
-    "test": ["test", "testing", "Test", "TEST", "videos_test", "k400_test", "testset", "test_720p"],
+    "test": ["test", "testing", "TEST", "videos_test", "Test Set", "test_720p", "k400_test"],
 }
 
 
@@ -28,6 +33,25 @@ def test_a_split_has_one_spelling(word: str, split: str) -> None:
 def test_a_word_that_is_no_alias_stays(word: str) -> None:
     assert known_split(word) is None
     assert split_name(word.title(), "my.csv line 2") == word
+
+
+@pytest.mark.parametrize(
+    ("names", "pair"),
+    [
+        (["train_1", "test_1"], ("train_1", "test_1")),
+        (["run", "TrainVideos", "ValVideos"], ("TrainVideos", "ValVideos")),
+        (["my_data_train", "my_data_validation"], ("my_data_train", "my_data_validation")),
+        (["00_train.zip", "01_val.zip"], ("00_train.zip", "01_val.zip")),
+        (["trainval 1", "test 1"], ("trainval 1", "test 1")),
+        (["train_1", "train_2", "training_3"], None),
+        (["training dog", "testifying", "playing with trains", "carnival", "run"], None),
+        ([], None),
+    ],
+)
+def test_names_that_differ_in_the_words_of_splits_only_are_found(
+    names: list[str], pair: tuple[str, str] | None
+) -> None:
+    assert alike_but_for_split(names) == pair
 
 
 def test_a_list_with_the_words_of_two_splits_is_refused() -> None:

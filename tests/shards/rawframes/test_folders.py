@@ -2,6 +2,7 @@
 table of folders, both roads.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,10 +82,6 @@ def draw(root: Path, *files: str) -> Path:
         (["a/lost/", "a/v/img_1.jpg"], ["a/lost a/lost a 0 train", "a/v a/v a 0 train"]),
         (["a/lost/notes.txt"], ["a/lost a/lost a 0 train"]),
         (["a/v/img_1.jpg", "a/.v/img_1.jpg", ".a/v/img_1.jpg"], ["a/v a/v a 0 train"]),
-        (
-            ["run fast/v/1.jpg", "run_fast/v/1.jpg"],
-            ["run fast/v run fast/v run fast 0 train", "run_fast/v run_fast/v run_fast 1 train"],
-        ),
         (["é日/v/1.jpg"], ["é日/v é日/v é日 0 train"]),
     ],
 )
@@ -119,6 +116,18 @@ def test_folders_have_one_key_class_and_split(
             ["train/a/v/1.jpg", "extra/b/v/1.jpg"],
             "root: top folders named like splits (train) beside others (extra); expected",
         ),
+        (
+            ["Train1/a/v/1.jpg", "Test1/a/v/1.jpg", "b/v/1.jpg"],
+            "root: top folders Test1 and Train1 seem to be splits, not classes; name them train",
+        ),
+        (
+            ["k400/train/a/v/1.jpg", "k400/val/a/v/1.jpg"],
+            "root: folders named like splits below others (k400/train, k400/val); expected SPLIT",
+        ),
+        (
+            ["a/train/v/1.jpg", "b/test/v/1.jpg"],
+            "root: folders named like splits below others (a/train, b/test); expected SPLIT/CLASS",
+        ),
         (["1.jpg"], "holds images itself; expected CLASS/VIDEO/img_00001.jpg below it"),
     ],
 )
@@ -137,6 +146,20 @@ def test_a_video_beside_class_folders_is_left_out_with_a_word(road: Road, tmp_pa
     found = road(draw(tmp_path, "a/v/1.jpg", "loose/1.jpg", "empty/"))
     assert [path for path, *_ in found.videos] == ["a/v"]
     assert found.warnings == ("2 folders (empty, loose) in no class folder, left out",)
+
+
+@ROADS
+def test_a_pipe_named_like_a_frame_is_none(road: Road, tmp_path: Path) -> None:
+    root = draw(tmp_path, "a/v/deep/1.jpg", "b/v/1.jpg")
+    os.mkfifo(root / "a" / "v" / "1.jpg")
+    assert [path for path, *_ in road(root).videos] == ["a/v/deep", "b/v"]
+
+
+@ROADS
+def test_classes_that_differ_in_spelling_only_are_told(road: Road, tmp_path: Path) -> None:
+    found = road(draw(tmp_path, "run fast/v/1.jpg", "Run_fast/v/1.jpg", "a/train/v/1.jpg"))
+    assert [video[2] for video in found.videos] == ["Run_fast", "a", "run fast"]
+    assert found.warnings == ("classes that differ in spelling only: Run_fast / run fast",)
 
 
 @ROADS
