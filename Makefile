@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo duet weizmann test chaos gpu lint bench clean
+.PHONY: demo duet weizmann test chaos fuzz gpu lint bench clean
 
 demo: $(STAMP)
 	$(BIN)/twinstream demo --out demo
@@ -23,6 +23,9 @@ test: $(STAMP)
 
 chaos: $(STAMP)
 	$(BIN)/python -m tests.chaos
+
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz
 
 # What needs a GPU: its tests, then its benchmark on the videos below $TWINSTREAM_DATA.
 gpu: $(STAMP)

@@ -6,9 +6,10 @@
 | `threads` | one video on several threads with one |
 | `preprocess` | the whole stage with the loop that people write today |
 | `memory` | a worker's peak memory with the length of its video |
+| `damages` | what is noticed of damaged videos, and what is refused of good ones |
 | `loader` | reading by index with other ways (`contenders`), and JPEG decoders (`decoders`) |
 | `model` | the cost of each network with plain ResNets |
 | `proofs.duet`, `proofs.weizmann` | accuracies with and without attention across the branches |
 
-`measuring` has what several of them need.
+`measuring` has what several of them need, `encodings` draws videos in many codecs.
 """

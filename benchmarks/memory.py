@@ -67,9 +67,10 @@ def write_long_video(path: Path, num_frames: int) -> None:
 
 def peak_mebibytes(folder: Path, name: str, engine: str, size: int) -> tuple[int, int, float]:
     """Make a shard of one video; returns frames, peak memory in MiB and the tar's size in MB."""
+    out = folder / f"out-{name}"
     setup = WorkerSetup(
         root=folder,
-        out=folder / f"out-{name}",
+        out=out,
         dataset=DatasetSettings(kind="folders"),
         preprocess=PreprocessSettings(
             size=(size, size),
@@ -80,8 +81,8 @@ def peak_mebibytes(folder: Path, name: str, engine: str, size: int) -> tuple[int
         engine=engine,
     )
     job = Job("train", "train-000000", (Video(name, name, "a", 0, "train", True),))
-    (done,) = run_job(job, root=folder, out=setup.out, recipe=make_recipe(setup))
-    tar = folder / f"out-{name}" / "train" / "train-000000.tar"
+    (done,) = run_job(job, root=folder, out=out, recipe=make_recipe(setup))
+    tar = out / "train" / "train-000000.tar"
     return done.num_frames, peak_kibibytes() // 1024, tar.stat().st_size / 1e6
 
 

@@ -4,8 +4,8 @@ The unit of work, of retry and of resume. A job streams: chunks of frames pass t
 members wait in a spool on disk, so memory does not grow with a video's length. A video that cannot
 be used becomes a row with a reason; any other exception ends the job and leaves nothing behind. A
 job tells where it is at every step, because a process that dies or hangs can tell nothing
-afterwards. How to decode and how to compute flow are passed in. `frames_to_store` and `judged` need
-neither flow nor a shard.
+afterwards. How to decode and how to compute flow are passed in. `check_steps` decodes alone, and
+judges alike.
 """
 
 import time
@@ -76,25 +76,33 @@ class VideoDone:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How frames and flow are made and stored.
+class DecodeRecipe:
+    """How a video is decoded, and which can be used.
 
-    `bound` is in pixels, `min_frames` and `max_frames` limit a video. `settings` are all that
-    change bytes, for the record beside the shard; nothing is looked up in them. Videos with more
-    than `max_frames` are cut there with `cut_long`, else skipped; damaged ones are stored up to the
-    damage with `keep_damaged`, else skipped. Images are encoded in the threads of `pool`, where
-    there is one.
+    `min_frames` and `max_frames` limit a video. Videos with more than `max_frames` are cut there
+    with `cut_long`, else skipped; damaged ones are stored up to the damage with `keep_damaged`,
+    else skipped.
     """
 
     open_video: OpenVideo
-    engine: Engine
-    bound: float
-    jpeg_quality: int
     min_frames: int
-    settings: dict[str, Any]
     max_frames: int | None = None
     cut_long: bool = False
     keep_damaged: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(DecodeRecipe):
+    """How frames and flow are made and stored.
+
+    `bound` is in pixels. `settings` are all that change bytes, for the record beside the shard;
+    nothing is looked up in them. Images are encoded in the threads of `pool`, where there is one.
+    """
+
+    engine: Engine
+    bound: float
+    jpeg_quality: int
+    settings: dict[str, Any]
     pool: ThreadPoolExecutor | None = None
 
 
@@ -161,6 +169,25 @@ def job_steps(
                 yield VideoDone(row, spool.num_frames, watch.seconds)
 
 
+def check_steps(
+    job: Job, *, root: Location, recipe: DecodeRecipe, given_up: Mapping[str, VideoError]
+) -> Iterator[VideoAt | VideoDone]:
+    """Like `job_steps`, but nothing is stored: a video that would be written is `usable`."""
+    for video in job.items:
+        yield VideoAt(video.key)
+        watch, filled, fault = Stopwatch(), Filled(), given_up.get(video.key)
+        if fault is None:
+            try:
+                for _ in frames_to_store(filled, root / video.path, recipe, watch):
+                    yield VideoAt(video.key)
+            except VideoError as error:
+                fault = error
+        row = judged(video, filled, fault, recipe)
+        if row.status == Status.WRITTEN:
+            row = replace(row, status=Status.USABLE.value)
+        yield VideoDone(row, filled.num_frames, watch.seconds)
+
+
 def _meta(video: Video, filled: Filled) -> SampleMeta:
     info = filled.info
     return SampleMeta(
@@ -171,7 +198,7 @@ def _meta(video: Video, filled: Filled) -> SampleMeta:
 
 
 def judged(
-    video: LabelledVideo, filled: Filled, fault: VideoError | None, recipe: Recipe
+    video: LabelledVideo, filled: Filled, fault: VideoError | None, recipe: DecodeRecipe
 ) -> VideoRow:
     """The row of a video that was decoded, up to its end or to `fault`: is it stored, and if not,
     why. What only a stored video has is left to add.
@@ -194,13 +221,13 @@ def judged(
     return video_row(video, Status.WRITTEN, detail="; ".join(notes) or None, **source)
 
 
-def _can_be_kept(fault: VideoError, filled: Filled, recipe: Recipe) -> bool:
+def _can_be_kept(fault: VideoError, filled: Filled, recipe: DecodeRecipe) -> bool:
     """Whether enough frames before the fault are known to be whole."""
     is_damage = fault.reason == Reason.DECODE_ERROR and fault.num_whole is not None
     return is_damage and filled.num_frames >= recipe.min_frames
 
 
-def _why_not_kept(fault: VideoError, filled: Filled, recipe: Recipe) -> str:
+def _why_not_kept(fault: VideoError, filled: Filled, recipe: DecodeRecipe) -> str:
     if fault.num_whole is None:
         return "where the damage begins is not known"
     return f"{filled.num_frames} of at least {recipe.min_frames} frames are before the damage"
@@ -245,7 +272,7 @@ def fill_spool(
 
 
 def frames_to_store(
-    filled: Filled, path: Location, recipe: Recipe, watch: Stopwatch
+    filled: Filled, path: Location, recipe: DecodeRecipe, watch: Stopwatch
 ) -> Iterator[NDArray[np.uint8]]:
     """(t, H, W, 3) chunks of a video within the recipe's limits; VideoError as for `fill_spool`."""
     with recipe.open_video(path) as stream:

@@ -8,7 +8,7 @@ from typing import Any
 
 from twinstream.preprocess.catalog.catalog import Catalog, Video
 from twinstream.shards.format.manifest import our_codec
-from twinstream.shards.format.video_table import Reason, Status, video_row
+from twinstream.shards.format.video_table import Reason, Status, VideoRow, video_row
 from twinstream.shards.storage.location import Location
 from twinstream.shards.write.dataset import Contents, DatasetBuild
 from twinstream.shards.write.plan import ShardPlan, key_hash, plan_shards
@@ -22,6 +22,15 @@ def plan_jobs(videos: tuple[Video, ...], videos_per_shard: int, seed: int) -> li
     return plan_shards(present, videos_per_shard, lambda key: key_hash(f"{seed}/{key}"))
 
 
+def missing_rows(catalog: Catalog) -> tuple[VideoRow, ...]:
+    """The rows of the videos that are not on disk."""
+    return tuple(
+        video_row(video, Status.MISSING, Reason.MISSING, detail="no such file")
+        for video in catalog.videos
+        if not video.present
+    )
+
+
 def dataset_build(
     out: Location, catalog: Catalog, jobs: list[Job], settings: dict[str, Any], bound: float
 ) -> DatasetBuild[Video]:
@@ -29,11 +38,6 @@ def dataset_build(
 
     `settings` are all that change bytes; `bound` is the largest flow in pixels that is stored.
     """
-    missing = tuple(
-        video_row(video, Status.MISSING, Reason.MISSING, detail="no such file")
-        for video in catalog.videos
-        if not video.present
-    )
-    contents = Contents(catalog.classes, our_codec(bound), settings, missing)
+    contents = Contents(catalog.classes, our_codec(bound), settings, missing_rows(catalog))
     # The log of the run lies there too.
     return DatasetBuild(out, jobs, contents, option="shards.path", beside_others=True)

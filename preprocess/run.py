@@ -8,9 +8,11 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 from twinstream.errors import InputError
 from twinstream.preprocess.catalog.catalog import Catalog, Video, read_catalog
+from twinstream.preprocess.catalog.files import has_video_suffix
 from twinstream.preprocess.cluster.resources import (
     WorkerResources,
     cluster_engine,
@@ -22,12 +24,24 @@ from twinstream.preprocess.flow.engines import open_engine, resolve_engine
 from twinstream.preprocess.plan import Job, dataset_build, plan_jobs
 from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings, byte_settings
 from twinstream.progress import Progress
+from twinstream.shards.format.classes import first_few
+from twinstream.shards.format.manifest import FILE_NAME
 from twinstream.shards.format.video_table import VIDEOS_NAME, Status, VideoRow, summary
+from twinstream.shards.rawframes.names import parse_image_name
 from twinstream.shards.settings import ShardSettings
 from twinstream.shards.storage.atomic import one_line_disk_faults, remove_temporaries
-from twinstream.shards.storage.location import Location, appended_text, locate
+from twinstream.shards.storage.location import (
+    Location,
+    appended_text,
+    file_sizes,
+    is_inside,
+    locate,
+)
 from twinstream.shards.storage.lock import owned
 from twinstream.shards.write.dataset import SAME_COMMAND, SHARDS_KEPT, DatasetBuild
+
+if TYPE_CHECKING:
+    from twinstream.preprocess.cluster.worker import WorkerSetup
 
 
 def preprocess(
@@ -44,12 +58,13 @@ def preprocess(
     another run writes there.
     """
     engine, resources = _engine_and_resources(settings, address)
-    catalog = _catalog(dataset)
+    catalog = run_catalog(dataset, shards.path)
     jobs = plan_jobs(catalog.videos, shards.videos_per_shard, settings.seed)
     made_with = byte_settings(dataset, settings, shards, engine)
     out = locate(shards.path)
     build = dataset_build(out, catalog, jobs, made_with, settings.bound)
     if (rows := build.finished_rows()) is not None:
+        print(f"{out}: finished already", file=sys.stderr)
         return rows
     if dry_run:
         _print_plan(catalog, jobs, _left(build), engine, out)
@@ -124,7 +139,13 @@ def _engine_and_resources(
     return engine, resources
 
 
-def _catalog(dataset: DatasetSettings) -> Catalog:
+def run_catalog(dataset: DatasetSettings, shards_path: str) -> Catalog:
+    """The videos of the dataset, warnings printed; InputError where there is none.
+
+    What lies at `shards_path` is none of them.
+    """
+    out = locate(shards_path)
+    _refuse_mixed(locate(dataset.root), out)
     catalog = read_catalog(
         dataset.kind,
         dataset.root,
@@ -132,6 +153,7 @@ def _catalog(dataset: DatasetSettings) -> Catalog:
         fold=dataset.fold,
         annotations=dataset.annotations,
         exclude=dataset.exclude,
+        out=out,
     )
     for warning in catalog.warnings:
         print(warning, file=sys.stderr)
@@ -140,6 +162,30 @@ def _catalog(dataset: DatasetSettings) -> Catalog:
             f"dataset.root {dataset.root}: no videos there for dataset.kind {dataset.kind}"
         )
     return catalog
+
+
+def _refuse_mixed(root: Location, out: Location) -> None:
+    """InputError where what is made would lie among the videos, or videos where shards are made.
+
+    A run that has begun so goes on.
+    """
+    if any((out / name).exists() for name in (LOG_NAME, FILE_NAME)):
+        return
+    if is_inside(root, out):
+        raise InputError(
+            f"shards.path {out}: dataset.root {root} is or lies in it, so that shards would lie "
+            "among the videos; choose another shards.path"
+        )
+    if is_inside(out, root) and out.exists():
+        names = {path: path.rpartition("/")[2] for path in file_sizes(out)}
+        found = [
+            path for path, name in names.items() if has_video_suffix(name) or parse_image_name(name)
+        ]
+        if found:
+            raise InputError(
+                f"shards.path {out}: holds videos or images ({first_few(found)}), which would be "
+                "left out of dataset.root; choose a folder without"
+            )
 
 
 def _print_plan(
@@ -167,19 +213,8 @@ def _run(
     check: Callable[[], None],
 ) -> None:
     from twinstream.preprocess.cluster.session import run_jobs
-    from twinstream.preprocess.cluster.worker import WorkerSetup
 
-    # Absolute, because a worker may have another working folder.
-    setup = WorkerSetup(
-        root=locate(dataset.root).absolute(),
-        out=locate(shards.path).absolute(),
-        dataset=dataset,
-        preprocess=settings,
-        shards=shards,
-        engine=engine,
-        gpu_fraction=resources.gpu,
-        cores=resources.cores,
-    )
+    setup = worker_setup(dataset, settings, shards, engine, resources, locate(shards.path))
     done = run_jobs(
         jobs,
         setup,
@@ -197,3 +232,27 @@ def _run(
         for _ in done:
             check()
             progress.advance(note=log.note())
+
+
+def worker_setup(
+    dataset: DatasetSettings,
+    settings: PreprocessSettings,
+    shards: ShardSettings,
+    engine: str,
+    resources: WorkerResources,
+    out: Location | None,
+) -> "WorkerSetup":
+    """What a worker needs; paths absolute, because it may have another working folder."""
+    # It imports FFmpeg, which a dry run does without.
+    from twinstream.preprocess.cluster.worker import WorkerSetup
+
+    return WorkerSetup(
+        root=locate(dataset.root).absolute(),
+        out=out.absolute() if out else None,
+        dataset=dataset,
+        preprocess=settings,
+        shards=shards,
+        engine=engine,
+        gpu_fraction=resources.gpu,
+        cores=resources.cores,
+    )

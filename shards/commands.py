@@ -255,7 +255,11 @@ def import_(
 
     target = locate(out)
     classes = read_classes(classes_file) if classes_file else None
-    found = listed_videos(folder, splits, classes) if splits else found_videos(folder, classes)
+    found = (
+        listed_videos(folder, splits, classes)
+        if splits
+        else found_videos(folder, classes, out=target)
+    )
     # On stderr: stdout has the result line only.
     for warning in found.warnings:
         click.echo(warning, err=True)

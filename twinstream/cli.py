@@ -23,6 +23,9 @@ from twinstream.train.choices import NUM_CROPS, DeviceName
 if TYPE_CHECKING:
     from twinstream.settings import Settings
 
+# Of those that cannot be used; the table has all.
+NUM_SHOWN = 10
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -145,6 +148,53 @@ def preprocess(
     if not dry_run:
         click.echo(f"{summary(rows)} -> {settings.shards.path}/videos.parquet")
         check_skipped(rows, settings.preprocess.max_skipped, settings.shards.path)
+
+
+@cli.command()
+@click.argument("videos", nargs=-1, type=click.Path(path_type=Path))
+@with_settings
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("videos.parquet"),
+    show_default=True,
+    help="Table of all videos, FILE.parquet or FILE.csv; one that is there is replaced.",
+)
+@click.option("--address", help="Ray cluster to use, as in preprocess.")
+def check(
+    videos: tuple[Path, ...],
+    config: Path,
+    overrides: tuple[str, ...],
+    out: Path,
+    address: str | None,
+) -> None:
+    """Decode every video and write a table of what became of each; no flow, no shards.
+
+    Without VIDEOS those of section `dataset` are checked, as preprocess would take them. VIDEOS are
+    a folder, which then is dataset.root with dataset.kind folders, or some files; all else of
+    pipeline.yaml holds where there is one. Exit code 1 when a video cannot be used or is missing.
+
+    Example: twinstream check videos --out videos.csv
+    """
+    from twinstream.preprocess.check import check
+    from twinstream.shards.format.video_table import Status, summary
+
+    folders = [video for video in videos if not video.is_file()]
+    if folders and len(videos) > 1:
+        raise InputError(f"{folders[0]}: not a file; expected one folder, or files")
+    settings = check_settings(config, overrides, str(folders[0]) if folders else None, bool(videos))
+    files = () if folders else videos
+    rows = check(
+        settings.dataset, settings.preprocess, settings.shards, out, files=files, address=address
+    )
+    unusable = [row for row in rows if row.status != Status.USABLE]
+    for row in unusable[:NUM_SHOWN]:
+        click.echo(f"{row.path}: {row.reason}: {row.detail}")
+    if len(unusable) > NUM_SHOWN:
+        click.echo(f"... and {len(unusable) - NUM_SHOWN} more")
+    click.echo(f"{summary(rows, Status.USABLE)} -> {out}")
+    if unusable:
+        sys.exit(1)
 
 
 @cli.command()
@@ -388,6 +438,22 @@ def attention(
 
 
 cli.add_command(shards)
+
+
+def check_settings(
+    config: Path, overrides: tuple[str, ...], folder: str | None, has_videos: bool
+) -> "Settings":
+    """All sections, with the folder in the place of the dataset's; of VIDEOS no file is needed."""
+    from twinstream.section import build_settings, read_settings
+    from twinstream.settings import Settings
+
+    def change(tree: dict[str, Any]) -> dict[str, Any]:
+        return tree if folder is None else tree | {"dataset": {"kind": "folders", "root": folder}}
+
+    source = click.get_current_context().get_parameter_source("config")
+    if has_videos and source == click.core.ParameterSource.DEFAULT and not config.exists():
+        return build_settings(Settings, change({}), overrides)
+    return read_settings(Settings, config, overrides, change)
 
 
 def load_settings(config: Path, overrides: tuple[str, ...]) -> "Settings":

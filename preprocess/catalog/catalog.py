@@ -58,7 +58,9 @@ class Catalog:
 
 @dataclass(frozen=True)
 class Source:
-    """What section `dataset` says of a dataset: its root, and where its lists are."""
+    """What section `dataset` says of a dataset: its root, and where its lists are; and where shards
+    of it are made.
+    """
 
     kind: str
     root: Location
@@ -66,6 +68,7 @@ class Source:
     fold: int
     annotations: str | Sequence[str] | None
     exclude: Sequence[str]
+    out: Location | None
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,11 @@ def read_catalog(
     fold: int = 1,
     annotations: str | Sequence[str] | None = None,
     exclude: Sequence[str] = (),
+    out: Location | None = None,
 ) -> Catalog:
     """The catalog of the videos below `root`, without what a pattern of `exclude` fits.
+
+    What lies in a dataset is left out too; `out` is one that is being made.
 
     `splits` is the folder of the ucf101 lists; None looks in the root and in `splits` beside it.
     `annotations` is the CSV, or several; without one `rawframes` goes by its folders. InputError
@@ -99,7 +105,7 @@ def read_catalog(
     there = locate(root)
     if not there.is_dir():
         raise InputError(f"dataset.root {root}: no such folder")
-    catalog = KINDS[kind].read(Source(kind, there, splits, fold, annotations, exclude))
+    catalog = KINDS[kind].read(Source(kind, there, splits, fold, annotations, exclude, out))
     catalog = _without_excluded(catalog, exclude)
     if isinstance(there, Path):
         refuse_same_file(there, (video.path for video in catalog.videos if video.present))
@@ -110,26 +116,26 @@ def read_catalog(
 def _read_ucf101(source: Source) -> Catalog:
     folder = splits_folder(source.root, source.splits)
     names = ("classInd.txt", f"trainlist{source.fold:02d}.txt", f"testlist{source.fold:02d}.txt")
-    files = list_files(source.root, source.exclude)
+    files = list_files(source.root, source.exclude, source.out)
     texts = {name: read_text(folder / name, "dataset.splits") for name in names}
     return _with_warnings(ucf101_catalog(texts, files.videos), files.warnings)
 
 
 def _read_kinetics(source: Source) -> Catalog:
-    files = list_files(source.root, source.exclude)
+    files = list_files(source.root, source.exclude, source.out)
     listed = _read_csvs(source, parse_kinetics)
     return _with_warnings(kinetics_catalog(listed, files.videos), files.warnings)
 
 
 def _read_folders(source: Source) -> Catalog:
-    files = list_files(source.root, source.exclude)
+    files = list_files(source.root, source.exclude, source.out)
     name = source.root.resolve().name
     catalog = folders_catalog(files.videos, name, broken=files.broken)
     return _with_warnings(catalog, (*files.barren_warning, *files.warnings))
 
 
 def _read_csv(source: Source) -> Catalog:
-    files = list_files(source.root, source.exclude)
+    files = list_files(source.root, source.exclude, source.out)
     listed = _read_csvs(source, parse_csv)
     return _with_warnings(csv_catalog(listed, files.videos, others=files.others), files.warnings)
 
@@ -137,7 +143,7 @@ def _read_csv(source: Source) -> Catalog:
 def _read_rawframes(source: Source) -> Catalog:
     if not isinstance(source.root, Path):
         raise InputError(f"dataset.root {source.root}: folders of frames must be on a disk")
-    found = list_frame_folders(source.root, source.exclude)
+    found = list_frame_folders(source.root, source.exclude, source.out)
     if source.annotations:
         catalog = csv_catalog(_read_csvs(source, parse_csv), found.videos, is_folder=True)
     else:

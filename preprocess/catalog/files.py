@@ -8,13 +8,15 @@ unless it lies beside a video of its name. What is left out is told.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from posixpath import dirname, splitext
 
 from twinstream.errors import InputError
 from twinstream.shards.format.classes import first_few
 from twinstream.shards.format.keys import is_usable_path, usable_paths
-from twinstream.shards.storage.location import Location, file_sizes, locate
+from twinstream.shards.format.manifest import FILE_NAME, is_dataset, is_output
+from twinstream.shards.storage.location import Location, file_sizes, is_inside, locate
 from twinstream.shards.storage.walk import is_excluded, is_in_tree, walk_tree
 
 
@@ -66,17 +68,19 @@ class Files:
     warnings: tuple[str, ...]
 
 
-def list_files(root: Location, exclude: Sequence[str] = ()) -> Files:
+def list_files(root: Location, exclude: Sequence[str] = (), out: Location | None = None) -> Files:
     """Every file below `root` that could be a video, and what was left out.
 
-    InputError for a folder that cannot be listed.
+    What lies in a dataset is none; `out` is one that is being made. InputError for a folder that
+    cannot be listed.
     """
     if isinstance(root, Path):
-        tree = walk_tree(root, exclude)
+        tree = walk_tree(root, exclude, is_output=partial(is_output, out=out))
         paths, broken, excluded = tree.files, tree.broken, tree.excluded
         leaves = tree.leaves
     else:
-        there = [path for path in file_sizes(root) if all(map(is_in_tree, path.split("/")))]
+        there = _without_outputs(root, list(file_sizes(root)), out)
+        there = [path for path in there if all(map(is_in_tree, path.split("/")))]
         excluded = tuple(path for path in there if is_excluded(path, exclude))
         paths = tuple(path for path in there if not is_excluded(path, exclude))
         broken, leaves = (), ()
@@ -100,6 +104,15 @@ def list_files(root: Location, exclude: Sequence[str] = ()) -> Files:
         (f"{len(barren)} folders ({first_few(barren)}) hold no video",) if barren else (),
         (*warnings, *excluded_warning(excluded, exclude, "files or folders")),
     )
+
+
+def _without_outputs(root: Location, paths: Sequence[str], out: Location | None) -> list[str]:
+    """The paths of a store that lie neither at `out` nor in a dataset."""
+    end = f"/{FILE_NAME}"
+    folders = [root / path.removesuffix(end) for path in paths if path.endswith(end)]
+    outputs = [folder for folder in folders if is_dataset(folder)]
+    outputs += [] if out is None else [out]
+    return [path for path in paths if not any(is_inside(root / path, one) for one in outputs)]
 
 
 def has_video_suffix(path: str) -> bool:

@@ -96,7 +96,10 @@ class RunTotals:
         workers`
         """
         parts = [
-            f"{part} {1e3 * self.seconds[part] / max(self.num_frames, 1):.3g}" for part in PARTS
+            f"{part} {1e3 * self.seconds[part] / max(self.num_frames, 1):.3g}"
+            for part in PARTS
+            # A check decodes and does no more.
+            if self.seconds[part]
         ]
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(self.skipped.items()))
         skipped = f"{self.skipped.total()} skipped" + (f": {reasons}" if reasons else "")

@@ -9,10 +9,12 @@ starts in a second where a Ray Data pipeline takes seven, and its unit of retry 
 import logging
 import os
 import secrets
+import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from itertools import count
 from typing import Any
 
@@ -26,8 +28,15 @@ from twinstream.preprocess.cluster.nodes import (
 from twinstream.preprocess.cluster.pool import Died, Failed, JobDone, Message, Pool, Ready
 from twinstream.preprocess.cluster.resources import Node, WorkerResources
 from twinstream.preprocess.cluster.run_log import Event
-from twinstream.preprocess.cluster.worker import WorkerSetup, make_recipe
-from twinstream.preprocess.job import Recipe, VideoAt, VideoDone, job_steps
+from twinstream.preprocess.cluster.worker import WorkerSetup, decode_recipe, make_recipe
+from twinstream.preprocess.job import (
+    DecodeRecipe,
+    Recipe,
+    VideoAt,
+    VideoDone,
+    check_steps,
+    job_steps,
+)
 from twinstream.preprocess.plan import Job
 from twinstream.shards.format.video_table import VideoError
 from twinstream.signals import noted_signals
@@ -37,8 +46,11 @@ SIGN_SECONDS = 1.0
 # Ray notices that a silent node is dead only after some of its health checks have failed.
 NODE_SECONDS = 20.0
 CONNECT_SECONDS = 10.0
+# A socket's path has at most 107 bytes, and Ray adds its own to the folder of temporary files.
+RAY_SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1"
+MAX_TEMP_DIR_BYTES = 107 - len(RAY_SOCKET)
 
-OpenRecipe = Callable[[WorkerSetup], Recipe]
+OpenRecipe = Callable[[WorkerSetup], DecodeRecipe]
 
 
 def run_jobs(
@@ -50,7 +62,7 @@ def run_jobs(
     max_tries: int = 1,
     timeout_seconds: float | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
-    open_recipe: OpenRecipe = make_recipe,
+    open_recipe: OpenRecipe | None = None,
 ) -> Generator[VideoDone, None, None]:
     """Make every job with `workers` actors; yields each video's record once, as it comes.
 
@@ -69,9 +81,10 @@ def run_jobs(
         node_requirements(setup.root, setup.out)
         if address is not None
         else nullcontext() as required,
+        short_temp_dir() if address is None else nullcontext() as temp_dir,
     ):
         pool = Pool(
-            RayCluster(setup, open_recipe, each, required),
+            RayCluster(setup, open_recipe or _recipe_opener(setup), each, required),
             jobs,
             workers=workers,
             each=each,
@@ -82,7 +95,7 @@ def run_jobs(
             on_event=on_event,
         )
         try:
-            _start_ray(workers, address, setup.cores)
+            _start_ray(workers, address, setup.cores, temp_dir)
             # ray.init puts in a handler of its own, which would end us with another exit code.
             stop.listen()
             yield from pool.run(stop.check)
@@ -90,6 +103,10 @@ def run_jobs(
             if ray.is_initialized():
                 pool.close()
             ray.shutdown()
+
+
+def _recipe_opener(setup: WorkerSetup) -> OpenRecipe:
+    return decode_recipe if setup.out is None else make_recipe
 
 
 def cluster_nodes(address: str) -> list[Node]:
@@ -126,16 +143,20 @@ class Worker:
 
     def run(self, job: Job, given_up: dict[str, VideoError]) -> Iterator[VideoAt | VideoDone]:
         """Make one shard; yields each video as it begins and ends, and now and then within it."""
-        setup = self._setup
         key, signed_at = "", 0.0
-        for step in job_steps(
-            job, root=setup.root, out=setup.out, recipe=self._recipe, given_up=given_up
-        ):
+        for step in self._steps(job, given_up):
             now = time.monotonic()
             is_new = isinstance(step, VideoDone) or step.key != key
             if is_new or now - signed_at > SIGN_SECONDS:
                 key, signed_at = "" if isinstance(step, VideoDone) else step.key, now
                 yield step
+
+    def _steps(self, job: Job, given_up: dict[str, VideoError]) -> Iterator[VideoAt | VideoDone]:
+        root, out, recipe = self._setup.root, self._setup.out, self._recipe
+        if out is None:
+            return check_steps(job, root=root, recipe=recipe, given_up=given_up)
+        assert isinstance(recipe, Recipe)
+        return job_steps(job, root=root, out=out, recipe=recipe, given_up=given_up)
 
 
 class RayCluster:
@@ -283,7 +304,34 @@ def _set_environment(address: str | None) -> None:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
-def _start_ray(workers: int | None, address: str | None, cores: int) -> None:
+@contextmanager
+def short_temp_dir() -> Iterator[str | None]:
+    """A private folder for Ray where its own would be too long for its sockets; else None.
+
+    It is removed at the end. InputError where none can be made.
+    """
+    usual = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    if len(os.fsencode(os.path.abspath(usual))) <= MAX_TEMP_DIR_BYTES:
+        yield None
+        return
+    try:
+        # Of mode 0700, as all of a user's temporary folders.
+        folder = tempfile.mkdtemp(prefix="twinstream-", dir="/tmp")
+    except OSError as error:
+        raise InputError(
+            f"TMPDIR {usual}: too long for the sockets of Ray, and /tmp: {error.strerror}; set "
+            f"RAY_TMPDIR to a folder of at most {MAX_TEMP_DIR_BYTES} characters"
+        ) from error
+    try:
+        yield folder
+    finally:
+        # Processes of Ray that are ending may still write there.
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start_ray(
+    workers: int | None, address: str | None, cores: int, temp_dir: str | None = None
+) -> None:
     """Connect to `address`, or start Ray on this machine, unless that has been done already."""
     import ray
     from ray.exceptions import AuthenticationError
@@ -298,6 +346,7 @@ def _start_ray(workers: int | None, address: str | None, cores: int) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
             _node_ip_address="127.0.0.1",
+            _temp_dir=temp_dir,
         )
         return
     if address.startswith("ray://"):

@@ -16,7 +16,7 @@ from twinstream.preprocess.decode.image_folder import open_frames
 from twinstream.preprocess.decode.video import open_video
 from twinstream.preprocess.decode.video_stream import VideoStream
 from twinstream.preprocess.flow.engines import open_engine
-from twinstream.preprocess.job import Recipe
+from twinstream.preprocess.job import DecodeRecipe, Recipe
 from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings, byte_settings
 from twinstream.shards.settings import ShardSettings
 from twinstream.shards.storage.location import Location
@@ -28,12 +28,13 @@ Opener = Callable[..., AbstractContextManager[VideoStream]]
 class WorkerSetup:
     """What a worker needs to run jobs, all of it plain values that travel to another machine.
 
-    `root` and `out` are absolute; `engine` is resolved; `gpu_fraction` is the part of one GPU that
-    the worker has, `cores` its CPU cores.
+    `root` and `out` are absolute, and without `out` videos are checked and nothing is stored;
+    `engine` is resolved; `gpu_fraction` is the part of one GPU that the worker has, `cores` its CPU
+    cores.
     """
 
     root: Location
-    out: Location
+    out: Location | None
     dataset: DatasetSettings
     preprocess: PreprocessSettings
     shards: ShardSettings
@@ -42,8 +43,8 @@ class WorkerSetup:
     cores: int = 1
 
 
-def make_recipe(setup: WorkerSetup) -> Recipe:
-    """The decoder and the engine that `setup` names, opened, and all else that makes a sample."""
+def decode_recipe(setup: WorkerSetup) -> DecodeRecipe:
+    """The decoder that `setup` names, and which videos can be used."""
     settings = setup.preprocess
     # The two take the same arguments, but a folder of frames is always on a disk.
     opener: Opener = open_frames if KINDS[setup.dataset.kind].is_folder else open_video
@@ -61,18 +62,26 @@ def make_recipe(setup: WorkerSetup) -> Recipe:
             up_to_damage=settings.on_damage == "keep",
         )
 
-    return Recipe(
+    return DecodeRecipe(
         open_video=opened,
+        min_frames=settings.min_frames,
+        max_frames=settings.max_frames,
+        cut_long=settings.too_long == "cut",
+        keep_damaged=settings.on_damage == "keep",
+    )
+
+
+def make_recipe(setup: WorkerSetup) -> Recipe:
+    """The decoder and the engine that `setup` names, opened, and all else that makes a sample."""
+    settings = setup.preprocess
+    return Recipe(
+        **vars(decode_recipe(setup)),
         engine=open_engine(
             setup.engine, settings.tvl1, threads=setup.cores, gpu_bytes=settings.gpu_memory_bytes
         ),
         bound=settings.bound,
         jpeg_quality=setup.shards.jpeg_quality,
-        min_frames=settings.min_frames,
         settings=byte_settings(setup.dataset, settings, setup.shards, setup.engine),
-        max_frames=settings.max_frames,
-        cut_long=settings.too_long == "cut",
-        keep_damaged=settings.on_damage == "keep",
         # With one core a pool would only cost time.
         pool=ThreadPoolExecutor(setup.cores) if setup.cores > 1 else None,
     )

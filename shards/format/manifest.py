@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -115,6 +116,21 @@ def read_manifest(dataset: Location) -> Manifest:
             "run the same `twinstream preprocess` again to finish it"
         ) from error
     return parse_manifest(data, path)
+
+
+def is_dataset(folder: Location) -> bool:
+    """Whether a complete dataset lies there; another one's dataset.json is none of ours."""
+    try:
+        read_manifest(folder)
+    except InputError:
+        return False
+    return True
+
+
+def is_output(folder: Path, out: Location | None) -> bool:
+    """Whether a folder is `out`, or holds a complete dataset: output is never input."""
+    is_out = isinstance(out, Path) and out.exists() and folder.samefile(out)
+    return is_out or is_dataset(folder)
 
 
 def parse_manifest(data: bytes, path: Location) -> Manifest:

@@ -4,6 +4,7 @@ No video is lost silently: one that is in no shard has a status, a reason and a 
 sorted by key and hold no absolute path, time or host, because the manifest holds the file's hash.
 """
 
+import csv
 import io
 from collections import Counter
 from collections.abc import Iterable
@@ -21,9 +22,13 @@ VIDEOS_NAME = "videos.parquet"
 
 
 class Status(StrEnum):
-    """The result for a video: in a shard, left out for a reason, or not on disk."""
+    """The result for a video: in a shard, left out for a reason, or not on disk.
+
+    `usable` is `written` where videos are checked and no shard is made.
+    """
 
     WRITTEN = "written"
+    USABLE = "usable"
     SKIPPED = "skipped"
     MISSING = "missing"
 
@@ -152,6 +157,16 @@ def videos_bytes(rows: Iterable[VideoRow]) -> bytes:
     return buffer.getvalue()
 
 
+def videos_csv(rows: Iterable[VideoRow]) -> bytes:
+    """The same as comma-separated text with a line of names; an unknown value is an empty cell."""
+    ordered = sorted(rows, key=lambda row: row.key)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, SCHEMA.names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in ordered)
+    return text.getvalue().encode()
+
+
 def read_videos(path: Location) -> list[VideoRow]:
     """Every row of a videos.parquet; InputError when the file is not one."""
     try:
@@ -173,12 +188,15 @@ def read_columns(path: Location, names: list[str] | None = None) -> pa.Table:
         ) from error
 
 
-def summary(rows: Iterable[VideoRow]) -> str:
-    """`58 written · 2 skipped: too_short 1, unreadable 1 · 3 missing`; zero parts left out."""
+def summary(rows: Iterable[VideoRow], good: Status = Status.WRITTEN) -> str:
+    """`58 written · 2 skipped: too_short 1, unreadable 1 · 3 missing`; zero parts left out.
+
+    `good` is the status of a video that is not left out.
+    """
     rows = list(rows)
     statuses = Counter(row.status for row in rows)
     reasons = Counter(row.reason for row in rows if row.status == Status.SKIPPED)
-    parts = [f"{statuses[Status.WRITTEN]} written"]
+    parts = [f"{statuses[good]} {good}"]
     if reasons:
         counts = ", ".join(
             f"{reason} {count}" for reason, count in sorted(reasons.items(), key=str)

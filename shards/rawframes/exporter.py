@@ -7,7 +7,6 @@ next run finds by their sizes.
 """
 
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
@@ -25,8 +24,13 @@ from twinstream.shards.rawframes.names import (
     image_names,
     list_text,
 )
-from twinstream.shards.storage.atomic import one_line_disk_faults, write_atomically
-from twinstream.shards.storage.location import Location
+from twinstream.shards.storage.atomic import (
+    NAME_BYTES,
+    one_line_disk_faults,
+    temporary_name,
+    write_atomically,
+)
+from twinstream.shards.storage.location import Location, require_outside
 from twinstream.shards.storage.lock import owned
 from twinstream.shards.storage.walk import folder_entries
 from twinstream.shards.write.copying import Copier, StoredBytes, stored_samples
@@ -40,6 +44,7 @@ def export_rawframes(
 
     InputError for a folder that holds something else, or while another run writes there.
     """
+    require_outside(out, dataset)
     manifest = read_manifest(dataset)
     samples = stored_samples(dataset, manifest)
     # Before any file is written: two samples of one folder name are an error of the whole export.
@@ -65,13 +70,20 @@ def export_rawframes(
 
 
 def video_folders(videos: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """(key, class) pairs -> `CLASS/VIDEO` by key; InputError that names two keys of one folder.
+    """(key, class) pairs -> `CLASS/VIDEO` by key.
 
-    VIDEO is the last part of the key: a/Run/v_1 of class `to run` is to_run/v_1.
+    VIDEO is the last part of the key: a/Run/v_1 of class `to run` is to_run/v_1. InputError that
+    names two keys of one folder, or a name that no disk takes.
     """
     owners: dict[str, str] = {}
     for key, class_name in videos:
         folder = f"{folder_name(class_name)}/{folder_name(key.rpartition('/')[2])}"
+        for name in folder.split("/"):
+            if (num_bytes := len(os.fsencode(name))) > NAME_BYTES:
+                raise InputError(
+                    f"{key}: the folder {name[:20]}... would have a name of {num_bytes} bytes, and "
+                    f"a disk takes {NAME_BYTES}; export a subset without it"
+                )
         if folder in owners:
             raise InputError(
                 f"{key} and {owners[folder]}: both would be the folder {folder}; export a subset "
@@ -95,7 +107,7 @@ def _export_video(out: Path, folder: str, sample: StoredBytes, copier: Copier) -
         # sizes[0] is the JSON member, which is not exported.
         _refuse_other_files(target, dict(zip(names, sample.index.sizes[1:].tolist(), strict=True)))
         return False
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    temporary = target.with_name(temporary_name(target.name))
     temporary.mkdir()
     try:
         members = copier.members(sample)

@@ -9,6 +9,7 @@ links are followed and which folders are ignored.
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from twinstream.errors import InputError
@@ -19,12 +20,14 @@ from twinstream.shards.format.keys import (
     usable_paths,
     video_key,
 )
+from twinstream.shards.format.manifest import is_output
 from twinstream.shards.format.split_names import (
     alike_but_for_split,
     known_split,
     split_of_list,
 )
 from twinstream.shards.rawframes.names import ListedVideo, folder_name, parse_image_name, read_list
+from twinstream.shards.storage.location import Location
 from twinstream.shards.storage.walk import refuse_same_file, walk_tree
 
 SAME_NUMBERS = "number classes alike in all lists"
@@ -73,14 +76,17 @@ class FrameFolders:
     warnings: tuple[str, ...]
 
 
-def list_frame_folders(root: Path, exclude: Sequence[str] = ()) -> FrameFolders:
-    """The videos below `root`, without what a pattern of `exclude` fits.
+def list_frame_folders(
+    root: Path, exclude: Sequence[str] = (), out: Location | None = None
+) -> FrameFolders:
+    """The videos below `root`, without what a pattern of `exclude` fits and without datasets; `out`
+    is one that is being made.
 
     InputError if the root is no folder or is a video itself, and for what cannot be listed.
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
-    tree = walk_tree(root, exclude, ends=_is_frame)
+    tree = walk_tree(root, exclude, ends=_is_frame, is_output=partial(is_output, out=out))
     if tree.ended_at_root:
         raise InputError(
             f"{root}: holds images itself; expected CLASS/VIDEO/img_00001.jpg below it"
@@ -175,9 +181,14 @@ def _refuse_splits_for_classes(tops: Sequence[str], paths: Sequence[str], root_n
         )
 
 
-def found_videos(root: Path, classes: tuple[str, ...] | None) -> FoundVideos:
-    """Every video folder below `root`; without `classes` those found, sorted by name."""
-    listing = list_frame_folders(root)
+def found_videos(
+    root: Path, classes: tuple[str, ...] | None, out: Location | None = None
+) -> FoundVideos:
+    """Every video folder below `root`; without `classes` those found, sorted by name.
+
+    What lies at `out`, the dataset to make, is none.
+    """
+    listing = list_frame_folders(root, out=out)
     folders = listing.videos
     known = classes_and_splits(folders, root.resolve().name, listing.broken)
     names = classes or tuple(sorted({class_name for class_name, _ in known.values()}))

@@ -19,6 +19,8 @@ from twinstream.errors import InputError
 from twinstream.shards.storage.remote import RemotePath
 from twinstream.shards.storage.walk import files_below
 
+# Longest name of a file on nearly every file system.
+NAME_BYTES = 255
 FULL = {errno.ENOSPC, errno.EDQUOT}
 # What only a file that is written gives; EFBIG is a file system's or a user's limit of a file.
 WRITE_FAULTS = frozenset({*FULL, errno.EROFS, errno.EFBIG})
@@ -39,7 +41,7 @@ def atomic_file(path: Path | RemotePath) -> Iterator[BinaryIO]:
         return
     # In the same folder, as a rename is atomic within one file system only. The random part keeps
     # two processes that write the same file apart.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(temporary_name(path.name))
     try:
         with open(temporary, "xb") as file:
             yield file
@@ -59,6 +61,13 @@ def atomic_file(path: Path | RemotePath) -> Iterator[BinaryIO]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_name(name: str) -> str:
+    """`.NAME.1a2b3c4d.tmp`; a long NAME is cut, so that a disk takes it wherever it takes NAME."""
+    end = f".{secrets.token_hex(4)}.tmp"
+    kept = os.fsencode(name)[: NAME_BYTES - len(end) - 1]
+    return f".{kept.decode(errors='ignore')}{end}"
 
 
 def write_atomically(path: Path | RemotePath, data: bytes) -> None:

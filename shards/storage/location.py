@@ -84,6 +84,30 @@ def file_sha256(path: Location) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_inside(location: Location, folder: Location) -> bool:
+    """Whether a location is `folder` or lies below it, by whatever links."""
+    try:
+        # Two stores, or a store and a disk, have nothing in common.
+        if isinstance(location, Path) and isinstance(folder, Path):
+            location.resolve().relative_to(folder.resolve())
+        elif isinstance(location, RemotePath) and isinstance(folder, RemotePath):
+            location.relative_to(folder)
+            return location.scheme == folder.scheme
+        else:
+            return False
+    except ValueError:
+        return False
+    return True
+
+
+def require_outside(out: Location, source: Location, option: str = "--out") -> None:
+    """InputError for an output in what it is made of: it would be taken for a part of it."""
+    if is_inside(out, source):
+        raise InputError(
+            f"{option} {out}: lies in {source}, which it is made of; choose another {option}"
+        )
+
+
 @contextmanager
 def local_copy(location: Location) -> Iterator[Path]:
     """The file on a local disk: itself, or a copy in $TMPDIR that the end of the block removes."""

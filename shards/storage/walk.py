@@ -51,9 +51,14 @@ class Tree:
 
 
 def walk_tree(
-    root: Path, exclude: Sequence[str] = (), *, ends: Callable[[str], bool] = lambda name: False
+    root: Path,
+    exclude: Sequence[str] = (),
+    *,
+    ends: Callable[[str], bool] = lambda name: False,
+    is_output: Callable[[Path], bool] = lambda folder: False,
 ) -> Tree:
-    """What lies below `root`; a folder where `ends` holds for a file's name is searched no further.
+    """What lies below `root`; a folder where `ends` holds for a file's name is searched no further,
+    and one below the root that `is_output` is no part of it.
 
     InputError for a folder that cannot be listed and a link whose target cannot be looked at.
     """
@@ -68,6 +73,8 @@ def walk_tree(
     left: list[tuple[str, tuple[Path, ...]]] = [("", ())]
     while left:
         folder, sources = left.pop()
+        if folder and is_output(root / folder):
+            continue
         below: list[tuple[str, tuple[Path, ...]]] = []
         here: dict[Kind | Literal["excluded"], list[str]] = defaultdict(list)
         for entry in folder_entries(root / folder):

@@ -21,7 +21,7 @@ from twinstream.shards.format.manifest import (
 )
 from twinstream.shards.format.sample import SampleMeta, meta_from_json
 from twinstream.shards.format.video_table import VIDEOS_NAME, Status, VideoRow, read_videos
-from twinstream.shards.storage.location import Location, file_sha256
+from twinstream.shards.storage.location import Location, file_sha256, require_outside
 from twinstream.shards.write.copying import Copier, StoredBytes, fill_spool, stored_samples
 from twinstream.shards.write.dataset import Contents, DatasetBuild, write_dataset
 from twinstream.shards.write.plan import key_hash, plan_shards
@@ -83,6 +83,8 @@ def merge(
     Classes are joined by name, in order of appearance. InputError when codecs or settings cannot be
     mixed, or when two sources have the same video.
     """
+    for source in sources:
+        require_outside(out, source)
     read = [read_source(path) for path in sources]
     for other in read[1:]:
         _refuse_unlike(read[0], other)
@@ -124,6 +126,7 @@ def subset(
     Classes that are not named leave the list of classes, so labels change. `max_per_class` takes
     the first keys of each class and split. InputError for an unknown name.
     """
+    require_outside(out, source)
     read = read_source(source)
     known = read.manifest.classes
     rows = [part.row for part in read.parts] + read.other_rows

@@ -20,7 +20,7 @@ from twinstream.shards.format.image import decode_gray, encode_jpeg
 from twinstream.shards.format.manifest import FILE_NAME, FlowCodec, our_codec
 from twinstream.shards.format.sample import SampleMeta
 from twinstream.shards.format.video_table import VideoRow
-from twinstream.shards.storage.location import Location, file_sha256
+from twinstream.shards.storage.location import Location, file_sha256, require_outside
 from twinstream.shards.write.combine import (
     VIDEOS_PER_SHARD,
     read_source,
@@ -66,6 +66,7 @@ def convert_codec(
     JPEGs have the quality of the dataset's settings, else `default_quality`. Shards that an earlier
     run has finished are not in the change. InputError for a dataset that has the codec.
     """
+    require_outside(out, path)
     source = read_source(path)
     old = source.manifest.flow_codec
     new = our_codec(old.bound if bound is None else bound)

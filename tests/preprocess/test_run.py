@@ -13,17 +13,23 @@ import numpy as np
 import pytest
 
 from tests.support.command import cli
+from tests.support.datasets import write_dataset
 from tests.support.digests import dataset_digests
 from tests.support.paths import ROOT
 from tests.support.stage import config, tree
+from tests.support.stores import Store
 from tests.support.videos import write_sound, write_video
 from twinstream.errors import InputError
+from twinstream.preprocess.catalog.catalog import read_catalog
 from twinstream.preprocess.duet import draw_video
-from twinstream.preprocess.run import check_skipped, preprocess
+from twinstream.preprocess.run import check_skipped, preprocess, run_catalog
+from twinstream.preprocess.settings import DatasetSettings
 from twinstream.section import build_settings
 from twinstream.settings import Settings
 from twinstream.shards.format.video_table import Status, VideoRow, read_videos, summary
 from twinstream.shards.read.dataset import ShardDataset
+from twinstream.shards.storage.atomic import write_atomically
+from twinstream.shards.storage.location import locate
 from twinstream.shards.verify import faults
 
 FRAMES = draw_video(np.random.default_rng(0), 0, 0, 48, 9)
@@ -99,9 +105,12 @@ def test_one_worker_and_other_chunks_give_the_same_bytes(
     assert dataset_digests(tmp_path / "again") == dataset_digests(finished)
 
 
-def test_a_finished_dataset_is_left_alone(videos: Path, finished: Path) -> None:
+def test_a_finished_dataset_is_left_alone_and_a_line_says_so(
+    videos: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     rows = run(videos, finished)
+    assert capsys.readouterr().err.endswith(f"{finished}: finished already\n")
     assert summary(rows) == summary(read_videos(finished / "videos.parquet"))
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
@@ -313,3 +322,72 @@ def test_more_skipped_videos_than_allowed_are_an_error(finished: Path) -> None:
     check_skipped(rows, None, "out")
     with pytest.raises(InputError, match=r"6 videos skipped, preprocess\.max_skipped is 5"):
         check_skipped(rows, 5, "out")
+
+
+def catalog_paths(root: Path, out: Path, kind: str = "folders") -> list[str]:
+    """What a run with these folders takes for videos."""
+    settings = DatasetSettings(kind=kind, root=str(root))
+    return [video.path for video in run_catalog(settings, str(out)).videos]
+
+
+@pytest.mark.parametrize("kind", ["folders", "rawframes"])
+@pytest.mark.parametrize("below", ["out/shards", "shards", "Run/shards"])
+def test_shards_below_the_videos_are_never_taken_for_videos(
+    tmp_path: Path, kind: str, below: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["Run/a", "Walk/b"] if kind == "rawframes" else ["Run/a.mp4", "Walk/b.mp4"]
+    for name in names:
+        path = tmp_path / name
+        (path / "img_00000.jpg" if kind == "rawframes" else path).parent.mkdir(parents=True)
+        (path / "img_00000.jpg" if kind == "rawframes" else path).touch()
+    out = tmp_path / below
+    assert catalog_paths(tmp_path, out, kind) == names
+    # As far as a run that was stopped got, and as a finished one leaves it.
+    write_dataset(out, {"train": 3, "test": 2})
+    manifest = (out / "dataset.json").read_bytes()
+    (out / "dataset.json").unlink()
+    (out / "run.jsonl").touch()
+    (out / "preview.mp4").touch()
+    (out / "sample").mkdir()
+    assert catalog_paths(tmp_path, out, kind) == names
+    (tmp_path / "another way").symlink_to(out)
+    assert catalog_paths(tmp_path, out, kind) == names
+    # A dataset that another run has made is no class either, but a foreign dataset.json hides none.
+    (out / "dataset.json").write_bytes(manifest)
+    (tmp_path / "Walk" / "dataset.json").write_text('{"format": 1}')
+    assert catalog_paths(tmp_path, tmp_path.parent / "elsewhere", kind) == names
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("inside", [".", "videos", "link"])
+def test_videos_in_the_folder_of_the_shards_are_refused_before_anything_is_written(
+    tmp_path: Path, inside: str
+) -> None:
+    out = tmp_path / "out"
+    write_video(out / "videos" / "Run" / "a.avi", FRAMES)
+    (out / "link").symlink_to(out / "videos")
+    with pytest.raises(InputError, match=r"shards\.path .*: dataset\.root .* is or lies in it"):
+        catalog_paths(out / inside, out)
+    # Made so by an earlier version, it goes on.
+    (out / "run.jsonl").touch()
+    assert catalog_paths(out / "videos", out) == ["Run/a.avi"]
+
+
+def test_shards_where_videos_lie_would_hide_them(tmp_path: Path) -> None:
+    for name in ("Run/a.avi", "Walk/b.avi"):
+        write_video(tmp_path / name, FRAMES)
+    with pytest.raises(InputError, match=r"Walk: holds videos or images \(b\.avi\)"):
+        catalog_paths(tmp_path, tmp_path / "Walk")
+
+
+def test_shards_below_the_videos_of_a_store_are_never_taken_for_videos(
+    store: Store, tmp_path: Path
+) -> None:
+    root = locate(f"{store.uri('below')}")
+    for name in ("Run/a.mp4", "Walk/b.mp4", "out/shards/train/c.mp4", "other/preview/d.mp4"):
+        write_atomically(root / name, b"")
+    write_dataset(tmp_path / "other", {"train": 1})
+    write_atomically(root / "other/dataset.json", (tmp_path / "other/dataset.json").read_bytes())
+    write_atomically(root / "Walk/dataset.json", b"{}")
+    catalog = read_catalog("folders", str(root), out=root / "out/shards")
+    assert [video.path for video in catalog.videos] == ["Run/a.mp4", "Walk/b.mp4"]

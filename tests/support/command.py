@@ -22,4 +22,5 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 def cli(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
     """The same as a process, with what it printed."""
     command = [sys.executable, "-m", "twinstream", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **options)
+    options = {"cwd": ROOT, **options}
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)

@@ -21,6 +21,7 @@ from twinstream.preprocess.plan import Job, dataset_build, plan_jobs
 from twinstream.preprocess.settings import byte_settings
 from twinstream.section import build_settings
 from twinstream.settings import Settings
+from twinstream.shards.format.video_table import VideoRow
 
 PATIENCE_SECONDS = 120
 
@@ -79,9 +80,11 @@ def wait_for(happened: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def prepared(root: Path, out: Path) -> tuple[Catalog, list[Job], WorkerSetup, dict[str, Any]]:
+def prepared(
+    root: Path, out: Path, *overrides: str
+) -> tuple[Catalog, list[Job], WorkerSetup, dict[str, Any]]:
     """What the command makes of its settings before it starts Ray."""
-    settings = build_settings(Settings, tree(root, out))
+    settings = build_settings(Settings, tree(root, out), overrides)
     stage, shards = settings.preprocess, settings.shards
     catalog = read_catalog("folders", str(root))
     made_with = byte_settings(settings.dataset, stage, shards, "opencv")
@@ -96,9 +99,10 @@ def prepared(root: Path, out: Path) -> tuple[Catalog, list[Job], WorkerSetup, di
     return catalog, plan_jobs(catalog.videos, shards.videos_per_shard, stage.seed), setup, made_with
 
 
-def without_ray(root: Path, out: Path) -> None:
-    """The same dataset by a plain loop over the jobs."""
-    catalog, jobs, setup, settings = prepared(root, out)
-    for job in jobs:
-        list(run_job(job, root=root, out=out, recipe=make_recipe(setup)))
+def without_ray(root: Path, out: Path, *overrides: str) -> list[VideoRow]:
+    """The same dataset by a plain loop over the jobs; the rows of its videos as they come."""
+    catalog, jobs, setup, settings = prepared(root, out, *overrides)
+    recipe = make_recipe(setup)
+    done = [one for job in jobs for one in run_job(job, root=root, out=out, recipe=recipe)]
     dataset_build(out, catalog, jobs, settings, setup.preprocess.bound).finish()
+    return [one.row for one in done]

@@ -3,16 +3,21 @@
 import errno
 import os
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.support.command import run
-from tests.support.datasets import write_dataset
+from tests.support.datasets import BOUND, SETTINGS, make_catalog, write_dataset, write_job
 from tests.support.digests import digests
 from tests.support.rawframes import stored
 from twinstream.errors import InputError
+from twinstream.preprocess.catalog.catalog import Catalog
+from twinstream.preprocess.plan import dataset_build, plan_jobs
 from twinstream.shards.rawframes.exporter import export_rawframes, video_folders
+from twinstream.shards.write.combine import merge, subset
+from twinstream.shards.write.convert_codec import convert_codec
 from twinstream.shards.write.copying import Copier
 
 
@@ -266,3 +271,42 @@ def test_an_absent_input_is_one_line_and_nothing_is_made(
     assert printed.err.startswith("twinstream: absent")
     assert printed.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["x" * 254 + "1", "ü" * 127 + "1"])
+def test_a_folder_of_the_longest_name_that_a_disk_takes_is_exported(
+    tmp_path: Path, name: str
+) -> None:
+    (video, *_) = make_catalog({"train": 2}).videos
+    video = replace(video, key=f"left/{name}")
+    catalog = Catalog(("left",), (video,), ())
+    jobs = plan_jobs(catalog.videos, 1, seed=0)
+    write_job(tmp_path / "shards", jobs[0])
+    dataset_build(tmp_path / "shards", catalog, jobs, SETTINGS, BOUND).finish()
+    assert export_rawframes(tmp_path / "shards", tmp_path / "out") == 1
+    assert len(os.listdir(tmp_path / "out" / "left" / name)) == 8 + 2 * 7
+    assert export_rawframes(tmp_path / "shards", tmp_path / "out") == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "class_name"), [("left/" + "x" * 256, "left"), ("left/a", "ü" * 128)]
+)
+def test_a_name_that_no_disk_takes_is_one_line(key: str, class_name: str) -> None:
+    with pytest.raises(InputError, match=r"would have a name of 256 bytes, and a disk takes 255"):
+        video_folders([(key, class_name)])
+
+
+def test_output_in_what_it_is_made_of_is_refused(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(dataset)
+    before = digests(dataset)
+    makes = (
+        lambda out: export_rawframes(dataset, out),
+        lambda out: merge([dataset], out),
+        lambda out: subset(dataset, out, split="test"),
+        lambda out: convert_codec(dataset, out, bound=10, default_quality=95),
+    )
+    for make in makes:
+        for out in (dataset, dataset / "below", tmp_path / "link" / "below"):
+            with pytest.raises(InputError, match=r"--out .*: lies in .*, which it is made of"):
+                make(out)
+    assert digests(dataset) == before

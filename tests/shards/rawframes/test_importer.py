@@ -148,6 +148,24 @@ def test_the_command_names_folders_that_it_leaves_out(
     assert [row.key for row in read_videos(tmp_path / "out" / "videos.parquet")] == ["a/v"]
 
 
+def test_a_dataset_below_the_folders_is_never_taken_for_a_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a/v", "b/w"):
+        draw_video(tmp_path / name)
+    out = tmp_path / "out" / "shards"
+    for _ in range(2):
+        arguments = (str(tmp_path), "--out", str(out), "--bound", "20")
+        assert run(monkeypatch, "shards", "import", *arguments) == 0
+        printed = capsys.readouterr()
+        assert printed.out.startswith("2 written -> ")
+        assert printed.err == ""
+    (out / "dataset.json").unlink()
+    assert run(monkeypatch, "shards", "import", *arguments) == 0
+    assert run(monkeypatch, "shards", "import", *arguments[:2], f"{out}2", *arguments[3:]) == 0
+    assert [row.key for row in read_videos(Path(f"{out}2") / "videos.parquet")] == ["a/v", "b/w"]
+
+
 def break_gap(folder: Path) -> None:
     (folder / "img_00001.jpg").unlink()
 
