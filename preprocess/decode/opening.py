@@ -61,6 +61,9 @@ def open_container(path: Path) -> InputContainer:
     try:
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
+        # What follows reads the file again, from its start.
+        if not path.is_file():
+            raise VideoError(Reason.UNREADABLE, "not a regular file")
         for (at, mark), kind in ARCHIVES.items():
             if head[at:].startswith(mark):
                 raise VideoError(Reason.NO_VIDEO_STREAM, f"{kind}, not a video")

@@ -186,7 +186,8 @@ def _kind(entry: os.DirEntry[str]) -> Kind:
         mode = entry.stat().st_mode if entry.is_symlink() else 0
         if stat.S_ISDIR(mode) or entry.is_dir(follow_symlinks=False):
             return "folder"
-        return "file" if stat.S_ISREG(mode) or entry.is_file(follow_symlinks=False) else "other"
+        # A link to something else, such as a pipe, was put there by hand: its row says what it is.
+        return "file" if entry.is_symlink() or entry.is_file(follow_symlinks=False) else "other"
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             return "broken"

@@ -66,6 +66,14 @@ def held(pipe: Path) -> Iterator[int]:
         os.close(ends[0])
 
 
+def is_read(pipe: Path) -> bool:
+    """Whether any process has the pipe open to read, or waits to."""
+    with suppress(OSError):
+        os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+        return True
+    return False
+
+
 def kill_reader(pipe: Path, driver: int) -> None:
     with held(pipe):
         wait_for(lambda: bool(readers(pipe, driver)))
@@ -257,6 +265,8 @@ def test_a_second_run_is_refused_until_the_first_has_ended_or_is_killed(tmp_path
         refused(tmp_path, root, out, first.pid)
         first.kill()
         first.communicate()
+    # A worker outlives its driver for a moment, and would be taken for one of the second run.
+    wait_for(lambda: not is_read(pipe))
     with started(tmp_path, root, out) as second:
         with held(pipe) as end:
             refused(tmp_path, root, out, second.pid)
