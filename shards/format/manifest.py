@@ -122,7 +122,8 @@ def is_dataset(folder: Location) -> bool:
     """Whether a complete dataset lies there; another one's dataset.json is none of ours."""
     try:
         read_manifest(folder)
-    except InputError:
+    # A folder that cannot be looked into is named by whoever lists it.
+    except (InputError, PermissionError):
         return False
     return True
 
