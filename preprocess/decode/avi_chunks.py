@@ -15,18 +15,22 @@ LISTS = (b"RIFF", b"LIST")
 INDEX_ENTRY = np.dtype([("kind", "S4"), ("flags", "<u4"), ("place", "<u4"), ("size", "<u4")])
 # An OpenDML index: a head of 24 bytes, then places and sizes; a size's highest bit is a flag.
 OPEN_DML_HEAD, SIZE_BITS = 24, 0x7FFFFFFF
+# FFmpeg writes this, or more, where it cannot go back to the header: into a pipe.
+UNKNOWN_LENGTH = 1 << 30
 
 
 @dataclass
 class AviFile:
-    """Pictures of one stream by header, by the indexes and by the chunks.
+    """Pictures of one stream by headers, by the indexes and by the chunks.
 
-    Of indexes and chunks the empty ones count apart. `has_end`: the chain of chunks leads to the
-    last byte of the file.
+    Of indexes and chunks the empty ones count apart. The file's header counts those of one of its
+    `num_videos` streams. `has_end`: the chain of chunks leads to the last byte of the file.
     """
 
     start: int
     num_in_header: int = 0
+    num_in_file_header: int = 0
+    num_videos: int = 1
     num_in_index: int = 0
     num_in_open_dml: int = 0
     num_chunks: int = 0
@@ -42,7 +46,9 @@ class AviFile:
         """
         num_indexed = max(self.num_in_index, self.num_in_open_dml)
         counted = max(num_indexed, self.num_chunks)
-        in_header = self.num_in_header - max(self.num_empty_in_index, self.num_empty_chunks)
+        numbers = (self.num_in_header, self.num_in_file_header if self.num_videos == 1 else 0)
+        known = max(number if number < UNKNOWN_LENGTH else 0 for number in numbers)
+        in_header = known - max(self.num_empty_in_index, self.num_empty_chunks)
         return counted if num_indexed and in_header == counted + 1 else max(counted, in_header)
 
 
@@ -54,16 +60,17 @@ def avi_files(file: BinaryIO, num_bytes: int, stream: int) -> list[AviFile]:
     for kind, content, size in _chunks(file, num_bytes):
         if kind == b"RIFF" and _read(file, content, 4) == b"AVI ":
             num_streams = 0
-            found.append(AviFile(content - 8))
+            found.append(AviFile(content - 8, num_videos=0))
         elif not found:
             continue
         elif kind in (b"avih", b"dmlh"):
             place = content + (16 if kind == b"avih" else 0)
-            found[-1].num_in_header = max(found[-1].num_in_header, _number(file, place))
+            number = _number(file, place)
+            found[-1].num_in_file_header = max(found[-1].num_in_file_header, number)
         elif kind == b"strh":
             if num_streams == stream:
-                length = _number(file, content + 32)
-                found[-1].num_in_header = max(found[-1].num_in_header, length)
+                found[-1].num_in_header = _number(file, content + 32)
+            found[-1].num_videos += _read(file, content, 4) == b"vids"
             num_streams += 1
         elif kind == b"idx1":
             index = np.frombuffer(_read(file, content, size // 16 * 16), INDEX_ENTRY)

@@ -3,17 +3,26 @@
 FFmpeg takes a cut for the end of the video, jumps over what it cannot parse, and reports neither.
 Matroska has no count of frames that would show this, and a live recording has not even a duration.
 Most formats are chains of (kind, size, content), so the sizes must lead from the first byte to the
-last. The price is one small read an element. Program streams and GIF are not checked. Sources:
-RFC 8794 and RFC 9559 (Matroska), ISO/IEC 14496-12 (MP4), Microsoft's ASF specification.
+last. The price is one small read an element. Program streams are not checked. Sources: RFC 8794
+and RFC 9559 (Matroska), ISO/IEC 14496-12 (MP4), RFC 3533 (Ogg), Microsoft's ASF specification.
 """
 
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import BinaryIO
 
 import numpy as np
 
+from twinstream.preprocess.decode.asf_packets import (
+    DATA_HEAD_BYTES,
+    DATA_OBJECT,
+    HEADER_OBJECT,
+    packet_bytes,
+    whole_packets,
+)
 from twinstream.preprocess.decode.avi_chunks import avi_files
 from twinstream.preprocess.decode.flv_tags import SIGNATURE, flv_tags
 from twinstream.preprocess.decode.mp4_tables import Mp4Track, fragment_samples, mp4_track
@@ -41,7 +50,9 @@ SKIPPED = {
     *(EBML, TRACKS, 0x114D9B74, 0x1549A966, 0x1043A770, 0x1C53BB6B, 0x1941A469, 0x1254C367),
     *(0x5854, 0xAF, 0xA2, 0xA4, 0x8E, 0xA5, 0xEC, 0xBF),
 }
-ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+# Ogg's checksum reads the bits of a byte the other way round.
+REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+GIF_EXTENSION, GIF_IMAGE, GIF_TRAILER = b"!", b",", b";"
 BOXES = {
     b"ftyp",
     b"moov",
@@ -115,9 +126,11 @@ def container_contents(
         if "mpegts" in names:
             return _transport_contents(file, num_bytes, number)
         if "asf" in names:
-            return _asf_contents(file, num_bytes)
+            return _asf_contents(file, num_bytes, number)
         if "ogg" in names:
             check_ogg_pages(file, num_bytes)
+        if "gif" in names:
+            check_gif_blocks(file, num_bytes)
     return Contents()
 
 
@@ -145,7 +158,8 @@ def _flv_contents(file: BinaryIO, num_bytes: int) -> Contents:
     file.seek(tags.end)
     is_joined = file.read(len(SIGNATURE)) == SIGNATURE
     if tags.end < num_bytes and not is_joined:
-        raise ContainerError(f"damaged at byte {tags.end}: no FLV tag starts there", tags.end)
+        # What is lost may be bytes of the tag before it.
+        raise ContainerError(f"damaged at byte {tags.end}: no FLV tag starts there", tags.last)
     joints = (tags.end,) if is_joined else ()
     return Contents(tags.num_pictures, 0, tags.num_pictures, joints)
 
@@ -159,26 +173,37 @@ def _transport_contents(file: BinaryIO, num_bytes: int, number: int) -> Contents
     return Contents(seams=found.seams, is_continuous=True)
 
 
-def _asf_contents(file: BinaryIO, num_bytes: int) -> Contents:
-    """No count: FFmpeg reads the first file's objects, which must lie within the file."""
-    position = 0
+def _asf_contents(file: BinaryIO, num_bytes: int, number: int) -> Contents:
+    """No count, but its packets are checked: FFmpeg reads the first file's objects.
+
+    ContainerError where an object ends outside the file, or where the packets are damaged.
+    """
+    position = size_of_packets = 0
     while position + 24 <= num_bytes:
         file.seek(position)
         head = file.read(24)
         size = int.from_bytes(head[16:24], "little")
-        if position and head[:16] == ASF_HEADER:
+        if position and head[:16] == HEADER_OBJECT:
             return Contents(joints=(position,))
+        if head[:16] == HEADER_OBJECT:
+            size_of_packets = packet_bytes(file.read(max(0, min(size, num_bytes) - 24)))
         # A live recording gives its data no size.
-        if size < 24:
-            break
-        if position + size > num_bytes:
-            raise ContainerError(_overrun(position, position + size, num_bytes), num_bytes)
-        position += size
+        end = position + size if size >= 24 else num_bytes
+        whole = num_bytes
+        if head[:16] == DATA_OBJECT and size_of_packets:
+            start, last = position + DATA_HEAD_BYTES, min(end, num_bytes)
+            whole, is_damaged = whole_packets(file, start, last, size_of_packets, number)
+            if is_damaged:
+                text = f"damaged at byte {whole}: packets of the video are damaged or missing"
+                raise ContainerError(text, whole)
+        if end > num_bytes:
+            raise ContainerError(_overrun(position, end, num_bytes), whole)
+        position = end
     return Contents()
 
 
 def check_ogg_pages(file: BinaryIO, num_bytes: int) -> None:
-    """ContainerError where a page of an Ogg file is missing or cut (RFC 3533 section 6)."""
+    """ContainerError where a page of Ogg is missing, cut or damaged (RFC 3533 section 6)."""
     position = 0
     following: dict[bytes, int] = {}
     while position < num_bytes:
@@ -195,7 +220,50 @@ def check_ogg_pages(file: BinaryIO, num_bytes: int) -> None:
         end = position + 27 + head[26] + sum(head[27 : 27 + head[26]])
         if end > num_bytes:
             raise ContainerError(_overrun(position, end, num_bytes), position)
+        file.seek(position)
+        if not _has_checksum(file.read(end - position)):
+            text = f"damaged at byte {position}: the checksum of the Ogg page is wrong"
+            raise ContainerError(text, position)
         position = end
+
+
+def _has_checksum(page: bytes) -> bool:
+    """Whether a page has its CRC-32, which takes the highest bit of each byte first, from 0."""
+    # That of zlib takes the lowest bit first and inverts what it begins and ends with.
+    plain = (page[:22] + bytes(4) + page[26:]).translate(REVERSED)
+    checksum = zlib.crc32(plain, 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return checksum.to_bytes(4, "big").translate(REVERSED) == page[22:26]
+
+
+def check_gif_blocks(file: BinaryIO, num_bytes: int) -> None:
+    """ContainerError where no block of a GIF starts: FFmpeg takes that for its end (GIF89a)."""
+    file.seek(10)
+    position = 13 + _color_table_bytes(file.read(1))
+    last_image = 0
+    while position < num_bytes:
+        file.seek(position)
+        head = file.read(10)
+        if head[:1] == GIF_EXTENSION:
+            content = position + 2
+        elif head[:1] == GIF_IMAGE:
+            last_image = position
+            content = position + 11 + _color_table_bytes(head[9:])
+        elif head[:1] == GIF_TRAILER or _is_padding(file, position):
+            return
+        else:
+            text = f"damaged at byte {position}: no GIF block starts there"
+            raise ContainerError(text, last_image)
+        # Pieces of at most 255 bytes, each behind its size, up to one of size 0.
+        size = 1
+        while size:
+            file.seek(content)
+            size = int.from_bytes(file.read(1), "big")
+            content += 1 + size
+        position = content
+
+
+def _color_table_bytes(flags: bytes) -> int:
+    return 3 << (flags[0] & 7) + 1 if flags and flags[0] & 0x80 else 0
 
 
 def matroska_files(file: BinaryIO, num_bytes: int) -> list[tuple[int, list[int]]]:
@@ -307,6 +375,8 @@ def mp4_contents(file: BinaryIO, num_bytes: int, number: int) -> Contents:
     num_in_fragments = num_following = 0
     start_of_next: int | None = None
     joints: tuple[int, ...] = ()
+    last_fragment: int | None = None
+    end = 0
     for kind, start, content, end in _top_boxes(file, num_bytes):
         if kind == b"ftyp":
             start_of_next = start
@@ -316,10 +386,14 @@ def mp4_contents(file: BinaryIO, num_bytes: int, number: int) -> Contents:
         elif kind == b"moov":
             joints = (*joints, start if start_of_next is None else start_of_next)
         elif kind == b"moof":
+            last_fragment = start
             file.seek(content)
             num_samples = fragment_samples(file.read(end - content), number)
             num_in_fragments += 0 if joints else num_samples
             num_following += num_samples if joints else 0
+    # Pictures of further fragments would be lost without a word.
+    if last_fragment is not None and _is_torn(file, end):
+        raise ContainerError(f"damaged at byte {end}: no MP4 box starts there", last_fragment)
     if track is None:
         return Contents()
     _check_chunks(track, num_bytes)
@@ -347,6 +421,20 @@ def _top_boxes(file: BinaryIO, num_bytes: int) -> Iterator[tuple[bytes, int, int
             raise ContainerError(_overrun(position, position + size, num_bytes), num_bytes)
         yield kind, position, content, position + size
         position += size
+
+
+def _is_torn(file: BinaryIO, position: int) -> bool:
+    """Whether neither a box, be it unknown, nor zeros up to the end are there."""
+    file.seek(position + 4)
+    if all(32 <= byte < 127 for byte in file.read(4)):
+        return False
+    return not _is_padding(file, position)
+
+
+def _is_padding(file: BinaryIO, position: int) -> bool:
+    """Whether there are only zeros from `position` to the end."""
+    file.seek(position)
+    return not any(block.strip(b"\0") for block in iter(partial(file.read, 1 << 20), b""))
 
 
 def _check_chunks(track: Mp4Track, num_bytes: int) -> None:

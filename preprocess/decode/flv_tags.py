@@ -19,18 +19,22 @@ COMMAND = 5
 
 @dataclass(frozen=True)
 class FlvTags:
-    """Pictures of the video; where the chain ends, and by how many bytes after the file."""
+    """Pictures of the video; where the chain ends, and by how many bytes after the file.
+
+    `last`: where the last whole tag begins.
+    """
 
     num_pictures: int
     end: int
     num_missing: int = 0
+    last: int = 0
 
 
 def flv_tags(file: BinaryIO, num_bytes: int) -> FlvTags:
     """The tags up to the first that is of no known kind; `end` is where that one begins."""
     file.seek(5)
     position = int.from_bytes(file.read(4), "big") + SIZE_BYTES
-    num_pictures = 0
+    num_pictures = last = 0
     while position + TAG_HEAD_BYTES <= num_bytes:
         file.seek(position)
         head = file.read(TAG_HEAD_BYTES + 2)
@@ -39,10 +43,10 @@ def flv_tags(file: BinaryIO, num_bytes: int) -> FlvTags:
             break
         end = position + TAG_HEAD_BYTES + size
         if end > num_bytes:
-            return FlvTags(num_pictures, position, end - num_bytes)
+            return FlvTags(num_pictures, position, end - num_bytes, last)
         num_pictures += kind == VIDEO and _is_picture(head[TAG_HEAD_BYTES:][:size])
-        position = end + SIZE_BYTES
-    return FlvTags(num_pictures, position)
+        last, position = position, end + SIZE_BYTES
+    return FlvTags(num_pictures, position, last=last)
 
 
 def _is_picture(content: bytes) -> bool:

@@ -37,7 +37,8 @@ VIDEO_FORMATS = (
 # Of a photo that holds a preview as well, FFmpeg says mjpeg or apng.
 IMAGE_FORMATS = "jpeg_pipe,mjpeg,png_pipe,apng"
 
-# FFmpeg finds a stream that begins somewhere in a file, so also one that is packed uncompressed.
+# FFmpeg finds a stream that begins somewhere in a file, so also one that is packed uncompressed; a
+# playlist it knows by the file's name only.
 ARCHIVES = {
     (0, b"PK\x03\x04"): "ZIP archive",
     (0, b"\x1f\x8b"): "gzip archive",
@@ -48,6 +49,7 @@ ARCHIVES = {
     (0, b"Rar!\x1a\x07"): "RAR archive",
     (257, b"ustar"): "tar archive",
     (0, b"%PDF"): "PDF document",
+    (0, b"#EXTM3U"): "Apple HTTP Live Streaming (hls)",
     (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"): "OLE document",
 }
 HEAD_BYTES = 512

@@ -1,9 +1,11 @@
 """The counts of an AVI file: the largest is the promise, but for empty chunks and one too many."""
 
 import struct
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
+import av
 import pytest
 
 from tests.support.videos import moving_square, write_video
@@ -48,6 +50,7 @@ def promises(content: bytes) -> list[int]:
         (avi(3, b"a", b"b", b"c", index=False, open_dml=True), [3]),
         (avi(3, b"a", b"b", b"c") + avi(2, b"a", b"b"), [3, 2]),
         (avi(3, b"a", b"b", b"c")[:-60], [3]),
+        (avi(1 << 30, b"a", b"b", b"c"), [3]),  # written into a pipe
         (b"RIFF", []),
         (b"", []),
     ],
@@ -59,6 +62,27 @@ def test_the_largest_count_is_promised(content: bytes, expected: list[int]) -> N
 def test_the_index_counts_where_chunks_cannot_be_followed() -> None:
     assert AviFile(0, num_in_header=40, num_in_index=60, num_chunks=3).num_promised == 60
     assert AviFile(0, num_in_open_dml=60, num_chunks=3).num_promised == 60
+
+
+def test_the_header_of_the_file_does_not_count_a_second_video() -> None:
+    two = AviFile(0, num_in_header=30, num_in_file_header=60, num_videos=2, num_chunks=30)
+    assert two.num_promised == 30
+    assert replace(two, num_videos=1).num_promised == 60
+
+
+def test_the_shorter_of_two_videos_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.avi"
+    videos = moving_square(20), moving_square(8, 128, 96)
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("mpeg4", rate=25) for _ in videos]
+        for stream, frames in zip(streams, videos, strict=True):
+            stream.height, stream.width = frames.shape[1:3]
+        for stream, frames in zip(streams, videos, strict=True):
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+            container.mux(stream.encode(None))
+    with open_video(path, size=(32, 24), short_side=None, chunk_frames=4) as video:
+        assert sum(map(len, video)) == 8
 
 
 @pytest.mark.parametrize(("num_empty", "more"), [(0, 0), (2, 2), (0, 1)])

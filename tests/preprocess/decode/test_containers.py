@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.videos import moving_square, write_sound, write_video
+from twinstream.preprocess.decode.asf_packets import HEADER_OBJECT
 from twinstream.preprocess.decode.containers import (
-    ASF_HEADER,
     ContainerError,
     Contents,
+    check_gif_blocks,
     check_ogg_pages,
     container_contents,
     matroska_files,
@@ -44,7 +45,8 @@ def simple_block(number: int) -> bytes:
     return element(b"\xa3", bytes([0x80 | number, 0, 0, 0]) + b"picture")
 
 
-GROUP = element(b"\xa0", element(b"\xa1", b"\x81\0\0\0picture") + element(b"\x9b", b"\x28"))
+LAST_BLOCK = element(b"\xa1", b"\x81\0\0\0picture") + element(b"\x9b", b"\x28")
+GROUP = element(b"\xa0", LAST_BLOCK)
 BLOCKS = element(b"\xe7", b"\0") + simple_block(1) + simple_block(2) + GROUP
 
 
@@ -121,14 +123,21 @@ def test_a_joined_matroska_file_is_counted_apart() -> None:
     assert len(matroska_files(BytesIO(content), len(content))) == 2
 
 
-def test_an_error_says_before_which_byte_all_is_whole() -> None:
-    content = matroska(element(CLUSTER, BLOCKS + b"\x77\x81x"))
+@pytest.mark.parametrize(
+    "content",
+    [
+        matroska(element(CLUSTER, BLOCKS + b"\x77\x81x")),
+        matroska(element(CLUSTER, BLOCKS + simple_block(1)))[:-1],
+    ],
+)
+def test_an_error_says_before_which_byte_all_is_whole(content: bytes) -> None:
     with pytest.raises(ContainerError) as caught:
         blocks_of(content)
-    assert caught.value.position == len(content) - 3
-    with pytest.raises(ContainerError) as caught:
-        blocks_of(matroska(element(CLUSTER, BLOCKS + simple_block(1)))[:-1])
-    assert caught.value.position == len(matroska(element(CLUSTER, BLOCKS)))
+    # The last block before the break may be what is torn.
+    assert caught.value.position == len(matroska(element(CLUSTER, BLOCKS))) - len(LAST_BLOCK)
+
+
+def test_of_an_unnamed_track_no_byte_is_known_to_be_whole() -> None:
     with pytest.raises(ContainerError) as caught:
         blocks_of(matroska(element(CLUSTER, simple_block(7))))
     assert caught.value.position is None
@@ -136,7 +145,19 @@ def test_an_error_says_before_which_byte_all_is_whole() -> None:
 
 def page(number: int, content: bytes, flags: int = 0, stream: int = 1) -> bytes:
     head = b"OggS\0" + bytes([flags]) + bytes(8) + stream.to_bytes(4, "little")
-    return head + number.to_bytes(4, "little") + bytes(4) + b"\1" + bytes([len(content)]) + content
+    head += number.to_bytes(4, "little")
+    return summed(head + bytes(4) + b"\1" + bytes([len(content)]) + content)
+
+
+def summed(page: bytes) -> bytes:
+    """The page with its CRC-32: of polynomial 0x04C11DB7, bit by bit as the RFC says."""
+    checksum = 0
+    for byte in page:
+        checksum ^= byte << 24
+        for _ in range(8):
+            checksum = checksum << 1 ^ (0x04C11DB7 if checksum >> 31 else 0)
+            checksum &= 0xFFFFFFFF
+    return page[:22] + checksum.to_bytes(4, "little") + page[26:]
 
 
 OGG = [
@@ -156,6 +177,7 @@ OGG = [
         (b"".join(OGG[:1] + OGG[2:]), "damaged at byte 65: pages before it are lost"),
         (b"".join(OGG)[:-1], "ends 1 bytes after the file"),
         (b"".join(OGG) + b"junk", "no Ogg page starts there"),
+        (b"".join(OGG).replace(b"sound", b"sounD"), "byte 61: the checksum of the Ogg page"),
         (b"".join(OGG[:2]) + OGG[2][:9], "no Ogg page starts there"),
     ],
 )
@@ -167,7 +189,7 @@ def test_pages_of_ogg_follow_one_another(content: bytes, message: str | None) ->
         check_ogg_pages(BytesIO(content), len(content))
 
 
-def asf(*sizes: int, header: bytes = ASF_HEADER) -> bytes:
+def asf(*sizes: int, header: bytes = HEADER_OBJECT) -> bytes:
     """Objects of these sizes, the first of them a header."""
     names = [header, *(bytes([number]) * 16 for number in range(1, len(sizes)))]
     return b"".join(
@@ -187,6 +209,39 @@ def test_objects_of_asf_lie_within_the_file_and_a_joined_file_is_found(tmp_path:
     path.write_bytes(asf(50, 100)[:-9])
     with pytest.raises(ContainerError, match="ends 9 bytes after the file"):
         contents(path, "asf")
+
+
+GIF = b"GIF89a" + bytes(4) + b"\x80\0\0" + bytes(6)
+GIF_PICTURE = b"!\xf9\4\0\0\0\0\0" + b"," + bytes(8) + b"\x80" + bytes(6) + b"\2\3abc\2de\0"
+
+
+@pytest.mark.parametrize("end", [b";", b"", bytes(9), b";junk"])
+def test_blocks_of_gif_follow_one_another(end: bytes) -> None:
+    content = GIF + 2 * GIF_PICTURE + end
+    check_gif_blocks(BytesIO(content), len(content))
+
+
+@pytest.mark.parametrize("at", [0, 8])
+def test_a_gif_is_damaged_where_no_block_starts(at: int) -> None:
+    content = GIF + 2 * GIF_PICTURE + GIF_PICTURE[:at] + b"\1" + GIF_PICTURE[at + 1 :] + b";"
+    message = f"damaged at byte {len(GIF + 2 * GIF_PICTURE) + at}: no GIF block"
+    with pytest.raises(ContainerError, match=message) as caught:
+        check_gif_blocks(BytesIO(content), len(content))
+    assert caught.value.position == len(GIF + GIF_PICTURE) + 8
+
+
+def test_a_fragmented_mp4_is_damaged_where_no_box_starts(tmp_path: Path) -> None:
+    options = {"movflags": "frag_keyframe+empty_moov"}
+    path = tmp_path / "a.mp4"
+    write_video(path, moving_square(40), codec="libx264", gop_size=10, muxer_options=options)
+    content = path.read_bytes()
+    path.write_bytes(content + bytes(20))
+    assert contents(path, "mp4").num_promised == 40
+    first, second = content.index(b"moof") - 4, content.index(b"moof", content.index(b"mdat")) - 4
+    path.write_bytes(content[: second - 1] + content[second:])
+    with pytest.raises(ContainerError, match=f"damaged at byte {second}: no MP4 box") as caught:
+        contents(path, "mp4")
+    assert caught.value.position == first
 
 
 def box(kind: bytes, content: bytes) -> bytes:

@@ -33,15 +33,15 @@ def tags(content: bytes) -> FlvTags:
 )
 def test_only_coded_pictures_count(content: bytes, num_pictures: int) -> None:
     whole = HEADER + tag(18, b"onMetaData") + tag(9, content) + tag(8, b"sound")
-    assert tags(whole) == FlvTags(num_pictures, len(whole))
+    assert tags(whole) == FlvTags(num_pictures, len(whole), last=len(whole) - 20)
 
 
 def test_a_cut_tag_says_what_is_missing() -> None:
     whole = HEADER + tag(9, b"\x12picture") + tag(9, b"\x12picture")
-    assert tags(whole[:-7]) == FlvTags(1, len(HEADER) + 23, 3)
+    assert tags(whole[:-7]) == FlvTags(1, len(HEADER) + 23, 3, len(HEADER))
 
 
 def test_the_chain_ends_where_no_tag_begins() -> None:
     whole = HEADER + tag(9, b"\x12picture")
-    assert tags(whole + HEADER + tag(9, b"\x12picture")) == FlvTags(1, len(whole))
-    assert tags(whole + bytes(20)) == FlvTags(1, len(whole))
+    assert tags(whole + HEADER + tag(9, b"\x12picture")) == FlvTags(1, len(whole), last=len(HEADER))
+    assert tags(whole + bytes(20)) == FlvTags(1, len(whole), last=len(HEADER))

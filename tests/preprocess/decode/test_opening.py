@@ -46,6 +46,7 @@ def outcome(path: Path) -> str:
         ("key.asc", LINES, "Tele-typewriter (tty)"),
         ("art.ans", LINES, "Tele-typewriter (tty)"),
         ("list.m3u8", HLS, "Apple HTTP Live Streaming (hls)"),
+        ("list.ts", HLS, "Apple HTTP Live Streaming (hls)"),
         ("over.m3u8", HLS + "#EXT-X-ENDLIST\n", "Apple HTTP Live Streaming (hls)"),
         ("list.ffconcat", CONCAT, "Virtual concatenation script (concat)"),
         ("list.mp4", CONCAT, "Virtual concatenation script (concat)"),
