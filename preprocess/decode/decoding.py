@@ -3,7 +3,7 @@
 At a cut or damage FFmpeg often just stops, drops pictures or paints over the hole, without an
 error. So the container's elements are checked first, a picture that the decoder calls damaged is an
 error, and at the end every picture is accounted for. The price: a video with one damaged picture is
-refused. Formats without a count (MPEG-PS, WMV, Ogg, GIF) can be cut unnoticed.
+refused. A cut of an MPEG program stream goes unnoticed.
 """
 
 from collections import deque
