@@ -14,6 +14,10 @@ import numpy.typing as npt
 
 from twinstream.errors import InputError
 from twinstream.preprocess.flow.engine import Engine, EngineOptions, Gray, PairEngine, TvL1Params
+from twinstream.shards.format.video_table import Reason, VideoError
+
+# cv2.remap counts pixels in 16 bits.
+MAX_SIDE = 32767
 
 
 def open_engine(options: EngineOptions) -> Engine:
@@ -45,8 +49,13 @@ def open_engine(options: EngineOptions) -> Engine:
 def cpu_flow(first: Gray, second: Gray, params: TvL1Params) -> npt.NDArray[np.float32]:
     """Two (H, W) frames -> (H, W, 2).
 
-    Makes a new object each time: after a small image an old one has fewer scales.
+    Makes a new object each time: after a small image an old one has fewer scales. VideoError for a
+    side that OpenCV's warp cannot count.
     """
+    if max(first.shape) >= MAX_SIDE:
+        height, width = first.shape
+        detail = f"{width}x{height}: the engine opencv takes sides below {MAX_SIDE}"
+        raise VideoError(Reason.TOO_LARGE, detail)
     optflow: Any = cv2.optflow
     engine = optflow.DualTVL1OpticalFlow_create(
         tau=params.tau,

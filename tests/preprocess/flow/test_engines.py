@@ -30,6 +30,7 @@ from twinstream.preprocess.plan import dataset_build, plan_jobs
 from twinstream.preprocess.settings import byte_settings
 from twinstream.section import build_settings
 from twinstream.settings import Settings
+from twinstream.shards.format.video_table import VideoError
 from twinstream.shards.read.dataset import ShardDataset
 from twinstream.shards.read.members import read_flow
 
@@ -139,3 +140,9 @@ def test_the_doctor_measures_an_engine_that_was_added(monkeypatch: pytest.Monkey
     lines = doctor.report(hours_of_video=10, size=48).splitlines()
     assert "  brightness 100.0 frames/s at 48x48 on one core" in lines
     assert not [line for line in lines if "reference" in line]
+
+
+def test_opencv_refuses_a_side_that_its_warp_cannot_count() -> None:
+    engine = open_engine("opencv", TvL1Params())
+    with pytest.raises(VideoError, match="too_large: 32767x16: the engine opencv takes"):
+        engine(np.zeros((2, 16, 32767), np.uint8))
