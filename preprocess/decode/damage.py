@@ -10,6 +10,8 @@ meanwhile; flipped bits that make another picture, equally well formed, are not 
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
 from av import logging as ffmpeg_log
@@ -57,6 +59,7 @@ class ReadPacket(NamedTuple):
     is_first: bool
     pictures: list[CodedPicture] | None
     fault: str | None
+    content: bytes = b""
 
 
 class DamageWatch:
@@ -100,8 +103,9 @@ class DamageWatch:
             # Theora says "the same picture again" by a packet of no bytes, which decoders refuse.
             if not packet.size and packet.pts is not None:
                 continue
-            pictures, seen = self._read(packet)
-            waiting.append(ReadPacket(packet, is_first, pictures, fault or seen))
+            content = bytes(packet)
+            pictures, seen = self._read(packet, content)
+            waiting.append(ReadPacket(packet, is_first, pictures, fault or seen, content))
             if len(waiting) > num_ahead:
                 yield self._due(waiting.popleft())
         self._order.finish()
@@ -135,9 +139,10 @@ class DamageWatch:
             self.fault = self.fault or read.fault
         return read
 
-    def _read(self, packet: "VideoPacket") -> tuple[list[CodedPicture] | None, str | None]:
+    def _read(
+        self, packet: "VideoPacket", content: bytes
+    ) -> tuple[list[CodedPicture] | None, str | None]:
         """Pictures, and what their headers show: damage or a picture missing before them."""
-        content = bytes(packet)
         if self._zero_run and self._zero_run in content:
             return None, NO_ZEROS
         if self._reader is None:
@@ -175,15 +180,44 @@ def logged_damage(messages: list[Message], parts: set[str]) -> str | None:
     return None
 
 
+@dataclass
+class _LogLevel:
+    """FFmpeg's log level, which is of the process: the first thread that captures raises it, and
+    the last one restores what was there.
+    """
+
+    lock: Lock = field(default_factory=Lock)
+    num_users: int = 0
+    before: tuple[int | None, bool] = (None, True)
+
+    def raise_it(self) -> None:
+        with self.lock:
+            if not self.num_users:
+                level = ffmpeg_log.get_level()
+                self.before = level, ffmpeg_log.get_skip_repeated()
+                ffmpeg_log.set_skip_repeated(False)
+                loud = ffmpeg_log.INFO if level is None else max(level, ffmpeg_log.INFO)
+                ffmpeg_log.set_level(loud)
+            self.num_users += 1
+
+    def restore(self) -> None:
+        with self.lock:
+            self.num_users -= 1
+            if not self.num_users:
+                level, skips = self.before
+                ffmpeg_log.set_level(level)
+                ffmpeg_log.set_skip_repeated(skips)
+
+
+_LOG_LEVEL = _LogLevel()
+
+
 @contextmanager
 def captured_log() -> Iterator[list[Message]]:
     """What FFmpeg logs in this thread, as (level, name of the part, text), repeats too."""
-    level, skips = ffmpeg_log.get_level(), ffmpeg_log.get_skip_repeated()
     with ffmpeg_log.Capture() as messages:
-        ffmpeg_log.set_skip_repeated(False)
-        ffmpeg_log.set_level(ffmpeg_log.INFO if level is None else max(level, ffmpeg_log.INFO))
+        _LOG_LEVEL.raise_it()
         try:
             yield messages
         finally:
-            ffmpeg_log.set_level(level)
-            ffmpeg_log.set_skip_repeated(skips)
+            _LOG_LEVEL.restore()

@@ -71,12 +71,12 @@ def decoded_pictures(
     packets = _readable(container.demux(stream), damage, known.joints)
     watch = DamageWatch(container, stream)
 
-    def shown(packet: VideoPacket) -> Iterator[VideoFrame]:
-        pictures = watch.decoded(packet, is_leading=bool(packet.size) and count.is_leading)
+    def shown(packet: VideoPacket, content: bytes = b"") -> Iterator[VideoFrame]:
+        pictures = watch.decoded(packet, is_leading=bool(content) and count.is_leading)
         if watch.fault:
             raise _damaged(count.num_frames, watch.fault)
-        if packet.size:
-            count.end(bytes(packet), len(pictures))
+        if content:
+            count.end(content, len(pictures))
         is_torn = packet.is_corrupt and not known.is_continuous
         if is_torn or any(picture.is_corrupt for picture in pictures):
             raise _damaged(count.num_frames, "damaged")
@@ -87,12 +87,13 @@ def decoded_pictures(
             count.num_frames += 1
             yield picture
         # Decoding goes on from here as at the start of a stream.
-        if not packet.size:
+        if not content:
             stream.codec_context.flush_buffers()
 
     try:
-        for packet, is_first, pictures, _ in watch.packets(_restarting(packets, stream, known)):
-            content = bytes(packet)
+        for packet, is_first, pictures, _, content in watch.packets(
+            _restarting(packets, stream, known)
+        ):
             if is_header(codec, content):
                 continue
             if is_first:
@@ -103,7 +104,7 @@ def decoded_pictures(
                     f"frame {count.num_frames}: decoding cannot begin in the middle of a stream",
                     count.num_frames,
                 )
-            yield from shown(packet)
+            yield from shown(packet, content)
         if damage is not None:
             raise VideoError(Reason.DECODE_ERROR, str(damage), count.num_frames)
         num_indexed = promised_packets(

@@ -1,7 +1,7 @@
 """Video file -> all frames, upright, resized, uint8 RGB, in chunks of bounded memory."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 
@@ -95,7 +95,8 @@ def _orientation(path: Path, stream: VideoStream, first: VideoFrame) -> Orientat
         return picture_orientation(first)
     # FFmpeg puts a JPEG's EXIF before the container's word, but it is that of a photo: players and
     # FFmpeg before 8 show a video without it.
-    with open_container(path) as container:
+    # The pictures have been judged: what is wrong with a packet here is no fault of theirs.
+    with open_container(path) as container, suppress(av.error.FFmpegError):
         again = container.streams[stream.index]
         assert isinstance(again, VideoStream)
         for packet in container.demux(again):

@@ -6,6 +6,7 @@ And none of the many ways to write a whole video does.
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from threading import Event, Thread
 
 import av
 import cv2
@@ -15,6 +16,7 @@ from av import logging as ffmpeg_log
 from numpy.typing import NDArray
 
 from tests.support.videos import moving_square
+from twinstream.preprocess.decode.damage import captured_log
 from twinstream.preprocess.decode.image_folder import open_frames
 from twinstream.preprocess.decode.video import open_video
 from twinstream.shards.format.video_table import Reason, VideoError
@@ -240,3 +242,22 @@ def test_the_log_level_is_left_as_it_was_and_nothing_is_printed(
         ffmpeg_log.set_level(before[0])
     if level is None:
         assert capfd.readouterr() == ("", "")
+
+
+def test_the_log_level_is_as_before_when_captures_in_two_threads_overlap() -> None:
+    level, entered, left = ffmpeg_log.get_level(), Event(), Event()
+
+    def capture() -> None:
+        with captured_log():
+            entered.set()
+            left.wait(10)
+
+    thread = Thread(target=capture)
+    with captured_log():
+        thread.start()
+        assert entered.wait(10)
+    # The other thread still listens.
+    assert ffmpeg_log.get_level() == ffmpeg_log.INFO
+    left.set()
+    thread.join()
+    assert ffmpeg_log.get_level() == level
