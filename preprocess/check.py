@@ -17,7 +17,7 @@ from twinstream.preprocess.cluster.resources import WorkerResources
 from twinstream.preprocess.cluster.run_log import RunLog
 from twinstream.preprocess.flow.engines import cpu_engine
 from twinstream.preprocess.plan import Job, missing_rows
-from twinstream.preprocess.run import run_catalog, worker_setup
+from twinstream.preprocess.run import run_catalog, started_jobs, worker_setup
 from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings
 from twinstream.progress import Progress
 from twinstream.shards.format.manifest import FILE_NAME
@@ -104,8 +104,6 @@ def _run(
     address: str | None,
 ) -> list[VideoRow]:
     """The rows of the jobs' videos, in the order in which they come."""
-    from twinstream.preprocess.cluster.session import run_jobs
-
     # FFmpeg decodes with one core, whatever the engine would take.
     setup = worker_setup(dataset, settings, shards, cpu_engine(), WorkerResources(), None)
     rows = []
@@ -114,15 +112,7 @@ def _run(
         Progress("check", len(jobs), "video") as progress,
     ):
         log = RunLog(nowhere)
-        done = run_jobs(
-            jobs,
-            setup,
-            workers=settings.workers,
-            address=address,
-            max_tries=settings.max_tries,
-            timeout_seconds=settings.timeout_seconds,
-            on_event=log.write,
-        )
+        done = started_jobs(jobs, setup, address, log)
         # Ended here and not when it is collected: it holds Ray and its workers.
         with closing(done):
             for video in done:

@@ -6,7 +6,7 @@ Running it again does only what is missing; a dataset that is complete is left a
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,7 @@ from twinstream.shards.write.dataset import SAME_COMMAND, SHARDS_KEPT, DatasetBu
 
 if TYPE_CHECKING:
     from twinstream.preprocess.cluster.worker import WorkerSetup
+    from twinstream.preprocess.job import VideoDone
 
 
 def preprocess(
@@ -212,18 +213,8 @@ def _run(
     log: RunLog,
     check: Callable[[], None],
 ) -> None:
-    from twinstream.preprocess.cluster.session import run_jobs
-
     setup = worker_setup(dataset, settings, shards, engine, resources, locate(shards.path))
-    done = run_jobs(
-        jobs,
-        setup,
-        workers=settings.workers,
-        address=address,
-        max_tries=settings.max_tries,
-        timeout_seconds=settings.timeout_seconds,
-        on_event=log.write,
-    )
+    done = started_jobs(jobs, setup, address, log)
     with (
         Progress("preprocess", sum(len(job.items) for job in jobs), "video") as progress,
         # Ended here and not when it is collected: it holds Ray and its workers.
@@ -232,6 +223,24 @@ def _run(
         for _ in done:
             check()
             progress.advance(note=log.note())
+
+
+def started_jobs(
+    jobs: list[Job], setup: "WorkerSetup", address: str | None, log: RunLog
+) -> "Generator[VideoDone, None, None]":
+    """The jobs on the pool, as the settings say; each video's record as it comes."""
+    from twinstream.preprocess.cluster.session import run_jobs
+
+    settings = setup.preprocess
+    return run_jobs(
+        jobs,
+        setup,
+        workers=settings.workers,
+        address=address,
+        max_tries=settings.max_tries,
+        timeout_seconds=settings.timeout_seconds,
+        on_event=log.write,
+    )
 
 
 def worker_setup(
