@@ -12,7 +12,6 @@ from pathlib import Path
 
 from twinstream.errors import InputError
 from twinstream.preprocess.catalog.catalog import Catalog, csv_catalog
-from twinstream.preprocess.catalog.listings import Listed
 from twinstream.preprocess.cluster.resources import WorkerResources
 from twinstream.preprocess.cluster.run_log import RunLog
 from twinstream.preprocess.flow.engines import cpu_engine
@@ -20,6 +19,7 @@ from twinstream.preprocess.plan import Job, missing_rows
 from twinstream.preprocess.run import run_catalog, started_jobs, worker_setup
 from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings
 from twinstream.progress import Progress
+from twinstream.shards.format.listings import Listed
 from twinstream.shards.format.manifest import FILE_NAME
 from twinstream.shards.format.video_table import (
     VIDEOS_NAME,

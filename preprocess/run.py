@@ -11,8 +11,9 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from twinstream.errors import InputError
-from twinstream.preprocess.catalog.catalog import Catalog, Video, read_catalog
+from twinstream.preprocess.catalog.catalog import Catalog, Video
 from twinstream.preprocess.catalog.files import has_video_suffix
+from twinstream.preprocess.catalog.kinds import read_catalog
 from twinstream.preprocess.cluster.resources import (
     WorkerResources,
     cluster_engine,
@@ -29,6 +30,7 @@ from twinstream.shards.format.manifest import FILE_NAME
 from twinstream.shards.format.video_table import VIDEOS_NAME, Status, VideoRow, summary
 from twinstream.shards.rawframes.names import parse_image_name
 from twinstream.shards.settings import ShardSettings
+from twinstream.shards.split_lists import store_splits
 from twinstream.shards.storage.atomic import one_line_disk_faults, remove_temporaries
 from twinstream.shards.storage.location import (
     Location,
@@ -60,11 +62,15 @@ def preprocess(
     """
     engine, resources = _engine_and_resources(settings, address)
     catalog = run_catalog(dataset, shards.path)
+    dataset = with_fold(dataset, catalog.fold)
     jobs = plan_jobs(catalog.videos, shards.videos_per_shard, settings.seed)
     made_with = byte_settings(dataset, settings, shards, engine)
     out = locate(shards.path)
     build = dataset_build(out, catalog, jobs, made_with, settings.bound)
     if (rows := build.finished_rows()) is not None:
+        # Of a dataset that an older version made they are not there.
+        if catalog.lists and not dry_run:
+            store_splits(out, catalog.lists)
         print(f"{out}: finished already", file=sys.stderr)
         return rows
     if dry_run:
@@ -90,8 +96,24 @@ def preprocess(
                     # Workers that were killed could not clear up after themselves.
                     remove_temporaries(out)
             rows = build.finish()
+            if catalog.lists:
+                store_splits(out, catalog.lists)
         write_report(out, log.totals, rows, time.monotonic() - begun)
     return rows
+
+
+def with_fold(dataset: DatasetSettings, fold: int | None) -> DatasetSettings:
+    """The settings with the fold whose splits the shards have, as datasets record it."""
+    if fold is None:
+        return dataset
+    if dataset.fold != fold:
+        print(
+            f"dataset.fold {dataset.fold}: changes nothing, the splits of the shards are those of "
+            f"lists {fold}; train with train.split=train{dataset.fold}, "
+            f"test.split=test{dataset.fold}",
+            file=sys.stderr,
+        )
+    return dataset.model_copy(update={"fold": fold})
 
 
 def _left(build: DatasetBuild[Video]) -> list[Job]:
@@ -151,7 +173,6 @@ def run_catalog(dataset: DatasetSettings, shards_path: str) -> Catalog:
         dataset.kind,
         dataset.root,
         splits=dataset.splits,
-        fold=dataset.fold,
         annotations=dataset.annotations,
         exclude=dataset.exclude,
         out=out,

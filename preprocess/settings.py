@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from twinstream.errors import InputError
-from twinstream.preprocess.catalog.catalog import KINDS
+from twinstream.preprocess.catalog.kinds import KINDS
 from twinstream.preprocess.flow.engine import DEFAULT_GPU_BYTES, MIN_SIDE, TvL1Params
 from twinstream.preprocess.flow.engines import engine_choices, find_engine
 from twinstream.section import Section, build_settings
@@ -54,16 +54,18 @@ class DatasetSettings(Section):
     """Section `dataset`: which videos there are, and what class and split each has."""
 
     kind: KindName = "kinetics"
-    """ucf101: root/Class/v_*.avi with split lists; kinetics: official CSVs; folders:
+    """ucf101, hmdb51: root/Class/FILE with split lists; kinetics: official CSVs; folders:
     root/[split/]class/file; csv: path,label,split; rawframes:
     root/[split/]class/VIDEO/img_00001.jpg, or such folders as a CSV names them.
     """
     root: str = "videos"
     """Folder of the videos."""
     splits: str | None = None
-    """Folder of classInd.txt, trainlistNN.txt and testlistNN.txt (ucf101)."""
+    """Folder of classInd.txt, trainlistNN.txt and testlistNN.txt (ucf101), or of
+    CLASS_test_splitN.txt (hmdb51). Each list is stored as a split: train1, test1, train2 ...
+    """
     fold: int = Field(1, ge=1, le=99)
-    """Which of the split lists (ucf101)."""
+    """Changes nothing: the shards have the splits of the first lists, and every list is stored."""
     annotations: str | tuple[str, ...] | None = None
     """The CSV, or several (kinetics, csv, rawframes)."""
     exclude: Patterns = ()

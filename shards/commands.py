@@ -360,6 +360,37 @@ def subset(
     click.echo(f"{summary(rows)} -> {target}")
 
 
+@shards.command()
+@click.argument("path")
+@click.option("--add", "name", help="Name of a split to store.")
+@click.option(
+    "--from",
+    "source",
+    metavar="LIST",
+    help="Its videos: a list of UCF-101 or HMDB-51, a CSV of path,label[,split], or keys.",
+)
+@click.option("--remove", help="Name of a stored split to remove.")
+def splits(path: str, name: str | None, source: str | None, remove: str | None) -> None:
+    """The splits of a dataset; with --add and --from a further one out of a list, for all who use
+    the dataset. A list with several splits is LIST:SPLIT.
+
+    Example: twinstream shards splits out/shards --add test2 --from splits/testlist02.txt
+    """
+    from twinstream.shards.split_lists import add_split, describe_splits, remove_split
+    from twinstream.shards.storage.location import locate
+
+    if (name is None) != (source is None):
+        raise click.UsageError("--add NAME and --from LIST belong together")
+    dataset = locate(path)
+    if remove is not None:
+        remove_split(dataset, remove)
+    if name is not None and source is not None:
+        added = add_split(dataset, name, source)
+        if note := added.note():
+            click.echo(note, err=True)
+    click.echo(describe_splits(dataset))
+
+
 @shards.command("convert-codec")
 @click.argument("path")
 @click.option("--out", required=True, help="Folder of the new dataset.")

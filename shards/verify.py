@@ -26,6 +26,7 @@ from twinstream.shards.format.manifest import (
 )
 from twinstream.shards.format.sample import member_names, meta_from_json
 from twinstream.shards.format.video_table import VIDEOS_NAME, Status, read_videos
+from twinstream.shards.read.virtual_splits import stored_names, stored_split
 from twinstream.shards.storage.location import Location, file_sizes, local_copy
 
 
@@ -48,6 +49,7 @@ def faults(dataset: Location, progress: Callable[[str], None] = lambda path: Non
         yield from _entry_faults(dataset, entry, keys)
         progress(entry.tar.path)
     yield from _row_faults(dataset, manifest.classes, keys)
+    yield from _split_faults(dataset)
 
 
 def fast_faults(
@@ -63,6 +65,7 @@ def fast_faults(
     for entry in named_files(manifest):
         yield from file_faults(dataset, entry)
         progress(entry)
+    yield from _split_faults(dataset)
 
 
 def named_files(manifest: Manifest) -> list[FileEntry]:
@@ -170,6 +173,15 @@ def _image_faults(data: bytes, shape: tuple[int, ...]) -> Iterator[str]:
             yield f"its JPEG is {found}, expected {shape}"
     except InputError as error:
         yield str(error)
+
+
+def _split_faults(dataset: Location) -> Iterator[str]:
+    """Stored splits that were changed or are of another dataset; their keys were checked before."""
+    for name in stored_names(dataset):
+        try:
+            stored_split(dataset, name)
+        except InputError as error:
+            yield str(error)
 
 
 def _row_faults(dataset: Location, classes: tuple[str, ...], keys: dict[str, str]) -> Iterator[str]:

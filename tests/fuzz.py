@@ -24,10 +24,10 @@ import click
 
 from benchmarks.encodings import ENCODINGS, encode
 from twinstream.errors import InputError
-from twinstream.preprocess.catalog.listings import parse_csv, parse_kinetics, parse_split_list
 from twinstream.preprocess.decode.image_folder import open_frames
 from twinstream.preprocess.decode.video import open_video
 from twinstream.shards.format.classes import parse_classes
+from twinstream.shards.format.listings import parse_csv, parse_kinetics, parse_split_list
 from twinstream.shards.format.video_table import VideoError
 from twinstream.shards.rawframes.names import read_list
 from twinstream.shards.storage.location import read_text

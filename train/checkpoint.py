@@ -8,7 +8,7 @@ dropout follow from (seed, stage, epoch, step).
 import hashlib
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -88,6 +88,8 @@ class Checkpoint:
     """(n,) int64 ascending, digests of the keys of all videos that the weights were trained on,
     those of the first weights included; None where it is not known
     """
+    lists: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of each list of videos that a split of the run's settings is, by setting"""
     training: TrainingState | None = None
     """None in STAGE.pt, from which nothing goes on"""
 
@@ -142,6 +144,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             _names(state.get("learned")),
             state.get("made_with"),
             state.get("trained_on"),
+            state.get("lists", {}),
             training,
         )
     except (KeyError, TypeError) as error:

@@ -33,6 +33,10 @@ AttentionAt = EveryOther | tuple[str, ...]
 # Where a branch's first weights come from, if not from a file.
 IMAGENET = "imagenet"
 
+# Which layers of a branch learn: all, the attention blocks and what is behind the first of them, or
+# the last layer alone.
+Trainable = Literal["all", "behind_attention", "fc"]
+
 DROPOUT = 0.7
 
 # Sides of TSN's random crop relative to the shorter side of the stored frame.

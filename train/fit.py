@@ -14,7 +14,9 @@ import time
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -26,22 +28,28 @@ from twinstream.train.checkpoint import (
     TrainingState,
     save_checkpoint,
 )
-from twinstream.train.data.loader import num_workers
+from twinstream.train.data.feed import Feed
 from twinstream.train.data.seeds import step_seed
 from twinstream.train.device import choose_device
+from twinstream.train.features import (
+    FeatureFeed,
+    classified,
+    feature_feed,
+    held_out_features,
+    remove_features,
+    validation_outputs,
+)
 from twinstream.train.gradient import add_gradients
 from twinstream.train.memory import keep_freed_memory
 from twinstream.train.network.stages import Stage, with_acting
 from twinstream.train.network.two_branch import TwoBranch, attending_branches
 from twinstream.train.ranks import joined_ranks
 from twinstream.train.run_folder import (
-    CHECKPOINT,
     SETTINGS,
     RunSettings,
     settings_to_use,
 )
 from twinstream.train.run_log import TrainingLog
-from twinstream.train.score.evaluate import score_videos
 from twinstream.train.score.metrics import ranked_classes
 from twinstream.train.session import (
     Session,
@@ -53,7 +61,7 @@ from twinstream.train.session import (
     open_session,
     owned_run,
 )
-from twinstream.train.settings import TrainSettings
+from twinstream.train.settings import CHECKPOINT, TrainSettings
 
 
 def train(settings: RunSettings, out: Path, *, resume: bool) -> None:
@@ -90,6 +98,11 @@ def fit(session: Session, start: TrainingState, log: TrainingLog, stop: StopSign
         if not at.is_stage_start:
             optimizer.load_state_dict(start.optimizer)
             schedule.load_state_dict(start.schedule)
+        feed: Feed | FeatureFeed = session.feed
+        held_out: NDArray[np.float32] | None = None
+        if train.cache_features:
+            feed = feature_feed(session, stage, at.stage * train.epochs, train.cache_features)
+            held_out = held_out_features(session, stage) if train.validate_split else None
         done, total = at.epoch * epoch_steps + at.step, train.epochs * epoch_steps
         with Progress(stage.name, total, "step", done, shown=ranks.is_first) as progress:
             while at.epoch < train.epochs:
@@ -97,7 +110,7 @@ def fit(session: Session, start: TrainingState, log: TrainingLog, stop: StopSign
                 epoch = at.stage * train.epochs + at.epoch
                 model.train()
                 waiting = time.perf_counter()
-                for part, batch in session.feed.batches(epoch, at.step, ranks):
+                for part, batch in feed.batches(epoch, at.step, ranks):
                     begun = time.perf_counter()
                     torch.manual_seed(step_seed(train.seed, epoch, at.step, ranks.rank))
                     optimizer.zero_grad()
@@ -135,7 +148,7 @@ def fit(session: Session, start: TrainingState, log: TrainingLog, stop: StopSign
                     waiting = time.perf_counter()
                 accuracies = {"train_accuracy": at.correct / at.seen}
                 if train.validate_split:
-                    accuracies["validation_accuracy"] = validate(session, stage)
+                    accuracies["validation_accuracy"] = validate(session, stage, held_out)
                 # The last one decides; it is the same on all ranks, and so the rate stays the same.
                 schedule.step([*accuracies.values()][-1])
                 line = {"stage": stage.name, "epoch": at.epoch, **accuracies}
@@ -144,6 +157,7 @@ def fit(session: Session, start: TrainingState, log: TrainingLog, stop: StopSign
                 save(session, log, at, optimizer, schedule)
         if ranks.is_first:
             save_checkpoint(session.out / f"{stage.name}.pt", checkpoint_at(session, at))
+            remove_features(session.out)
         at = at.after_stage()
         save(session, log, at)
 
@@ -151,8 +165,10 @@ def fit(session: Session, start: TrainingState, log: TrainingLog, stop: StopSign
 def begin_stage(
     model: TwoBranch, stage: Stage, train: TrainSettings
 ) -> tuple[SGD, ReduceLROnPlateau]:
-    """Freeze the other branch; a new optimizer at the initial rate, and its schedule."""
-    model.train_only(stage.trains, through_frozen=train.gradient_through_frozen)
+    """Freeze what does not learn; a new optimizer at the initial rate, and its schedule."""
+    model.train_only(
+        stage.trains, part=train.trainable, through_frozen=train.gradient_through_frozen
+    )
     optimizer = SGD(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
         lr=train.learning_rate,
@@ -163,20 +179,19 @@ def begin_stage(
     return optimizer, schedule
 
 
-def validate(session: Session, stage: Stage) -> float:
-    """Top-1 accuracy of the branch that learns: centre crops, as many snippets as in training."""
-    train, views, correct, seen = session.settings.train, session.validation, 0, 0
+def validate(session: Session, stage: Stage, held_out: NDArray[np.float32] | None) -> float:
+    """Top-1 accuracy of the branch that learns: centre crops, as many snippets as in training.
+
+    `held_out` are this rank's videos' features, where they are stored.
+    """
+    views, correct, seen = session.validation, 0, 0
     if views is not None:
-        scores = score_videos(
-            session.model,
-            views,
-            session.ranks.device,
-            outputs=(stage.trains,),
-            attending=stage.attending,
-            batch_views=train.batch_size,
-            workers=num_workers(train.workers),
+        scores = (
+            validation_outputs(session, stage, session.model)
+            if held_out is None
+            else classified(session, stage, held_out)
         )
-        correct = int((ranked_classes(scores[stage.trains])[:, 0] == views.labels).sum())
+        correct = int((ranked_classes(scores)[:, 0] == views.labels).sum())
         seen = len(views.labels)
     # Sync: every rank has scored a part of the split, and needs the accuracy of all of it.
     all_correct, all_seen = session.ranks.sums(correct, seen)

@@ -7,17 +7,33 @@ BatchNorm in training takes its statistics from one micro-batch.
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from twinstream.train.data.batch import Batch
+from twinstream.train.choices import BranchName
+from twinstream.train.data.batch import Batch, FeatureBatch
 from twinstream.train.data.order import RankPart
 from twinstream.train.device import half_precision, network_input
 from twinstream.train.network.stages import Stage
 from twinstream.train.network.two_branch import TwoBranch, consensus
 
 
+def snippet_scores(
+    model: TwoBranch, batch: Batch | FeatureBatch, stage: Stage, device: torch.device
+) -> Tensor:
+    """(B * K, C) scores of the branch that learns, from pixels or from its stored features."""
+    if isinstance(batch, FeatureBatch):
+        features = batch.features.to(device, non_blocking=True).flatten(0, 1)
+        return model.branch(stage.trains).classify(features)
+    rgb, flow = network_input(batch, device)
+    scores: dict[BranchName, Tensor] = model(
+        rgb, flow, outputs=(stage.trains,), attending=stage.attending
+    )
+    return scores[stage.trains]
+
+
 def add_gradients(
     model: TwoBranch,
-    batch: Batch,
+    batch: Batch | FeatureBatch,
     part: RankPart,
     stage: Stage,
     device: torch.device,
@@ -33,13 +49,12 @@ def add_gradients(
     size = micro_batch or len(batch)
     for start in range(0, len(batch), size):
         videos = batch.rows(slice(start, start + size))
-        rgb, flow = network_input(videos, device)
         labels = videos.labels.to(device, non_blocking=True)
         with half_precision(device):
-            scores = model(rgb, flow, outputs=(stage.trains,), attending=stage.attending)
+            scores = snippet_scores(model, videos, stage, device)
         # Rows that only make the ranks' batches equally long come last, and do not count.
         counted = max(0, min(part.num_counted - start, len(labels)))
-        video_scores, labels = consensus(scores[stage.trains], segments)[:counted], labels[:counted]
+        video_scores, labels = consensus(scores, segments)[:counted], labels[:counted]
         # Over the videos of all ranks: then the sum of the ranks' gradients is the mean's gradient.
         video_loss = F.cross_entropy(video_scores, labels, reduction="sum") / part.num_global
         # Also where nothing counts: synchronised BatchNorm waits for every rank's backward pass.

@@ -9,7 +9,7 @@ differs.
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,15 @@ from twinstream.shards.format.manifest import (
 from twinstream.shards.settings import ShardSettings
 from twinstream.shards.storage.atomic import write_atomically
 from twinstream.shards.storage.location import file_sha256, locate
-from twinstream.train.settings import ModelSettings, TestSettings, TrainSettings
+from twinstream.train.choices import BOTH, BranchName
+from twinstream.train.settings import (
+    CHECKPOINT,
+    ModelSettings,
+    TestSettings,
+    TrainSettings,
+    weights_file,
+)
 
-CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
 SETTINGS = "settings.yaml"
 STARTS = "starts.jsonl"
@@ -45,7 +51,11 @@ MAY_DIFFER = (
     "shards.",
 )
 # Loaded when the run began: another path is the same setting where the file is the same.
-WEIGHTS = {"model.rgb_weights": "rgb", "model.flow_weights": "flow"}
+WEIGHTS: dict[str, tuple[BranchName, ...]] = {
+    "model.weights": BOTH,
+    "model.rgb_weights": ("rgb",),
+    "model.flow_weights": ("flow",),
+}
 # What a run did that was begun before there was such a key
 BEFORE = {"train.gradient_through_frozen": False, "train.scale_motion": True}
 
@@ -184,8 +194,8 @@ def resumed_settings(run: Path, found: RunSettings, wanted: RunSettings) -> RunS
     return build_settings(RunSettings, tree, source=str(run / SETTINGS))
 
 
-def is_loaded_file(run: Path, branch: str, source: str | None) -> bool:
-    """Whether `source` is the file of weights that this branch of the run began from."""
+def is_loaded_file(run: Path, branches: Sequence[BranchName], source: str | None) -> bool:
+    """Whether `source` is the file of weights that one of these branches of the run began from."""
     path = run / STARTS
     starts = path.read_text().splitlines() if path.exists() else []
     known = []
@@ -193,10 +203,11 @@ def is_loaded_file(run: Path, branch: str, source: str | None) -> bool:
         # A line may be torn where the disk was full.
         with suppress(ValueError, AttributeError):
             # The start that began the run has loaded them; later ones have not.
-            known.append(json.loads(line).get("weights", {}).get(branch))
-    if source is None or not Path(source).is_file():
+            loaded = json.loads(line).get("weights", {})
+            known += [loaded.get(branch) for branch in branches]
+    if source is None or not weights_file(source).is_file():
         return False
-    return file_sha256(Path(source)) in known
+    return file_sha256(weights_file(source)) in known
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

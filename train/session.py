@@ -41,7 +41,6 @@ from twinstream.train.network.two_branch import TwoBranch, attending_branches, b
 from twinstream.train.network.weights import Origin, Use, initialise, unfit_starts
 from twinstream.train.ranks import Ranks, synchronise_batch_norm
 from twinstream.train.run_folder import (
-    CHECKPOINT,
     RunSettings,
     begin_run,
     keep_manifest,
@@ -51,6 +50,7 @@ from twinstream.train.run_folder import (
 )
 from twinstream.train.run_log import TrainingLog, record_start
 from twinstream.train.score.run_weights import open_run_dataset
+from twinstream.train.settings import CHECKPOINT
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,8 @@ class Session:
     validation: TestSnippets | None
     """This rank's part of the validation split; None where it has none"""
     model: TwoBranch
+    lists: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of each list of videos that a split is, by its setting"""
     known: Known = Known()
 
 
@@ -90,6 +92,7 @@ def open_session(settings: RunSettings, out: Path, ranks: Ranks) -> Session:
     manifest = dataset.manifest
     refuse_other_codec(settings.shards.path, manifest.flow_codec.zero, manifest.flow_codec.levels)
     stages = plan_stages(settings.train.stages, settings.model.kind)
+    refuse_changing_features(settings)
     # Found now and not when training is over: a mistyped name costs nothing yet.
     if settings.test.split is not None:
         dataset.samples(settings.test.split)
@@ -101,12 +104,40 @@ def open_session(settings: RunSettings, out: Path, ranks: Ranks) -> Session:
             file=sys.stderr,
         )
     settings, validation = open_validation(dataset, settings, ranks)
+    lists = opened_lists(dataset, settings, ranks)
     # The same on all ranks, which do not exchange their weights.
     torch.manual_seed(settings.train.seed)
     model = build_model(settings.model, len(manifest.classes)).to(ranks.device)
     synchronise_batch_norm(model, ranks)
     sha256 = file_sha256(dataset.path / FILE_NAME)
-    return Session(out, settings, ranks, dataset, sha256, stages, feed, validation, model)
+    return Session(out, settings, ranks, dataset, sha256, stages, feed, validation, model, lists)
+
+
+def refuse_changing_features(settings: RunSettings) -> None:
+    """InputError where train.cache_features would keep what training changes, or cannot be read."""
+    if settings.train.cache_features is None:
+        return
+    if settings.train.trainable != "fc":
+        raise InputError(
+            f"train.cache_features: with train.trainable {settings.train.trainable} features "
+            "change as the network learns; set train.trainable: fc, or leave it out"
+        )
+    if settings.train.loader == "stream":
+        raise InputError("train.cache_features: needs train.loader: index")
+
+
+def opened_lists(dataset: ShardDataset, settings: RunSettings, ranks: Ranks) -> dict[str, str]:
+    """SHA-256 of the lists that the splits of the settings are; tells what they have lost."""
+    splits = {"train.split": settings.train.split}
+    if settings.train.validate_split:
+        splits["train.validate_split"] = settings.train.validate_split
+    digests = {}
+    for setting, split in splits.items():
+        if (listed := dataset.virtual(split)) is not None:
+            digests[setting] = listed.sha256
+            if ranks.is_first and (note := listed.note()):
+                print(f"{setting}: {note}", file=sys.stderr)
+    return digests
 
 
 def open_validation(
@@ -241,7 +272,7 @@ def refuse_other_ranks(ranks: Ranks, origins: Mapping[BranchName, Origin]) -> No
     differs = ranks.sums(number)[0] != ranks.size * number
     if ranks.sums(differs)[0]:
         raise InputError(
-            "model.rgb_weights, model.flow_weights: not every rank reads the same files; give a "
+            "model.weights, rgb_weights, flow_weights: not every rank reads the same files; give a "
             "path that is the same for all"
         )
 
@@ -253,6 +284,12 @@ def load_training(session: Session) -> tuple[Session, TrainingState]:
         raise InputError(
             f"{session.out}: was trained on another dataset than the one at {session.dataset.path}"
         )
+    for setting, sha256 in session.lists.items():
+        if checkpoint.lists.get(setting) != sha256:
+            raise InputError(
+                f"{session.out}: {setting}: the list has changed since the run began; it goes on "
+                "with the list of then, or choose another --out"
+            )
     load_weights(session.model, checkpoint, session.out / CHECKPOINT)
     # As it was begun by versions that left another run's attention out.
     if lost := {*attending_branches(session.model)} - {*checkpoint.attending}:
@@ -280,8 +317,11 @@ def made_with(session: Session) -> dict[str, Any]:
 
 def training_keys(session: Session) -> Tensor | None:
     """Digests of the videos that this run trains on; None without the table that lists them."""
+    split, dataset = session.settings.train.split, session.dataset
     try:
-        return key_digests(session.dataset.written.keys(session.settings.train.split))
+        if (listed := dataset.virtual(split)) is not None:
+            return key_digests(listed.keys)
+        return key_digests(dataset.written.keys(split))
     except InputError:
         # To stream tars of somebody else needs dataset.json only.
         if session.settings.train.loader != "stream":
@@ -318,5 +358,6 @@ def checkpoint_at(
         tuple(name for name in session.model.names if name in {*known.learned, *trains}),
         made_with(session),
         known.trained_on,
+        session.lists,
         training,
     )

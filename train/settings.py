@@ -1,5 +1,6 @@
 """Sections `model`, `train` and `test` of pipeline.yaml; defaults as in the paper, section 4.4."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints
@@ -18,8 +19,11 @@ from twinstream.train.choices import (
     EveryOther,
     ModelKind,
     NumCrops,
+    Trainable,
 )
 
+# In a run's folder, the network as its last step has left it
+CHECKPOINT = "checkpoint.pt"
 StageName = Annotated[str, StringConstraints(pattern=STAGE_NAME)]
 
 
@@ -59,9 +63,16 @@ class ModelSettings(Section):
     channels.
     """
 
+    weights: str | None = None
+    """What the whole network starts from, attention included: the folder of another run, or a
+    checkpoint; replaces rgb_weights and flow_weights.
+    """
+
     @property
     def first_weights(self) -> dict[BranchName, str | None]:
-        """`rgb_weights` and `flow_weights` by branch."""
+        """`rgb_weights` and `flow_weights` by branch, or `weights` for both."""
+        if self.weights is not None:
+            return {"rgb": self.weights, "flow": self.weights}
         return {"rgb": self.rgb_weights, "flow": self.flow_weights}
 
 
@@ -69,10 +80,21 @@ class TrainSettings(Section):
     """Section `train`: how the network learns."""
 
     split: str = "train"
-    """Split of the shard dataset to learn from."""
+    """Split of the shard dataset to learn from, or a list of videos: a file, LIST:SPLIT where it
+    has several splits, or the name of a stored one.
+    """
     stages: tuple[StageName, ...] = Field(("flow", "iter1", "iter2", "iter3"), min_length=1)
     """flow and rgb train a branch by itself; iter1, iter3 ... RGB that attends to flow, iter2 ...
     the reverse.
+    """
+    trainable: Trainable = "all"
+    """Which layers of the branch that learns: all, behind_attention for the attention blocks and
+    all layers behind the first of them, or fc for the last layer alone; the others stay as they
+    are.
+    """
+    cache_features: int | None = Field(None, ge=1)
+    """With trainable fc: so many random views of each video are computed once, their features kept
+    in the run's folder while the stage lasts, and trained on in turn; off when not set.
     """
     epochs: int = Field(30, ge=1)
     """Epochs of each stage."""
@@ -146,3 +168,9 @@ class TestSettings(Section):
     """Whether 10 crops hold mirrors, or are 5; as train.flip when not set."""
     batch_views: int = Field(80, ge=1)
     """Views scored at a time."""
+
+
+def weights_file(source: str | Path) -> Path:
+    """The file itself; of a run's folder its checkpoint.pt."""
+    path = Path(source)
+    return path / CHECKPOINT if path.is_dir() else path

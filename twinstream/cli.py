@@ -217,7 +217,13 @@ def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool) -> 
 
 @cli.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--split", help="Split to score; the run's test.split when not given.")
+@click.option(
+    "--split",
+    help=(
+        "Split to score: of the shards, a stored one, or a list's file; the run's test.split when "
+        "not given."
+    ),
+)
 @with_views
 @click.option(
     "--shards", "shards_path", help="Shard dataset to score, where it is not the one trained on."
@@ -225,6 +231,11 @@ def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool) -> 
 @click.option(
     "--stage",
     help="Score the network as it was behind this stage; as training left it when not given.",
+)
+@click.option(
+    "--known-classes",
+    is_flag=True,
+    help="Leave out, and count, videos of classes that the network lacks.",
 )
 @click.option(
     "--out",
@@ -239,6 +250,7 @@ def test(
     flip: bool | None,
     shards_path: str | None,
     stage: str | None,
+    known_classes: bool,
     out: Path | None,
 ) -> None:
     """Score a trained run: predictions.parquet and metrics.json, in its folder or in --out.
@@ -253,7 +265,7 @@ def test(
     settings = read_run_settings(run).test.model_copy(
         update={k: v for k, v in given.items() if v is not None}
     )
-    click.echo(metrics_table(score_run(run, settings, shards_path, stage, out)))
+    click.echo(metrics_table(score_run(run, settings, shards_path, stage, out, known_classes)))
 
 
 @cli.command()

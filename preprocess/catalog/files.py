@@ -142,14 +142,15 @@ def _suffix(path: str) -> str:
     return splitext(path)[1].lower()
 
 
-def splits_folder(root: Location, splits: str | None) -> Location:
-    """The folder of classInd.txt: `splits` if given, else the root or `splits` beside it."""
+def splits_folder(root: Location, splits: str | None, name: str) -> Location:
+    """The folder of the lists: `splits` if given, else the root or `splits` beside it.
+
+    One of them holds a file of this name or pattern.
+    """
     if splits is not None:
         return locate(splits)
     folders = [root, root.parent / "splits"]
     for folder in folders:
-        if (folder / "classInd.txt").exists():
+        if next(iter(folder.glob(name)), None) is not None:
             return folder
-    raise InputError(
-        f"dataset.splits: not set, and no classInd.txt in {folders[0]} or {folders[1]}"
-    )
+    raise InputError(f"dataset.splits: not set, and no {name} in {folders[0]} or {folders[1]}")

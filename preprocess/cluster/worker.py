@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from twinstream.preprocess.catalog.catalog import KINDS
+from twinstream.preprocess.catalog.kinds import KINDS
 from twinstream.preprocess.cluster.resources import default_chunk_frames
 from twinstream.preprocess.decode.image_folder import open_frames
 from twinstream.preprocess.decode.video import open_video

@@ -101,8 +101,8 @@ def manifest_bytes(manifest: Manifest) -> bytes:
     """The one spelling of a manifest, its digest included."""
     fields = manifest.model_dump(mode="json")
     fields["settings_sha256"] = settings_digest(manifest.settings)
-    fields["sha256"] = hashlib.sha256(_spell(fields)).hexdigest()
-    return _spell(fields)
+    fields["sha256"] = hashlib.sha256(spelt(fields)).hexdigest()
+    return spelt(fields)
 
 
 def read_manifest(dataset: Location) -> Manifest:
@@ -184,5 +184,6 @@ def faults_of(path: Location, entry: FileEntry) -> Iterator[str]:
         yield f"{entry.path}: {error.strerror}"
 
 
-def _spell(fields: dict[str, Any]) -> bytes:
+def spelt(fields: dict[str, Any]) -> bytes:
+    """The one spelling of a JSON file of the format."""
     return (json.dumps(fields, sort_keys=True, indent=2, ensure_ascii=False) + "\n").encode()

@@ -39,6 +39,11 @@ def known_split(name: str) -> str | None:
     return splits[0] if is_split else None
 
 
+def is_split_name(text: str) -> bool:
+    """Whether it is a word that can name a split, in its one spelling."""
+    return bool(re.fullmatch(r"[a-z0-9_-]+", text))
+
+
 def alike_but_for_split(names: Iterable[str]) -> tuple[str, str] | None:
     """The first two names that differ in the words of splits only: `Train1`, `Test2`."""
     first: dict[str, tuple[set[str], str]] = {}
@@ -57,7 +62,7 @@ def split_name(text: str, where: str) -> str:
     name = text.strip().lower()
     if split := known_split(name):
         return split
-    if not re.fullmatch(r"[a-z0-9_-]+", name):
+    if not is_split_name(name):
         raise InputError(f"{where}: split {text!r}; expected a word such as train, val or test")
     return name
 

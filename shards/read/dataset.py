@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from twinstream.errors import InputError
 from twinstream.shards.format.flow_codec import dequantize
-from twinstream.shards.format.manifest import FlowCodec, Manifest, read_manifest
+from twinstream.shards.format.manifest import FlowCodec, Manifest, read_manifest, shard_name
 from twinstream.shards.format.video_table import VIDEOS_NAME, read_columns
 from twinstream.shards.read.index_cache import IndexCache
 from twinstream.shards.read.members import read_flow, read_frames, read_meta
 from twinstream.shards.read.samples import Samples, StoredSample, WrittenVideos, read_written_videos
+from twinstream.shards.read.virtual_splits import VirtualSplit, find_split
 from twinstream.shards.settings import ShardSettings
 from twinstream.shards.storage.block_cache import BlockCache, open_cache
 from twinstream.shards.storage.location import Location, locate
@@ -69,6 +70,10 @@ class ShardDataset:
         # Local files need no copy on another local disk.
         self._cache = None if isinstance(self.path, Path) else cache
         self.manifest: Manifest = read_manifest(self.path)
+        # One cache for all splits, so that its limit in bytes holds for the dataset.
+        self._indexes = IndexCache()
+        self._lists: dict[str, VirtualSplit] = {}
+        self._of_lists: dict[str, Samples] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self.splits.values()))
@@ -128,11 +133,9 @@ class ShardDataset:
     @cached_property
     def splits(self) -> dict[str, Samples]:
         """Every sample, by split."""
-        # One cache for all splits, so that its limit in bytes holds for the dataset.
-        indexes, splits = IndexCache(), self.manifest.splits
         return {
-            name: Samples(self.path, name, splits[name], self._cache, indexes=indexes)
-            for name in splits
+            name: Samples(self.path, name, entries, self._cache, indexes=self._indexes)
+            for name, entries in self.manifest.splits.items()
         }
 
     @cached_property
@@ -141,11 +144,27 @@ class ShardDataset:
         return read_written_videos(self.path)
 
     def samples(self, split: str) -> Samples:
-        """Every sample of a split, in the order of its shards; InputError for an unknown split."""
-        if split not in self.splits:
-            known = ", ".join(sorted(self.splits)) or "none"
-            raise InputError(f"{self.path}: no split {split!r}; it has {known}")
-        return self.splits[split]
+        """Every sample of a split, in the order of its shards; InputError for an unknown split.
+
+        `split` is one of the shards, a stored list or the file of one (see `virtual`).
+        """
+        listed = self.virtual(split)
+        if listed is None:
+            return self.splits[split]
+        if split not in self._of_lists:
+            self._of_lists[split] = self._listed(listed)
+        return self._of_lists[split]
+
+    def virtual(self, split: str) -> VirtualSplit | None:
+        """The list behind a split; None for a split of the shards.
+
+        InputError for a split that is neither of them, and for a list of other videos.
+        """
+        if split in self.splits:
+            return None
+        if split not in self._lists:
+            self._lists[split] = find_split(self.path, split, known=self.splits)
+        return self._lists[split]
 
     def sample(self, key: str) -> StoredSample:
         """Where the sample of this key is stored; InputError when no split has it."""
@@ -154,6 +173,18 @@ class ShardDataset:
     def flow_pixels(self, levels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Stored bytes -> pixels with this dataset's codec."""
         return in_pixels(levels, self.codec)
+
+    def _listed(self, listed: VirtualSplit) -> Samples:
+        # Of the shards that hold any, as each costs a read of its index.
+        shards = self.written.shards(listed.keys)
+        entries = tuple(
+            entry
+            for split, entries in self.manifest.splits.items()
+            for entry in entries
+            if (split, shard_name(entry.tar.path)) in shards
+        )
+        every = Samples(self.path, listed.name, entries, self._cache, indexes=self._indexes)
+        return every.with_keys({*listed.keys})
 
     def _found(self, key: str) -> tuple[str, StoredSample]:
         """Split and sample of a key."""

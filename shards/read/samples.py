@@ -6,7 +6,7 @@ Questions about all samples (the shard of a key, the shortest sample of a split)
 videos.parquet, which is one file.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -71,13 +71,23 @@ class Samples(Sequence[StoredSample]):
     def __getitem__(self, position: int | slice) -> "StoredSample | Samples":
         chosen = range(len(self))[position]
         if isinstance(chosen, range):
-            # A slice keeps positions only, so that a subset of a large split reads no index.
-            positions = np.array(chosen, np.int64)
-            return replace(
-                self, positions=positions if self.positions is None else self.positions[positions]
-            )
+            return self.at(np.array(chosen, np.int64))
         shard, row = self._find(chosen)
         return self._stored(shard, self._index(shard).sample(row))
+
+    @property
+    def shard_sizes(self) -> list[int]:
+        """How many of the samples each shard holds, in turn, of the shards that hold any."""
+        if self.positions is None:
+            return [entry.num_samples for entry in self.entries]
+        shards = np.searchsorted(self._ends, self.positions, side="right")
+        sizes: list[int] = np.unique(shards, return_counts=True)[1].tolist()
+        return sizes
+
+    def with_keys(self, keys: Collection[str]) -> "Samples":
+        """Those samples that have one of these keys, in the same order; reads every index once."""
+        chosen = [position for position, key in enumerate(self.keys) if key in keys]
+        return self.at(np.array(chosen, np.int64))
 
     def of_key(self, shard: str, key: str) -> StoredSample:
         """The sample of this key, which is in the shard of this name; InputError when it is not."""
@@ -119,6 +129,10 @@ class Samples(Sequence[StoredSample]):
     @cached_property
     def _ends(self) -> NDArray[np.int64]:
         return np.cumsum([entry.num_samples for entry in self.entries], dtype=np.int64)
+
+    def at(self, places: NDArray[np.int64]) -> "Samples":
+        """Those at these places; positions alone are kept, and no index is read."""
+        return replace(self, positions=places if self.positions is None else self.positions[places])
 
     def _find(self, position: int) -> tuple[int, int]:
         """Shard and row of a position."""
@@ -176,6 +190,11 @@ class WrittenVideos:
         """The keys of a split, in the order of the table."""
         keys: list[str] = self.table.filter(pc.equal(self.table["split"], split))["key"].to_pylist()
         return keys
+
+    def shards(self, keys: Sequence[str]) -> set[tuple[str, str]]:
+        """Split and name of every shard that holds one of the videos."""
+        rows = self.table.filter(pc.is_in(self.table["key"], pa.array(keys, pa.string())))
+        return {*zip(rows["split"].to_pylist(), rows["shard"].to_pylist(), strict=True)}
 
     def shortest(self, split: str) -> tuple[str, str]:
         """Shard and key of the video with the fewest frames of a split that holds one."""

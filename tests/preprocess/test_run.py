@@ -20,7 +20,7 @@ from tests.support.stage import config, tree
 from tests.support.stores import Store
 from tests.support.videos import write_sound, write_video
 from twinstream.errors import InputError
-from twinstream.preprocess.catalog.catalog import read_catalog
+from twinstream.preprocess.catalog.kinds import read_catalog
 from twinstream.preprocess.duet import draw_video
 from twinstream.preprocess.run import check_skipped, preprocess, run_catalog
 from twinstream.preprocess.settings import DatasetSettings

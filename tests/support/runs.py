@@ -16,8 +16,9 @@ from twinstream.train.checkpoint import Checkpoint, Position, TrainingState, sav
 from twinstream.train.network.cma import CMABlock
 from twinstream.train.network.stages import plan_stages
 from twinstream.train.network.two_branch import TwoBranch, build_model
-from twinstream.train.run_folder import CHECKPOINT, RunSettings, begin_run
+from twinstream.train.run_folder import RunSettings, begin_run
 from twinstream.train.score.predictions import Predictions, write_predictions
+from twinstream.train.settings import CHECKPOINT
 
 BOUND = 20.0
 

@@ -13,7 +13,8 @@ import yaml
 
 from tests.support.paths import ROOT
 from tests.support.videos import write_video
-from twinstream.preprocess.catalog.catalog import Catalog, read_catalog
+from twinstream.preprocess.catalog.catalog import Catalog
+from twinstream.preprocess.catalog.kinds import read_catalog
 from twinstream.preprocess.cluster.worker import WorkerSetup, make_recipe
 from twinstream.preprocess.duet import draw_video
 from twinstream.preprocess.job import run_job

@@ -92,7 +92,7 @@ def test_one_pattern_to_exclude_needs_no_list(value: str, exclude: tuple[str, ..
         ),
         (
             "dataset.kind=ucf",
-            "dataset.kind: expected ucf101, kinetics, folders, csv or rawframes, not 'ucf'",
+            "dataset.kind: expected ucf101, hmdb51, kinetics, folders, csv or rawframes, not 'ucf'",
         ),
         ("train.stages=[flow, iter0]", "train.stages.1: String should match pattern"),
         ("preprocess.size=8", "preprocess.size.0: Input should be greater than or equal to 16"),

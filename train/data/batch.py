@@ -45,6 +45,23 @@ class Batch:
         return type(self)(*(change(getattr(self, field.name)) for field in fields(self)))
 
 
+@dataclass(frozen=True)
+class FeatureBatch:
+    """Stored features of B videos in place of their pixels."""
+
+    features: Tensor
+    """(B, K, D) float32, of K snippets"""
+    labels: Tensor
+    """(B,) int64"""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def rows(self, part: slice) -> Self:
+        """Some of the rows, without a copy."""
+        return type(self)(self.features[part], self.labels[part])
+
+
 def new_batch(size: int, snippets: int, stack_length: int, crop_size: int) -> Batch:
     """A batch to be filled, its memory not written yet."""
 

@@ -16,7 +16,7 @@ from twinstream.train.data.loader import (
     load_train_batches,
     num_workers,
 )
-from twinstream.train.data.order import EpochSampler, RankPart, num_repeated
+from twinstream.train.data.order import EpochSampler, Positions, RankPart, num_repeated
 from twinstream.train.data.stream import StreamedShards, load_streamed_batches
 from twinstream.train.ranks import Ranks
 from twinstream.train.settings import TrainSettings
@@ -36,8 +36,8 @@ class Feed:
             scale_motion=train.scale_motion,
             seed=train.seed,
         )
-        samples = dataset.samples(train.split)
-        self._shard_sizes = [entry.num_samples for entry in samples.entries]
+        self.samples = samples = dataset.samples(train.split)
+        self._shard_sizes = samples.shard_sizes
         self._source: TrainSnippets | StreamedShards
         if train.loader == "stream":
             # Without a window all shards are mixed: the cut snippets of the whole dataset would
@@ -46,6 +46,12 @@ class Feed:
                 raise InputError(
                     "train.loader: stream mixes a number of shards at a time; set "
                     "train.shuffle_window"
+                )
+            # Whole shards come through a stream, so that of a list all the rest would be read too.
+            if dataset.virtual(train.split) is not None:
+                raise InputError(
+                    f"train.loader: stream reads whole shards, and train.split {train.split} is a "
+                    "list; set train.loader: index"
                 )
             self._source = StreamedShards(
                 shard_urls(samples, train.stream_url),
@@ -65,11 +71,9 @@ class Feed:
         """How many places of an epoch repeat a sample, where batches do not divide by the ranks."""
         return num_repeated(sum(self._shard_sizes), self._train.batch_size, num_ranks)
 
-    def batches(
-        self, epoch: int, first_step: int, ranks: Ranks
-    ) -> Iterator[tuple[RankPart, Batch]]:
-        """The rest of an epoch from `first_step` on: this rank's samples and their snippets."""
-        sampler = EpochSampler(
+    def sampler(self, epoch: int, first_step: int, ranks: Ranks) -> EpochSampler:
+        """The order of an epoch's samples from `first_step` on, and this rank's part of it."""
+        return EpochSampler(
             self._shard_sizes,
             batch_size=self._train.batch_size,
             seed=self._train.seed,
@@ -79,6 +83,22 @@ class Feed:
             num_ranks=ranks.size,
             first_step=first_step,
         )
+
+    def in_order(self, epoch: int, positions: Positions) -> Iterator[Batch]:
+        """These samples one after another, as that epoch sees them; by the index loader only."""
+        assert isinstance(self._source, TrainSnippets)
+        size = self._train.batch_size
+        rows = [
+            [(epoch, int(position)) for position in positions[start : start + size]]
+            for start in range(0, len(positions), size)
+        ]
+        yield from load_train_batches(self._source, rows, num_workers(self._train.workers))
+
+    def batches(
+        self, epoch: int, first_step: int, ranks: Ranks
+    ) -> Iterator[tuple[RankPart, Batch]]:
+        """The rest of an epoch from `first_step` on: this rank's samples and their snippets."""
+        sampler = self.sampler(epoch, first_step, ranks)
         workers = num_workers(self._train.workers)
         if isinstance(self._source, StreamedShards):
             batches = load_streamed_batches(self._source, sampler, workers)

@@ -9,7 +9,7 @@ InputError as a value: raised there, it would arrive wrapped in a traceback.
 import os
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -27,7 +27,6 @@ from twinstream.signals import SIGNALS
 from twinstream.train.choices import NumCrops
 from twinstream.train.data import snippets, transforms
 from twinstream.train.data.batch import Batch, new_batch
-from twinstream.train.data.order import EpochSampler
 from twinstream.train.data.seeds import sample_rng
 from twinstream.train.memory import keep_freed_memory
 
@@ -234,9 +233,9 @@ def usable(samples: Videos, stack_length: int) -> Videos:
 
 
 def load_train_batches(
-    dataset: TrainSnippets, sampler: EpochSampler, workers: int
+    dataset: TrainSnippets, sampler: Iterable[list[tuple[int, int]]], workers: int
 ) -> Iterator[Batch]:
-    """The rest of an epoch, a batch at a time, in the order of the sampler."""
+    """The batches of a sampler, lists of (epoch, position), in its order."""
     yield from loaded(dataset, workers, batch_sampler=sampler)
 
 

@@ -81,7 +81,7 @@ def snippets(
         seed=seed,
     )
     sampler = EpochSampler(
-        [entry.num_samples for entry in samples.entries],
+        samples.shard_sizes,
         batch_size=batch_size,
         seed=seed,
         epoch=epoch,

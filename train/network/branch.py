@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from twinstream.errors import InputError
-from twinstream.train.choices import EVERY_OTHER, AttentionAt
+from twinstream.train.choices import EVERY_OTHER, AttentionAt, Trainable
 from twinstream.train.network.cma import CMABlock
 
 RGB_CHANNELS = 3
@@ -56,7 +56,7 @@ class Branch(nn.Module):
             self.add_module(name, child)
         self.dropout = nn.Dropout(dropout)
         self.depth = depth
-        self.frozen = False
+        self.learning: Trainable | None = "all"
         self.through_frozen = True
         # Names of residual blocks, not modules: nothing of it enters the state_dict.
         self.attention_after: tuple[str, ...] = ()
@@ -70,7 +70,7 @@ class Branch(nn.Module):
         """The branch by itself, without the other: (N, in_channels, H, W) -> (N, num_classes)."""
         for number in range(len(self.stretches)):
             x = self.run_stretch(x, number)
-        return self.classify(x)
+        return self.classify(self.pool(x))
 
     def run_stretch(self, x: Tensor, number: int) -> Tensor:
         """From the end of stretch `number` - 1 to the end of stretch `number`.
@@ -94,29 +94,53 @@ class Branch(nn.Module):
             out: Tensor = self.cma[_key(self.attention_after[number])](x, y)
         return out
 
-    def classify(self, x: Tensor) -> Tensor:
-        """(N, D, h, w) -> (N, num_classes): mean over the positions, dropout, linear layer."""
+    def pool(self, x: Tensor) -> Tensor:
+        """(N, D, h, w) -> (N, D): mean over the positions."""
         with self._gradient():
-            scores: Tensor = self.fc(self.dropout(self.avgpool(x).flatten(1)))
+            features: Tensor = self.avgpool(x).flatten(1)
+        return features
+
+    def classify(self, features: Tensor) -> Tensor:
+        """(N, D) -> (N, num_classes): dropout, linear layer."""
+        with self._gradient():
+            scores: Tensor = self.fc(self.dropout(features))
         return scores
 
-    def set_frozen(self, frozen: bool, *, through_frozen: bool = True) -> None:
-        """Frozen: weights stay, BatchNorm and dropout as at test; else they follow train().
+    def set_learning(self, part: Trainable | None, *, through_frozen: bool = True) -> None:
+        """Which layers learn; None: none of them.
 
-        With `through_frozen` a gradient goes back through a frozen branch to what it has read.
+        The others are frozen: weights stay, BatchNorm and dropout as at test. With `through_frozen`
+        a gradient goes back through a frozen branch to what it has read. InputError for layers
+        behind attention where no attention block is.
         """
-        self.frozen, self.through_frozen = frozen, through_frozen
+        self.learning, self.through_frozen = part, through_frozen
         # What needs no gradient is left out of the optimizer, and of the sum over the ranks.
-        self.requires_grad_(not frozen)
+        self.requires_grad_(part is not None)
+        for module in self._still(part):
+            module.requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """As nn.Module's, but a frozen branch stays in evaluation mode."""
-        return super().train(mode and not self.frozen)
+        """As nn.Module's, but what is frozen stays in evaluation mode."""
+        super().train(mode and self.learning is not None)
+        for module in self._still(self.learning):
+            module.eval()
+        return self
+
+    def _still(self, part: Trainable | None) -> list[nn.Module]:
+        """The modules that are frozen while that part learns."""
+        if part is None or part == "all":
+            return []
+        if part == "fc":
+            return [child for name, child in self.named_children() if name not in ("dropout", "fc")]
+        if not self.attention_after:
+            raise InputError("train.trainable: behind_attention, but this model.kind has none")
+        before = ("conv1", "bn1", *self.stretches[0])
+        return [self.get_submodule(name) for name in before]
 
     def _gradient(self) -> torch.set_grad_enabled:
         # Frozen weights need no graph of their own: there is one only behind what the branch reads.
-        keeps_graph = self.through_frozen or not self.frozen
+        keeps_graph = self.through_frozen or self.learning is not None
         return torch.set_grad_enabled(torch.is_grad_enabled() and keeps_graph)
 
 

@@ -24,6 +24,7 @@ from twinstream.train.choices import (
     AttentionAt,
     BranchName,
     ModelKind,
+    Trainable,
 )
 from twinstream.train.network.branch import RGB_CHANNELS, Branch
 from twinstream.train.settings import ModelSettings
@@ -85,6 +86,18 @@ class TwoBranch(nn.Module):
         `attending` names the branches whose CMA blocks are computed. None means every branch, for
         both. An input that the wanted scores do not need may be None.
         """
+        pooled = self.pooled(rgb, flow, outputs=outputs, attending=attending)
+        return {name: self.branch(name).classify(features) for name, features in pooled.items()}
+
+    def pooled(
+        self,
+        rgb: Tensor | None,
+        flow: Tensor | None,
+        *,
+        outputs: Collection[BranchName] | None = None,
+        attending: Collection[BranchName] | None = None,
+    ) -> dict[BranchName, Tensor]:
+        """(N, D) pooled features of each branch in `outputs`, which its last layer classifies."""
         wanted = self.names if outputs is None else tuple(outputs)
         readers = () if not self.has_cma else self.names if attending is None else tuple(attending)
         inputs: dict[BranchName, Tensor | None] = {"rgb": rgb, "flow": flow}
@@ -96,7 +109,7 @@ class TwoBranch(nn.Module):
             # After the last attention block a branch that is only read has nothing left to do.
             last = number == len(self.attention_after) - 1
             features = self._exchange(features, wanted if last else self.names, readers, number)
-        return {name: self._finish(name, features[name]) for name in wanted}
+        return {name: self._pooled(name, features[name]) for name in wanted}
 
     def branch(self, name: BranchName) -> Branch:
         """The branch of that name; ValueError where this kind of model has none."""
@@ -107,15 +120,18 @@ class TwoBranch(nn.Module):
         found: Branch = getattr(self, name)
         return found
 
-    def train_only(self, name: BranchName, *, through_frozen: bool = True) -> None:
-        """For one stage of training: that branch learns, the other is frozen.
+    def train_only(
+        self, name: BranchName, *, part: Trainable = "all", through_frozen: bool = True
+    ) -> None:
+        """For one stage of training: that part of the branch learns, the other branch is frozen.
 
         `through_frozen`: a frozen branch that reads the learning one passes its gradient back.
         """
         # For its ValueError: a wrong name must not leave every branch frozen.
         self.branch(name)
         for each in self.names:
-            self.branch(each).set_frozen(each != name, through_frozen=through_frozen)
+            learning = part if each == name else None
+            self.branch(each).set_learning(learning, through_frozen=through_frozen)
         self.train(self.training)
 
     def _needed(
@@ -144,9 +160,9 @@ class TwoBranch(nn.Module):
             if name in going_on
         }
 
-    def _finish(self, name: BranchName, x: Tensor) -> Tensor:
+    def _pooled(self, name: BranchName, x: Tensor) -> Tensor:
         branch = self.branch(name)
-        return branch.classify(branch.run_stretch(x, len(self.attention_after)))
+        return branch.pool(branch.run_stretch(x, len(self.attention_after)))
 
 
 def build_model(model: ModelSettings, num_classes: int) -> TwoBranch:

@@ -29,6 +29,7 @@ from twinstream.train.network.weight_files import (
     read_state,
     resnet_state,
 )
+from twinstream.train.settings import weights_file
 
 # What may be absent or left over: torchvision's older files have no counters, plain ResNets no
 # attention blocks.
@@ -78,7 +79,7 @@ def initialise(branch: Branch, source: str | Path | None, name: BranchName, use:
         state = without_classifier(imagenet_state(branch.depth, name))
         _load(branch, state, "ImageNet weights")
         return Origin(f"{name} weights: ImageNet, classifier new")
-    path, where = Path(source), str(source)
+    path, where = weights_file(source), str(source)
     loaded = read_state(path)
     found = resnet_state(loaded, name, where)
     if name == "flow":

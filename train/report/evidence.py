@@ -51,10 +51,13 @@ class Fold(NamedTuple):
     """The first that was tested on them"""
     datasets: tuple[str, ...]
     """Whose they are; empty where no file says it"""
+    chosen_by: str | None = None
+    """The list that named them, with its SHA-256; None where a split of the shards did"""
 
     def __str__(self) -> str:
         datasets = f", of {' and '.join(self.datasets)}" if self.datasets else ""
-        return f"the {len(self.keys)} videos that {self.run} was tested on{datasets}"
+        chosen = f", by {self.chosen_by}" if self.chosen_by else ""
+        return f"the {len(self.keys)} videos that {self.run} was tested on{datasets}{chosen}"
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Evidence:
     """More than one only where runs were tested on different videos"""
     about: dict[str, Any]
     """classes, split, segments, crops, depth of all; dataset_kind, None where it differs;
-    attention_at of the first network with attention"""
+    attention_at of the first network with attention; trainable, other than all where any is"""
     runs: list[str]
     """Each folder and its stages that count"""
     notes: list[str]
@@ -163,7 +166,9 @@ def read_evidence(runs: Sequence[Path], *, unfinished: bool = False) -> Evidence
         stages.setdefault(source.run, {})[source.predictions.about["stage"]] = None
     return Evidence(
         {variant: list(paired(each)) for variant, each in variants.items()},
-        tuple(Fold(keys, each[0].run, datasets(each)) for keys, each in folds.items()),
+        tuple(
+            Fold(keys, each[0].run, datasets(each), chosen_by(each)) for keys, each in folds.items()
+        ),
         _about(sources),
         [f"{run}: {', '.join(names)}" for run, names in stages.items()],
         [*notes, *how_tested(sources)],
@@ -196,10 +201,22 @@ def _are_halves(one: Predictions, other: Predictions) -> bool:
     )
 
 
+def chosen_by(sources: Sequence[Source]) -> str | None:
+    """`testlist02.txt (SHA-256 0123456789ab)`, of the first that says so; None where none does."""
+    for about in (source.predictions.about for source in sources):
+        if sha256 := about.get("list_sha256"):
+            return f"{Path(about['split']).name} (SHA-256 {sha256[:12]})"
+    return None
+
+
 def _about(sources: Sequence[Source]) -> dict[str, Any]:
     about = dict(sources[0].predictions.about)
     attending = (each for each in sources if each.predictions.about["kind"] in WITH_CMA)
     about["attention_at"] = next(attending, sources[0]).predictions.about["attention_at"]
     if any(each.predictions.about["dataset_kind"] != about["dataset_kind"] for each in sources):
         about["dataset_kind"] = None
+    parts = {source.predictions.about.get("trainable", "all") for source in sources} - {"all"}
+    about["trainable"] = min(parts, default="all")
+    names = dict.fromkeys(Path(source.predictions.about["split"]).name for source in sources)
+    about["split"] = " and ".join(names)
     return about

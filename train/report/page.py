@@ -81,8 +81,10 @@ def summary(evidence: Evidence) -> str:
     if len(evidence.folds) > 1:
         # What each of them is stands below their own table.
         tested += f" in {len(evidence.folds)} folds"
-    elif evidence.folds[0].datasets:
-        tested += f" of {' and '.join(evidence.folds[0].datasets)}"
+    else:
+        fold = evidence.folds[0]
+        tested += f" of {' and '.join(fold.datasets)}" if fold.datasets else ""
+        tested += f", by {fold.chosen_by}" if fold.chosen_by else ""
     text = (
         f"ResNet-{about['depth']} on {tested}, {len(about['classes'])} classes, {views} a video. "
         "Accuracies are in percent."

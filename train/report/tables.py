@@ -1,4 +1,4 @@
-"""The paper's Tables 1 to 4 from predictions, with the paper's numbers for the paper's dataset.
+"""The paper's Tables 1 to 4 and 6 from predictions, its numbers beside them on its datasets.
 
 A table is data: a cell is text, a number in percent, or None where a run is missing; `gaps` names
 the commands that would fill it. The same table becomes markdown, CSV and HTML. The gain of a
@@ -180,6 +180,38 @@ def categories_table(evidence: Evidence) -> Table:
     return Table(
         "table3", title, tuple(columns), rows, "Top-1 in percent.", gaps(evidence, (BASELINE, CMA))
     )
+
+
+def transfer_table(evidence: Evidence) -> Table:
+    """Table 6: top-1 of networks of another dataset of which the last layers alone were trained."""
+    named = [
+        *((f"{_resnet(evidence)}-{score}", BASELINE, score) for score in SCORES),
+        *((f"CMA iter1-{score}", CMA, score) for score in "RS"),
+    ]
+    num_folds = len(evidence.folds)
+    is_papers = is_transfer_of_paper(evidence)
+    columns = ["model", *([f"mean of {num_folds} splits"] if num_folds > 1 else ["top-1"])]
+    rows: list[list[Cell]] = []
+    for name, variant, score in named:
+        rows.append([name, *_tops(evidence.accuracy(variant, weights_of(variant, score)))[:1]])
+        if is_papers:
+            rows[-1].append(paper.TRANSFER[variant][score])
+    columns += ["paper"] if is_papers else []
+    note = "Only the last layers were trained on this dataset, on the features of other networks."
+    title = "Table 6. Transfer"
+    return Table("table6", title, tuple(columns), rows, note, gaps(evidence, (BASELINE, CMA)))
+
+
+def is_transferred(evidence: Evidence) -> bool:
+    """Whether only last layers were trained in any of the runs."""
+    return bool(evidence.about.get("trainable") == "fc")
+
+
+def is_transfer_of_paper(evidence: Evidence) -> bool:
+    """Whether these are the dataset and the depth of the paper's Table 6."""
+    about = evidence.about
+    is_ucf101 = about["dataset_kind"] == "ucf101" and len(about["classes"]) == paper.UCF101_CLASSES
+    return is_ucf101 and about["depth"] == paper.DEPTH
 
 
 def gains(evidence: Evidence) -> list[Gain]:

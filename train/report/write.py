@@ -1,8 +1,9 @@
 """`twinstream report`: the paper's tables and figures, from the runs that are there.
 
-Each table (1 to 4, and the folds where there are several) is written as NAME.md and NAME.csv, each
-figure as NAME.png with its numbers as CSV, and all of them as one page, report.html, which needs no
-other file and no network. A number that needs a missing run is a gap, with what fills it.
+Each table (1 to 4, 6 of a transfer, and the folds where there are several) is written as NAME.md
+and NAME.csv, each figure as NAME.png with its numbers as CSV, and all of them as one page,
+report.html, which needs no other file and no network. A number that needs a missing run is a gap,
+with what fills it.
 """
 
 import csv
@@ -19,10 +20,12 @@ from twinstream.train.report.page import page
 from twinstream.train.report.tables import (
     Table,
     categories_table,
+    is_transferred,
     iterations_table,
     non_local_table,
     parameters_table,
     shown,
+    transfer_table,
 )
 
 PAGE = "report.html"
@@ -37,7 +40,8 @@ def write_report(evidence: Evidence, out: Path) -> list[Table]:
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written to ({error.strerror})") from error
     # Of an earlier report into the same folder: what this one may lack must not stand beside it.
-    for name in ("folds.md", "folds.csv", *(f"{figure}.png" for figure in FIGURES)):
+    tables = [f"{name}.{suffix}" for name in ("folds", "table6") for suffix in ("md", "csv")]
+    for name in (*tables, *(f"{figure}.png" for figure in FIGURES)):
         (out / name).unlink(missing_ok=True)
     pictures: dict[str, Path] = {}
     for table in parts:
@@ -53,7 +57,7 @@ def write_report(evidence: Evidence, out: Path) -> list[Table]:
 
 
 def report_parts(evidence: Evidence) -> list[Table]:
-    """Tables 1 to 4 and Figures 3 and 4, in the order of the page; first the folds if any."""
+    """Tables 1 to 4 and Figures 3 and 4 as on the page, the folds before, Table 6 behind them."""
     return [
         *([folds_table(evidence)] if len(evidence.folds) > 1 else []),
         iterations_table(evidence),
@@ -62,6 +66,7 @@ def report_parts(evidence: Evidence) -> list[Table]:
         gains_table(evidence),
         categories_table(evidence),
         non_local_table(evidence),
+        *([transfer_table(evidence)] if is_transferred(evidence) else []),
     ]
 
 

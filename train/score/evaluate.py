@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from twinstream.errors import InputError
 from twinstream.progress import Progress
@@ -29,7 +30,6 @@ from twinstream.train.data.loader import TestSnippets, load_test_batches, num_wo
 from twinstream.train.data.transforms import crops_to_score
 from twinstream.train.device import choose_device, half_precision, network_input
 from twinstream.train.memory import keep_freed_memory
-from twinstream.train.network.two_branch import TwoBranch
 from twinstream.train.run_folder import (
     SETTINGS,
     RunSettings,
@@ -46,6 +46,7 @@ from twinstream.train.score.predictions import (
 )
 from twinstream.train.score.run_weights import (
     Scored,
+    known_samples,
     network_labels,
     num_trained_on,
     open_network,
@@ -62,7 +63,7 @@ NETWORK = ("kind", "depth", "attention_at", "classes", "dataset_kind")
 
 
 def score_videos(
-    model: TwoBranch,
+    model: nn.Module,
     views: TestSnippets,
     device: torch.device,
     *,
@@ -104,10 +105,12 @@ def score_run(
     shards_path: str | None = None,
     stage: str | None = None,
     out: Path | None = None,
+    known_classes: bool = False,
 ) -> dict[str, Any]:
     """Score the network of a run, write its predictions and metrics, and return the metrics.
 
-    With `stage`, the network as it was at the end of that stage. The files lie in the run, or in
+    With `known_classes`, videos of classes that the network lacks are left out and counted. With
+    `stage`, the network as it was at the end of that stage. The files lie in the run, or in
     `out`. The last stage's are predictions.parquet and metrics.json, another's
     predictions-STAGE.parquet and so on.
     """
@@ -119,16 +122,22 @@ def score_run(
     dataset = open_run_dataset(settings.shards, "--shards PATH", shards_path)
     scored = read_weights(run, settings, stage)
     checkpoint, stage = scored.checkpoint, scored.stage
-    refuse_other_dataset(checkpoint, dataset)
+    refuse_other_dataset(checkpoint, dataset, known_classes=known_classes)
     device = choose_device(settings.train.device)
     model, attending = open_network(run, settings, scored, device)
     outputs = trained_branches(checkpoint)
     if not outputs:
         raise InputError(f"{run}: no branch has learned to classify at stage {stage}")
     split = test.split or default_split(dataset)
+    listed = dataset.virtual(split)
+    if listed is not None and (note := listed.note()):
+        print(note, file=sys.stderr)
     crops = crops_to_score(test.crops, test.flip, settings.train.flip)
+    samples, left_out = known_samples(dataset, split, checkpoint.classes)
+    if left_out:
+        print(f"{dataset.path}: {left_out}", file=sys.stderr)
     views = TestSnippets(
-        dataset.samples(split),
+        samples,
         segments=test.segments,
         stack_length=settings.model.stack_length,
         crops=crops,
@@ -139,6 +148,8 @@ def score_run(
     labels = network_labels(views.labels, dataset.classes, checkpoint.classes)
     about = about_test(run, settings, scored, dataset) | {
         "split": split,
+        "list_sha256": listed.sha256 if listed else None,
+        "left_out": left_out,
         "segments": test.segments,
         "crops": crops,
         "flip": crops == 10,
@@ -181,6 +192,7 @@ def about_test(
         "finished": not scored.progress,
         "progress": scored.progress,
         "epochs": settings.train.epochs,
+        "trainable": settings.train.trainable,
         "dataset": str(dataset.path),
         "dataset_sha256": file_sha256(dataset.path / FILE_NAME),
         "kind": model.kind,

@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from twinstream.errors import InputError
-from twinstream.shards.format.classes import class_difference
+from twinstream.shards.format.classes import class_difference, first_few
 from twinstream.shards.format.manifest import FILE_NAME, pixel_settings
 from twinstream.shards.read.dataset import ShardDataset, open_dataset
+from twinstream.shards.read.samples import Samples
 from twinstream.shards.settings import ShardSettings
 from twinstream.shards.storage.location import file_sha256, locate
 from twinstream.train.checkpoint import (
@@ -27,7 +28,8 @@ from twinstream.train.choices import OTHER, BranchName
 from twinstream.train.data.normalise import refuse_other_codec
 from twinstream.train.network.two_branch import TwoBranch, attending_branches, build_model
 from twinstream.train.network.weights import other_settings
-from twinstream.train.run_folder import CHECKPOINT, RunSettings
+from twinstream.train.run_folder import RunSettings
+from twinstream.train.settings import CHECKPOINT
 
 
 @dataclass(frozen=True)
@@ -132,9 +134,31 @@ def weights_digests(
 def network_labels(
     labels: NDArray[np.int64], found: Sequence[str], wanted: Sequence[str]
 ) -> NDArray[np.int64]:
-    """(V,) labels by a dataset's classes `found` -> by the network's, matched by name."""
+    """(V,) labels by a dataset's classes `found` -> by the network's, matched by name.
+
+    -1 for a class that the network lacks.
+    """
     numbers = {name: number for number, name in enumerate(wanted)}
-    return np.array([numbers[name] for name in found], np.int64)[labels]
+    return np.array([numbers.get(name, -1) for name in found], np.int64)[labels]
+
+
+def known_samples(
+    dataset: ShardDataset, split: str, classes: Sequence[str]
+) -> tuple[Samples, str | None]:
+    """The samples of the network's classes, and a line on the others, None where there are none."""
+    samples = dataset.samples(split)
+    unknown = [name for name in dataset.classes if name not in {*classes}]
+    if not unknown:
+        return samples, None
+    is_known = network_labels(samples.labels, dataset.classes, classes) >= 0
+    known = samples.at(np.flatnonzero(is_known))
+    if not known:
+        raise InputError(f"{dataset.path}: no video of {split} is of a class of the network")
+    line = (
+        f"{len(samples) - len(known)} of {len(samples)} videos of {split} are left out, of classes "
+        f"that the network lacks: {first_few(unknown)}"
+    )
+    return known, line
 
 
 def num_trained_on(
@@ -152,18 +176,22 @@ def num_trained_on(
     return len(keys) if is_same and split == settings.train.split else 0
 
 
-def refuse_other_dataset(checkpoint: Checkpoint, dataset: ShardDataset) -> None:
+def refuse_other_dataset(
+    checkpoint: Checkpoint, dataset: ShardDataset, *, known_classes: bool = False
+) -> None:
     """InputError for shards with classes that the network lacks, or another flow codec.
+
+    With `known_classes` they may have further classes.
 
     The digest is not compared: a test may use other videos than training did. Another size or
     engine is told.
     """
     manifest = dataset.manifest
-    if not {*manifest.classes} <= {*checkpoint.classes}:
+    if not known_classes and not {*manifest.classes} <= {*checkpoint.classes}:
         raise InputError(
             f"{dataset.path}: has classes that the network was not trained on; the network's here: "
-            f"{class_difference(manifest.classes, checkpoint.classes)}; `twinstream shards subset "
-            "--classes` keeps those that it knows"
+            f"{class_difference(manifest.classes, checkpoint.classes)}; --known-classes leaves "
+            "their videos out"
         )
     refuse_other_codec(str(dataset.path), manifest.flow_codec.zero, manifest.flow_codec.levels)
     if manifest.flow_codec.bound != checkpoint.bound:

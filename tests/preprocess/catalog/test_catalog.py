@@ -16,10 +16,10 @@ from twinstream.preprocess.catalog.catalog import (
     csv_catalog,
     folders_catalog,
     kinetics_catalog,
-    read_catalog,
-    ucf101_catalog,
 )
-from twinstream.preprocess.catalog.listings import Listed, parse_csv, parse_kinetics
+from twinstream.preprocess.catalog.folds import ucf101_catalog
+from twinstream.preprocess.catalog.kinds import read_catalog
+from twinstream.shards.format.listings import Listed, parse_csv, parse_kinetics
 
 LISTS = {
     "classInd.txt": "1 Bend\n2 HandstandPushups\n3 Jack\n",
@@ -433,14 +433,16 @@ def test_what_is_not_there_is_told_in_one_line_with_its_path(tmp_path: Path) -> 
     for name, text in LISTS.items():
         (tmp_path / name).write_text(text)
     (tmp_path / "my.csv").write_text("path,label\nb.avi,x\nc.avi,x\n")
-    absent, beside = (
-        tmp_path / "absent",
-        f"{tmp_path}/trainlist07.txt; there is classInd.txt, testlist01.txt",
-    )
+    absent = tmp_path / "absent"
+    (tmp_path / "half").mkdir()
+    for name in ("classInd.txt", "testlist07.txt"):
+        (tmp_path / "half" / name).write_text("1 a\n")
+    beside = f"{tmp_path}/half/trainlist07.txt; there is classInd.txt, testlist07.txt"
     for arguments, message in [
         ({"kind": "folders", "root": str(absent)}, f"dataset.root {absent}: no such folder"),
         ({"kind": "ucf101", "root": str(root)}, "dataset.splits: not set, and no classInd.txt in"),
-        ({"kind": "ucf101", "root": str(root), "splits": str(tmp_path), "fold": 7}, beside),
+        ({"kind": "ucf101", "root": str(root), "splits": str(tmp_path / "half")}, beside),
+        ({"kind": "hmdb51", "root": str(root)}, "dataset.splits: not set, and no *_test_split"),
         ({"kind": "csv", "root": str(root)}, "dataset.annotations: not set; a dataset of kind csv"),
         ({"kind": "csv", "root": str(root), "annotations": str(absent)}, f"no file {absent}"),
         (
@@ -462,14 +464,14 @@ def test_a_list_without_videos_is_an_empty_catalog(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-@pytest.mark.parametrize(
-    ("fold", "train", "test"), [(1, 9537, 3783), (2, 9586, 3734), (3, 9624, 3696)]
-)
-def test_the_official_ucf101_lists_name_13320_videos(
-    real_data: Path, fold: int, train: int, test: int
-) -> None:
-    catalog = read_catalog("ucf101", str(real_data / "ucf101" / "videos"), fold=fold)
-    assert Counter(video.split for video in catalog.videos) == {"train": train, "test": test}
+def test_the_official_ucf101_lists_name_13320_videos(real_data: Path) -> None:
+    catalog = read_catalog("ucf101", str(real_data / "ucf101" / "videos"))
+    sizes = {one.name: len(one.keys) for one in catalog.lists}
+    assert sizes == {
+        **{"train1": 9537, "test1": 3783, "train2": 9586, "test2": 3734},
+        **{"train3": 9624, "test3": 3696},
+    }
+    assert Counter(video.split for video in catalog.videos) == {"train": 9537, "test": 3783}
     assert len(catalog.videos) == 13_320
     assert len(catalog.classes) == 101
     assert sum(video.present for video in catalog.videos) == 67

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.support.stores import Store, Wire
-from twinstream.preprocess.catalog.catalog import read_catalog
+from twinstream.preprocess.catalog.kinds import read_catalog
 
 FILES = ["a/1.mp4", "a/1.srt", "a/.hidden.mp4", "a/@eaDir/1.mp4", "b/2.mp4", "b/out/3.mp4"]
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tests.support.images import jpeg_with_exif
 from tests.support.videos import moving_square
-from twinstream.preprocess.catalog.catalog import read_catalog
+from twinstream.preprocess.catalog.kinds import read_catalog
 from twinstream.preprocess.cluster.worker import WorkerSetup, make_recipe
 from twinstream.preprocess.decode.image_folder import open_frames
 from twinstream.preprocess.job import run_job

@@ -8,7 +8,7 @@ import pytest
 from tests.support.videos import write_video
 from twinstream.errors import InputError
 from twinstream.preprocess import doctor
-from twinstream.preprocess.catalog.catalog import read_catalog
+from twinstream.preprocess.catalog.kinds import read_catalog
 from twinstream.preprocess.cluster.resources import (
     Node,
     WorkerResources,

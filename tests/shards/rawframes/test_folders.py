@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from twinstream.errors import InputError
-from twinstream.preprocess.catalog.catalog import read_catalog
+from twinstream.preprocess.catalog.kinds import read_catalog
 from twinstream.shards.rawframes.folders import found_videos, list_frame_folders, listed_videos
 from twinstream.shards.rawframes.names import ListedVideo, list_text
 

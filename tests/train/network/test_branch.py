@@ -112,10 +112,10 @@ def test_a_new_classifier_scores_near_zero() -> None:
 
 def test_a_frozen_branch_stays_in_evaluation_mode_when_the_model_trains() -> None:
     branch = Branch(18, 3, 5, 0.7, has_cma=True)
-    branch.set_frozen(True)
+    branch.set_learning(None)
     branch.train()
     assert not any(module.training for module in branch.modules())
-    branch.set_frozen(False)
+    branch.set_learning("all")
     branch.train()
     assert all(module.training for module in branch.modules())
     assert all(p.requires_grad for p in branch.parameters())
@@ -123,7 +123,7 @@ def test_a_frozen_branch_stays_in_evaluation_mode_when_the_model_trains() -> Non
 
 def test_a_frozen_branch_keeps_no_graph_even_for_an_input_that_has_one() -> None:
     branch = Branch(18, 3, 5, 0.0, has_cma=True)
-    branch.set_frozen(True, through_frozen=False)
+    branch.set_learning(None, through_frozen=False)
     x = torch.randn(1, 3, 32, 32, requires_grad=True)
     features = branch.run_stretch(x, 0)
     assert not features.requires_grad

@@ -361,7 +361,7 @@ def test_the_next_stage_thaws_the_branch_that_was_frozen() -> None:
 
 def test_freeze_survives_train_and_eval() -> None:
     model = TwoBranch("two_stream", 18, CLASSES)
-    model.branch("rgb").set_frozen(True)
+    model.branch("rgb").set_learning(None)
     model.eval().train()
     assert not any(module.training for module in model.rgb.modules())
     assert model.flow.training

@@ -25,6 +25,7 @@ from twinstream.train.report.tables import (
     iterations_table,
     non_local_table,
     parameters_table,
+    transfer_table,
     weights_of,
 )
 from twinstream.train.report.write import as_csv, as_markdown, report_parts, write_report
@@ -381,3 +382,31 @@ def test_only_unfinished_stages_are_one_line_and_no_report(
         "train on and test again, or give --unfinished\n"
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_the_paper_has_table_6_beside_the_mean_of_three_splits(tmp_path: Path) -> None:
+    classes = [f"class{n}" for n in range(101)]
+    about = {"classes": classes, "trainable": "fc", "dataset_kind": "ucf101"}
+    right = [([0, 0], [0, 0]), ([0, 1], [0, 0]), ([0, 1], [1, 0])]
+    runs = []
+    for fold, (rgb, flow) in enumerate(right):
+        of_fold = about | {"keys": [f"{fold}a", f"{fold}b"], "split": f"testlist0{fold + 1}.txt"}
+        of_fold |= {"list_sha256": f"{fold}" * 64}
+        for kind, stage in (("two_stream", "rgb"), ("cma", "iter1")):
+            path = tmp_path / f"{kind}{fold}"
+            answers = {"rgb": rgb, "flow": flow}
+            runs.append(write_tested(path, kind, stage, answers, [0, 0], **of_fold))
+    evidence = read_evidence(runs)
+    table = transfer_table(evidence)
+    assert table.columns == ("model", "mean of 3 splits", "paper")
+    assert [(row[0], pytest.approx(row[1]), row[2]) for row in table.rows][:2] == [
+        ("ResNet50-R", 100 * (1 + 0.5 + 0.5) / 3, 90.9),
+        ("ResNet50-F", 100 * (1 + 1 + 0.5) / 3, 92.4),
+    ]
+    assert [row[0] for row in table.rows[2:]] == ["ResNet50-S", "CMA iter1-R", "CMA iter1-S"]
+    assert "table6" in [part.name for part in report_parts(evidence)]
+    assert not table.gaps
+
+
+def test_runs_of_which_all_layers_were_trained_have_no_table_6(runs: list[Path]) -> None:
+    assert "table6" not in [part.name for part in report_parts(read_evidence(runs))]

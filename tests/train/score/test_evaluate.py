@@ -43,6 +43,23 @@ def test_the_last_stage_and_an_earlier_one_have_files_of_their_own(
     assert not np.array_equal(last.scores["flow"], first.scores["flow"])
 
 
+def test_videos_of_classes_that_the_network_lacks_are_refused_or_left_out(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    write_run(folder, dataset, classes=("right", "up", "down"), dataset_sha256="another")
+    test = read_run_settings(folder).test
+    with pytest.raises(InputError, match="--known-classes leaves their videos out"):
+        score_run(folder, test)
+    metrics = score_run(folder, test, known_classes=True)
+    found = read_predictions(folder / "predictions.parquet")
+    assert {key.split("/")[0] for key in found.keys} == {"right"}
+    assert found.labels.tolist() == [0] * len(found.keys)
+    line = "are left out, of classes that the network lacks: left"
+    assert line in metrics["left_out"]
+    assert line in capsys.readouterr().err
+
+
 def test_predictions_say_what_they_are_of(dataset: Path, tmp_path: Path) -> None:
     write_run(tmp_path / "run", dataset, "nonlocal", ["flow", "rgb"])
     score_run(tmp_path / "run", read_run_settings(tmp_path / "run").test)
@@ -53,10 +70,13 @@ def test_predictions_say_what_they_are_of(dataset: Path, tmp_path: Path) -> None
         "finished": True,
         "progress": "",
         "epochs": 30,
+        "trainable": "all",
         "trained_on": 0,
         "dataset": str(dataset),
         "dataset_sha256": file_sha256(dataset / "dataset.json"),
         "split": "test",
+        "list_sha256": None,
+        "left_out": None,
         "segments": 2,
         "crops": 1,
         "flip": False,

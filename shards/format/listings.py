@@ -1,9 +1,9 @@
 """Text files that list the videos of a dataset -> records.
 
-The formats are UCF-101 split lists, Kinetics CSVs and plain CSVs. Nothing here looks at a disk:
-text comes in, records go out, and a line that is not understood is an InputError with the file's
-name and the line number. A listing says which videos there should be; `preprocess.catalog` finds
-out which are there.
+The formats are split lists of UCF-101 and HMDB-51, Kinetics CSVs, plain CSVs and lists of keys.
+Nothing here looks at a disk: text comes in, records go out, and a line that is not understood is an
+InputError with the file's name and the line number. A listing says which videos there should be;
+`preprocess.catalog` and `shards.read.virtual_splits` find out which are there.
 """
 
 import csv
@@ -80,6 +80,52 @@ def parse_csv(text: str, file_name: str) -> list[Listed]:
         require_usable_path(path, where)
         split = split_name(row.get("split") or "train", where)
         listed.append(Listed(path, _label(row["label"], where), split, where))
+    return listed
+
+
+HMDB_PARTS = {"0": None, "1": "train", "2": "test"}
+
+
+def hmdb51_list(file_name: str) -> tuple[str, int]:
+    """brush_hair_test_split1.txt -> ("brush_hair", 1), the class and the number of the split."""
+    class_name, number = file_name.removesuffix(".txt").rsplit("_test_split", 1)
+    return class_name, int(number)
+
+
+def parse_hmdb51(text: str, file_name: str) -> list[Listed]:
+    """CLASS_test_splitN.txt: lines `FILE.avi NUMBER`; 1 is train, 2 test, 0 in neither.
+
+    The class is in the name of the file, and videos are named without their folder.
+    """
+    class_name, _ = hmdb51_list(file_name)
+    listed = []
+    for where, line in _lines(text, file_name):
+        match = re.fullmatch(r"([^/]+?)\s+([012])", line)
+        if not match:
+            raise InputError(f"{where}: {line!r}; expected FILE.avi and 0, 1 or 2")
+        if part := HMDB_PARTS[match[2]]:
+            listed.append(Listed(match[1], class_name, part, where))
+    return listed
+
+
+def parse_video_list(text: str, file_name: str) -> list[Listed]:
+    """Videos by whichever of these formats, or one key a line; split and class "" where not said.
+
+    A CSV has a column `path`, or those of Kinetics; a list of HMDB-51 is told by its name.
+    """
+    if re.search(r"_test_split\d\.txt$", file_name):
+        return parse_hmdb51(text, file_name)
+    first = next((line for _, line in _lines(text, file_name)), "")
+    columns = {cell.strip().strip('"') for cell in first.split(",")}
+    if "youtube_id" in columns:
+        return parse_kinetics(text, file_name)
+    if "path" in columns:
+        return parse_csv(text, file_name)
+    listed = []
+    for where, line in _lines(text, file_name):
+        # The class number of UCF-101's training lists, behind a file name and never behind a key.
+        match = re.fullmatch(r"(.*\.\w+)\s+\d{1,9}", line)
+        listed.append(Listed(match[1] if match else line, "", "", where))
     return listed
 
 

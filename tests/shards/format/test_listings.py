@@ -3,7 +3,7 @@
 import pytest
 
 from twinstream.errors import InputError
-from twinstream.preprocess.catalog.listings import (
+from twinstream.shards.format.listings import (
     Listed,
     parse_csv,
     parse_kinetics,

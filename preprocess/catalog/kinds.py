@@ -1,0 +1,204 @@
+"""Reads the catalog of a dataset of any kind: lists its files, and the lists that name them."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from twinstream.errors import InputError
+from twinstream.preprocess.catalog.catalog import (
+    Catalog,
+    csv_catalog,
+    folders_catalog,
+    kinetics_catalog,
+)
+from twinstream.preprocess.catalog.files import excluded_warning, list_files, splits_folder
+from twinstream.preprocess.catalog.folds import hmdb51_catalog, ucf101_catalog
+from twinstream.shards.format.listings import Listed, parse_csv, parse_kinetics
+from twinstream.shards.rawframes.folders import list_frame_folders
+from twinstream.shards.storage.location import Location, files_sha256, locate, read_text
+from twinstream.shards.storage.walk import is_excluded, refuse_same_file
+
+
+@dataclass(frozen=True)
+class Source:
+    """What section `dataset` says of a dataset: its root, and where its lists are; and where shards
+    of it are made.
+    """
+
+    kind: str
+    root: Location
+    splits: str | None
+    annotations: str | Sequence[str] | None
+    exclude: Sequence[str]
+    out: Location | None
+
+
+@dataclass(frozen=True)
+class DatasetKind:
+    """How the catalog of one kind of dataset is read.
+
+    `is_folder`: each video is a folder of images. `has_folds`: it has several pairs of lists.
+    """
+
+    read: Callable[[Source], Catalog]
+    is_folder: bool = False
+    has_folds: bool = False
+
+
+def read_catalog(
+    kind: str,
+    root: str,
+    *,
+    splits: str | None = None,
+    annotations: str | Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    out: Location | None = None,
+) -> Catalog:
+    """The catalog of the videos below `root`, without what a pattern of `exclude` fits.
+
+    What lies in a dataset is left out too; `out` is one that is being made.
+
+    `splits` is the folder of the lists of ucf101 and hmdb51; None looks in the root and beside it.
+    `annotations` is the CSV, or several; without one `rawframes` goes by its folders. InputError
+    for what is absent or malformed or cannot be listed, for one file that would be two videos, and
+    if no video at all is there.
+    """
+    there = locate(root)
+    if not there.is_dir():
+        raise InputError(f"dataset.root {root}: no such folder")
+    catalog = KINDS[kind].read(Source(kind, there, splits, annotations, exclude, out))
+    catalog = _without_excluded(catalog, exclude)
+    if isinstance(there, Path):
+        refuse_same_file(there, (video.path for video in catalog.videos if video.present))
+    require_a_video(catalog, root)
+    return catalog
+
+
+def _read_ucf101(source: Source) -> Catalog:
+    folder = splits_folder(source.root, source.splits, "classInd.txt")
+    there = [number for number in range(1, 100) if any(_pair(folder, number))]
+    # Of the first pair both must be there: it gives the splits of the shards.
+    names = ["trainlist01.txt", "testlist01.txt"]
+    if there:
+        names = [f"{part}list{there[0]:02d}.txt" for part in ("train", "test")]
+        names += [path.name for number in there[1:] for path in _pair(folder, number)]
+    return _of_lists(source, folder, ["classInd.txt", *names], ucf101_catalog)
+
+
+def _pair(folder: Location, number: int) -> list[Location]:
+    """Those lists of a pair that are there."""
+    paths = [folder / f"{part}list{number:02d}.txt" for part in ("train", "test")]
+    return [path for path in paths if path.exists()]
+
+
+def _read_hmdb51(source: Source) -> Catalog:
+    pattern = "*_test_split[0-9].txt"
+    folder = splits_folder(source.root, source.splits, pattern)
+    names = sorted(path.name for path in folder.glob(pattern))
+    if not names:
+        raise InputError(f"dataset.splits: no {pattern} in {folder}")
+    return _of_lists(source, folder, names, hmdb51_catalog)
+
+
+def _of_lists(
+    source: Source,
+    folder: Location,
+    names: Sequence[str],
+    catalog_of: Callable[[Mapping[str, str], Sequence[str]], Catalog],
+) -> Catalog:
+    """The catalog of the lists of these names, each with its digest."""
+    files = list_files(source.root, source.exclude, source.out)
+    texts = {name: read_text(folder / name, "dataset.splits") for name in names}
+    catalog = catalog_of(texts, files.videos)
+    lists = tuple(
+        one._replace(sha256=files_sha256([folder / name for name in one.files]))
+        for one in catalog.lists
+    )
+    return _with_warnings(replace(catalog, lists=lists), files.warnings)
+
+
+def _read_kinetics(source: Source) -> Catalog:
+    files = list_files(source.root, source.exclude, source.out)
+    listed = _read_csvs(source, parse_kinetics)
+    return _with_warnings(kinetics_catalog(listed, files.videos), files.warnings)
+
+
+def _read_folders(source: Source) -> Catalog:
+    files = list_files(source.root, source.exclude, source.out)
+    name = source.root.resolve().name
+    catalog = folders_catalog(files.videos, name, broken=files.broken)
+    return _with_warnings(catalog, (*files.barren_warning, *files.warnings))
+
+
+def _read_csv(source: Source) -> Catalog:
+    files = list_files(source.root, source.exclude, source.out)
+    listed = _read_csvs(source, parse_csv)
+    return _with_warnings(csv_catalog(listed, files.videos, others=files.others), files.warnings)
+
+
+def _read_rawframes(source: Source) -> Catalog:
+    if not isinstance(source.root, Path):
+        raise InputError(f"dataset.root {source.root}: folders of frames must be on a disk")
+    found = list_frame_folders(source.root, source.exclude, source.out)
+    if source.annotations:
+        catalog = csv_catalog(_read_csvs(source, parse_csv), found.videos, is_folder=True)
+    else:
+        name = source.root.resolve().name
+        catalog = folders_catalog(found.videos, name, broken=found.broken, is_folder=True)
+    told = excluded_warning(found.excluded, source.exclude, "files or folders")
+    return _with_warnings(catalog, (*found.warnings, *told))
+
+
+# A new kind is one function and one line here; settings take their choices from it.
+KINDS = {
+    "ucf101": DatasetKind(_read_ucf101, has_folds=True),
+    "hmdb51": DatasetKind(_read_hmdb51, has_folds=True),
+    "kinetics": DatasetKind(_read_kinetics),
+    "folders": DatasetKind(_read_folders),
+    "csv": DatasetKind(_read_csv),
+    "rawframes": DatasetKind(_read_rawframes, is_folder=True),
+}
+
+
+def _read_csvs(source: Source, parse: Callable[[str, str], list[Listed]]) -> list[Listed]:
+    annotations = source.annotations
+    paths = [annotations] if isinstance(annotations, str) else list(annotations or ())
+    if not paths:
+        raise InputError(
+            f"dataset.annotations: not set; a dataset of kind {source.kind} needs its CSV"
+        )
+    return [
+        one
+        for path in paths
+        for one in parse(read_text(locate(path), "dataset.annotations"), locate(path).name)
+    ]
+
+
+def _with_warnings(catalog: Catalog, warnings: Iterable[str]) -> Catalog:
+    return replace(catalog, warnings=(*catalog.warnings, *warnings))
+
+
+def _without_excluded(catalog: Catalog, exclude: Sequence[str]) -> Catalog:
+    """Without the videos that only a list names and a pattern fits. Classes and labels stay."""
+    out = {video.path for video in catalog.videos if is_excluded(video.path, exclude)}
+    if not out:
+        return catalog
+    videos = tuple(video for video in catalog.videos if video.path not in out)
+    told = excluded_warning(sorted(out), exclude, "listed videos")
+    keys_out = {video.key for video in catalog.videos if video.path in out}
+    lists = tuple(
+        one._replace(keys=tuple(key for key in one.keys if key not in keys_out))
+        for one in catalog.lists
+    )
+    return _with_warnings(replace(catalog, videos=videos, lists=lists), told)
+
+
+def require_a_video(catalog: Catalog, root: str) -> None:
+    """InputError when videos are named and none is there: the root is most likely wrong."""
+    if catalog.videos and not any(video.present for video in catalog.videos):
+        first = catalog.videos[0].path
+        raise InputError(
+            f"dataset.root {root}: holds none of the {len(catalog.videos)} videos that the lists "
+            "name; "
+            f"first looked for: {first}"
+        )

@@ -1,0 +1,59 @@
+"""splits/NAME.json, a stored virtual split: keys of a dataset's videos, and the list they are from.
+
+Beside the manifest and not in it, so that a split can be added without a change of the dataset. It
+names the dataset by the digest of dataset.json and holds its own digest; its spelling is that of
+dataset.json. Readers of version 1 of the format do not look at it.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+from pydantic import ValidationError
+
+from twinstream.errors import InputError
+from twinstream.shards.format.manifest import Record, spelt
+from twinstream.shards.storage.location import Location
+
+FOLDER = "splits"
+
+
+class SplitFile(Record):
+    """splits/NAME.json without its digest."""
+
+    dataset_sha256: str
+    """Of dataset.json"""
+    source: str
+    """Name of the list, without its folder"""
+    source_sha256: str
+    left_out: Mapping[str, int]
+    """Listed videos in no shard, by reason"""
+    keys: tuple[str, ...]
+    """Sorted"""
+
+
+def split_path(dataset: Location, name: str) -> Location:
+    """Where the split of this name is stored."""
+    return dataset / FOLDER / f"{name}.json"
+
+
+def split_bytes(split: SplitFile) -> bytes:
+    """The one spelling of a stored split, its digest included."""
+    fields = split.model_dump(mode="json")
+    fields["sha256"] = hashlib.sha256(spelt(fields)).hexdigest()
+    return spelt(fields)
+
+
+def parse_split(data: bytes, path: Location) -> SplitFile:
+    """The split in these bytes; InputError that names `path` when they are not intact."""
+    try:
+        fields = json.loads(data)
+        del fields["sha256"]
+        split = SplitFile.model_validate(fields)
+    except (KeyError, TypeError, ValidationError, ValueError) as error:
+        raise InputError(
+            f"{path}: not a split of twinstream ({str(error).splitlines()[0]})"
+        ) from error
+    if split_bytes(split) != data:
+        raise InputError(f"{path}: changed since it was written (its own digest does not fit)")
+    return split
