@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from twinstream.errors import InputError
 from twinstream.progress import Progress
 from twinstream.shards.storage.atomic import atomic_file
+from twinstream.signals import StopSignal
 from twinstream.train.checkpoint import resumable_faults
 from twinstream.train.choices import BranchName
 from twinstream.train.data.batch import FeatureBatch
@@ -62,10 +63,13 @@ class FeatureFeed:
             yield part, FeatureBatch(features, self.labels[torch.from_numpy(part.positions)])
 
 
-def feature_feed(session: Session, stage: Stage, first_epoch: int, num_views: int) -> FeatureFeed:
+def feature_feed(
+    session: Session, stage: Stage, first_epoch: int, num_views: int, stop: StopSignal
+) -> FeatureFeed:
     """The stage's features, computed where the run's folder does not have them yet.
 
-    `first_epoch` is that of the stage. InputError where the disk has no room for them.
+    `first_epoch` is that of the stage. A signal ends the run between two batches; whole views are
+    kept. InputError where the disk has no room for them.
     """
     feed, ranks, samples = session.feed, session.ranks, session.feed.samples
     name = f"{stage.name}-{_digest(session, stage, first_epoch)[:16]}"
@@ -90,6 +94,7 @@ def feature_feed(session: Session, stage: Stage, first_epoch: int, num_views: in
                     for rows in _computed(session, stage, first_epoch + view, own):
                         file.write(rows.tobytes())
                         progress.advance(len(rows))
+                        stop.check()
     # Sync: a rank reads what the others have computed.
     ranks.sums(0)
     views = [

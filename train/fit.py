@@ -101,7 +101,8 @@ def fit(session: Session, start: TrainingState, log: TrainingLog, stop: StopSign
         feed: Feed | FeatureFeed = session.feed
         held_out: NDArray[np.float32] | None = None
         if train.cache_features:
-            feed = feature_feed(session, stage, at.stage * train.epochs, train.cache_features)
+            begun_at = at.stage * train.epochs
+            feed = feature_feed(session, stage, begun_at, train.cache_features, stop)
             held_out = held_out_features(session, stage) if train.validate_split else None
         done, total = at.epoch * epoch_steps + at.step, train.epochs * epoch_steps
         with Progress(stage.name, total, "step", done, shown=ranks.is_first) as progress:
@@ -158,6 +159,8 @@ def fit(session: Session, start: TrainingState, log: TrainingLog, stop: StopSign
         if ranks.is_first:
             save_checkpoint(session.out / f"{stage.name}.pt", checkpoint_at(session, at))
             remove_features(session.out)
+        # Sync: no rank puts features of the next stage into the folder that is being removed.
+        ranks.sums(0)
         at = at.after_stage()
         save(session, log, at)
 

@@ -42,6 +42,16 @@ def losses(run: Path) -> list[tuple[str, int, int, float]]:
     ]
 
 
+def accuracies(run: Path) -> list[tuple[float, float]]:
+    """Of training and validation, by epoch."""
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [
+        (line["train_accuracy"], line["validation_accuracy"])
+        for line in lines
+        if "train_accuracy" in line
+    ]
+
+
 def kill_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The step behind so many ends training in its middle, with nothing more saved."""
     left = [steps]

@@ -18,13 +18,16 @@ from tests.support.datasets import write_dataset
 from tests.support.gradients import one_step
 from tests.support.paths import ROOT
 from tests.support.processes import descendants
+from tests.support.runs import write_run
+from tests.support.training import accuracies, losses, settings_tree
 from twinstream.errors import InputError
+from twinstream.section import build_settings
 from twinstream.train.checkpoint import Position, load_resumable
 from twinstream.train.choices import BranchName
 from twinstream.train.fit import train
 from twinstream.train.network.weights import Origin
 from twinstream.train.ranks import Ranks
-from twinstream.train.run_folder import read_run_settings
+from twinstream.train.run_folder import RunSettings, read_run_settings
 from twinstream.train.session import refuse_other_ranks
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -142,6 +145,26 @@ def test_a_rank_that_is_killed_ends_the_run_in_one_line_and_fewer_ranks_can_go_o
     assert [
         json.loads(line)["ranks"] for line in (run / "starts.jsonl").read_text().splitlines()
     ] == [2, 1]
+
+
+def test_two_processes_train_on_the_features_that_one_has(tmp_path: Path) -> None:
+    """Of 3 videos rank 0 has two and rank 1 one; an epoch has batches of 2 and of 1."""
+    dataset = write_dataset(tmp_path / "dataset", {"train": 3, "test": 2})
+    write_run(tmp_path / "first", dataset)
+    tree = settings_tree(dataset)
+    tree["model"] |= {"weights": str(tmp_path / "first"), "dropout": 0}
+    tree["train"] |= {"trainable": "fc", "cache_features": 2, "validate_split": "test"}
+    config = tmp_path / "pipeline.yaml"
+    config.write_text(yaml.safe_dump(tree))
+    command = [*TORCHRUN, "-m", "twinstream.train", "-c", str(config), "--out", str(tmp_path / "2")]
+    done = subprocess.run(
+        command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert done.returncode == 0, done.stderr
+    train(build_settings(RunSettings, tree, ()), tmp_path / "1", resume=False)
+    one, two = ([loss for *_, loss in losses(tmp_path / name)] for name in "12")
+    assert two == pytest.approx(one, rel=1e-4)
+    assert accuracies(tmp_path / "2") == accuracies(tmp_path / "1")
 
 
 @pytest.mark.parametrize("other", ["a", "b"])

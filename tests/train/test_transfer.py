@@ -1,6 +1,6 @@
 """Transfer: a network goes on from a whole run, and only the layers that are asked for learn."""
 
-import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,8 +8,9 @@ import torch
 
 from tests.support.datasets import write_dataset
 from tests.support.runs import write_run
-from tests.support.training import kill_after, losses, make_settings
+from tests.support.training import accuracies, kill_after, losses, make_settings
 from twinstream.errors import InputError
+from twinstream.signals import StopSignal
 from twinstream.train.checkpoint import load_checkpoint
 from twinstream.train.fit import train
 from twinstream.train.network.branch import Branch
@@ -158,6 +159,28 @@ def test_stored_features_survive_a_stop_and_are_not_computed_again(
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
 
 
+def test_a_signal_ends_the_computing_of_features_and_whole_views_are_kept(
+    dataset: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make_settings(dataset, *transfer(dataset, source, "train.cache_features=2"))
+    asked: list[StopSignal] = []
+
+    def check(stop: StopSignal) -> None:
+        asked.append(stop)
+        if len(asked) == 3:
+            stop.number = signal.SIGINT
+        if stop.number:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StopSignal, "check", check)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings, tmp_path / "run", resume=False)
+    # Two batches of three videos: the signal came in the second view.
+    assert len([*(tmp_path / "run/features").iterdir()]) == 1
+    train(settings, tmp_path / "run", resume=True)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -171,9 +194,3 @@ def test_features_that_change_or_cannot_be_read_are_not_stored(
     chosen = ("train.trainable=fc", "train.cache_features=2", "train.shuffle_window=2", override)
     with pytest.raises(InputError, match=message):
         train(make_settings(dataset, *chosen), tmp_path / "run", resume=False)
-
-
-def accuracies(run: Path) -> list[tuple[float, float]]:
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    names = ("train_accuracy", "validation_accuracy")
-    return [tuple(line[name] for name in names) for line in lines if names[0] in line]
