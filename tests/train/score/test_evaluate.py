@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from tests.support.command import run
+from tests.support.datasets import write_dataset
 from tests.support.runs import write_run
 from twinstream.errors import InputError
 from twinstream.shards.format.manifest import manifest_bytes, read_manifest
@@ -58,6 +59,17 @@ def test_videos_of_classes_that_the_network_lacks_are_refused_or_left_out(
     line = "are left out, of classes that the network lacks: left"
     assert line in metrics["left_out"]
     assert line in capsys.readouterr().err
+
+
+def test_a_dataset_of_a_single_clip_is_tested_with_the_labels_of_the_network(
+    dataset: Path, tmp_path: Path
+) -> None:
+    folder, clip = tmp_path / "run", write_dataset(tmp_path / "clip", {"test": 1})
+    write_run(folder, dataset, classes=("up", "left", "right"), dataset_sha256="another")
+    score_run(folder, read_run_settings(folder).test, shards_path=str(clip))
+    found = read_predictions(folder / "predictions.parquet")
+    assert (found.keys, found.labels.tolist()) == (("left/test0",), [1])
+    assert found.scores["rgb"].shape == (1, 3)
 
 
 def test_predictions_say_what_they_are_of(dataset: Path, tmp_path: Path) -> None:
