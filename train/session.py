@@ -6,7 +6,7 @@ on from its checkpoint; either way its classifiers and attention are known to be
 
 import hashlib
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,7 +38,7 @@ from twinstream.train.data.loader import TestSnippets, usable
 from twinstream.train.data.normalise import refuse_other_codec
 from twinstream.train.network.stages import Stage, plan_stages
 from twinstream.train.network.two_branch import TwoBranch, attending_branches, build_model
-from twinstream.train.network.weights import Origin, Use, initialise, unfit_starts
+from twinstream.train.network.weights import Use, initialise, unfit_starts
 from twinstream.train.ranks import Ranks, synchronise_batch_norm
 from twinstream.train.run_folder import (
     RunSettings,
@@ -127,7 +127,10 @@ def refuse_changing_features(settings: RunSettings) -> None:
 
 
 def opened_lists(dataset: ShardDataset, settings: RunSettings, ranks: Ranks) -> dict[str, str]:
-    """SHA-256 of the lists that the splits of the settings are; tells what they have lost."""
+    """SHA-256 of the lists that the splits of the settings are; tells what they have lost.
+
+    InputError on every rank where one of them reads other lists.
+    """
     splits = {"train.split": settings.train.split}
     if settings.train.validate_split:
         splits["train.validate_split"] = settings.train.validate_split
@@ -137,6 +140,7 @@ def opened_lists(dataset: ShardDataset, settings: RunSettings, ranks: Ranks) -> 
             digests[setting] = listed.sha256
             if ranks.is_first and (note := listed.note()):
                 print(f"{setting}: {note}", file=sys.stderr)
+    refuse_other_ranks(ranks, digests.values(), "train.split, train.validate_split")
     return digests
 
 
@@ -241,7 +245,8 @@ def begin_training(session: Session) -> tuple[Session, TrainingState]:
         name: initialise(session.model.branch(name), first[name], name, use)
         for name in session.model.names
     }
-    refuse_other_ranks(session.ranks, origins)
+    read = [origin.sha256 for origin in origins.values() if origin.sha256]
+    refuse_other_ranks(session.ranks, read, "model.weights, rgb_weights, flow_weights")
     branches = {name: session.model.branch(name).state_dict() for name in origins}
     warnings = unfit_starts(session.stages, origins, branches)
     known = Known(
@@ -264,16 +269,14 @@ def begin_training(session: Session) -> tuple[Session, TrainingState]:
     return session, start
 
 
-def refuse_other_ranks(ranks: Ranks, origins: Mapping[BranchName, Origin]) -> None:
-    """InputError on every rank where one of them has read other files of weights."""
-    read = "".join(origin.sha256 or "" for origin in origins.values())
+def refuse_other_ranks(ranks: Ranks, digests: Iterable[str], settings: str) -> None:
+    """InputError on every rank where one of them has read other files for these settings."""
     # Sync: so many bits as a sum in float64 keeps; ranks that differ cannot all be at the mean.
-    number = int.from_bytes(hashlib.sha256(read.encode()).digest()[:5], "little")
+    number = int.from_bytes(hashlib.sha256("".join(digests).encode()).digest()[:5], "little")
     differs = ranks.sums(number)[0] != ranks.size * number
     if ranks.sums(differs)[0]:
         raise InputError(
-            "model.weights, rgb_weights, flow_weights: not every rank reads the same files; give a "
-            "path that is the same for all"
+            f"{settings}: not every rank reads the same files; give a path that is the same for all"
         )
 
 

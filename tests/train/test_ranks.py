@@ -23,9 +23,7 @@ from tests.support.training import accuracies, losses, settings_tree
 from twinstream.errors import InputError
 from twinstream.section import build_settings
 from twinstream.train.checkpoint import Position, load_resumable
-from twinstream.train.choices import BranchName
 from twinstream.train.fit import train
-from twinstream.train.network.weights import Origin
 from twinstream.train.ranks import Ranks
 from twinstream.train.run_folder import RunSettings, read_run_settings
 from twinstream.train.session import refuse_other_ranks
@@ -181,12 +179,9 @@ def test_ranks_that_begin_from_other_files_are_told(other: str) -> None:
             theirs.extend(values)
             return [2 * value for value in values]
 
-    def origins(digest: str) -> dict[BranchName, Origin]:
-        return {"flow": Origin("", sha256=digest)}
-
-    refuse_other_ranks(Second(1, 2), origins(other))
+    refuse_other_ranks(Second(1, 2), [other], "model.weights")
     if other == "a":
-        refuse_other_ranks(First(0, 2), origins("a"))
+        refuse_other_ranks(First(0, 2), ["a"], "model.weights")
         return
-    with pytest.raises(InputError, match="not every rank reads the same files"):
-        refuse_other_ranks(First(0, 2), origins("a"))
+    with pytest.raises(InputError, match=r"model\.weights: not every rank reads the same files"):
+        refuse_other_ranks(First(0, 2), ["a"], "model.weights")
