@@ -1,14 +1,14 @@
 """Real actions, one actor left out at a time: `python -m benchmarks.proofs.weizmann`.
 
 Weizmann has 10 actions by a few actors. A model is tested on the videos of an actor that it has not
-seen, and over the folds every video is tested once. All models start from random weights and have
+seen, and over the folds every video is tested once. The shards are made once: every list is a split
+of them. All models start from random weights and have
 the same settings and steps; CMA's flow branch is the baseline's, frozen. Pictures are small, so the
 codec's bound is the paper's 20 pixels at 256, scaled with them: at 20 a step of the codec would be
 a third of what an arm moves.
 """
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,9 @@ def fold_settings(data: Path, out: Path, fold: int) -> dict[str, Any]:
             "kind": "ucf101",
             "root": str(data / "videos"),
             "splits": str(data / "splits"),
-            "fold": fold,
         },
         "preprocess": {"size": SIZE, "bound": BOUND},
-        "shards": {"path": str(out / "shards" / f"fold{fold}")},
+        "shards": {"path": str(out / "shards")},
         "model": {
             "kind": "two_stream",
             "depth": 18,
@@ -57,6 +56,7 @@ def fold_settings(data: Path, out: Path, fold: int) -> dict[str, Any]:
             "flow_weights": None,
         },
         "train": {
+            "split": f"train{fold}",
             "stages": ["flow", "rgb"],
             "epochs": 120,
             "batch_size": 10,
@@ -67,7 +67,7 @@ def fold_settings(data: Path, out: Path, fold: int) -> dict[str, Any]:
             "scale_motion": True,
             "workers": 0,
         },
-        "test": {"segments": 10, "crops": 10},
+        "test": {"split": f"test{fold}", "segments": 10, "crops": 10},
     }
 
 
@@ -111,12 +111,9 @@ def table(folds: Mapping[str, Sequence[Predictions]]) -> str:
 
 
 def run_fold(data: Path, out: Path, fold: int) -> dict[str, Predictions]:
-    """Preprocess, train and test one fold, or what of it is left; each run's predictions."""
+    """Train and test one fold, or what of it is left; each run's predictions."""
     folder = out / "runs" / f"fold{fold}"
     tree = fold_settings(data, out, fold)
-    # A copy: the tree is used again for each run of the fold.
-    settings = build_settings(Settings, deepcopy(tree))
-    preprocess(settings.dataset, settings.preprocess, settings.shards)
     for name, changes in fold_runs(folder).items():
         top1 = train_and_score(tree, changes, folder / name)
         click.echo(
@@ -154,6 +151,8 @@ def main(data: Path | None, out: Path, only: int | None) -> None:
             f"no videos/ and splits/ of Weizmann at {data}; give --data DIR or TWINSTREAM_DATA"
         )
     num_folds = len(list((folder / "splits").glob("testlist*.txt")))
+    settings = build_settings(Settings, fold_settings(folder, out, 1))
+    preprocess(settings.dataset, settings.preprocess, settings.shards)
     done = [run_fold(folder, out, fold) for fold in ([only] if only else range(1, num_folds + 1))]
     pooled = {name: [fold[name] for fold in done] for name in done[0]}
     # Folds test different actors, so their videos add up without counting one twice.
