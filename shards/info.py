@@ -5,6 +5,7 @@ from collections import Counter
 from twinstream.shards.format.classes import first_few
 from twinstream.shards.format.manifest import ShardEntry, read_manifest
 from twinstream.shards.format.video_table import VIDEOS_NAME, Status, VideoRow, read_videos, summary
+from twinstream.shards.read.virtual_splits import stored_splits
 from twinstream.shards.storage.location import Location
 
 
@@ -19,6 +20,10 @@ def describe(dataset: Location) -> str:
     lines += [
         _split_line(split, shards, [row for row in written if row.split == split])
         for split, shards in manifest.splits.items()
+    ]
+    lines += [
+        f"  {name}: {len(split.keys)} of these, listed by {split.source}"
+        for name, split in stored_splits(dataset).items()
     ]
     lines += _left_out(rows)
     lines.append(f"  classes: {first_few(manifest.classes)}")

@@ -22,6 +22,7 @@ from twinstream.shards.read.virtual_splits import (
     resolve,
     stored_names,
     stored_split,
+    stored_splits,
 )
 from twinstream.shards.storage.atomic import write_atomically
 from twinstream.shards.storage.location import Location, file_sha256
@@ -120,8 +121,8 @@ def describe_splits(dataset: Location) -> str:
         f"{name}: {sum(shard.num_samples for shard in shards)} videos, in {len(shards)} shards"
         for name, shards in read_manifest(dataset).splits.items()
     ]
-    for name in stored_names(dataset):
-        split = stored_split(dataset, name)
-        if split is not None:
-            lines.append(f"{name}: {len(split.keys)} videos, from {split.source}")
+    lines += [
+        f"{name}: {len(split.keys)} videos, from {split.source}"
+        for name, split in stored_splits(dataset).items()
+    ]
     return "\n".join(lines)

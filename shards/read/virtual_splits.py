@@ -89,6 +89,12 @@ def stored_names(dataset: Location) -> list[str]:
     return sorted(name for name in names if is_split_name(name))
 
 
+def stored_splits(dataset: Location) -> dict[str, SplitFile]:
+    """All stored splits by name; InputError for a damaged or foreign one."""
+    found = ((name, stored_split(dataset, name)) for name in stored_names(dataset))
+    return {name: split for name, split in found if split is not None}
+
+
 def read_list(dataset: Location, source: str) -> VirtualSplit:
     """The split of a list, resolved against the dataset; InputError as for `resolve`."""
     paths, part = _files(source)

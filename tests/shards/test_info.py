@@ -6,11 +6,13 @@ import av
 import numpy as np
 import pytest
 
+from tests.support.datasets import write_dataset
 from tests.support.rawframes import bring_in, draw_video
 from twinstream.shards.info import describe
 from twinstream.shards.preview import side_by_side, write_preview_video
 from twinstream.shards.rawframes.alignment import Layout
 from twinstream.shards.read.dataset import ShardDataset
+from twinstream.shards.split_lists import add_split
 
 
 def test_info_tells_counts_classes_hours_bytes_flow_and_settings(dataset: Path) -> None:
@@ -25,6 +27,13 @@ def test_info_tells_counts_classes_hours_bytes_flow_and_settings(dataset: Path) 
         "  preprocess.bound = 20.0",
         "  preprocess.seed = 0",
     ]
+
+
+def test_info_names_stored_splits(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "dataset", {"train": 3})
+    (tmp_path / "fold2.txt").write_text("left/train0\nleft/train2\n")
+    add_split(dataset, "test2", str(tmp_path / "fold2.txt"))
+    assert "\n  test2: 2 of these, listed by fold2.txt\n" in describe(dataset)
 
 
 def test_info_names_what_was_left_out_and_what_is_unknown(tmp_path: Path) -> None:
