@@ -21,16 +21,16 @@ from twinstream.shards.rawframes.exporter import export_rawframes, video_folders
 from twinstream.shards.read import members
 from twinstream.shards.read.dataset import ShardDataset
 from twinstream.shards.read.samples import StoredSample
-from twinstream.shards.settings import DEFAULT_STACK_LENGTH
 from twinstream.train.choices import TSN_SCALES
 from twinstream.train.data import transforms
 from twinstream.train.data.loader import SnippetRecipe
 from twinstream.train.data.transforms import Bytes
+from twinstream.train.snippet_shape import SnippetShape
 
 OURS, WEBDATASET, RAWFRAMES = "ours, by index", "webdataset, streamed", "images in folders, cv2"
 RECIPE = SnippetRecipe(
     segments=3,
-    stack_length=DEFAULT_STACK_LENGTH,
+    shape=SnippetShape(),
     crop_size=224,
     scales=TSN_SCALES,
     flip=True,
@@ -83,7 +83,7 @@ def all_contenders(
 def by_index(samples: list[StoredSample]) -> list[Item]:
     """What training does."""
     return [
-        cut(sample, *members.read_snippets(sample, starts(sample), RECIPE.stack_length))
+        cut(sample, *members.read_snippets(sample, starts(sample), RECIPE.shape.fields))
         for sample in samples
     ]
 
@@ -151,7 +151,7 @@ def cut(
     """Through the sample's view, image by image as they are decoded."""
     view, side = choices(sample)[1], RECIPE.crop_size
     rgb = np.empty((1, RECIPE.segments, 3, side, side), np.uint8)
-    flow = np.empty((1, num_stacks, 2 * RECIPE.stack_length, side, side), np.uint8)
+    flow = np.empty((1, num_stacks, 2 * RECIPE.shape.fields, side, side), np.uint8)
     return (
         rgb[0],
         flow[0],
@@ -175,7 +175,7 @@ def field_names(start: int, dot: str) -> list[str]:
     """The stack that starts there: flow_x.00003, flow_y.00003, flow_x.00004 ..."""
     return [
         f"flow_{axis}{dot}{t:05d}"
-        for t in range(start, start + RECIPE.stack_length)
+        for t in range(start, start + RECIPE.shape.fields)
         for axis in "xy"
     ]
 

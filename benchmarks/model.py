@@ -23,16 +23,18 @@ from torchvision import models
 
 from benchmarks.measuring import machine, peak_kibibytes
 from twinstream.shards.settings import DEFAULT_STACK_LENGTH
-from twinstream.train.choices import BOTH, DEPTHS, BranchName, ModelKind
+from twinstream.train.choices import BOTH, BranchName, ModelKind
 from twinstream.train.device import half_precision
 from twinstream.train.memory import keep_freed_memory
-from twinstream.train.network.branch import RGB_CHANNELS, stem
+from twinstream.train.network.branch import RGB_CHANNELS
 from twinstream.train.network.cma import CMABlock
-from twinstream.train.network.two_branch import TwoBranch
+from twinstream.train.network.families import find_family
+from twinstream.train.network.resnet import stem
+from twinstream.train.network.two_branch import RESNET, TwoBranch
 
 Clock = Callable[[], float]
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
-CLASSES = 400
+CLASSES, DEPTHS = 400, find_family(RESNET).depths
 FLOW_CHANNELS = 2 * DEFAULT_STACK_LENGTH
 
 
@@ -253,7 +255,12 @@ def attention_line(channels: int, side: int, size: Size, rounds: int, clock: Clo
 @click.command(
     help="Cost of each model, for example: python -m benchmarks.model --batch 3 --rounds 5"
 )
-@click.option("--depth", default=50, show_default=True, type=click.Choice([*map(str, DEPTHS)]))
+@click.option(
+    "--depth",
+    default=50,
+    show_default=True,
+    type=click.Choice([*map(str, find_family(RESNET).depths)]),
+)
 @click.option("--side", default=224, show_default=True, help="Side of the network's input.")
 @click.option(
     "--batch", default=6, show_default=True, help="Snippets a step; 6 are two videos of 3 segments."

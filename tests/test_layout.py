@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.paths import ROOT
 from twinstream.preprocess.flow.engines import ENGINES
+from twinstream.train.network.families import FAMILIES
 
 SOURCES = ("twinstream", "preprocess", "shards", "train")
 PROGRAMS = ("preprocess", "shards", "train")
@@ -34,9 +35,11 @@ OWNERS = {
     "triton": {"preprocess.flow"},
     "webdataset": {"train.data"},
 }
+# What data and networks share
+SHAPES = {"train.choices", "train.snippet_shape"}
 # What of train tells of a run: its settings, folder, weights and device
 RUN = {
-    *("train.choices", "train.settings", "train.run_folder"),
+    *(*SHAPES, "train.settings", "train.run_folder"),
     *("train.checkpoint", "train.device", "train.memory"),
 }
 # Within a program: room -> rooms of it that it may import. Rooms that are not named may import all.
@@ -49,8 +52,8 @@ ARROWS: dict[str, set[str]] = {
     "preprocess.catalog": set(),
     "preprocess.decode": set(),
     "preprocess.flow": set(),
-    "train.data": {"train.choices", "train.settings", "train.memory", "train.ranks"},
-    "train.network": {"train.choices", "train.settings"},
+    "train.data": {*SHAPES, "train.settings", "train.memory", "train.ranks"},
+    "train.network": {*SHAPES, "train.settings"},
     "train.score": {"train.data", "train.network", *RUN},
     "train.look": {"train.data", "train.network", "train.score", *RUN},
     "train.report": {"train.network", "train.score", *RUN},
@@ -156,6 +159,10 @@ def test_a_program_does_without_some_libraries(program: str) -> None:
 
 def test_every_engine_of_the_registry_is_a_module_here() -> None:
     assert modules().keys() >= ENGINE_MODULES
+
+
+def test_every_family_of_the_registry_is_a_module_here() -> None:
+    assert modules().keys() >= {family.branch.rpartition(".")[0] for family in FAMILIES}
 
 
 def test_only_the_session_imports_ray() -> None:

@@ -21,14 +21,15 @@ BRANCHES: dict[ModelKind, tuple[BranchName, ...]] = {
 }
 WITH_CMA: tuple[ModelKind, ...] = ("cma", "cma_nonlocal")
 
-Depth = Literal[18, 34, 50, 101, 152]
-DEPTHS: tuple[Depth, ...] = get_args(Depth)
-
-# Where attention blocks stand: after every other residual block of res3 and res4, or after the
-# blocks that a list names as torchvision does.
-EveryOther = Literal["every_other"]
+# Where attention blocks stand: after every other residual block of res3 and res4, after the last
+# one of res4, or after the blocks that a list names as torchvision does.
+AttentionPlaces = Literal["every_other", "last_of_res4"]
 EVERY_OTHER: Final = "every_other"
-AttentionAt = EveryOther | tuple[str, ...]
+LAST_OF_RES4: Final = "last_of_res4"
+AttentionAt = AttentionPlaces | tuple[str, ...]
+
+# Frames and fields of a snippet of a 3-D network
+CLIP_LENGTH = 16
 
 # Where a branch's first weights come from, if not from a file.
 IMAGENET = "imagenet"

@@ -40,7 +40,10 @@ def half_precision(device: torch.device) -> torch.autocast:
 
 
 def network_input(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(B, K, C, S, S) bytes -> (B*K, C, S, S) normalised float32 of RGB and of flow."""
+    """(B, K, C, S, S) bytes -> (B*K, C, S, S) normalised float32 of RGB and of flow.
+
+    Of clips (B, K, T, C, S, S) -> (B*K, C, T, S, S).
+    """
     # From page-locked memory the copies run while the host goes on; kernels of the same stream wait
     # for them.
     rgb, flow, scale = (

@@ -10,7 +10,7 @@ many epochs, and views x videos x segments x features x 4 bytes on the disk whil
 import hashlib
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +175,7 @@ def _digest(session: Session, stage: Stage, first_epoch: int) -> str:
     """Of all that the features depend on: videos, views and every layer but the last ones."""
     train = session.settings.train.model_dump(mode="json")
     named = [session.dataset_sha256, train["split"], session.lists.get("train.split"), first_epoch]
-    named += [session.settings.model.stack_length, stage.trains, stage.attending]
+    named += [*astuple(session.settings.model.snippet), stage.trains, stage.attending]
     named += [train[key] for key in PIXELS]
     digest = hashlib.sha256(repr(named).encode())
     for key, value in sorted(session.model.state_dict().items()):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from twinstream.errors import InputError
 
@@ -98,29 +99,39 @@ def synchronise_batch_norm(model: nn.Module, ranks: Ranks) -> None:
         return
     if ranks.device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-    else:
+        return
+    for name, module in model.named_modules():
+        if not isinstance(module, _BatchNorm):
+            continue
+        # A kind that is left out would train each rank on statistics of its own.
+        if type(module) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, GlooBatchNorm):
+            raise TypeError(f"{name} is a {type(module).__name__}, which gloo ranks cannot share")
         # The class alone changes, so that parameters and buffers keep their names.
-        for module in [m for m in model.modules() if type(m) is nn.BatchNorm2d]:
-            module.__class__ = GlooBatchNorm2d
+        module.__class__ = GlooBatchNorm
 
 
-class GlooBatchNorm2d(nn.BatchNorm2d):
+class GlooBatchNorm(_BatchNorm):
     """nn.SyncBatchNorm for the CPU, which torch does not have: statistics over all ranks."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> the same shape."""
+        """(N, C, ...) -> the same shape."""
         if not self.training:
             return super().forward(x)
+        axes = [0, *range(2, x.ndim)]
+        broadcast = [-1, *(1 for _ in axes[1:])]
         count = x.numel() // x.shape[1] * dist.get_world_size()
-        mean = _summed(x.sum((0, 2, 3))) / count
-        centred = x - mean[:, None, None]
+        mean = _summed(x.sum(axes)) / count
+        centred = x - mean.view(broadcast)
         # A second pass over centred values: E[x^2] - E[x]^2 would lose the digits of a small
         # variance.
-        variance = _summed(centred.square().sum((0, 2, 3))) / count
-        # The running variance is the unbiased one, as nn.BatchNorm2d has it.
+        variance = _summed(centred.square().sum(axes)) / count
+        # The running variance is the unbiased one, as torch's BatchNorm has it.
         self._follow(mean.detach(), variance.detach() * count / max(count - 1, 1))
         scale = self.weight * (variance + self.eps).rsqrt()
-        return centred * scale[:, None, None] + self.bias[:, None, None]
+        return centred * scale.view(broadcast) + self.bias.view(broadcast)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """torch asks each kind of BatchNorm; this one takes any number of axes."""
 
     def _follow(self, mean: Tensor, variance: Tensor) -> None:
         assert self.running_mean is not None

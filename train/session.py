@@ -96,7 +96,7 @@ def open_session(settings: RunSettings, out: Path, ranks: Ranks) -> Session:
     # Found now and not when training is over: a mistyped name costs nothing yet.
     if settings.test.split is not None:
         dataset.samples(settings.test.split)
-    feed = Feed(dataset, settings.train, settings.model.stack_length)
+    feed = Feed(dataset, settings.train, settings.model.snippet)
     if ranks.is_first and (repeated := feed.num_repeated(ranks.size)):
         print(
             f"train.batch_size: {repeated} places of an epoch repeat samples, because its batches "
@@ -149,9 +149,9 @@ def open_validation(
 ) -> tuple[RunSettings, TestSnippets | None]:
     """Settings that name the validation split or say false, and this rank's part of the split.
 
-    InputError for a split that is not there, is empty or has a video too short for a stack.
+    InputError for a split that is not there, is empty or has a video too short for a snippet.
     """
-    train, stack_length = settings.train, settings.model.stack_length
+    train, shape = settings.train, settings.model.snippet
     # A stream may come without the index, by which validation reads.
     by_index = {} if train.loader == "stream" else dataset.splits
     held_out = {name for name, samples in by_index.items() if samples} - {train.split}
@@ -168,7 +168,7 @@ def open_validation(
         return settings, None
     # All of it, on all ranks: a fault that one rank alone sees would leave the others waiting.
     samples = dataset.samples(split)
-    usable(samples, stack_length)
+    usable(samples, shape)
     own = samples[ranks.rank :: ranks.size]
     # A rank may have no video of a small split.
     if not own:
@@ -176,8 +176,9 @@ def open_validation(
     return settings, TestSnippets(
         own,
         segments=train.segments,
-        stack_length=stack_length,
+        shape=shape,
         crops=1,
+        scale=settings.test.scale,
         crop_size=train.crop_size,
         scale_motion=train.scale_motion,
     )

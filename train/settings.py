@@ -1,26 +1,29 @@
 """Sections `model`, `train` and `test` of pipeline.yaml; defaults as in the paper, section 4.4."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints, ValidationInfo, field_validator
 
 from twinstream.section import Section
 from twinstream.shards.settings import DEFAULT_STACK_LENGTH
 from twinstream.train.choices import (
+    CLIP_LENGTH,
     DROPOUT,
     EVERY_OTHER,
     IMAGENET,
     STAGE_NAME,
     TSN_SCALES,
+    AttentionPlaces,
     BranchName,
-    Depth,
     DeviceName,
-    EveryOther,
     ModelKind,
     NumCrops,
     Trainable,
 )
+from twinstream.train.network.families import Family, find_family
+from twinstream.train.snippet_shape import SnippetShape
 
 # In a run's folder, the network as its last step has left it
 CHECKPOINT = "checkpoint.pt"
@@ -37,6 +40,16 @@ def _split_or_false(value: object) -> object:
 ValidateSplit = Annotated[str | Literal[False] | None, BeforeValidator(_split_or_false)]
 
 
+def _family(data: Mapping[str, Any]) -> Family | None:
+    """Of settings that are being checked; None where its own name is the fault."""
+    return find_family(data["family"]) if "family" in data else None
+
+
+def _places(data: Mapping[str, Any]) -> AttentionPlaces:
+    family = _family(data)
+    return family.attention_at if family else EVERY_OTHER
+
+
 class ModelSettings(Section):
     """Section `model`: the network."""
 
@@ -44,14 +57,27 @@ class ModelSettings(Section):
     """One branch, both side by side, both with non-local blocks, both with cross-modality
     attention, or that with non-local blocks in the RGB branch as well.
     """
-    depth: Depth = 50
-    """Depth of both ResNets."""
-    attention_at: EveryOther | Annotated[tuple[str, ...], Field(min_length=1)] = EVERY_OTHER
-    """Residual blocks that attention blocks follow: every other one of res3 and res4, or a list by
-    torchvision's names, such as [layer2.1, layer3.5].
+    family: str = "resnet"
+    """What both branches are: resnet, on single frames and stacks of flow fields, or p3d, on clips
+    of both.
+    """
+    depth: int = 50
+    """Depth of both branches: 18, 34, 50, 101 or 152 of resnet; of p3d 50, 101 or 152 (P3D-63, -131
+    and -199), or 14, one block a stage.
+    """
+    attention_at: AttentionPlaces | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        default_factory=_places
+    )
+    """Residual blocks that attention blocks follow: every_other one of res3 and res4, as resnet has
+    it when not set, last_of_res4, as p3d has it, or a list by torchvision's names, such as
+    [layer2.1, layer3.5].
     """
     stack_length: int = Field(DEFAULT_STACK_LENGTH, ge=1)
-    """Consecutive flow fields a snippet has."""
+    """Consecutive flow fields a snippet of resnet has."""
+    clip_length: int = Field(CLIP_LENGTH, ge=1)
+    """Frames, and as many flow fields, that a snippet of p3d has: at most 16."""
+    clip_stride: int = Field(1, ge=1)
+    """Frames from one frame of such a snippet to the next; the same of its fields."""
     dropout: float = Field(DROPOUT, ge=0, lt=1)
     """Dropout before each branch's last layer."""
     rgb_weights: str | None = IMAGENET
@@ -67,6 +93,38 @@ class ModelSettings(Section):
     """What the whole network starts from, attention included: the folder of another run, or a
     checkpoint; replaces rgb_weights and flow_weights.
     """
+
+    @field_validator("family")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        return find_family(value).name
+
+    @field_validator("depth")
+    @classmethod
+    def _of_family(cls, value: int, info: ValidationInfo) -> int:
+        if (family := _family(info.data)) and value not in family.depths:
+            raise ValueError(family.expected_depth)
+        return value
+
+    @field_validator("attention_at", mode="before")
+    @classmethod
+    def _null_is_the_familys(cls, value: object, info: ValidationInfo) -> object:
+        return _places(info.data) if value is None else value
+
+    @field_validator("clip_length")
+    @classmethod
+    def _fits(cls, value: int, info: ValidationInfo) -> int:
+        family = _family(info.data)
+        if family and family.clip_lengths and value not in family.clip_lengths:
+            shortest, longest = min(family.clip_lengths), max(family.clip_lengths)
+            raise ValueError(f"expected {shortest} to {longest} for model.family {family.name}")
+        return value
+
+    @property
+    def snippet(self) -> SnippetShape:
+        """What the network takes of a video at a time."""
+        family = find_family(self.family)
+        return family.snippet(self.stack_length, self.clip_length, self.clip_stride)
 
     @property
     def first_weights(self) -> dict[BranchName, str | None]:
@@ -164,6 +222,8 @@ class TestSettings(Section):
     """Snippets a video."""
     crops: NumCrops = 10
     """1: centre; 5: corners and centre; 10: their mirrors too."""
+    scale: float = Field(7 / 8, gt=0, le=1)
+    """Side of a crop relative to the stored shorter side; 0.88 cuts 160 of 182 pixels."""
     flip: bool | None = None
     """Whether 10 crops hold mirrors, or are 5; as train.flip when not set."""
     batch_views: int = Field(80, ge=1)

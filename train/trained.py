@@ -22,7 +22,7 @@ class TrainedNetwork(TwoBranch):
     classes: tuple[str, ...]
     """The name of each score"""
     settings: RunSettings
-    """The run's settings: `settings.model.stack_length`, `settings.train.crop_size` ..."""
+    """The run's settings: `settings.model.snippet`, `settings.train.crop_size` ..."""
     stage: str
     """The last stage that was trained"""
     progress: str
@@ -38,9 +38,10 @@ class TrainedNetwork(TwoBranch):
             model.kind,
             model.depth,
             len(checkpoint.classes),
-            model.stack_length,
+            model.snippet,
             model.dropout,
-            attention_at=model.attention_at,
+            model.attention_at,
+            model.family,
         )
         load_weights(self, checkpoint, run)
         self.classes = tuple(checkpoint.classes)

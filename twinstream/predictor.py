@@ -138,8 +138,9 @@ class Predictor:
             views = TestSnippets(
                 SpooledVideo(sample),
                 segments=self._test.segments,
-                stack_length=self.network.settings.model.stack_length,
+                shape=self.network.settings.model.snippet,
                 crops=self._crops,
+                scale=self._test.scale,
                 crop_size=self.network.settings.train.crop_size,
                 scale_motion=self.network.settings.train.scale_motion,
             )
@@ -159,8 +160,8 @@ class Predictor:
     def _spooled(self, video: str | Path) -> Iterator[tuple["SpooledSample", int]]:
         """The video as a sample on disk, which is removed at the end of the block."""
         path = locate(video)
-        # The network needs a whole stack; the dataset may ask for more.
-        filled, least = Filled(), self.network.settings.model.stack_length + 1
+        # The network needs a whole snippet; the dataset may ask for more.
+        filled, least = Filled(), self.network.settings.model.snippet.span + 1
         least = max(least, self._recipe.min_frames)
         with sample_spool(Path(tempfile.gettempdir())) as spool:
             try:

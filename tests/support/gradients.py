@@ -17,6 +17,7 @@ from twinstream.train.network.cma import CMABlock
 from twinstream.train.network.stages import plan_stages
 from twinstream.train.network.two_branch import TwoBranch
 from twinstream.train.ranks import Ranks, joined_ranks, synchronise_batch_norm
+from twinstream.train.snippet_shape import SnippetShape
 
 SEGMENTS, CPU = 2, torch.device("cpu")
 (STAGE,) = plan_stages(["iter1"], "cma")
@@ -42,7 +43,7 @@ def one_step(
     can move a unit to the other side of a ReLU, which changes a gradient by a percent.
     """
     torch.manual_seed(0)
-    model = TwoBranch("cma", 18, 3, stack_length=2, dropout=0.0).double()
+    model = TwoBranch("cma", 18, 3, snippet=SnippetShape(fields=2), dropout=0.0).double()
     model.register_forward_pre_hook(
         lambda _, inputs: tuple(features.double() for features in inputs)
     )

@@ -13,7 +13,7 @@ from twinstream.errors import InputError
 from twinstream.signals import StopSignal
 from twinstream.train.checkpoint import load_checkpoint
 from twinstream.train.fit import train
-from twinstream.train.network.branch import Branch
+from twinstream.train.network.resnet import ResNetBranch
 from twinstream.train.run_folder import read_run_settings
 from twinstream.train.score.evaluate import score_run
 
@@ -46,7 +46,7 @@ def source(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_that_part_of_a_branch_learns_and_all_else_is_as_at_test(
     part: str, learns: tuple[str, ...], frozen: tuple[str, ...]
 ) -> None:
-    branch = Branch(18, 3, 5, 0.7, has_cma=True)
+    branch = ResNetBranch(18, 3, 5, 0.7, has_cma=True)
     branch.set_learning(part)  # type: ignore[arg-type]
     branch.train()
     for name, parameter in branch.named_parameters():
@@ -60,7 +60,7 @@ def test_that_part_of_a_branch_learns_and_all_else_is_as_at_test(
 
 def test_layers_behind_attention_need_attention() -> None:
     with pytest.raises(InputError, match="behind_attention, but this"):
-        Branch(18, 3, 5, 0.7).set_learning("behind_attention")
+        ResNetBranch(18, 3, 5, 0.7).set_learning("behind_attention")
 
 
 def transfer(dataset: Path, source: Path, *overrides: str) -> list[str]:

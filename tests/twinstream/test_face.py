@@ -225,6 +225,19 @@ def test_snippets_are_those_of_training_in_any_data_loader(dataset: Path) -> Non
     assert torch.equal(stacks[2:], expected[1])
 
 
+def test_snippets_can_be_clips(dataset: Path) -> None:
+    shards = ts.open_shards(dataset)
+    options = {"segments": 2, "crop_size": 20, "batch_size": 2, "clip_length": 3, "clip_stride": 2}
+    batches = ts.snippets(shards, "train", **options)
+    rgb, flow, scale, _ = next(
+        iter(DataLoader(batches.dataset, batch_sampler=batches.sampler, num_workers=1))
+    )
+    assert (rgb.shape, rgb.dtype) == ((2, 2, 3, 3, 20, 20), torch.uint8)
+    assert (flow.shape, flow.dtype) == ((2, 2, 3, 2, 20, 20), torch.uint8)
+    clips, fields = ts.network_inputs(rgb, flow, scale)
+    assert (clips.shape, fields.shape) == ((4, 3, 3, 20, 20), (4, 2, 3, 20, 20))
+
+
 def test_ranks_get_equal_parts_that_hold_every_video(dataset: Path) -> None:
     shards = ts.open_shards(dataset)
     parts = [
@@ -244,6 +257,10 @@ def test_ranks_get_equal_parts_that_hold_every_video(dataset: Path) -> None:
         ({"batch_size": 0}, "batch_size is 0"),
         ({"rank": 2, "world_size": 2}, "rank is 2, expected 0 to 1"),
         ({"stack_length": 9}, "a snippet of 9 flow fields needs at least 10"),
+        ({"clip_length": 0}, "clip_length is 0, expected at least 1"),
+        ({"clip_length": 3, "clip_stride": 0}, "clip_stride is 0, expected at least 1"),
+        ({"clip_stride": 2}, "clip_stride 2 is for clips; give clip_length too"),
+        ({"clip_length": 7}, r"a clip of 7 frames needs at least 8; model\.clip_length: 6 would"),
     ],
 )
 def test_what_snippets_cannot_use_is_one_line(

@@ -10,9 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import get_worker_info
+
+from twinstream.train.snippet_shape import SnippetShape
 
 
 @dataclass(frozen=True)
@@ -20,9 +24,9 @@ class Batch:
     """One row a video in training, one row a (video, segment) at test."""
 
     rgb: Tensor
-    """(B, K, 3, S, S) uint8, K snippets; at test K crops of one snippet"""
+    """(B, K, 3, S, S) uint8, K snippets, of clips (B, K, T, 3, S, S); at test K crops of one"""
     flow: Tensor
-    """(B, K, 2L, S, S) uint8 codec levels, dx0 dy0 dx1 ..."""
+    """(B, K, 2L, S, S) uint8 codec levels, dx0 dy0 dx1 ..., of clips (B, K, T, 2, S, S)"""
     flow_scale: Tensor
     """(B, 2) float32: what dx and dy are to be multiplied by"""
     labels: Tensor
@@ -36,6 +40,15 @@ class Batch:
     def rows(self, part: slice) -> Self:
         """Some of the rows, without a copy."""
         return self._each(lambda tensor: tensor[part])
+
+    def images(self, views: int = 1) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Its own memory, to write images into: rgb and flow of V views of K / V snippets.
+
+        (B, V, K / V * T, 3, S, S) and (B, V, K / V, 2L, S, S), whether time is an axis or not.
+        """
+        grid, sides = (len(self), views), self.rgb.shape[-2:]
+        rgb = self.rgb.numpy().reshape(*grid, -1, 3, *sides)
+        return rgb, self.flow.numpy().reshape(*grid, self.flow.shape[1] // views, -1, *sides)
 
     def pin_memory(self) -> Self:
         """The same in page-locked memory, from where a GPU copies by itself; for DataLoader."""
@@ -62,20 +75,23 @@ class FeatureBatch:
         return type(self)(self.features[part], self.labels[part])
 
 
-def new_batch(size: int, snippets: int, stack_length: int, crop_size: int) -> Batch:
+def new_batch(size: int, snippets: int, shape: SnippetShape, crop_size: int) -> Batch:
     """A batch to be filled, its memory not written yet."""
 
-    def empty(dtype: torch.dtype, *shape: int) -> Tensor:
+    def empty(dtype: torch.dtype, *sizes: int) -> Tensor:
         if get_worker_info() is None:
-            return torch.empty(shape, dtype=dtype)
+            return torch.empty(sizes, dtype=dtype)
         # As torch's own collate function does it: share_memory_() would copy memory that nobody has
         # written yet.
-        storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)  # type: ignore[no-untyped-call]
-        return torch.empty(0, dtype=dtype).set_(storage).reshape(shape)
+        storage = torch.UntypedStorage._new_shared(math.prod(sizes) * dtype.itemsize)  # type: ignore[no-untyped-call]
+        return torch.empty(0, dtype=dtype).set_(storage).reshape(sizes)
 
+    rgb, flow = (
+        ((shape.frames, 3), (shape.fields, 2)) if shape.has_time else ((3,), (2 * shape.fields,))
+    )
     return Batch(
-        rgb=empty(torch.uint8, size, snippets, 3, crop_size, crop_size),
-        flow=empty(torch.uint8, size, snippets, 2 * stack_length, crop_size, crop_size),
+        rgb=empty(torch.uint8, size, snippets, *rgb, crop_size, crop_size),
+        flow=empty(torch.uint8, size, snippets, *flow, crop_size, crop_size),
         flow_scale=empty(torch.float32, size, 2),
         labels=empty(torch.int64, size),
         positions=empty(torch.int64, size),

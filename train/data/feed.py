@@ -20,16 +20,17 @@ from twinstream.train.data.order import EpochSampler, Positions, RankPart, num_r
 from twinstream.train.data.stream import StreamedShards, load_streamed_batches
 from twinstream.train.ranks import Ranks
 from twinstream.train.settings import TrainSettings
+from twinstream.train.snippet_shape import SnippetShape
 
 
 class Feed:
     """The training split as batches; InputError when settings and dataset do not fit."""
 
-    def __init__(self, dataset: ShardDataset, train: TrainSettings, stack_length: int) -> None:
+    def __init__(self, dataset: ShardDataset, train: TrainSettings, shape: SnippetShape) -> None:
         self._train = train
         recipe = SnippetRecipe(
             segments=train.segments,
-            stack_length=stack_length,
+            shape=shape,
             crop_size=train.crop_size,
             scales=train.scales,
             flip=train.flip,

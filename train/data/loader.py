@@ -29,6 +29,7 @@ from twinstream.train.data import snippets, transforms
 from twinstream.train.data.batch import Batch, new_batch
 from twinstream.train.data.seeds import sample_rng
 from twinstream.train.memory import keep_freed_memory
+from twinstream.train.snippet_shape import SnippetShape
 
 Index = TypeVar("Index")
 MAX_WORKERS = 8
@@ -38,9 +39,9 @@ class Item(NamedTuple):
     """One row of a batch, for a DataLoader that stacks items itself."""
 
     rgb: Tensor
-    """(K, 3, S, S) uint8"""
+    """(K, 3, S, S) uint8, of clips (K, T, 3, S, S)"""
     flow: Tensor
-    """(K, 2L, S, S) uint8"""
+    """(K, 2L, S, S) uint8, of clips (K, T, 2, S, S)"""
     flow_scale: Tensor
     """(2,) float32"""
     label: int
@@ -48,10 +49,10 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class SnippetRecipe:
-    """Settings of a training sample: K segments, stacks of L, one random view for all of them."""
+    """Settings of a training sample: K segments of one shape, one random view for all of them."""
 
     segments: int
-    stack_length: int
+    shape: SnippetShape
     crop_size: int
     scales: tuple[float, ...]
     flip: bool
@@ -63,7 +64,7 @@ class SnippetRecipe:
     ) -> tuple[NDArray[np.int64], transforms.View]:
         """(K,) starts and the view of one video in one epoch."""
         rng = sample_rng(self.seed, epoch, key)
-        starts = snippets.train_starts(num_frames, self.segments, self.stack_length, rng)
+        starts = snippets.train_starts(num_frames, self.segments, self.shape, rng)
         return starts, transforms.random_view(
             rng, height, width, scales=self.scales, flip=self.flip
         )
@@ -108,12 +109,12 @@ class Snippets(Dataset[Item], Generic[Index], ABC):
         samples: Videos,
         views: int,
         snippets: int,
-        stack_length: int,
+        shape: SnippetShape,
         crop_size: int,
         scale_motion: bool,
     ) -> None:
-        self.samples = usable(samples, stack_length)
-        self.stack_length, self.crop_size = stack_length, crop_size
+        self.samples = usable(samples, shape)
+        self.shape, self.crop_size = shape, crop_size
         self.scale_motion = scale_motion
         self._views, self._snippets = views, snippets
 
@@ -123,16 +124,14 @@ class Snippets(Dataset[Item], Generic[Index], ABC):
 
     def batch(self, indexes: Sequence[Index]) -> Batch:
         """The items of these indexes as a DataLoader would stack them, without the copy."""
-        batch = new_batch(
-            len(indexes), self._views * self._snippets, self.stack_length, self.crop_size
-        )
-        grid = len(indexes), self._views, self._snippets
-        rgb, flow = (
-            part.numpy().reshape(*grid, *part.shape[2:]) for part in (batch.rgb, batch.flow)
-        )
+        shape = self.shape
+        batch = new_batch(len(indexes), self._views * self._snippets, shape, self.crop_size)
         # The arrays are views of the batch's memory: a crop is written where it stays.
+        rgb, flow = batch.images(self._views)
         for row, choice in enumerate([self.choose(index) for index in indexes]):
-            frames, stacks = read_snippets(choice.sample, choice.starts, self.stack_length)
+            frames, stacks = read_snippets(
+                choice.sample, choice.starts, shape.fields, shape.frames, shape.stride
+            )
             batch.flow_scale.numpy()[row] = transforms.apply_views(
                 frames,
                 stacks,
@@ -158,7 +157,7 @@ class TrainSnippets(Snippets[tuple[int, int]]):
             samples,
             1,
             recipe.segments,
-            recipe.stack_length,
+            recipe.shape,
             recipe.crop_size,
             recipe.scale_motion,
         )
@@ -187,13 +186,14 @@ class TestSnippets(Snippets[int]):
         samples: Videos,
         *,
         segments: int,
-        stack_length: int,
+        shape: SnippetShape,
         crops: NumCrops,
+        scale: float,
         crop_size: int,
         scale_motion: bool,
     ) -> None:
-        super().__init__(samples, crops, 1, stack_length, crop_size, scale_motion)
-        self.segments, self.num_crops = segments, crops
+        super().__init__(samples, crops, 1, shape, crop_size, scale_motion)
+        self.segments, self.num_crops, self.scale = segments, crops, scale
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -208,25 +208,25 @@ class TestSnippets(Snippets[int]):
         position, segment = divmod(index, self.segments)
         sample = self.samples[position]
         meta = sample.index
-        starts = snippets.test_starts(meta.num_frames, self.segments, self.stack_length)
-        side = test_crop(meta.height, meta.width)
+        starts = snippets.test_starts(meta.num_frames, self.segments, self.shape)
+        side = test_crop(meta.height, meta.width, self.scale)
         views = transforms.test_views(meta.height, meta.width, side, self.num_crops)
         return Choice(sample, position, [int(starts[segment])], views)
 
 
-def test_crop(height: int, width: int) -> int:
-    """Side of a test crop in stored pixels, 7/8 of the shorter side as in the paper: 256 -> 224."""
-    return round(min(height, width) * 7 / 8)
+def test_crop(height: int, width: int, scale: float) -> int:
+    """Side of a test crop in stored pixels, of the shorter side so much: 256, 7/8 -> 224."""
+    return max(1, round(min(height, width) * scale))
 
 
-def usable(samples: Videos, stack_length: int) -> Videos:
-    """The samples; InputError when one is too short for a stack, or there is none."""
+def usable(samples: Videos, shape: SnippetShape) -> Videos:
+    """The samples; InputError when one is too short for a snippet, or there is none."""
     if not len(samples):
         raise InputError("this split holds no samples")
     # Checked before the first step: an epoch may meet the short video hours later.
     shortest = samples.shortest()
     try:
-        snippets.num_starts(shortest.index.num_frames, stack_length)
+        snippets.num_starts(shortest.index.num_frames, shape)
     except InputError as error:
         raise InputError(f"{shortest.tar.name}: {shortest.index.key}: {error}") from error
     return samples

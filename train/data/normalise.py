@@ -30,29 +30,37 @@ def network_inputs(rgb: Tensor, flow: Tensor, flow_scale: Tensor) -> tuple[Tenso
     """A batch of snippets as `twinstream.snippets` gives it -> what the network takes, normalised.
 
     (B, K, 3, S, S) uint8, (B, K, 2L, S, S) uint8, (B, 2) float32 -> (B * K, 3, S, S) and
-    (B * K, 2L, S, S) float32, a video's K snippets one after another.
+    (B * K, 2L, S, S) float32, a video's K snippets one after another. Of clips (B, K, T, 3, S, S)
+    and (B, K, T, 2, S, S) -> (B * K, 3, T, S, S) and (B * K, 2, T, S, S).
     """
     # One scale for each video, but one row for each of its snippets.
     scale = flow_scale.repeat_interleave(rgb.shape[1], dim=0)
-    return normalise(rgb.flatten(0, 1), flow.flatten(0, 1), scale)
+    rgb, flow = rgb.flatten(0, 1), flow.flatten(0, 1)
+    if rgb.dim() == 5:
+        # Channels before time, for 3-D convolutions; bytes cost a quarter of what floats would.
+        rgb, flow = (clips.transpose(1, 2).contiguous() for clips in (rgb, flow))
+    return normalise(rgb, flow, scale)
 
 
 def normalise(
     rgb: Tensor, flow: Tensor, flow_scale: Tensor, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:
-    """(N, 3, H, W) uint8, (N, 2L, H, W) uint8, (N, 2) float -> the same shapes in `dtype`."""
+    """(N, 3, H, W) uint8, (N, 2L, H, W) uint8, (N, 2) float -> the same shapes in `dtype`.
+
+    Clips are (N, 3, T, H, W) and (N, 2, T, H, W).
+    """
     return normalise_rgb(rgb, dtype), normalise_flow(flow, flow_scale, dtype)
 
 
 def normalise_rgb(rgb: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(N, 3, H, W) uint8 -> the same shape in `dtype`, with about zero mean and unit variance."""
-    mean = torch.tensor(IMAGENET_MEAN, dtype=dtype, device=rgb.device)[:, None, None]
-    std = torch.tensor(IMAGENET_STD, dtype=dtype, device=rgb.device)[:, None, None]
-    return (rgb.to(dtype) / 255 - mean) / std
+    """(N, 3, ...) uint8 -> the same shape in `dtype`, with about zero mean and unit variance."""
+    mean = torch.tensor(IMAGENET_MEAN, dtype=dtype, device=rgb.device)
+    std = torch.tensor(IMAGENET_STD, dtype=dtype, device=rgb.device)
+    return (rgb.to(dtype) / 255 - by_channel(mean, rgb)) / by_channel(std, rgb)
 
 
 def normalise_flow(flow: Tensor, flow_scale: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(N, 2L, H, W) uint8 levels, (N, 2) scale of dx and dy -> the same shape in `dtype`.
+    """(N, 2L, ...) uint8 levels, (N, 2) scale of dx and dy -> the same shape in `dtype`.
 
     At scale 1 a value of 1 is `bound` pixels. Scaled values may leave [-1, 1].
     """
@@ -60,4 +68,9 @@ def normalise_flow(flow: Tensor, flow_scale: Tensor, dtype: torch.dtype = torch.
     motion = ((flow.to(dtype) - ZERO_LEVEL) / LEVELS_PER_SIDE).clamp(min=-1)
     # Channels are dx0 dy0 dx1 ..., so the pair of scales repeats.
     scale = flow_scale.to(dtype).repeat(1, flow.shape[1] // 2)
-    return motion * scale[:, :, None, None]
+    return motion * by_channel(scale, flow)
+
+
+def by_channel(values: Tensor, images: Tensor) -> Tensor:
+    """(C,) or (N, C) with an axis for each of (N, C, ...) behind the channels."""
+    return values.reshape(*values.shape, *[1] * (images.dim() - 2))

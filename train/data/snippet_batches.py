@@ -12,6 +12,7 @@ from twinstream.train.data.loader import SnippetRecipe, TrainSnippets
 from twinstream.train.data.normalise import refuse_other_codec
 from twinstream.train.data.order import EpochSampler
 from twinstream.train.settings import ModelSettings, TrainSettings
+from twinstream.train.snippet_shape import SnippetShape
 
 TRAIN, MODEL = TrainSettings(), ModelSettings()
 
@@ -29,6 +30,8 @@ def snippets(
     *,
     segments: int = TRAIN.segments,
     stack_length: int = MODEL.stack_length,
+    clip_length: int | None = None,
+    clip_stride: int = 1,
     crop_size: int = TRAIN.crop_size,
     scales: tuple[float, ...] = TRAIN.scales,
     flip: bool = TRAIN.flip,
@@ -44,26 +47,32 @@ def snippets(
 
     A batch of B videos is rgb (B, K, 3, S, S) uint8, flow (B, K, 2L, S, S) uint8 (dx0 dy0 dx1 ...,
     128 is no motion), flow_scale (B, 2) float32 and labels (B,) int64, for K = `segments`,
-    L = `stack_length` and S = `crop_size`; `network_inputs` makes floats of it. Frame and flow of a
-    video go through one random crop of the `scales` and, with `flip`, mirroring. flow_scale is 1,
-    or with `scale_motion` what dx and dy are stretched by when the crop is resized.
+    L = `stack_length` and S = `crop_size`; `network_inputs` makes floats of it. With `clip_length`
+    T a snippet is a clip of T frames, `clip_stride` apart, and the T fields that start at them: rgb
+    (B, K, T, 3, S, S) and flow (B, K, T, 2, S, S). Frames and flow of a video go through one random
+    crop of the `scales` and, with `flip`, mirroring. flow_scale is 1, or with `scale_motion` what
+    dx and dy are stretched by when the crop is resized.
 
     Order and crops follow from (seed, epoch), not from the number of workers: call again for the
     next epoch. Every video comes once, in batches whose sizes differ by at most one. Each of
     `world_size` processes gets its `rank`'s part of every batch; where a batch does not divide,
     videos of it are repeated so that all get equally many. With `shuffle_window` so many shards are
-    mixed at a time. InputError for a split that is not there or has a video too short for a stack.
+    mixed at a time. InputError for a split that is not there or a video too short for a snippet.
     """
     # A notebook passes them directly: no Section has checked them as it does pipeline.yaml.
     for name, value in {
         "segments": segments,
         "stack_length": stack_length,
+        "clip_length": 1 if clip_length is None else clip_length,
+        "clip_stride": clip_stride,
         "crop_size": crop_size,
         "batch_size": batch_size,
         "world_size": world_size,
     }.items():
         if value < 1:
             raise InputError(f"snippets: {name} is {value}, expected at least 1")
+    if clip_length is None and clip_stride != 1:
+        raise InputError(f"snippets: clip_stride {clip_stride} is for clips; give clip_length too")
     if min(seed, epoch) < 0:
         raise InputError(f"snippets: seed {seed}, epoch {epoch}; expected 0 or more")
     if not 0 <= rank < world_size:
@@ -73,7 +82,11 @@ def snippets(
     samples = dataset.samples(split)
     recipe = SnippetRecipe(
         segments=segments,
-        stack_length=stack_length,
+        shape=(
+            SnippetShape(fields=stack_length)
+            if clip_length is None
+            else SnippetShape(clip_length, clip_length, clip_stride, has_time=True)
+        ),
         crop_size=crop_size,
         scales=scales,
         flip=flip,

@@ -2,9 +2,10 @@
 
 One item of the dataset is a shard, streamed once through webdataset; the snippets that the epoch
 needs are cut while it is read. The trainer's process holds the snippets of the shards being mixed
-(`train.shuffle_window` of them; 31 MB for 16 videos of 3 segments at 224x224) and builds batches
-from them: the same as by index with the same window, for any number of workers and after a resume.
-The price: every rank reads every byte, and no order mixes all shards.
+(`train.shuffle_window` of them; 31 MB for 16 videos of 3 segments at 224x224, 33 MB for one clip
+of 16 frames of each at 160x160) and builds batches from them: the same as by index with the same
+window, for any number of workers and after a resume. The price: every rank reads every byte, and no
+order mixes all shards.
 """
 
 import re
@@ -28,6 +29,7 @@ from twinstream.train.data.batch import Batch, batch_of_rows, new_batch
 from twinstream.train.data.loader import SnippetRecipe, loaded
 from twinstream.train.data.order import EpochSampler, Positions
 from twinstream.train.data.transforms import Bytes
+from twinstream.train.snippet_shape import SnippetShape
 
 # epoch, number of a shard, rows of the samples that are wanted of it, ascending
 Piece = tuple[int, int, tuple[int, ...]]
@@ -76,8 +78,8 @@ class StreamedShards:
         """The wanted samples of one shard, in the order of the file."""
         epoch, shard, rows = piece
         recipe, done = self.recipe, 0
-        batch = new_batch(len(rows), recipe.segments, recipe.stack_length, recipe.crop_size)
-        rgb, flow = batch.rgb.numpy(), batch.flow.numpy()
+        batch = new_batch(len(rows), recipe.segments, recipe.shape, recipe.crop_size)
+        rgb, flow = batch.images()
         for row, members in enumerate(stream_samples(self.urls[shard])):
             if row == rows[done]:
                 scale, label = self._fill(epoch, members, rgb[done], flow[done])
@@ -95,7 +97,7 @@ class StreamedShards:
     def _fill(
         self, epoch: int, members: Members, rgb: Bytes, flow: Bytes
     ) -> tuple[NDArray[np.float32], int]:
-        recipe, meta = self.recipe, _meta(members)
+        recipe, shape, meta = self.recipe, self.recipe.shape, _meta(members)
         named = self.class_of.get(meta.label, "no class")
         if meta.class_name != named:
             raise InputError(
@@ -106,10 +108,14 @@ class StreamedShards:
             starts, view = recipe.draw(epoch, meta.key, meta.num_frames, meta.height, meta.width)
         except InputError as error:
             raise InputError(f"{_where(members)}: {error}") from error
-        frames = (_image(members, f"rgb.{t:05d}.jpg", decode_rgb) for t in starts)
-        stacks = (_stack(members, t, recipe.stack_length) for t in starts.tolist())
+        frames = (
+            _image(members, f"rgb.{t:05d}.jpg", decode_rgb)
+            for start in starts.tolist()
+            for t in range(start, start + shape.frames * shape.stride, shape.stride)
+        )
+        stacks = (_stack(members, t, shape) for t in starts.tolist())
         scale = transforms.apply_views(
-            frames, stacks, [view], rgb[None], flow[None], scale_motion=recipe.scale_motion
+            frames, stacks, [view], rgb, flow, scale_motion=recipe.scale_motion
         )
         return scale, meta.label
 
@@ -211,9 +217,10 @@ def _meta(members: Members) -> SampleMeta:
         raise InputError(f"{_where(members)}: damaged JSON member") from error
 
 
-def _stack(members: Members, start: int, length: int) -> Iterator[Bytes]:
+def _stack(members: Members, start: int, shape: SnippetShape) -> Iterator[Bytes]:
     """2L fields (H, W), dx0 dy0 dx1 ..."""
-    names = [f"flow_{axis}.{t:05d}.jpg" for t in range(start, start + length) for axis in "xy"]
+    times = range(start, start + shape.fields * shape.stride, shape.stride)
+    names = [f"flow_{axis}.{t:05d}.jpg" for t in times for axis in "xy"]
     return (_image(members, name, decode_gray) for name in names)
 
 

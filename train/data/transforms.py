@@ -98,10 +98,10 @@ def apply_views(
     *,
     scale_motion: bool,
 ) -> NDArray[np.float32]:
-    """Write V views of K frames and stacks into `rgb` and `flow`; returns flow_scale (2,).
+    """Write V views of K * T frames and K stacks into `rgb` and `flow`; returns flow_scale (2,).
 
-    `rgb` is (V, K, 3, out, out), `flow` (V, K, 2L, out, out). Frames are (H, W, 3), each stack has
-    2L fields (H, W), dx0 dy0 dx1 ... Images may be decoded while they are asked for: each goes
+    `rgb` is (V, K * T, 3, out, out), `flow` (V, K, 2L, out, out). Frames are (H, W, 3), each stack
+    has 2L fields (H, W), dx0 dy0 dx1 ... Images may be decoded while they are asked for: each goes
     through all views at once, while it is in the cache. flow_scale is the same for all views.
     """
     # Strict: a row that is not written would keep what the memory held before.

@@ -90,18 +90,18 @@ class Observer:
     def times(self, key: str) -> range:
         """Frames at which a snippet of that sample can start; InputError for an unknown key."""
         return range(
-            num_starts(self.dataset.sample(key).index.num_frames, self.settings.model.stack_length)
+            num_starts(self.dataset.sample(key).index.num_frames, self.settings.model.snippet)
         )
 
     def look(self, key: str, t: int, queries: Sequence[tuple[int, int]] = ()) -> Look:
         """What these queries attend to: (x, y) pixels of the stored frame; by motion when none."""
         sample = self.dataset.sample(key)
-        view = centre_view(sample)
-        (frame,), (fields,) = read_snippets(sample, [t], self.settings.model.stack_length)
-        stack = list(fields)
+        view, shape = centre_view(sample, self.settings.test.scale), self.settings.model.snippet
+        images, (fields,) = read_snippets(sample, [t], shape.fields, shape.frames, shape.stride)
+        frames, stack = list(images), list(fields)
         inside = tuple(position_in_view(query, view, sample) for query in queries)
         # The whole frame: the view cuts and resizes it as at test.
-        blocks = self._maps(frame, stack, view)
+        blocks = self._maps(frames, stack, view)
         rows, columns = (
             slice(view.top, view.top + view.height),
             slice(view.left, view.left + view.width),
@@ -112,13 +112,13 @@ class Observer:
         picked = inside or pick_queries(
             np.linalg.norm(flow, axis=-1).mean(0), blocks[0].weights.shape[:2]
         )
-        return Look(t, frame[rows, columns], flow[0], picked, blocks)
+        return Look(t, frames[0][rows, columns], flow[0], picked, blocks)
 
-    def _maps(self, frame: Bytes, stack: list[Bytes], view: View) -> tuple[BlockMap, ...]:
-        batch = new_batch(1, 1, self.settings.model.stack_length, self.settings.train.crop_size)
-        rgb, flow = batch.rgb.numpy(), batch.flow.numpy()
+    def _maps(self, frames: list[Bytes], stack: list[Bytes], view: View) -> tuple[BlockMap, ...]:
+        batch = new_batch(1, 1, self.settings.model.snippet, self.settings.train.crop_size)
+        (rgb,), (flow,) = batch.images()
         batch.flow_scale.numpy()[0] = apply_views(
-            [frame], [stack], [view], rgb, flow, scale_motion=self.settings.train.scale_motion
+            frames, [stack], [view], rgb, flow, scale_motion=self.settings.train.scale_motion
         )
         maps: dict[str, tuple[NDArray[np.float32], tuple[int, int]]] = {}
         handles = [
@@ -163,10 +163,10 @@ def attention_blocks(
     return found
 
 
-def centre_view(sample: StoredSample) -> View:
+def centre_view(sample: StoredSample, scale: float) -> View:
     """The centre crop of a test."""
     height, width = sample.index.height, sample.index.width
-    return test_views(height, width, test_crop(height, width), 1)[0]
+    return test_views(height, width, test_crop(height, width, scale), 1)[0]
 
 
 def position_in_view(query: tuple[int, int], view: View, sample: StoredSample) -> tuple[int, int]:

@@ -1,35 +1,47 @@
-"""One branch: a torchvision ResNet and the attention blocks that write into it.
+"""One branch of any family: residual blocks, and the attention blocks that write into it.
 
-Attention blocks follow every other residual block of res3 and res4 (torchvision's layer2 and
-layer3): 2 + 3 = 5 for ResNet-50 (paper, sections 4.1 and 5.5). They cut the ResNet into stretches.
+A family (`families`) subclasses `Branch` and says how its layers are made and run. By default
+attention blocks follow every other residual block of res3 and res4 (torchvision's layer2 and
+layer3): 2 + 3 = 5 for ResNet-50 (paper, sections 4.1 and 5.5). They cut the branch into stretches.
 At the end of a stretch the branch first reads itself (non-local block), then the other branch (CMA
-block). A non-local block (Wang et al., 2018) is a CMA block with x = y. Parameters keep
-torchvision's names, so that its weights load. The trap: from iter2 on a frozen branch reads the
-branch that learns. Its weights stay, but the gradient goes back through it, as the formula says;
-`through_frozen` False drops that part, which is cheaper and another gradient.
+block). A non-local block (Wang et al., 2018) is a CMA block with x = y. The trap: from iter2 on a
+frozen branch reads the branch that learns. Its weights stay, but the gradient goes back through it,
+as the formula says; `through_frozen` False drops that part, which is cheaper and another gradient.
 """
 
-from typing import Self
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
-from torchvision import models
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from twinstream.errors import InputError
-from twinstream.train.choices import EVERY_OTHER, AttentionAt, Trainable
+from twinstream.train.choices import EVERY_OTHER, LAST_OF_RES4, AttentionAt, Trainable
 from twinstream.train.network.cma import CMABlock
 
 RGB_CHANNELS = 3
 CLASSIFIER_STD = 0.001
+RES3, RES4 = "layer2.", "layer3."
+# Children of a branch that no family makes
+ATTENTION_AND_DROPOUT = ("non_local", "cma", "dropout")
 
 
-class Branch(nn.Module):
-    """A ResNet cut at its attention blocks: (N, in_channels, H, W) -> (N, num_classes) scores."""
+class Branch(nn.Module, ABC):
+    """A residual network cut at its attention blocks: snippets -> (N, num_classes) scores.
 
-    conv1: nn.Conv2d
-    bn1: nn.Module
-    relu: nn.Module
-    maxpool: nn.Module
+    Its residual blocks are those of `layer1` to `layer4` (res2 to res5), its classifier is `fc`.
+    """
+
+    family: ClassVar[str]
+    first_convolution: ClassVar[str] = "conv1.weight"
+    marks: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("conv1.weight", "bn1.weight", "layer1.0.conv1.weight"),
+    )
+    """Names that every network of this family has in a file, whatever stands before them; a further
+    group for each other spelling that `adapted` knows
+    """
     avgpool: nn.Module
     fc: nn.Linear
 
@@ -45,29 +57,50 @@ class Branch(nn.Module):
         attention_at: AttentionAt = EVERY_OTHER,
     ) -> None:
         super().__init__()
-        net = models.get_model(f"resnet{depth}", weights=None, num_classes=num_classes)
-        if in_channels != RGB_CHANNELS:
-            net.conv1 = stem(in_channels)
+        self.add_layers(depth, in_channels, num_classes)
         # As in TSN: scores near zero, so that the first loss is log(num_classes) and no class is
         # preferred.
-        nn.init.normal_(net.fc.weight, std=CLASSIFIER_STD)
-        nn.init.zeros_(net.fc.bias)
-        for name, child in net.named_children():
-            self.add_module(name, child)
+        nn.init.normal_(self.fc.weight, std=CLASSIFIER_STD)
+        nn.init.zeros_(self.fc.bias)
         self.dropout = nn.Dropout(dropout)
-        self.depth = depth
+        self.depth, self.in_channels = depth, in_channels
         self.learning: Trainable | None = "all"
         self.through_frozen = True
         # Names of residual blocks, not modules: nothing of it enters the state_dict.
+        blocks = residual_blocks(self)
         self.attention_after: tuple[str, ...] = ()
         if has_cma or has_non_local:
-            self.attention_after = blocks_before_attention(net, attention_at)
-        self.stretches = cut_at(residual_blocks(net), self.attention_after)
-        self.non_local = _blocks(net, self.attention_after if has_non_local else ())
-        self.cma = _blocks(net, self.attention_after if has_cma else ())
+            self.attention_after = blocks_before_attention(blocks, attention_at)
+        self.stretches = cut_at(blocks, self.attention_after)
+        self.non_local = _blocks(self, self.attention_after if has_non_local else ())
+        self.cma = _blocks(self, self.attention_after if has_cma else ())
+
+    @abstractmethod
+    def add_layers(self, depth: int, in_channels: int, num_classes: int) -> None:
+        """Add the modules with random weights: `layer1` to `layer4`, `avgpool`, `fc`, the others.
+
+        Modules are kept under one name only: some are replaced later.
+        """
+
+    @abstractmethod
+    def begin(self, x: Tensor) -> Tensor:
+        """From the input to that of the first residual block."""
+
+    def run_block(self, name: str, x: Tensor) -> Tensor:
+        """A residual block, and what the family has before it."""
+        out: Tensor = self.get_submodule(name)(x)
+        return out
+
+    def adapted(self, state: Mapping[str, Tensor], where: str) -> Mapping[str, Tensor]:
+        """Weights of another tool or family with the names and shapes of this one.
+
+        What is not known comes back as it is, and is refused later by the names that do not fit;
+        InputError that begins with `where` for what is known and cannot be used.
+        """
+        return state
 
     def forward(self, x: Tensor) -> Tensor:
-        """The branch by itself, without the other: (N, in_channels, H, W) -> (N, num_classes)."""
+        """The branch by itself, without the other: (N, in_channels, ...) -> (N, num_classes)."""
         for number in range(len(self.stretches)):
             x = self.run_stretch(x, number)
         return self.classify(self.pool(x))
@@ -80,22 +113,22 @@ class Branch(nn.Module):
         """
         with self._gradient():
             if number == 0:
-                x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+                x = self.begin(x)
             for name in self.stretches[number]:
-                x = self.get_submodule(name)(x)
+                x = self.run_block(name, x)
             # The last stretch ends before the classifier, where no attention block stands.
             if self.non_local and number < len(self.attention_after):
                 x = self.non_local[_key(self.attention_after[number])](x, x)
         return x
 
     def attend(self, x: Tensor, y: Tensor, number: int) -> Tensor:
-        """x (N, C, h, w) of this branch after its CMA block `number` has read y of the other."""
+        """x (N, C, ...) of this branch after its CMA block `number` has read y of the other."""
         with self._gradient():
             out: Tensor = self.cma[_key(self.attention_after[number])](x, y)
         return out
 
     def pool(self, x: Tensor) -> Tensor:
-        """(N, D, h, w) -> (N, D): mean over the positions."""
+        """(N, D, ...) -> (N, D): mean over the positions."""
         with self._gradient():
             features: Tensor = self.avgpool(x).flatten(1)
         return features
@@ -135,8 +168,10 @@ class Branch(nn.Module):
             return [child for name, child in self.named_children() if name not in ("dropout", "fc")]
         if not self.attention_after:
             raise InputError("train.trainable: behind_attention, but this model.kind has none")
-        before = ("conv1", "bn1", *self.stretches[0])
-        return [self.get_submodule(name) for name in before]
+        stages = {name.partition(".")[0] for stretch in self.stretches for name in stretch}
+        behind = {*stages, *ATTENTION_AND_DROPOUT, "fc"}
+        before = [child for name, child in self.named_children() if name not in behind]
+        return before + [self.get_submodule(name) for name in self.stretches[0]]
 
     def _gradient(self) -> torch.set_grad_enabled:
         # Frozen weights need no graph of their own: there is one only behind what the branch reads.
@@ -144,17 +179,20 @@ class Branch(nn.Module):
         return torch.set_grad_enabled(torch.is_grad_enabled() and keeps_graph)
 
 
-def blocks_before_attention(net: nn.Module, attention_at: AttentionAt) -> tuple[str, ...]:
-    """The residual blocks that an attention block follows, in the order of computation.
+def blocks_before_attention(blocks: list[str], attention_at: AttentionAt) -> tuple[str, ...]:
+    """Those of a network's residual blocks that an attention block follows, in their order.
 
     every_other, ResNet-50: layer2.1 layer2.3 layer3.1 layer3.3 layer3.5. Depth 18 has 2 of them,
     34 and 50 have 5, 101 has 13, 152 has 22. InputError for a block that is not there.
     """
-    blocks = residual_blocks(net)
     if attention_at == EVERY_OTHER:
         return tuple(
-            name for name in blocks if name.startswith(("layer2.", "layer3.")) and int(name[7:]) % 2
+            name
+            for name in blocks
+            if name.startswith((RES3, RES4)) and int(name.rpartition(".")[2]) % 2
         )
+    if attention_at == LAST_OF_RES4:
+        return tuple([name for name in blocks if name.startswith(RES4)][-1:])
     for name in attention_at:
         if name not in blocks:
             raise InputError(
@@ -166,7 +204,7 @@ def blocks_before_attention(net: nn.Module, attention_at: AttentionAt) -> tuple[
 
 
 def residual_blocks(net: nn.Module) -> list[str]:
-    """Names of a ResNet's residual blocks in the order of computation: layer1.0, layer1.1, ..."""
+    """Names of a branch's residual blocks in the order of computation: layer1.0, layer1.1, ..."""
     stages = ("layer1", "layer2", "layer3", "layer4")
     return [
         f"{stage}.{name}"
@@ -184,13 +222,6 @@ def cut_at(blocks: list[str], last_blocks: tuple[str, ...]) -> list[list[str]]:
     return [blocks[start:end] for start, end in zip([0, *ends], [*ends, len(blocks)], strict=True)]
 
 
-def stem(in_channels: int) -> nn.Conv2d:
-    """torchvision's first convolution and its initialisation, for any number of input channels."""
-    conv = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    return conv
-
-
 def _blocks(net: nn.Module, names: tuple[str, ...]) -> nn.ModuleDict:
     """A new attention block, of the right width, for each of these residual blocks."""
     return nn.ModuleDict(
@@ -199,12 +230,8 @@ def _blocks(net: nn.Module, names: tuple[str, ...]) -> nn.ModuleDict:
 
 
 def _channels(block: nn.Module) -> int:
-    """Output channels of a residual block: the width of its last BatchNorm."""
-    # bn2 in the blocks of ResNet-18 and 34, bn3 in those of deeper ones
-    norms = [module for name, module in block.named_children() if name.startswith("bn")]
-    width = norms[-1].num_features
-    assert isinstance(width, int)
-    return width
+    """Output channels of a residual block: the width of its last BatchNorm, shortcut's or own."""
+    return [module for module in block.modules() if isinstance(module, _BatchNorm)][-1].num_features
 
 
 def _key(name: str) -> str:

@@ -1,4 +1,4 @@
-"""How many parameters a score needs, relative to one ResNet: a column of the paper's Table 2.
+"""How many parameters a score needs, relative to one branch: a column of the paper's Table 2.
 
 The network runs on the meta device, where nothing is computed, and the parameters of all modules
 that ran are added up. The paper gives 1.8 for CMA iter1-R and does not say what it counts. For
@@ -11,12 +11,12 @@ from collections.abc import Collection
 
 import torch
 from torch import nn
-from torchvision import models
 
-from twinstream.train.choices import BranchName
+from twinstream.train.choices import DROPOUT, BranchName
 from twinstream.train.network.branch import RGB_CHANNELS
 from twinstream.train.network.cma import CMABlock
-from twinstream.train.network.two_branch import TwoBranch
+from twinstream.train.network.families import find_family
+from twinstream.train.network.two_branch import RESNET, TwoBranch
 
 SIDE = 64
 
@@ -35,20 +35,19 @@ def parameters_used(
     handles = [module.register_forward_pre_hook(count) for module in parts]
     # Any size will do that leaves a position in the last map: parameters do not depend on it.
     with torch.device("meta"):
-        rgb = torch.zeros(1, RGB_CHANNELS, SIDE, SIDE)
-        flow = (
-            torch.zeros(1, model.branch("flow").conv1.in_channels, SIDE, SIDE)
-            if "flow" in model.names
-            else None
-        )
-    model.eval()(rgb, flow, outputs=outputs, attending=attending)
+        time = (model.snippet.frames,) if model.snippet.has_time else ()
+        inputs = {
+            name: torch.zeros(1, model.branch(name).in_channels, *time, SIDE, SIDE)
+            for name in model.names
+        }
+    model.eval()(inputs.get("rgb"), inputs.get("flow"), outputs=outputs, attending=attending)
     for handle in handles:
         handle.remove()
     return sum(parameter.numel() for parameter in used)
 
 
-def resnet_parameters(depth: int, num_classes: int) -> int:
-    """Parameters of one torchvision ResNet."""
+def branch_parameters(depth: int, num_classes: int, family: str = RESNET) -> int:
+    """Parameters of one network of the family on RGB, without attention."""
     with torch.device("meta"):
-        net = models.get_model(f"resnet{depth}", weights=None, num_classes=num_classes)
+        net = find_family(family).build_branch(depth, RGB_CHANNELS, num_classes, DROPOUT)
     return sum(parameter.numel() for parameter in net.parameters())

@@ -13,12 +13,10 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from twinstream.shards.settings import DEFAULT_STACK_LENGTH
 from twinstream.train.choices import (
     BOTH,
     BRANCHES,
     DROPOUT,
-    EVERY_OTHER,
     OTHER,
     WITH_CMA,
     AttentionAt,
@@ -27,7 +25,13 @@ from twinstream.train.choices import (
     Trainable,
 )
 from twinstream.train.network.branch import RGB_CHANNELS, Branch
+from twinstream.train.network.families import find_family
 from twinstream.train.settings import ModelSettings
+from twinstream.train.snippet_shape import SnippetShape
+
+RESNET = "resnet"
+# Of weights with so many axes; features take it over.
+FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 # Which branches read themselves
 NON_LOCAL: dict[ModelKind, tuple[BranchName, ...]] = {
@@ -47,31 +51,38 @@ class TwoBranch(nn.Module):
         kind: ModelKind,
         depth: int,
         num_classes: int,
-        stack_length: int = DEFAULT_STACK_LENGTH,
+        snippet: SnippetShape | None = None,
         dropout: float = DROPOUT,
-        attention_at: AttentionAt = EVERY_OTHER,
+        attention_at: AttentionAt | None = None,
+        family: str = RESNET,
     ) -> None:
+        """What is None is as the family has it."""
         super().__init__()
-        in_channels: dict[BranchName, int] = {"rgb": RGB_CHANNELS, "flow": 2 * stack_length}
+        entry = find_family(family)
+        self.snippet = snippet or entry.snippet()
+        flow_channels = 2 if self.snippet.has_time else 2 * self.snippet.fields
+        in_channels: dict[BranchName, int] = {"rgb": RGB_CHANNELS, "flow": flow_channels}
         self.kind = kind
         self.names = BRANCHES[kind]
         self.has_cma = kind in WITH_CMA
         for name in self.names:
-            branch = Branch(
+            branch = entry.build_branch(
                 depth,
                 in_channels[name],
                 num_classes,
                 dropout,
                 has_cma=self.has_cma,
                 has_non_local=name in NON_LOCAL.get(kind, ()),
-                attention_at=attention_at,
+                attention_at=attention_at or entry.attention_at,
             )
             self.add_module(name, branch)
         # The same for all branches of a network, so the last one's will do.
         self.attention_after = branch.attention_after
         # Features take the memory format of the weights: a sixth faster on a CPU, and the format of
         # tensor cores.
-        self.to(memory_format=torch.channels_last)
+        for parameter in self.parameters():
+            if parameter.ndim in FORMATS:
+                parameter.data = parameter.data.to(memory_format=FORMATS[parameter.ndim])
 
     def forward(
         self,
@@ -82,6 +93,8 @@ class TwoBranch(nn.Module):
         attending: Collection[BranchName] | None = None,
     ) -> dict[BranchName, Tensor]:
         """(N, 3, H, W), (N, 2L, H, W) -> (N, num_classes) for each branch in `outputs`.
+
+        A family with a time axis takes (N, 3, T, H, W) and (N, 2, T, H, W).
 
         `attending` names the branches whose CMA blocks are computed. None means every branch, for
         both. An input that the wanted scores do not need may be None.
@@ -171,9 +184,10 @@ def build_model(model: ModelSettings, num_classes: int) -> TwoBranch:
         model.kind,
         model.depth,
         num_classes,
-        model.stack_length,
+        model.snippet,
         model.dropout,
-        attention_at=model.attention_at,
+        model.attention_at,
+        model.family,
     )
 
 

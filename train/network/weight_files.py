@@ -1,16 +1,16 @@
-"""Weight files of other tools and of our own runs, read as the state_dict of one ResNet.
+"""Weight files of other tools and of our own runs, read as the state_dict of one branch.
 
 `.safetensors`, or what torch.save wrote, read with `weights_only=True`: opening somebody's file
 runs no code. Wrappers (`state_dict`, `model`) and prefixes (`module.`, `backbone.`) are found by
-the names of a ResNet's layers, which torchvision, timm and we have in common. The price: a file
-with two networks of which none is called rgb or flow is refused: which is meant is not known.
+names of a family's first layers; a ResNet's torchvision, timm and we have in common. The price: a
+file with two networks of which none is called rgb or flow is refused: which is meant is not known.
 """
 
 import pickle
 import re
 import struct
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,8 @@ from twinstream.shards.format.classes import first_few
 from twinstream.train.choices import BOTH, BranchName
 
 State = Mapping[str, Tensor]
+Marks = Sequence[Sequence[str]]
 
-# Each ResNet has these, whatever stands before them.
-STEM, STEM_NORM, FIRST_BLOCK = "conv1.weight", "bn1.weight", "layer1.0.conv1.weight"
 MAX_DEPTH = 3
 WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "net", "network", "weights")
 # torch.load has no single error for a damaged file: each of these was raised for a file with a few
@@ -55,14 +54,15 @@ def read_state(path: Path) -> dict[str, Any]:
     return loaded
 
 
-def resnet_state(loaded: Mapping[str, Any], branch: BranchName, where: str) -> State:
-    """The ResNet for that branch in what a file holds, its keys without wrapper and prefix.
+def branch_state(loaded: Mapping[str, Any], branch: BranchName, where: str, marks: Marks) -> State:
+    """The network for that branch in what a file holds, its keys without wrapper and prefix.
 
-    Of our own checkpoints the branch of that name, its attention blocks included. What stands
+    `marks` are groups of keys, of which each network of its family has one, whatever stands before
+    them. Of our own checkpoints the branch of that name, its attention blocks included. What stands
     beside a prefix (another tool's head beside `backbone.`) is left out. InputError where the
     branch is not there, or where several networks are.
     """
-    table, prefixes = _table(loaded)
+    table, prefixes = _table(loaded, marks)
     own = [prefix for prefix in prefixes if _last_part(prefix) == branch]
     if any(_last_part(prefix) in BOTH for prefix in prefixes):
         prefixes = own
@@ -72,7 +72,7 @@ def resnet_state(loaded: Mapping[str, Any], branch: BranchName, where: str) -> S
         raise InputError(
             f"{where}: holds several networks, {first_few(prefixes)}; save one of them alone"
         )
-    # Without a ResNet the table goes on as it is: what is missing is told by name.
+    # Without a network the table goes on as it is: what is missing is told by name.
     prefix = prefixes[0] if prefixes else ""
     named = ((str(key), value) for key, value in table.items())
     return {key.removeprefix(prefix): value for key, value in named if key.startswith(prefix)}
@@ -110,10 +110,10 @@ def _fault(error: BaseException) -> str:
     return f"damaged, or not written by torch.save ({type(error).__name__})"
 
 
-def _table(loaded: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
-    """The dict of tensors in which a ResNet is found, and its prefixes there."""
+def _table(loaded: Mapping[str, Any], marks: Marks) -> tuple[Mapping[str, Any], list[str]]:
+    """The dict of tensors in which such a network is found, and its prefixes there."""
     for table in _tables(loaded):
-        if prefixes := _prefixes(table):
+        if prefixes := _prefixes(table, marks):
             return table, prefixes
     # Our own checkpoint of something else, or no network at all.
     inner = loaded.get("model")
@@ -131,11 +131,16 @@ def _tables(loaded: Mapping[str, Any], depth: int = 0) -> Iterator[Mapping[str, 
             yield from _tables(loaded[key], depth + 1)
 
 
-def _prefixes(table: Mapping[str, Any]) -> list[str]:
-    """What stands before `conv1.weight` of each ResNet: "", `module.`, `rgb.` and `flow.` ..."""
-    stems = (key for key in table if isinstance(key, str) and key.endswith(STEM))
-    found = (key.removesuffix(STEM) for key in stems)
-    return [p for p in found if p + STEM_NORM in table and p + FIRST_BLOCK in table]
+def _prefixes(table: Mapping[str, Any], marks: Marks) -> list[str]:
+    """What stands before the marks of each network: "", `module.`, `rgb.` and `flow.` ..."""
+    return [
+        prefix
+        for first, *others in marks
+        for key in table
+        if isinstance(key, str) and key.endswith(first)
+        for prefix in [key.removesuffix(first)]
+        if all(prefix + other in table for other in others)
+    ]
 
 
 def _last_part(prefix: str) -> str:

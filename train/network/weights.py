@@ -25,9 +25,9 @@ from twinstream.train.network.branch import RGB_CHANNELS, Branch
 from twinstream.train.network.stages import Stage
 from twinstream.train.network.weight_files import (
     State,
+    branch_state,
     has_bias,
     read_state,
-    resnet_state,
 )
 from twinstream.train.settings import weights_file
 
@@ -76,17 +76,18 @@ def initialise(branch: Branch, source: str | Path | None, name: BranchName, use:
     if source is None:
         return Origin("")
     if source == IMAGENET:
-        state = without_classifier(imagenet_state(branch.depth, name))
+        found = branch.adapted(imagenet_state(branch.depth, name), "ImageNet weights")
+        state = without_classifier(found)
         _load(branch, state, "ImageNet weights")
         return Origin(f"{name} weights: ImageNet, classifier new")
     path, where = weights_file(source), str(source)
     loaded = read_state(path)
-    found = resnet_state(loaded, name, where)
+    found = branch.adapted(branch_state(loaded, name, where, branch.marks), where)
     if name == "flow":
         refuse_other_bound(loaded.get("bound"), use.bound, where)
     rows, why_new = classifier_rows(loaded, found, name, use.classes, where)
     _load(branch, state_by_name(found, rows, branch), where)
-    is_adapted = has_rgb_stem(found) and branch.conv1.in_channels != RGB_CHANNELS
+    is_adapted = has_rgb_stem(found, branch) and branch.in_channels != RGB_CHANNELS
     trained = is_learned(loaded, found, name) and not is_adapted
     # Our own checkpoints say it, since there are such records.
     unrecorded = "attending" in loaded and loaded.get("trained_on") is None
@@ -107,7 +108,7 @@ def initialise(branch: Branch, source: str | Path | None, name: BranchName, use:
         ", ".join(notes),
         is_trained=trained,
         has_classifier=trained and len(rows) == len(use.classes),
-        partner=resnet_state(loaded, OTHER[name], where) if reads else None,
+        partner=branch_state(loaded, OTHER[name], where, branch.marks) if reads else None,
         trained_on=videos if isinstance(videos := loaded.get("trained_on"), Tensor) else None,
         sha256=file_sha256(path),
     )
@@ -149,6 +150,11 @@ def unfit_starts(
 
 def imagenet_state(depth: int, name: str) -> State:
     """torchvision's ImageNet weights (IMAGENET1K_V1), from its cache or the network."""
+    if f"resnet{depth}" not in models.list_models():
+        raise InputError(
+            f"model.{name}_weights: imagenet has no ResNet of depth {depth}; name a file, or null "
+            "to start from random weights"
+        )
     weights = models.get_model_weights(f"resnet{depth}")["IMAGENET1K_V1"]
     try:
         state: State = weights.get_state_dict(progress=False, check_hash=True)
@@ -232,7 +238,7 @@ def fitted(state: State, branch: Branch, where: str) -> State:
     """
     own: State = branch.state_dict()
     # Before the shapes are compared: a first convolution for RGB fits the flow branch after it.
-    state = with_stem(state, branch.conv1.in_channels)
+    state = with_stem(state, branch)
     # A trained block that is left out would be a network with other scores, and no word of it.
     acting = tuple(f"{block}." for block in sorted(acting_blocks(state)))
     if lost := [block for block in acting if not any(key.startswith(block) for key in own)]:
@@ -251,7 +257,7 @@ def fitted(state: State, branch: Branch, where: str) -> State:
         refused = [key for key in keys if key.startswith(acting) or not _is_optional(key)]
         if refused:
             raise InputError(
-                f"{where}: does not fit resnet{branch.depth}: {fault} {first_few(refused)}"
+                f"{where}: does not fit {branch.family}{branch.depth}: {fault} {first_few(refused)}"
             )
     taken = {key: state[key] for key in own if key in state and _same_shape(state[key], own[key])}
     if bad := [key for key, value in taken.items() if not _is_like(value, own[key])]:
@@ -283,23 +289,25 @@ def other_settings(found: object, wanted: Mapping[str, Any], name: BranchName) -
     ]
 
 
-def with_stem(state: State, in_channels: int) -> dict[str, Any]:
-    """`state` with its first convolution adapted to `in_channels`, where it is one for RGB."""
-    # A state that is no ResNet's passes here unchanged; `fitted` then names its keys.
-    if not has_rgb_stem(state) or in_channels == RGB_CHANNELS:
+def with_stem(state: State, branch: Branch) -> dict[str, Any]:
+    """`state` with its first convolution adapted to the branch's input, where it is one for RGB."""
+    # A state that is no such network's passes here unchanged; `fitted` then names its keys.
+    if not has_rgb_stem(state, branch) or branch.in_channels == RGB_CHANNELS:
         return dict(state)
-    return {**state, "conv1.weight": flow_stem(state["conv1.weight"], in_channels)}
+    stem = branch.first_convolution
+    return {**state, stem: flow_stem(state[stem], branch.in_channels)}
 
 
-def has_rgb_stem(state: State) -> bool:
+def has_rgb_stem(state: State, branch: Branch) -> bool:
     """Whether the first convolution takes three channels."""
-    weight = state.get("conv1.weight")
-    return isinstance(weight, Tensor) and weight.ndim == 4 and weight.shape[1] == RGB_CHANNELS
+    weight = state.get(branch.first_convolution)
+    axes = branch.get_parameter(branch.first_convolution).ndim
+    return isinstance(weight, Tensor) and weight.ndim == axes and weight.shape[1] == RGB_CHANNELS
 
 
 def flow_stem(rgb_weight: Tensor, in_channels: int) -> Tensor:
-    """(64, 3, 7, 7) -> (64, in_channels, 7, 7): the mean over the colours, repeated."""
-    return rgb_weight.mean(dim=1, keepdim=True).repeat(1, in_channels, 1, 1)
+    """(64, 3, ...) -> (64, in_channels, ...): the mean over the colours, repeated."""
+    return rgb_weight.mean(dim=1, keepdim=True).repeat_interleave(in_channels, dim=1)
 
 
 def without_classifier(state: State) -> dict[str, Tensor]:

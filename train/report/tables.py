@@ -20,7 +20,7 @@ from twinstream.train.choices import (
     BranchName,
     ModelKind,
 )
-from twinstream.train.network.parameter_count import parameters_used, resnet_parameters
+from twinstream.train.network.parameter_count import branch_parameters, parameters_used
 from twinstream.train.network.two_branch import TwoBranch
 from twinstream.train.report import paper
 from twinstream.train.report.evidence import FLOW_ALONE, RGB_ALONE, Accuracy, Evidence
@@ -248,7 +248,7 @@ def relative_parameters(evidence: Evidence, variant: Variant, score: str) -> tup
         model = TwoBranch(kind, about["depth"], num_classes, attention_at=at)
     outputs: tuple[BranchName, ...] = BRANCHES[kind] if score == "S" else ("rgb",)
     attending: tuple[BranchName, ...] = ("rgb",) if kind in WITH_CMA else ()
-    one = resnet_parameters(about["depth"], num_classes)
+    one = branch_parameters(about["depth"], num_classes)
     whole = sum(parameter.numel() for parameter in model.parameters())
     return parameters_used(model, outputs, attending) / one, whole / one
 

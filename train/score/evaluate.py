@@ -139,8 +139,9 @@ def score_run(
     views = TestSnippets(
         samples,
         segments=test.segments,
-        stack_length=settings.model.stack_length,
+        shape=settings.model.snippet,
         crops=crops,
+        scale=test.scale,
         crop_size=settings.train.crop_size,
         scale_motion=settings.train.scale_motion,
     )

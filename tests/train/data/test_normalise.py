@@ -7,6 +7,7 @@ import torch
 from twinstream.errors import InputError
 from twinstream.shards.format.flow_codec import quantize
 from twinstream.train.data.normalise import (
+    network_inputs,
     normalise,
     normalise_flow,
     normalise_rgb,
@@ -54,6 +55,23 @@ def test_the_dtype_is_the_callers_and_the_layout_stays() -> None:
     for out in normalise(rgb, flow, torch.ones(2, 2), torch.bfloat16):
         assert out.dtype == torch.bfloat16
         assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_clips_are_normalised_image_by_image_and_have_channels_before_time() -> None:
+    drawn = torch.Generator().manual_seed(0)
+    rgb, flow = (
+        torch.randint(0, 256, (2, 3, 4, channels, 6, 5), dtype=torch.uint8, generator=drawn)
+        for channels in (3, 2)
+    )
+    scale = torch.tensor([[2.0, 3.0], [4.0, 5.0]])
+    clips, fields = network_inputs(rgb, flow, scale)
+    assert (clips.shape, fields.shape) == ((6, 3, 4, 6, 5), (6, 2, 4, 6, 5))
+    assert clips.is_contiguous()
+    assert fields.is_contiguous()
+    for t in range(4):
+        frame, field = network_inputs(rgb[:, :, t], flow[:, :, t], scale)
+        assert torch.equal(clips[:, :, t], frame)
+        assert torch.equal(fields[:, :, t], field)
 
 
 def test_only_the_codec_that_a_flip_and_the_network_take_for_granted_is_trained_on() -> None:

@@ -20,8 +20,11 @@ from twinstream.train.data.batch import Batch
 from twinstream.train.data.feed import Feed, shard_urls
 from twinstream.train.ranks import Ranks
 from twinstream.train.settings import TrainSettings
+from twinstream.train.snippet_shape import SnippetShape
 
 STEPS = list[tuple[list[int], Batch]]
+STACK, CLIP = SnippetShape(), SnippetShape(3, 3, stride=2, has_time=True)
+BOTH_SHAPES = pytest.mark.parametrize("shape", [STACK, CLIP], ids=["stack", "clip"])
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,11 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read(
-    dataset: Path, ranks: Ranks | None = None, first_step: int = 0, **changes: object
+    dataset: Path,
+    ranks: Ranks | None = None,
+    first_step: int = 0,
+    shape: SnippetShape = STACK,
+    **changes: object,
 ) -> STEPS:
     """Epoch 1 in batches of 3, two shards mixed at a time."""
     options = {
@@ -46,7 +53,7 @@ def read(
         "workers": 0,
         **changes,
     }
-    feed = Feed(ShardDataset(dataset), TrainSettings.model_validate(options), 5)
+    feed = Feed(ShardDataset(dataset), TrainSettings.model_validate(options), shape)
     return [
         (part.positions.tolist(), batch)
         for part, batch in feed.batches(1, first_step, ranks or Ranks())
@@ -69,24 +76,38 @@ def test_streamed_batches_are_those_of_the_index(dataset: Path, workers: int, wi
     assert_same(read(dataset, loader="stream", workers=workers, shuffle_window=window), by_index)
 
 
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_streamed_clips_are_those_of_the_index(dataset: Path, workers: int) -> None:
+    by_index = read(dataset, shape=CLIP)
+    assert by_index[0][1].rgb.shape == (3, 2, 3, 3, 33, 33)
+    assert_same(read(dataset, shape=CLIP, loader="stream", workers=workers), by_index)
+
+
 @pytest.mark.parametrize("scale_motion", [False, True])
+@BOTH_SHAPES
 def test_both_loaders_treat_the_motion_of_resized_crops_alike(
-    dataset: Path, scale_motion: bool
+    dataset: Path, scale_motion: bool, shape: SnippetShape
 ) -> None:
-    by_index = read(dataset, scale_motion=scale_motion)
-    assert_same(read(dataset, loader="stream", scale_motion=scale_motion), by_index)
+    by_index = read(dataset, shape=shape, scale_motion=scale_motion)
+    assert_same(read(dataset, shape=shape, loader="stream", scale_motion=scale_motion), by_index)
     # Stored 24 x 32 to 33: every crop is resized.
     scales = torch.cat([batch.flow_scale for _, batch in by_index])
     assert (scales > 1).all() if scale_motion else (scales == 1).all()
 
 
-def test_a_streamed_epoch_goes_on_in_the_middle_with_the_same_batches(dataset: Path) -> None:
-    assert_same(read(dataset, first_step=1, loader="stream", workers=1), read(dataset)[1:])
+@BOTH_SHAPES
+def test_a_streamed_epoch_goes_on_in_the_middle_with_the_same_batches(
+    dataset: Path, shape: SnippetShape
+) -> None:
+    rest = read(dataset, first_step=1, shape=shape, loader="stream", workers=1)
+    assert_same(rest, read(dataset, shape=shape)[1:])
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_every_rank_streams_its_part(dataset: Path, rank: int) -> None:
-    assert_same(read(dataset, Ranks(rank, 2), loader="stream"), read(dataset, Ranks(rank, 2)))
+@BOTH_SHAPES
+def test_every_rank_streams_its_part(dataset: Path, rank: int, shape: SnippetShape) -> None:
+    part = Ranks(rank, 2)
+    assert_same(read(dataset, part, shape=shape, loader="stream"), read(dataset, part, shape=shape))
 
 
 def test_a_pipe_is_streamed_and_no_index_is_needed(dataset: Path, tmp_path: Path) -> None:
@@ -275,6 +296,14 @@ def test_a_stream_with_fewer_samples_than_the_dataset_has_is_told(tmp_path: Path
     message = r"train-000000\.tar: ends before sample 4 of 4 in dataset\.json$"
     with pytest.raises(InputError, match=message):
         read(dataset, loader="stream", stream_url=f"{short}/{{shard}}", batch_size=4)
+
+
+def test_a_video_of_a_stream_too_short_for_a_clip_is_named_with_settings_that_fit(
+    dataset: Path,
+) -> None:
+    line = r"train-000000\.tar: left/train0: 7 frames: a clip of 7 frames needs at least 8; "
+    with pytest.raises(InputError, match=rf"{line}model\.clip_length: 6 would fit$"):
+        read(dataset, shape=SnippetShape(7, 7, has_time=True), loader="stream")
 
 
 def test_a_damaged_member_of_a_stream_names_shard_and_key(tmp_path: Path) -> None:

@@ -6,12 +6,11 @@ from torchvision import models
 
 from twinstream.errors import InputError
 from twinstream.train.network.branch import (
-    Branch,
     blocks_before_attention,
     cut_at,
     residual_blocks,
-    stem,
 )
+from twinstream.train.network.resnet import ResNetBranch, stem
 
 PLACES = {
     18: ["layer2.1", "layer3.1"],
@@ -26,12 +25,12 @@ PLACES = {
 def test_blocks_stand_in_res3_and_res4_after_every_other_residual_block(depth: int) -> None:
     with torch.device("meta"):
         net = models.get_model(f"resnet{depth}", weights=None)
-    assert list(blocks_before_attention(net, "every_other")) == PLACES[depth]
+    assert list(blocks_before_attention(residual_blocks(net), "every_other")) == PLACES[depth]
 
 
 def test_blocks_stand_where_they_are_asked_for_in_the_order_of_computation() -> None:
     with torch.device("meta"):
-        branch = Branch(
+        branch = ResNetBranch(
             18, 3, 7, 0.7, has_cma=True, attention_at=("layer4.1", "layer1.0", "layer1.0")
         )
     assert list(branch.cma) == ["layer1_0", "layer4_1"]
@@ -47,12 +46,12 @@ def test_a_place_that_this_depth_has_not_is_told() -> None:
         InputError,
         match=r"model\.attention_at: layer3\.5 is no residual block .* layer3\.1, layer4\.0",
     ):
-        Branch(18, 3, 7, 0.7, has_cma=True, attention_at=("layer2.1", "layer3.5"))
+        ResNetBranch(18, 3, 7, 0.7, has_cma=True, attention_at=("layer2.1", "layer3.5"))
 
 
 def test_resnet50_has_five_blocks_of_512_and_1024_channels() -> None:
     with torch.device("meta"):
-        branch = Branch(50, 3, 7, 0.7, has_cma=True)
+        branch = ResNetBranch(50, 3, 7, 0.7, has_cma=True)
     widths = {name: block.bn.num_features for name, block in branch.cma.items()}
     assert widths == {
         "layer2_1": 512,
@@ -78,7 +77,10 @@ def test_stretches_end_with_a_place_and_lose_nothing(
 
 
 def test_the_names_are_torchvisions() -> None:
-    net, branch = models.resnet18(weights=None, num_classes=5), Branch(18, 3, 5, 0.7, has_cma=True)
+    net, branch = (
+        models.resnet18(weights=None, num_classes=5),
+        ResNetBranch(18, 3, 5, 0.7, has_cma=True),
+    )
     own = {
         name: value.shape
         for name, value in branch.state_dict().items()
@@ -90,7 +92,10 @@ def test_the_names_are_torchvisions() -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_branch_is_the_plain_resnet_to_the_last_bit(training: bool) -> None:
-    net, branch = models.resnet18(weights=None, num_classes=5), Branch(18, 3, 5, 0.0, has_cma=True)
+    net, branch = (
+        models.resnet18(weights=None, num_classes=5),
+        ResNetBranch(18, 3, 5, 0.0, has_cma=True),
+    )
     branch.load_state_dict(net.state_dict(), strict=False)
     x = torch.randn(2, 3, 64, 64)
     assert torch.equal(branch.train(training)(x), net.train(training)(x))
@@ -104,14 +109,14 @@ def test_a_new_stem_is_initialised_as_torchvisions() -> None:
 
 
 def test_a_new_classifier_scores_near_zero() -> None:
-    branch = Branch(18, 3, 5, 0.0, has_cma=False).eval()
+    branch = ResNetBranch(18, 3, 5, 0.0, has_cma=False).eval()
     assert branch.fc.weight.std().item() == pytest.approx(0.001, rel=0.1)
     assert not branch.fc.bias.any()
     assert branch(torch.randn(2, 3, 64, 64)).abs().max() < 0.1
 
 
 def test_a_frozen_branch_stays_in_evaluation_mode_when_the_model_trains() -> None:
-    branch = Branch(18, 3, 5, 0.7, has_cma=True)
+    branch = ResNetBranch(18, 3, 5, 0.7, has_cma=True)
     branch.set_learning(None)
     branch.train()
     assert not any(module.training for module in branch.modules())
@@ -122,7 +127,7 @@ def test_a_frozen_branch_stays_in_evaluation_mode_when_the_model_trains() -> Non
 
 
 def test_a_frozen_branch_keeps_no_graph_even_for_an_input_that_has_one() -> None:
-    branch = Branch(18, 3, 5, 0.0, has_cma=True)
+    branch = ResNetBranch(18, 3, 5, 0.0, has_cma=True)
     branch.set_learning(None, through_frozen=False)
     x = torch.randn(1, 3, 32, 32, requires_grad=True)
     features = branch.run_stretch(x, 0)

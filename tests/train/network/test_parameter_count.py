@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from twinstream.train.choices import BranchName, ModelKind
-from twinstream.train.network.parameter_count import parameters_used, resnet_parameters
+from twinstream.train.network.parameter_count import branch_parameters, parameters_used
 from twinstream.train.network.two_branch import TwoBranch
 
 BOTH: tuple[BranchName, ...] = ("rgb", "flow")
@@ -34,7 +34,7 @@ def test_parameters_relative_to_one_resnet50_of_400_classes(
     with torch.device("meta"):
         model = TwoBranch(kind, 50, 400)
     used = parameters_used(model, outputs, attending)
-    assert used / resnet_parameters(50, 400) == pytest.approx(ratio, abs=1e-4)
+    assert used / branch_parameters(50, 400) == pytest.approx(ratio, abs=1e-4)
 
 
 def test_counting_leaves_no_hook_behind() -> None:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torchvision import models
 
 from twinstream.train.choices import BranchName, ModelKind
-from twinstream.train.network.branch import RGB_CHANNELS, stem
+from twinstream.train.network.branch import RGB_CHANNELS
 from twinstream.train.network.cma import CMABlock
+from twinstream.train.network.resnet import stem
 from twinstream.train.network.two_branch import TwoBranch, consensus
 
 CLASSES = 5
@@ -38,8 +39,8 @@ def plain_resnet(model: TwoBranch, name: BranchName, depth: int) -> nn.Module:
     """
     net = models.get_model(f"resnet{depth}", weights=None, num_classes=CLASSES)
     branch = model.branch(name)
-    if branch.conv1.in_channels != RGB_CHANNELS:
-        net.conv1 = stem(branch.conv1.in_channels)
+    if branch.in_channels != RGB_CHANNELS:
+        net.conv1 = stem(branch.in_channels)
     missing, unexpected = net.load_state_dict(branch.state_dict(), strict=False)
     assert not missing
     assert all(key.startswith(("cma.", "non_local.")) for key in unexpected)

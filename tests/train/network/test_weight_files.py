@@ -13,8 +13,9 @@ from torch import Tensor
 from torchvision import models
 
 from twinstream.errors import InputError
+from twinstream.train.network.branch import Branch
 from twinstream.train.network.two_branch import TwoBranch
-from twinstream.train.network.weight_files import read_state, resnet_state
+from twinstream.train.network.weight_files import branch_state, read_state
 
 PLAIN = models.resnet18(weights=None, num_classes=5).state_dict()
 
@@ -38,7 +39,7 @@ def prefixed(prefix: str, state: dict[str, Tensor] = PLAIN) -> dict[str, Tensor]
     ],
 )
 def test_a_resnet_is_found_in_wrappers_and_behind_prefixes(loaded: dict[str, Any]) -> None:
-    assert resnet_state(loaded, "rgb", "x.pt").keys() == PLAIN.keys()
+    assert branch_state(loaded, "rgb", "x.pt", Branch.marks).keys() == PLAIN.keys()
 
 
 def test_both_branches_are_found_behind_the_prefix_of_data_parallel() -> None:
@@ -46,19 +47,19 @@ def test_both_branches_are_found_behind_the_prefix_of_data_parallel() -> None:
     for loaded in (model.state_dict(), prefixed("module.", model.state_dict())):
         for name in ("rgb", "flow"):
             own = model.branch(name).state_dict()
-            assert resnet_state({"model": loaded}, name, "x.pt").keys() == own.keys()
+            assert branch_state({"model": loaded}, name, "x.pt", Branch.marks).keys() == own.keys()
 
 
 def test_which_of_two_networks_is_meant_is_not_guessed() -> None:
     loaded = prefixed("encoder_q.") | prefixed("encoder_k.")
     with pytest.raises(InputError, match=r"^x\.pt: holds several networks, encoder_q\., encoder_k"):
-        resnet_state(loaded, "rgb", "x.pt")
+        branch_state(loaded, "rgb", "x.pt", Branch.marks)
 
 
 def test_safetensors_are_read(tmp_path: Path) -> None:
     path = tmp_path / "resnet.safetensors"
     save_file({key: value.contiguous() for key, value in PLAIN.items()}, path)
-    state = resnet_state(read_state(path), "rgb", str(path))
+    state = branch_state(read_state(path), "rgb", str(path), Branch.marks)
     assert all(torch.equal(state[key], value) for key, value in PLAIN.items())
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(InputError, match=r"resnet\.safetensors: damaged, or not written by "):

@@ -11,6 +11,7 @@ from torchvision import models
 from twinstream.errors import InputError
 from twinstream.train.choices import BOTH, BranchName, ModelKind
 from twinstream.train.network.branch import Branch
+from twinstream.train.network.resnet import ResNetBranch
 from twinstream.train.network.stages import plan_stages
 from twinstream.train.network.two_branch import TwoBranch
 from twinstream.train.network.weight_files import read_state
@@ -29,7 +30,7 @@ USE = Use(NAMES, bound=20.0)
 
 
 def new_branch(in_channels: int = 3, *, depth: int = 18, has_cma: bool = True) -> Branch:
-    return Branch(depth, in_channels, CLASSES, 0.7, has_cma=has_cma)
+    return ResNetBranch(depth, in_channels, CLASSES, 0.7, has_cma=has_cma)
 
 
 def saved_resnet(folder: Path, num_classes: int = CLASSES) -> tuple[Path, dict[str, torch.Tensor]]:
@@ -215,7 +216,7 @@ def test_imagenet_weights_leave_the_classifier_even_of_a_thousand_classes(
     monkeypatch.setattr(
         "torchvision.models._api.load_state_dict_from_url", lambda *args, **kwargs: state
     )
-    branch = Branch(18, 3, 1000, 0.7, has_cma=False)
+    branch = ResNetBranch(18, 3, 1000, 0.7, has_cma=False)
     before = branch.fc.weight.clone()
     initialise(branch, "imagenet", "rgb", USE)
     assert torch.equal(branch.fc.weight, before)
@@ -250,7 +251,7 @@ def test_the_classifier_is_taken_over_by_the_names_of_the_classes(
 ) -> None:
     model = with_trained_classifier(TwoBranch("two_stream", 18, CLASSES))
     path = saved_checkpoint(tmp_path / "last.pt", model)
-    branch = Branch(18, 3, len(classes), 0.7)
+    branch = ResNetBranch(18, 3, len(classes), 0.7)
     before = branch.fc.weight.clone()
     origin = initialise(branch, path, "rgb", Use(classes, 20.0))
     for number, name in enumerate(classes):
@@ -290,7 +291,7 @@ def test_trained_attention_is_never_dropped(tmp_path: Path, kind: ModelKind) -> 
     message = refusal(new_branch(has_cma=False), path)
     part = "cma" if kind == "cma" else "non_local"
     assert f"has trained attention ({part}.layer2_1) that has no place here" in message
-    elsewhere = Branch(18, 3, CLASSES, 0.7, has_cma=True, attention_at=("layer3.1",))
+    elsewhere = ResNetBranch(18, 3, CLASSES, 0.7, has_cma=True, attention_at=("layer3.1",))
     assert "no place here" in refusal(elsewhere, path)
 
 

@@ -1,0 +1,39 @@
+"""The family `resnet`: torchvision's 2-D ResNets on one frame, or on a stack of flow fields.
+
+Parameters keep torchvision's names, so that its weights load.
+"""
+
+from torch import Tensor, nn
+from torchvision import models
+
+from twinstream.train.network.branch import RGB_CHANNELS, Branch
+
+
+class ResNetBranch(Branch):
+    """(N, in_channels, H, W) -> (N, num_classes) scores."""
+
+    family = "resnet"
+    conv1: nn.Conv2d
+    bn1: nn.Module
+    relu: nn.Module
+    maxpool: nn.Module
+
+    def add_layers(self, depth: int, in_channels: int, num_classes: int) -> None:
+        """torchvision's, the first convolution for `in_channels`."""
+        net = models.get_model(f"resnet{depth}", weights=None, num_classes=num_classes)
+        if in_channels != RGB_CHANNELS:
+            net.conv1 = stem(in_channels)
+        for name, child in net.named_children():
+            self.add_module(name, child)
+
+    def begin(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, 64, H/4, W/4)."""
+        out: Tensor = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        return out
+
+
+def stem(in_channels: int) -> nn.Conv2d:
+    """torchvision's first convolution and its initialisation, for any number of input channels."""
+    conv = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return conv
