@@ -1,23 +1,26 @@
-"""Pooled features, computed once and trained on, where the last layer alone learns.
+"""Features of what does not learn, computed once and trained on, where only later layers learn.
 
 `train.cache_features` random views of each video are stored in the run's folder, and the epochs of
 a stage train on them in turn, in the same order and with the same dropout as without them: with as
-many views as epochs the losses are the same but for rounding. The price: views come again after so
-many epochs, and views x videos x segments x features x 4 bytes on the disk while the stage lasts
-(2.3 GB for 10 views of UCF-101's 9,537 training videos with ResNet-50).
+many views as epochs the losses are the same but for rounding. Stored are the inputs of the last
+layer, or with `train.trainable: behind_attention` the maps before the first attention block. The
+price: views come again after so many epochs, and views x videos x segments x features x 4 bytes on
+the disk while the stage lasts (2.3 GB for 10 views of UCF-101's 9,537 training videos and the last
+layer of ResNet-50; the maps of both branches of P3D-199 have 200 times as many values).
 """
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from twinstream.errors import InputError
 from twinstream.progress import Progress
@@ -25,20 +28,21 @@ from twinstream.shards.storage.atomic import atomic_file
 from twinstream.signals import StopSignal
 from twinstream.train.checkpoint import resumable_faults
 from twinstream.train.choices import BranchName
-from twinstream.train.data.batch import FeatureBatch
+from twinstream.train.data.batch import Batch, FeatureBatch
 from twinstream.train.data.feed import Feed
-from twinstream.train.data.loader import num_workers
+from twinstream.train.data.loader import load_test_batches, num_workers
 from twinstream.train.data.order import RankPart
 from twinstream.train.device import half_precision, network_input
 from twinstream.train.network.stages import Stage
-from twinstream.train.network.two_branch import TwoBranch
+from twinstream.train.network.two_branch import consensus
 from twinstream.train.ranks import Ranks
-from twinstream.train.score.evaluate import score_videos
 from twinstream.train.session import Session
 
 FOLDER = "features"
 # Settings of section train that a stored feature depends on
 PIXELS = ("segments", "crop_size", "scales", "flip", "scale_motion", "seed")
+# (rows, K, ...) of each branch
+Features = dict[BranchName, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,13 @@ class FeatureFeed:
     """The training split as batches of stored features, in the order of the feed they are from."""
 
     feed: Feed
-    views: list[list[NDArray[np.float32]]]
-    """Of each view the part of each rank, (videos, K, D): rank r of n has videos r, r + n ..."""
+    views: list[list[Features]]
+    """Of each view the part of each rank: rank r of n has the videos r, r + n ..."""
     labels: Tensor
     first_epoch: int
     """Of the stage; epochs are counted over all stages"""
+    held_out: Features | None
+    """Of this rank's validation videos, a row for each of their snippets; None where it has none"""
 
     def batches(
         self, epoch: int, first_step: int, ranks: Ranks
@@ -58,8 +64,11 @@ class FeatureFeed:
         """The rest of an epoch from `first_step` on: this rank's samples and their features."""
         parts = self.views[(epoch - self.first_epoch) % len(self.views)]
         for part in self.feed.sampler(epoch, first_step, ranks).parts:
-            rows = [parts[p % len(parts)][p // len(parts)] for p in part.positions]
-            features = torch.from_numpy(np.stack(rows))
+            places = [(p % len(parts), p // len(parts)) for p in part.positions]
+            features = {
+                name: torch.from_numpy(np.stack([parts[rank][name][row] for rank, row in places]))
+                for name in parts[0]
+            }
             yield part, FeatureBatch(features, self.labels[torch.from_numpy(part.positions)])
 
 
@@ -71,73 +80,62 @@ def feature_feed(
     `first_epoch` is that of the stage. A signal ends the run between two batches; whole views are
     kept. InputError where the disk has no room for them.
     """
-    feed, ranks, samples = session.feed, session.ranks, session.feed.samples
-    name = f"{stage.name}-{_digest(session, stage, first_epoch)[:16]}"
+    train, ranks, samples = session.settings.train, session.ranks, session.feed.samples
+    folder = session.out / FOLDER / f"{stage.name}-{_digest(session, stage, first_epoch)[:16]}"
+    names = session.model.fixed_names(stage.trains, stage.attending)
 
-    def path(view: int, rank: int) -> Path:
-        return session.out / FOLDER / f"{name}-{view:04d}-{rank}of{ranks.size}.npy"
+    def paths(view: str, rank: int) -> dict[BranchName, Path]:
+        return {name: folder / f"{view}-{name}-{rank}of{ranks.size}.npy" for name in names}
 
     own = np.arange(len(samples))[ranks.rank :: ranks.size]
-    absent = [view for view in range(num_views) if not path(view, ranks.rank).exists()]
-    width = session.model.branch(stage.trains).fc.in_features
-    if absent:
-        (session.out / FOLDER).mkdir(exist_ok=True)
-        shape = len(own), session.settings.train.segments, width
-        _require_room(session.out, len(absent) * 4 * int(np.prod(shape)))
-        total = len(absent) * len(own)
-        with Progress(f"features {stage.name}", total, "video", shown=ranks.is_first) as progress:
-            for view in absent:
-                file_path = path(view, ranks.rank)
-                with resumable_faults(file_path), atomic_file(file_path) as file:
-                    head = {"descr": "<f4", "fortran_order": False, "shape": shape}
-                    np.lib.format.write_array_header_2_0(file, head)
-                    for rows in _computed(session, stage, first_epoch + view, own):
-                        file.write(rows.tobytes())
-                        progress.advance(len(rows))
-                        stop.check()
+    views = [f"{view:04d}" for view in range(num_views)]
+    absent = [
+        number
+        for number, view in enumerate(views)
+        if not all(path.exists() for path in paths(view, ranks.rank).values())
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    # All ranks may write to one disk.
+    num_rows = len(absent) * len(samples)
+    total = len(absent) * len(own)
+    with Progress(f"features {stage.name}", total, "video", shown=ranks.is_first) as progress:
+        for number in absent:
+            batches = session.feed.in_order(first_epoch + number, own)
+            for done in _store(session, stage, batches, paths(views[number], ranks.rank), num_rows):
+                progress.advance(done)
+                stop.check()
+    held_out = None
+    if session.validation is not None:
+        there = paths("validation", ranks.rank)
+        if not all(path.exists() for path in there.values()):
+            num_rows = len(session.validation) * ranks.size
+            tests = load_test_batches(
+                session.validation, train.batch_size, num_workers(train.workers)
+            )
+            for _ in _store(session, stage, tests, there, num_rows):
+                stop.check()
+        held_out = _read(there)
     # Sync: a rank reads what the others have computed.
     ranks.sums(0)
-    views = [
-        [np.load(path(view, rank), mmap_mode="r") for rank in range(ranks.size)]
-        for view in range(num_views)
-    ]
-    return FeatureFeed(feed, views, torch.from_numpy(samples.labels), first_epoch)
+    stored = [[_read(paths(view, rank)) for rank in range(ranks.size)] for view in views]
+    labels = torch.from_numpy(samples.labels)
+    return FeatureFeed(session.feed, stored, labels, first_epoch, held_out)
 
 
-def held_out_features(session: Session, stage: Stage) -> NDArray[np.float32] | None:
-    """(V, D) mean features of this rank's validation videos; None where it has none.
-
-    The last layer is linear: their scores are the means of the snippets' scores.
-    """
-    if session.validation is None:
-        return None
-    return validation_outputs(session, stage, _Pooled(session.model))
-
-
-def validation_outputs(session: Session, stage: Stage, network: nn.Module) -> NDArray[np.float32]:
-    """(V, C) scores of this rank's validation videos, or their (V, D) features, by the network."""
-    train, views = session.settings.train, session.validation
-    assert views is not None
-    outputs = score_videos(
-        network,
-        views,
-        session.ranks.device,
-        outputs=(stage.trains,),
-        attending=stage.attending,
-        batch_views=train.batch_size,
-        workers=num_workers(train.workers),
-    )
-    return outputs[stage.trains]
-
-
-def classified(
-    session: Session, stage: Stage, features: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """(V, D) mean features -> (V, C) scores of the branch that learns."""
-    branch, device = session.model.branch(stage.trains).eval(), session.ranks.device
-    with torch.inference_mode(), half_precision(device):
-        scores = branch.classify(torch.from_numpy(features).to(device))
-    found: NDArray[np.float32] = scores.float().cpu().numpy()
+def held_out_scores(session: Session, stage: Stage, features: Features) -> NDArray[np.float32]:
+    """(V, C) mean scores of this rank's validation videos by the branch that learns."""
+    train, device, model = session.settings.train, session.ranks.device, session.model.eval()
+    num_rows = len(next(iter(features.values())))
+    scores = []
+    for start in range(0, num_rows, train.batch_size):
+        rows = {
+            name: torch.from_numpy(values[start : start + train.batch_size].copy())
+            for name, values in features.items()
+        }
+        maps = {name: values.to(device).flatten(0, 1) for name, values in rows.items()}
+        with torch.inference_mode(), half_precision(device):
+            scores.append(model.scores_of_fixed(maps, stage.trains, stage.attending))
+    found: NDArray[np.float32] = consensus(torch.cat(scores), train.segments).cpu().numpy()
     return found
 
 
@@ -146,41 +144,82 @@ def remove_features(run: Path) -> None:
     shutil.rmtree(run / FOLDER, ignore_errors=True)
 
 
-class _Pooled(nn.Module):
-    """A network that gives features in place of scores."""
+def _store(
+    session: Session,
+    stage: Stage,
+    batches: Iterable[Batch],
+    paths: dict[BranchName, Path],
+    num_rows: int,
+) -> Iterator[int]:
+    """Write the features of these batches, and say how many rows are done; whole or not at all.
 
-    def __init__(self, model: TwoBranch) -> None:
-        super().__init__()
-        self.model = model
+    `num_rows` are those of all ranks that are still to be written, for which there must be room.
+    """
+    num_written = 0
+    with ExitStack() as held:
+        files: dict[BranchName, BinaryIO] = {}
+        shapes: dict[BranchName, tuple[int, ...]] = {}
+        for name, path in paths.items():
+            held.enter_context(resumable_faults(path))
+            files[name] = held.enter_context(atomic_file(path))
+            # The number of rows is known at the end; the header has room for it.
+            files[name].write(bytes(HEADER_BYTES))
+        for features in _computed(session, stage, batches):
+            if not shapes:
+                shapes = {name: values.shape[1:] for name, values in features.items()}
+                row = 4 * sum(int(np.prod(shape)) for shape in shapes.values())
+                _require_room(session.out, num_rows * row)
+            for name, values in features.items():
+                files[name].write(values.tobytes())
+            done = len(next(iter(features.values())))
+            num_written += done
+            yield done
+        for name, file in files.items():
+            file.seek(0)
+            file.write(_header((num_written, *shapes.get(name, ()))))
 
-    def forward(self, rgb: Tensor, flow: Tensor, **chosen: Any) -> dict[BranchName, Tensor]:
-        """As of a TwoBranch."""
-        return self.model.pooled(rgb, flow, **chosen)
+
+HEADER_BYTES = 128
 
 
-def _computed(
-    session: Session, stage: Stage, epoch: int, positions: NDArray[np.int64]
-) -> Iterator[NDArray[np.float32]]:
-    """(b, K, D) features of these videos as that epoch sees them, batch after batch."""
+def _header(shape: tuple[int, ...]) -> bytes:
+    """That of a .npy file of float32, padded to its fixed length."""
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}"
+    return (
+        b"\x93NUMPY\x01\x00"
+        + (HEADER_BYTES - 10).to_bytes(2, "little")
+        + (text.ljust(HEADER_BYTES - 11) + "\n").encode()
+    )
+
+
+def _read(paths: dict[BranchName, Path]) -> Features:
+    return {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
+
+
+def _computed(session: Session, stage: Stage, batches: Iterable[Batch]) -> Iterator[Features]:
+    """(b, K, ...) features of each batch."""
     model, device = session.model.eval(), session.ranks.device
-    for batch in session.feed.in_order(epoch, positions):
+    for batch in batches:
         rgb, flow = network_input(batch, device)
         with torch.inference_mode(), half_precision(device):
-            pooled = model.pooled(rgb, flow, outputs=(stage.trains,), attending=stage.attending)
-        features: NDArray[np.float32] = pooled[stage.trains].float().cpu().numpy()
-        yield features.reshape(len(batch), -1, features.shape[1])
+            fixed = model.fixed_features(rgb, flow, stage.trains, stage.attending)
+        yield {
+            name: values.float().cpu().reshape(len(batch), -1, *values.shape[1:]).numpy()
+            for name, values in fixed.items()
+        }
 
 
 def _digest(session: Session, stage: Stage, first_epoch: int) -> str:
-    """Of all that the features depend on: videos, views and every layer but the last ones."""
+    """Of all that the features depend on: videos, views and every layer that does not learn."""
     train = session.settings.train.model_dump(mode="json")
-    named = [session.dataset_sha256, train["split"], session.lists.get("train.split"), first_epoch]
+    named = [session.dataset_sha256, train["split"], train["validate_split"], first_epoch]
+    named += [*sorted(session.lists.items()), session.settings.test.scale, train["trainable"]]
     named += [*astuple(session.settings.model.snippet), stage.trains, stage.attending]
     named += [train[key] for key in PIXELS]
     digest = hashlib.sha256(repr(named).encode())
-    for key, value in sorted(session.model.state_dict().items()):
-        if ".fc." not in key:
-            digest.update(value.cpu().contiguous().numpy().tobytes())
+    for key, value in sorted(session.model.fixed_state(stage.trains).items()):
+        digest.update(key.encode())
+        digest.update(value.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

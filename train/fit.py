@@ -14,9 +14,7 @@ import time
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -29,15 +27,15 @@ from twinstream.train.checkpoint import (
     save_checkpoint,
 )
 from twinstream.train.data.feed import Feed
+from twinstream.train.data.loader import num_workers
 from twinstream.train.data.seeds import step_seed
 from twinstream.train.device import choose_device
 from twinstream.train.features import (
     FeatureFeed,
-    classified,
+    Features,
     feature_feed,
-    held_out_features,
+    held_out_scores,
     remove_features,
-    validation_outputs,
 )
 from twinstream.train.gradient import add_gradients
 from twinstream.train.memory import keep_freed_memory
@@ -50,6 +48,7 @@ from twinstream.train.run_folder import (
     settings_to_use,
 )
 from twinstream.train.run_log import TrainingLog
+from twinstream.train.score.evaluate import score_videos
 from twinstream.train.score.metrics import ranked_classes
 from twinstream.train.session import (
     Session,
@@ -99,11 +98,11 @@ def fit(session: Session, start: TrainingState, log: TrainingLog, stop: StopSign
             optimizer.load_state_dict(start.optimizer)
             schedule.load_state_dict(start.schedule)
         feed: Feed | FeatureFeed = session.feed
-        held_out: NDArray[np.float32] | None = None
+        held_out: Features | None = None
         if train.cache_features:
             begun_at = at.stage * train.epochs
             feed = feature_feed(session, stage, begun_at, train.cache_features, stop)
-            held_out = held_out_features(session, stage) if train.validate_split else None
+            held_out = feed.held_out
         done, total = at.epoch * epoch_steps + at.step, train.epochs * epoch_steps
         with Progress(stage.name, total, "step", done, shown=ranks.is_first) as progress:
             while at.epoch < train.epochs:
@@ -182,17 +181,25 @@ def begin_stage(
     return optimizer, schedule
 
 
-def validate(session: Session, stage: Stage, held_out: NDArray[np.float32] | None) -> float:
+def validate(session: Session, stage: Stage, held_out: Features | None) -> float:
     """Top-1 accuracy of the branch that learns: centre crops, as many snippets as in training.
 
-    `held_out` are this rank's videos' features, where they are stored.
+    `held_out` are the features of this rank's videos, where they are stored.
     """
     views, correct, seen = session.validation, 0, 0
     if views is not None:
         scores = (
-            validation_outputs(session, stage, session.model)
+            score_videos(
+                session.model,
+                views,
+                session.ranks.device,
+                outputs=(stage.trains,),
+                attending=stage.attending,
+                batch_views=session.settings.train.batch_size,
+                workers=num_workers(session.settings.train.workers),
+            )[stage.trains]
             if held_out is None
-            else classified(session, stage, held_out)
+            else held_out_scores(session, stage, held_out)
         )
         correct = int((ranked_classes(scores)[:, 0] == views.labels).sum())
         seen = len(views.labels)

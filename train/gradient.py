@@ -22,8 +22,11 @@ def snippet_scores(
 ) -> Tensor:
     """(B * K, C) scores of the branch that learns, from pixels or from its stored features."""
     if isinstance(batch, FeatureBatch):
-        features = batch.features.to(device, non_blocking=True).flatten(0, 1)
-        return model.branch(stage.trains).classify(features)
+        features = {
+            name: values.to(device, non_blocking=True).flatten(0, 1)
+            for name, values in batch.features.items()
+        }
+        return model.scores_of_fixed(features, stage.trains, stage.attending)
     rgb, flow = network_input(batch, device)
     scores: dict[BranchName, Tensor] = model(
         rgb, flow, outputs=(stage.trains,), attending=stage.attending

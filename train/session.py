@@ -117,10 +117,10 @@ def refuse_changing_features(settings: RunSettings) -> None:
     """InputError where train.cache_features would keep what training changes, or cannot be read."""
     if settings.train.cache_features is None:
         return
-    if settings.train.trainable != "fc":
+    if settings.train.trainable == "all":
         raise InputError(
-            f"train.cache_features: with train.trainable {settings.train.trainable} features "
-            "change as the network learns; set train.trainable: fc, or leave it out"
+            "train.cache_features: with train.trainable all features change as the network learns; "
+            "set train.trainable: fc or behind_attention, or leave it out"
         )
     if settings.train.loader == "stream":
         raise InputError("train.cache_features: needs train.loader: index")

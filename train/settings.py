@@ -151,8 +151,9 @@ class TrainSettings(Section):
     are.
     """
     cache_features: int | None = Field(None, ge=1)
-    """With trainable fc: so many random views of each video are computed once, their features kept
-    in the run's folder while the stage lasts, and trained on in turn; off when not set.
+    """With trainable fc or behind_attention: so many random views of each video are computed once,
+    their features kept in the run's folder while the stage lasts, and trained on in turn; off when
+    not set.
     """
     epochs: int = Field(30, ge=1)
     """Epochs of each stage."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from twinstream.train.choices import BranchName
 from twinstream.train.snippet_shape import SnippetShape
 
 
@@ -62,8 +63,8 @@ class Batch:
 class FeatureBatch:
     """Stored features of B videos in place of their pixels."""
 
-    features: Tensor
-    """(B, K, D) float32, of K snippets"""
+    features: dict[BranchName, Tensor]
+    """(B, K, ...) float32 of each branch that is needed, of K snippets"""
     labels: Tensor
     """(B,) int64"""
 
@@ -72,7 +73,8 @@ class FeatureBatch:
 
     def rows(self, part: slice) -> Self:
         """Some of the rows, without a copy."""
-        return type(self)(self.features[part], self.labels[part])
+        features = {name: values[part] for name, values in self.features.items()}
+        return type(self)(features, self.labels[part])
 
 
 def new_batch(size: int, snippets: int, shape: SnippetShape, crop_size: int) -> Batch:

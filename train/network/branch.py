@@ -3,7 +3,7 @@
 A family (`families`) subclasses `Branch` and says how its layers are made and run. By default
 attention blocks follow every other residual block of res3 and res4 (torchvision's layer2 and
 layer3): 2 + 3 = 5 for ResNet-50 (paper, sections 4.1 and 5.5). They cut the branch into stretches.
-At the end of a stretch the branch first reads itself (non-local block), then the other branch (CMA
+Behind a stretch the branch first reads itself (non-local block), then the other branch (CMA
 block). A non-local block (Wang et al., 2018) is a CMA block with x = y. The trap: from iter2 on a
 frozen branch reads the branch that learns. Its weights stay, but the gradient goes back through it,
 as the formula says; `through_frozen` False drops that part, which is cheaper and another gradient.
@@ -102,24 +102,30 @@ class Branch(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """The branch by itself, without the other: (N, in_channels, ...) -> (N, num_classes)."""
         for number in range(len(self.stretches)):
-            x = self.run_stretch(x, number)
+            x = self.read_itself(self.run_stretch(x, number), number)
         return self.classify(self.pool(x))
 
     def run_stretch(self, x: Tensor, number: int) -> Tensor:
         """From the end of stretch `number` - 1 to the end of stretch `number`.
 
-        Stretch 0 begins at the input, the last one ends at the last residual block. The non-local
-        block at the end is included, the CMA block is not: `attend` is called for it.
+        Stretch 0 begins at the input, the last one ends at the last residual block. For attention
+        blocks `read_itself` and `attend` are called.
         """
         with self._gradient():
             if number == 0:
                 x = self.begin(x)
             for name in self.stretches[number]:
                 x = self.run_block(name, x)
-            # The last stretch ends before the classifier, where no attention block stands.
-            if self.non_local and number < len(self.attention_after):
-                x = self.non_local[_key(self.attention_after[number])](x, x)
         return x
+
+    def read_itself(self, x: Tensor, number: int) -> Tensor:
+        """x (N, C, ...) after the non-local block behind stretch `number`, if there is one."""
+        # The last stretch ends before the classifier, where no attention block stands.
+        if not self.non_local or number == len(self.attention_after):
+            return x
+        with self._gradient():
+            out: Tensor = self.non_local[_key(self.attention_after[number])](x, x)
+        return out
 
     def attend(self, x: Tensor, y: Tensor, number: int) -> Tensor:
         """x (N, C, ...) of this branch after its CMA block `number` has read y of the other."""
@@ -168,6 +174,11 @@ class Branch(nn.Module, ABC):
             return [child for name, child in self.named_children() if name not in ("dropout", "fc")]
         if not self.attention_after:
             raise InputError("train.trainable: behind_attention, but this model.kind has none")
+        return self.before_attention
+
+    @property
+    def before_attention(self) -> list[nn.Module]:
+        """The modules up to the first attention block."""
         stages = {name.partition(".")[0] for stretch in self.stretches for name in stretch}
         behind = {*stages, *ATTENTION_AND_DROPOUT, "fc"}
         before = [child for name, child in self.named_children() if name not in behind]

@@ -81,8 +81,7 @@ class TwoBranch(nn.Module):
         # Features take the memory format of the weights: a sixth faster on a CPU, and the format of
         # tensor cores.
         for parameter in self.parameters():
-            if parameter.ndim in FORMATS:
-                parameter.data = parameter.data.to(memory_format=FORMATS[parameter.ndim])
+            parameter.data = _in_format(parameter.data)
 
     def forward(
         self,
@@ -99,30 +98,63 @@ class TwoBranch(nn.Module):
         `attending` names the branches whose CMA blocks are computed. None means every branch, for
         both. An input that the wanted scores do not need may be None.
         """
-        pooled = self.pooled(rgb, flow, outputs=outputs, attending=attending)
-        return {name: self.branch(name).classify(features) for name, features in pooled.items()}
+        wanted = self.names if outputs is None else tuple(outputs)
+        readers = () if not self.has_cma else self.names if attending is None else tuple(attending)
+        features = self._before_attention(rgb, flow, wanted, readers)
+        return {
+            name: self.branch(name).classify(pooled)
+            for name, pooled in self._pooled(features, wanted, readers).items()
+        }
 
-    def pooled(
+    def fixed_features(
         self,
         rgb: Tensor | None,
         flow: Tensor | None,
-        *,
-        outputs: Collection[BranchName] | None = None,
-        attending: Collection[BranchName] | None = None,
+        learner: BranchName,
+        attending: Collection[BranchName],
     ) -> dict[BranchName, Tensor]:
-        """(N, D) pooled features of each branch in `outputs`, which its last layer classifies."""
-        wanted = self.names if outputs is None else tuple(outputs)
-        readers = () if not self.has_cma else self.names if attending is None else tuple(attending)
-        inputs: dict[BranchName, Tensor | None] = {"rgb": rgb, "flow": flow}
-        features = {name: _given(inputs[name], name) for name in self._needed(wanted, readers)}
-        for number in range(len(self.attention_after)):
-            features = {
-                name: self.branch(name).run_stretch(x, number) for name, x in features.items()
-            }
-            # After the last attention block a branch that is only read has nothing left to do.
-            last = number == len(self.attention_after) - 1
-            features = self._exchange(features, wanted if last else self.names, readers, number)
-        return {name: self._pooled(name, features[name]) for name in wanted}
+        """Of a snippet all that does not change while part of a branch learns (`train_only`).
+
+        Of the last layer alone its (N, D) input; else the maps before the first attention block, of
+        the branch and of what it reads.
+        """
+        wanted, readers = (learner,), tuple(attending)
+        features = self._before_attention(rgb, flow, wanted, readers)
+        if self.branch(learner).learning == "fc":
+            return self._pooled(features, wanted, readers)
+        return features
+
+    def scores_of_fixed(
+        self,
+        features: dict[BranchName, Tensor],
+        learner: BranchName,
+        attending: Collection[BranchName],
+    ) -> Tensor:
+        """(N, num_classes) scores of the branch that learns, from its `fixed_features`."""
+        if self.branch(learner).learning != "fc":
+            # As they come from the layers before.
+            maps = {name: _in_format(x) for name, x in features.items()}
+            features = self._pooled(maps, (learner,), tuple(attending))
+        return self.branch(learner).classify(features[learner])
+
+    def fixed_names(
+        self, learner: BranchName, attending: Collection[BranchName]
+    ) -> list[BranchName]:
+        """The branches that `fixed_features` has features of."""
+        if self.branch(learner).learning == "fc":
+            return [learner]
+        return self._needed((learner,), tuple(attending))
+
+    def fixed_state(self, learner: BranchName) -> dict[str, Tensor]:
+        """The weights that `fixed_features` depend on, by name."""
+        if self.branch(learner).learning == "fc":
+            return {key: value for key, value in self.state_dict().items() if ".fc." not in key}
+        return {
+            f"{name}.{number}.{key}": value
+            for name in self.names
+            for number, module in enumerate(self.branch(name).before_attention)
+            for key, value in module.state_dict().items()
+        }
 
     def branch(self, name: BranchName) -> Branch:
         """The branch of that name; ValueError where this kind of model has none."""
@@ -146,6 +178,39 @@ class TwoBranch(nn.Module):
             learning = part if each == name else None
             self.branch(each).set_learning(learning, through_frozen=through_frozen)
         self.train(self.training)
+
+    def _before_attention(
+        self,
+        rgb: Tensor | None,
+        flow: Tensor | None,
+        wanted: tuple[BranchName, ...],
+        readers: tuple[BranchName, ...],
+    ) -> dict[BranchName, Tensor]:
+        """The maps before the first attention block, of every branch that must run."""
+        inputs: dict[BranchName, Tensor | None] = {"rgb": rgb, "flow": flow}
+        return {
+            name: self.branch(name).run_stretch(_given(inputs[name], name), 0)
+            for name in self._needed(wanted, readers)
+        }
+
+    def _pooled(
+        self,
+        features: dict[BranchName, Tensor],
+        wanted: tuple[BranchName, ...],
+        readers: tuple[BranchName, ...],
+    ) -> dict[BranchName, Tensor]:
+        """Maps before the first attention block -> (N, D) of the branches that are wanted."""
+        for number in range(len(self.attention_after)):
+            features = {
+                name: self.branch(name).read_itself(x, number) for name, x in features.items()
+            }
+            # After the last attention block a branch that is only read has nothing left to do.
+            last = number == len(self.attention_after) - 1
+            features = self._exchange(features, wanted if last else self.names, readers, number)
+            features = {
+                name: self.branch(name).run_stretch(x, number + 1) for name, x in features.items()
+            }
+        return {name: self.branch(name).pool(features[name]) for name in wanted}
 
     def _needed(
         self, wanted: tuple[BranchName, ...], readers: tuple[BranchName, ...]
@@ -172,10 +237,6 @@ class TwoBranch(nn.Module):
             for name, x in features.items()
             if name in going_on
         }
-
-    def _pooled(self, name: BranchName, x: Tensor) -> Tensor:
-        branch = self.branch(name)
-        return branch.pool(branch.run_stretch(x, len(self.attention_after)))
 
 
 def build_model(model: ModelSettings, num_classes: int) -> TwoBranch:
@@ -212,6 +273,10 @@ def consensus(scores: Tensor, segments: int) -> Tensor:
     # Autocast gives bfloat16, whose 8 bits are too few to add scores in.
     wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
     return wide.reshape(-1, segments, scores.shape[1]).mean(dim=1)
+
+
+def _in_format(x: Tensor) -> Tensor:
+    return x.to(memory_format=FORMATS[x.ndim]) if x.ndim in FORMATS else x
 
 
 def _given(x: Tensor | None, name: BranchName) -> Tensor:

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from twinstream.errors import InputError
 from twinstream.progress import Progress
@@ -30,6 +29,7 @@ from twinstream.train.data.loader import TestSnippets, load_test_batches, num_wo
 from twinstream.train.data.transforms import crops_to_score
 from twinstream.train.device import choose_device, half_precision, network_input
 from twinstream.train.memory import keep_freed_memory
+from twinstream.train.network.two_branch import TwoBranch
 from twinstream.train.run_folder import (
     SETTINGS,
     RunSettings,
@@ -63,7 +63,7 @@ NETWORK = ("kind", "depth", "attention_at", "classes", "dataset_kind")
 
 
 def score_videos(
-    model: nn.Module,
+    model: TwoBranch,
     views: TestSnippets,
     device: torch.device,
     *,
