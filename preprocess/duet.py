@@ -45,6 +45,19 @@ class Blob:
     radius: float
 
 
+@dataclass(frozen=True)
+class Scene:
+    """What stays the same in a video: the picture's texture, the blob's silhouette and texture."""
+
+    positions: Array
+    """(size, size, 2) pixels, (x, y)"""
+    background: Array
+    """(size, size) gray"""
+    ripple: Callable[[Array], Array]
+    """Radius by angle, about 1"""
+    skin: Callable[[Array], Array]
+
+
 def draw_video(
     rng: np.random.Generator, colour: int, motion: int, size: int, num_frames: int
 ) -> NDArray[np.uint8]:
@@ -55,29 +68,37 @@ def draw_video(
         DIRECTIONS[motion] * rng.uniform(1.5, 3.5),
         rng.uniform(0.14, 0.2) * size,
     )
-    ripple = _ripple(rng)
-    skin, ground = _texture(rng, size), _texture(rng, size)
-    positions = np.stack(np.meshgrid(np.arange(size), np.arange(size)), -1).astype(np.float64)
-    background = MEAN_LUMA + 45 * ground(positions)
-    frames = [_draw_frame(blob, t, positions, background, ripple, skin) for t in range(num_frames)]
-    return np.stack(frames)
+    scene = draw_scene(rng, size)
+    return np.stack([draw_frame(blob, t, scene) for t in range(num_frames)])
 
 
 def write_duet(
     root: Path, *, videos_per_pair: Mapping[str, int], size: int, num_frames: int, seed: int
 ) -> None:
-    """Draw root/SPLIT/CLASS/aA_mM_NNN.mp4.
+    """Draw `videos_per_pair[SPLIT]` videos of each pair of colour and direction."""
+    write_pairs(
+        root,
+        lambda rng, colour, motion: draw_video(rng, colour, motion, size, num_frames),
+        videos_per_pair=videos_per_pair,
+        seed=seed,
+    )
 
-    Each pair of colour and direction has `videos_per_pair[SPLIT]` videos.
-    """
+
+def write_pairs(
+    root: Path,
+    draw: Callable[[np.random.Generator, int, int], NDArray[np.uint8]],
+    *,
+    videos_per_pair: Mapping[str, int],
+    seed: int,
+) -> None:
+    """Write root/SPLIT/CLASS/aA_mM_NNN.mp4: `draw(rng, colour, motion)`, its class by TABLE."""
     for split_index, (split, count) in enumerate(videos_per_pair.items()):
         for colour, motion, number in np.ndindex(4, 4, count):
             # Each video has its own seed, so a larger count leaves the earlier videos unchanged.
             rng = np.random.default_rng([seed, split_index, colour, motion, number])
             folder = root / split / f"class{TABLE[colour][motion]}"
             folder.mkdir(parents=True, exist_ok=True)
-            frames = draw_video(rng, colour, motion, size, num_frames)
-            write_mp4(folder / f"a{colour}_m{motion}_{number:03d}.mp4", frames)
+            write_mp4(folder / f"a{colour}_m{motion}_{number:03d}.mp4", draw(rng, colour, motion))
 
 
 def write_mp4(path: Path, frames: NDArray[np.uint8]) -> None:
@@ -100,23 +121,25 @@ def colour_of(colour: int) -> NDArray[np.float64]:
     return rgb
 
 
-def _draw_frame(
-    blob: Blob,
-    t: int,
-    positions: Array,
-    background: Array,
-    ripple: Callable[[Array], Array],
-    skin: Callable[[Array], Array],
-) -> NDArray[np.uint8]:
-    size = len(positions)
+def draw_scene(rng: np.random.Generator, size: int) -> Scene:
+    """A scene of random textures and a random silhouette."""
+    ripple = _ripple(rng)
+    skin, ground = _texture(rng, size), _texture(rng, size)
+    positions = np.stack(np.meshgrid(np.arange(size), np.arange(size)), -1).astype(np.float64)
+    return Scene(positions, MEAN_LUMA + 45 * ground(positions), ripple, skin)
+
+
+def draw_frame(blob: Blob, t: int, scene: Scene) -> NDArray[np.uint8]:
+    """(size, size, 3) RGB: the blob at time t, on a torus."""
+    size = len(scene.positions)
     # Wrapped to -size/2 .. size/2: what leaves the picture on one side enters on the other.
-    offset = (positions - blob.centre - t * blob.velocity + size / 2) % size - size / 2
+    offset = (scene.positions - blob.centre - t * blob.velocity + size / 2) % size - size / 2
     distance = np.hypot(offset[..., 0], offset[..., 1])
-    edge = blob.radius * ripple(np.arctan2(offset[..., 1], offset[..., 0]))
+    edge = blob.radius * scene.ripple(np.arctan2(offset[..., 1], offset[..., 0]))
     # Edges are one pixel soft; hard ones would move in steps, and flow would see steps.
     inside = np.clip(edge - distance + 0.5, 0, 1)[..., None]
-    shade = 1 + 0.25 * skin(offset)[..., None]
-    picture = (1 - inside) * background[..., None] + inside * colour_of(blob.colour) * shade
+    shade = 1 + 0.25 * scene.skin(offset)[..., None]
+    picture = (1 - inside) * scene.background[..., None] + inside * colour_of(blob.colour) * shade
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
 
 

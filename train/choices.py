@@ -33,6 +33,10 @@ CLIP_LENGTH = 16
 
 # Where a branch's first weights come from, if not from a file.
 IMAGENET = "imagenet"
+# Of its pixels, red green blue, between 0 and 1: what its weights expect the input to be less by
+# and divided by.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # Which layers of a branch learn: all, the attention blocks and what is behind the first of them, or
 # the last layer alone.

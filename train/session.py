@@ -314,9 +314,14 @@ def load_training(session: Session) -> tuple[Session, TrainingState]:
 
 
 def made_with(session: Session) -> dict[str, Any]:
-    """The settings that the network's input depends on: those of the shards and of its crops."""
-    scaled = {"train.scale_motion": session.settings.train.scale_motion}
-    return pixel_settings(session.dataset.manifest.settings) | scaled
+    """The settings that the network's input depends on: those of shards, crops and clips."""
+    made = pixel_settings(session.dataset.manifest.settings)
+    made["train.scale_motion"] = session.settings.train.scale_motion
+    shape = session.settings.model.snippet
+    # Weights fit whatever the clip. A stack is seen in the shape of the first convolution.
+    if shape.has_time:
+        made |= {"model.clip_length": shape.frames, "model.clip_stride": shape.stride}
+    return made
 
 
 def training_keys(session: Session) -> Tensor | None:

@@ -9,7 +9,7 @@ two late. Each run is an ordinary run folder; the same command continues where i
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ VIDEOS_PER_PAIR = {"train": 40, "test": 40}
 CMA_EPOCHS = 20
 MOVING = 0.3
 # Name in the table, run, score, ceiling
-ROWS = (
+Row = tuple[str, str, str, float]
+ROWS: tuple[Row, ...] = (
     ("rgb", "two_stream", "rgb", CEILINGS["rgb"]),
     ("flow", "two_stream", "flow", CEILINGS["flow"]),
     ("two-stream, 1:1", "two_stream", "fused 1:1", CEILINGS["two-stream"]),
@@ -56,28 +57,29 @@ def seed_runs(folder: Path, seed: int) -> dict[str, list[str]]:
     }
 
 
-def make_dataset(out: Path, tree: Mapping[str, Any]) -> str:
-    """Draw and preprocess what is not there yet; a line on it."""
+def make_dataset(out: Path, tree: Mapping[str, Any], draw: Callable[[Path, int], None]) -> str:
+    """Draw and preprocess what is not there yet; a line on it.
+
+    `draw(folder, size)` writes the videos.
+    """
     settings = build_settings(Settings, deepcopy(dict(tree)))
     if not (Path(settings.shards.path) / "dataset.json").exists():
-        size = settings.preprocess.size[0]
-        write_duet(
-            out / "videos",
-            videos_per_pair=VIDEOS_PER_PAIR,
-            size=size,
-            num_frames=DEMO_FRAMES,
-            seed=0,
-        )
+        draw(out / "videos", settings.preprocess.size[0])
     return summary(preprocess(settings.dataset, settings.preprocess, settings.shards))
 
 
-def table(reached: Sequence[Mapping[str, Mapping[str, float]]]) -> str:
+def draw(folder: Path, size: int) -> None:
+    """The videos of the proof."""
+    write_duet(folder, videos_per_pair=VIDEOS_PER_PAIR, size=size, num_frames=DEMO_FRAMES, seed=0)
+
+
+def table(reached: Sequence[Mapping[str, Mapping[str, float]]], rows: Sequence[Row] = ROWS) -> str:
     """Mean, spread (standard deviation) and each seed's top-1 beside the best possible accuracy.
 
     `reached` is [{run: {score: top-1}}], one entry a seed.
     """
     lines = ["| | best possible | mean | spread | each seed |", "|---|---|---|---|---|"]
-    for name, run, score, ceiling in ROWS:
+    for name, run, score, ceiling in rows:
         values = [seed[run][score] for seed in reached]
         # One seed has no spread, and stdev() of one value raises an error.
         spread = f"{100 * statistics.stdev(values):.1f}" if len(values) > 1 else "-"
@@ -135,7 +137,7 @@ def main(out: Path, seeds: int) -> None:
     """Train what is not trained yet and print the table."""
     out.mkdir(parents=True, exist_ok=True)
     tree = demo_settings(out)
-    click.echo(make_dataset(out, tree))
+    click.echo(make_dataset(out, tree, draw))
     reached = []
     for seed in range(seeds):
         folder = out / "runs" / f"seed{seed}"

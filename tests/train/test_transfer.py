@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.caffemodels import caffemodel
 from tests.support.datasets import write_dataset
+from tests.support.p3d_files import random_layers
 from tests.support.runs import write_run
 from tests.support.training import accuracies, kill_after, losses, make_settings
 from twinstream.errors import InputError
@@ -206,3 +208,23 @@ def test_features_that_change_or_cannot_be_read_are_not_stored(
     chosen = ("train.trainable=fc", "train.cache_features=2", "train.shuffle_window=2", override)
     with pytest.raises(InputError, match=message):
         train(make_settings(dataset, *chosen), tmp_path / "run", resume=False)
+
+
+def test_a_run_of_clips_begins_from_a_caffemodel_and_goes_into_another(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "flow.caffemodel"
+    path.write_bytes(caffemodel(random_layers(2)))
+    clips = ("model.family=p3d", "model.depth=14", "model.clip_length=3", "model.kind=flow")
+    once = (*clips, "train.stages=[flow]", "train.epochs=1")
+    train(
+        make_settings(dataset, *once, f"model.flow_weights={path}"),
+        tmp_path / "first",
+        resume=False,
+    )
+    assert f"flow weights: {path}, names and input of Caffe's P3D" in capsys.readouterr().err
+    made = load_checkpoint(tmp_path / "first" / "flow.pt").made_with or {}
+    assert (made["model.clip_length"], made["model.clip_stride"]) == (3, 1)
+    other = (*once, "model.clip_length=2", f"model.flow_weights={tmp_path / 'first' / 'flow.pt'}")
+    train(make_settings(dataset, *other), tmp_path / "second", resume=False)
+    assert "trained on model.clip_length 3, not 2" in capsys.readouterr().err

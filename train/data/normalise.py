@@ -11,9 +11,7 @@ from torch import Tensor
 
 from twinstream.errors import InputError
 from twinstream.shards.format.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from twinstream.train.choices import IMAGENET_MEAN, IMAGENET_STD
 
 
 def refuse_other_codec(dataset: str, zero: float, levels: float) -> None:

@@ -10,7 +10,6 @@ as the formula says; `through_frozen` False drops that part, which is cheaper an
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import ClassVar, Self
 
 import torch
@@ -20,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from twinstream.errors import InputError
 from twinstream.train.choices import EVERY_OTHER, LAST_OF_RES4, AttentionAt, Trainable
 from twinstream.train.network.cma import CMABlock
+from twinstream.train.network.weight_files import Adapted, State
 
 RGB_CHANNELS = 3
 CLASSIFIER_STD = 0.001
@@ -91,13 +91,13 @@ class Branch(nn.Module, ABC):
         out: Tensor = self.get_submodule(name)(x)
         return out
 
-    def adapted(self, state: Mapping[str, Tensor], where: str) -> Mapping[str, Tensor]:
-        """Weights of another tool or family with the names and shapes of this one.
+    def adapted(self, state: State, where: str) -> Adapted:
+        """Weights of another tool or family with the names and shapes of this one, and how.
 
         What is not known comes back as it is, and is refused later by the names that do not fit;
         InputError that begins with `where` for what is known and cannot be used.
         """
-        return state
+        return Adapted(state)
 
     def forward(self, x: Tensor) -> Tensor:
         """The branch by itself, without the other: (N, in_channels, ...) -> (N, num_classes)."""

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from twinstream.train.network.branch import Branch
+from twinstream.train.network.p3d_weights import PORT_MARKS, adapt_to_p3d
+from twinstream.train.network.weight_files import Adapted, State
 
 LAYERS = {14: (1, 1, 1, 1), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 WIDTHS = (64, 128, 256, 512)
@@ -29,6 +31,7 @@ class P3DBranch(Branch):
     """(N, in_channels, T, H, W), T up to 16 -> (N, num_classes) scores."""
 
     family = "p3d"
+    marks = (*Branch.marks, PORT_MARKS)
     conv1: nn.Conv3d
     bn1: nn.Module
 
@@ -52,6 +55,10 @@ class P3DBranch(Branch):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if name.endswith("conv2_t"):
                 nn.init.normal_(module.get_parameter("weight"), std=T_STD)
+
+    def adapted(self, state: State, where: str) -> Adapted:
+        """Weights of Caffe, of the PyTorch port, or of a 2-D ResNet, for this network."""
+        return adapt_to_p3d(state, self.state_dict(), where)
 
     def begin(self, x: Tensor) -> Tensor:
         """(N, in_channels, T, H, W) -> (N, 64, T/2, H/4, W/4), without padding in the pool."""

@@ -6,13 +6,18 @@ Parameters keep torchvision's names, so that its weights load.
 from torch import Tensor, nn
 from torchvision import models
 
+from twinstream.errors import InputError
 from twinstream.train.network.branch import RGB_CHANNELS, Branch
+from twinstream.train.network.p3d_weights import PORT_MARKS, is_p3d
+from twinstream.train.network.weight_files import Adapted, State
 
 
 class ResNetBranch(Branch):
     """(N, in_channels, H, W) -> (N, num_classes) scores."""
 
     family = "resnet"
+    # Found in order to be refused by its name
+    marks = (*Branch.marks, PORT_MARKS)
     conv1: nn.Conv2d
     bn1: nn.Module
     relu: nn.Module
@@ -25,6 +30,12 @@ class ResNetBranch(Branch):
             net.conv1 = stem(in_channels)
         for name, child in net.named_children():
             self.add_module(name, child)
+
+    def adapted(self, state: State, where: str) -> Adapted:
+        """Weights of P3D are refused: they hang on time, which is no axis here."""
+        if is_p3d(state):
+            raise InputError(f"{where}: holds a p3d network; set model.family p3d")
+        return super().adapted(state, where)
 
     def begin(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, 64, H/4, W/4)."""

@@ -1,9 +1,10 @@
 """Weight files of other tools and of our own runs, read as the state_dict of one branch.
 
-`.safetensors`, or what torch.save wrote, read with `weights_only=True`: opening somebody's file
-runs no code. Wrappers (`state_dict`, `model`) and prefixes (`module.`, `backbone.`) are found by
-names of a family's first layers; a ResNet's torchvision, timm and we have in common. The price: a
-file with two networks of which none is called rgb or flow is refused: which is meant is not known.
+`.safetensors`, `.caffemodel`, or what torch.save wrote, read with `weights_only=True`: opening
+somebody's file runs no code. Wrappers (`state_dict`, `model`) and prefixes (`module.`, `backbone.`)
+are found by names of a family's first layers; a ResNet's torchvision, timm and we have in common.
+The price: a file with two networks of which none is called rgb or flow is refused: which is meant
+is not known.
 """
 
 import pickle
@@ -11,6 +12,7 @@ import re
 import struct
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from torch import Tensor
 from twinstream.errors import InputError
 from twinstream.shards.format.classes import first_few
 from twinstream.train.choices import BOTH, BranchName
+from twinstream.train.network.caffemodel import read_caffemodel
 
 State = Mapping[str, Tensor]
 Marks = Sequence[Sequence[str]]
@@ -41,12 +44,25 @@ DAMAGED = (
 )
 
 
+@dataclass(frozen=True)
+class Adapted:
+    """What a file holds, as the weights of a branch."""
+
+    state: State
+    said: tuple[str, ...] = ()
+    """What was done to it, for the line on the branch's first weights"""
+    is_whole: bool = True
+    """Whether all layers are the file's, none new"""
+
+
 def read_state(path: Path) -> dict[str, Any]:
     """A dict of tensors and plain values; InputError for a file that is or holds anything else."""
     try:
         loaded = _load(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except InputError:
+        raise
     except DAMAGED as error:
         raise InputError(f"{path}: {_fault(error)}") from error
     if not isinstance(loaded, dict):
@@ -85,6 +101,8 @@ def has_bias(state: Mapping[str, Any], prefix: str = "") -> bool:
 
 
 def _load(path: Path) -> Any:
+    if path.suffix == ".caffemodel":
+        return read_caffemodel(path)
     if path.suffix == ".safetensors":
         # Here, because few need it; a file cut short raises an error that is no ValueError.
         from safetensors import SafetensorError

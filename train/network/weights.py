@@ -36,7 +36,10 @@ from twinstream.train.settings import weights_file
 ATTENTION = ("cma.", "non_local.")
 OPTIONAL_END = "num_batches_tracked"
 # Of what the pixels of frames depend on; all settings are what those of flow depend on.
-FRAMES = ("preprocess.size", "preprocess.short_side", "shards.jpeg_quality")
+FRAMES = (
+    *("preprocess.size", "preprocess.short_side", "shards.jpeg_quality"),
+    *("model.clip_length", "model.clip_stride"),
+)
 
 
 @dataclass(frozen=True)
@@ -76,26 +79,28 @@ def initialise(branch: Branch, source: str | Path | None, name: BranchName, use:
     if source is None:
         return Origin("")
     if source == IMAGENET:
-        found = branch.adapted(imagenet_state(branch.depth, name), "ImageNet weights")
-        state = without_classifier(found)
-        _load(branch, state, "ImageNet weights")
-        return Origin(f"{name} weights: ImageNet, classifier new")
+        adapted = branch.adapted(imagenet_state(branch.depth, name), "ImageNet weights")
+        _load(branch, without_classifier(adapted.state), "ImageNet weights")
+        said = f"{name} weights: ImageNet"
+        return Origin(", ".join([said, *adapted.said, "classifier new"]))
     path, where = weights_file(source), str(source)
     loaded = read_state(path)
-    found = branch.adapted(branch_state(loaded, name, where, branch.marks), where)
+    adapted = branch.adapted(branch_state(loaded, name, where, branch.marks), where)
+    found = adapted.state
     if name == "flow":
         refuse_other_bound(loaded.get("bound"), use.bound, where)
     rows, why_new = classifier_rows(loaded, found, name, use.classes, where)
     _load(branch, state_by_name(found, rows, branch), where)
-    is_adapted = has_rgb_stem(found, branch) and branch.in_channels != RGB_CHANNELS
-    trained = is_learned(loaded, found, name) and not is_adapted
+    is_rgb = has_rgb_stem(found, branch) and branch.in_channels != RGB_CHANNELS
+    trained = is_learned(loaded, found, name) and adapted.is_whole and not is_rgb
     # Our own checkpoints say it, since there are such records.
     unrecorded = "attending" in loaded and loaded.get("trained_on") is None
     acting = acting_blocks(found)
     new = blocks_of(branch.state_dict()) - blocks_of(found)
     notes = [
         f"{name} weights: {where}",
-        *(["first convolution from RGB"] if is_adapted else []),
+        *adapted.said,
+        *(["first convolution from RGB"] if is_rgb else []),
         f"classifier of {len(rows)} of {len(use.classes)} classes" if rows else "classifier new",
         *([why_new] if why_new else []),
         *([f"trained attention at {len(acting)} places"] if acting else []),

@@ -11,6 +11,7 @@ from pathlib import Path
 from string import Template
 
 from twinstream.train.report.evidence import Evidence
+from twinstream.train.report.sources import RESNET
 from twinstream.train.report.tables import Cell, Table, beside_paper, shown
 
 PAGE = Template("""<!doctype html>
@@ -85,8 +86,11 @@ def summary(evidence: Evidence) -> str:
         fold = evidence.folds[0]
         tested += f" of {' and '.join(fold.datasets)}" if fold.datasets else ""
         tested += f", by {fold.chosen_by}" if fold.chosen_by else ""
+    # As the authors of P3D call it: by the ResNet that it was made of.
+    family = "" if about["family"] == RESNET else f"{about['family'].upper()}-"
+    network = f"{family}ResNet-{about['depth']}"
     text = (
-        f"ResNet-{about['depth']} on {tested}, {len(about['classes'])} classes, {views} a video. "
+        f"{network} on {tested}, {len(about['classes'])} classes, {views} a video. "
         "Accuracies are in percent."
     )
     if beside_paper(evidence):

@@ -28,9 +28,13 @@ from twinstream.train.score.predictions import (
     read_predictions,
 )
 
-MUST_AGREE = ("classes", "split", "segments", "crops", "depth")
 # In files of every version
-WRITTEN = (*MUST_AGREE, "kind", "stage", "dataset_kind", "attention_at")
+WRITTEN = (
+    *("classes", "split", "segments", "crops", "depth"),
+    *("kind", "stage", "dataset_kind", "attention_at"),
+)
+MUST_AGREE = (*WRITTEN[:5], "family")
+RESNET = "resnet"
 DATASET, WEIGHTS = "dataset_sha256", "weights_sha256"
 File = tuple[Path, Predictions]
 
@@ -42,9 +46,12 @@ class Variant(NamedTuple):
     """baseline, nonlocal, cma or cma_nonlocal"""
     iteration: int
     """0 before any attention across branches"""
+    clip_length: int | None = None
+    """Frames of a snippet of a 3-D network"""
 
     def __str__(self) -> str:
-        return f"{self.network} iter{self.iteration}" if self.iteration else self.network
+        name = f"{self.network} iter{self.iteration}" if self.iteration else self.network
+        return f"{name} of {self.clip_length} frames" if self.clip_length else name
 
 
 @dataclass(frozen=True)
@@ -153,7 +160,8 @@ def how_tested(sources: Sequence[Source]) -> list[str]:
     for variant in dict.fromkeys(source.variant for source in sources):
         repeats = [source for source in sources if source.variant == variant]
         # A baseline has the setting of attention too, but no block to place.
-        for key in ("epochs", "attention_at")[: 1 if variant.network == "baseline" else 2]:
+        keys = ("epochs", "clip_stride", "attention_at")
+        for key in keys[:2] if variant.network == "baseline" else keys:
             if values := _differing(repeats, key):
                 notes.append(f"{variant}: runs differ in {key}: {values}")
     if kinds := _differing(sources, "dataset_kind"):
@@ -216,8 +224,11 @@ def _in_order(path: Path, predictions: Predictions) -> Predictions:
     if path not in {predictions_file(path.parent, suffix) for suffix in ("", f"-{stage}")}:
         raise InputError(f"{path}: holds predictions of {stage}; those of a stage bear its name")
     order = sorted(range(len(predictions.keys)), key=predictions.keys.__getitem__)
+    # Files written before there were families are of the one that there was.
+    about = {"family": RESNET, **predictions.about}
     return replace(
         predictions,
+        about=about,
         keys=tuple(predictions.keys[n] for n in order),
         labels=predictions.labels[order],
         scores={branch: values[order] for branch, values in predictions.scores.items()},
@@ -275,6 +286,7 @@ def _by_variant(predictions: Predictions) -> Iterator[tuple[Variant, Predictions
     for name in BOTH:
         if name in predictions.scores:
             variant = variant_of(about["kind"], about["stage"], name)
+            variant = variant._replace(clip_length=about.get("clip_length"))
             pieces.setdefault(variant, {})[name] = predictions.scores[name]
     for variant, scores in pieces.items():
         yield variant, replace(predictions, scores=scores)

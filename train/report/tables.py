@@ -6,6 +6,7 @@ category is the accuracy of CMA iter1-R minus that of two-stream, as in the pape
 confused with the class that two-stream most often predicts instead.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,7 +25,7 @@ from twinstream.train.network.parameter_count import branch_parameters, paramete
 from twinstream.train.network.two_branch import TwoBranch
 from twinstream.train.report import paper
 from twinstream.train.report.evidence import FLOW_ALONE, RGB_ALONE, Accuracy, Evidence
-from twinstream.train.report.sources import Variant
+from twinstream.train.report.sources import RESNET, Variant
 from twinstream.train.score.metrics import (
     EQUAL,
     Weights,
@@ -99,11 +100,11 @@ def iterations_table(evidence: Evidence) -> Table:
         cells = [
             cell
             for score in SCORES
-            for cell in _tops(evidence.accuracy(variant, weights_of(variant, score)))
+            for cell in tops(evidence.accuracy(variant, weights_of(variant, score)))
         ]
         rows.append([str(variant.iteration), *cells])
         if beside_paper(evidence):
-            theirs = [cell for score in SCORES for cell in paper.ACCURACIES[variant][score]]
+            theirs = [cell for score in SCORES for cell in paper.ACCURACIES[variant[:2]][score]]
             rows.append([f"{variant.iteration}, paper", *theirs])
     note = "Both: scores 1:1 before any iteration, 5:1 behind odd ones, 1:5 behind even ones."
     title = "Table 1. Accuracy at each iteration"
@@ -123,11 +124,11 @@ def parameters_table(evidence: Evidence) -> Table:
     for name, variant, score in named:
         label = _resnet(evidence) + name if name.startswith("-") else name
         used, whole = relative_parameters(evidence, variant, score)
-        tops = _tops(evidence.accuracy(variant, weights_of(variant, score)))
-        rows.append([label, f"{used:.2f}×", f"{whole:.2f}×", *tops])
+        found = tops(evidence.accuracy(variant, weights_of(variant, score)))
+        rows.append([label, f"{used:.2f}×", f"{whole:.2f}×", *found])
         if beside_paper(evidence) and (variant.network, score) in paper.PARAMETERS:
             theirs = f"{paper.PARAMETERS[variant.network, score]:.1f}×"
-            rows.append([f"{label}, paper", theirs, "", *paper.ACCURACIES[variant][score]])
+            rows.append([f"{label}, paper", theirs, "", *paper.ACCURACIES[variant[:2]][score]])
     note = (
         f"Parameters relative to one {_resnet(evidence)} of {len(evidence.about['classes'])} "
         "classes. For the RGB "
@@ -156,9 +157,9 @@ def non_local_table(evidence: Evidence) -> Table:
     columns = ["model", "non-local", "modality", "top-1", "top-5"]
     rows: list[list[Cell]] = []
     for *labels, variant, score in named:
-        rows.append([*labels, *_tops(evidence.accuracy(variant, weights_of(variant, score)))])
+        rows.append([*labels, *tops(evidence.accuracy(variant, weights_of(variant, score)))])
         if beside_paper(evidence):
-            rows[-1] += paper.ACCURACIES[variant][score]
+            rows[-1] += paper.ACCURACIES[variant[:2]][score]
     columns += ["paper top-1", "paper top-5"] if beside_paper(evidence) else []
     wanted = (BASELINE, NON_LOCAL, CMA, CMA_NON_LOCAL)
     title = "Table 4. Comparison with non-local blocks"
@@ -193,9 +194,9 @@ def transfer_table(evidence: Evidence) -> Table:
     columns = ["model", *([f"mean of {num_folds} splits"] if num_folds > 1 else ["top-1"])]
     rows: list[list[Cell]] = []
     for name, variant, score in named:
-        rows.append([name, *_tops(evidence.accuracy(variant, weights_of(variant, score)))[:1]])
+        rows.append([name, *tops(evidence.accuracy(variant, weights_of(variant, score)))[:1]])
         if is_papers:
-            rows[-1].append(paper.TRANSFER[variant][score])
+            rows[-1].append(paper.TRANSFER[variant[:2]][score])
     columns += ["paper"] if is_papers else []
     note = "Only the last layers were trained on this dataset, on the features of other networks."
     title = "Table 6. Transfer"
@@ -253,8 +254,15 @@ def relative_parameters(evidence: Evidence, variant: Variant, score: str) -> tup
     return parameters_used(model, outputs, attending) / one, whole / one
 
 
-def gaps(evidence: Evidence, wanted: tuple[Variant, ...]) -> list[str]:
-    """Commands that train and test the variants that are missing, or the folds that one lacks."""
+def gaps(
+    evidence: Evidence,
+    wanted: Sequence[Variant],
+    commands_of: Callable[[Variant], list[str]] | None = None,
+) -> list[str]:
+    """Commands that train and test the variants that are missing, or the folds that one lacks.
+
+    `commands_of` has those of a variant, where it is none of the ResNets.
+    """
     # A dict keeps the order: each command once, at its first use.
     commands: dict[str, None] = {}
     for variant in wanted:
@@ -265,7 +273,7 @@ def gaps(evidence: Evidence, wanted: tuple[Variant, ...]) -> list[str]:
                 for n in missing
             )
         elif any(evidence.accuracy(variant, weights_of(variant, s)) is None for s in SCORES):
-            commands |= dict.fromkeys(_commands(variant))
+            commands |= dict.fromkeys((commands_of or _commands)(variant))
     return list(commands)
 
 
@@ -275,7 +283,9 @@ def beside_paper(evidence: Evidence) -> bool:
     is_kinetics = (
         about["dataset_kind"] == "kinetics" and len(about["classes"]) == paper.KINETICS_CLASSES
     )
-    return is_kinetics and about["depth"] == paper.DEPTH
+    return is_kinetics and about["depth"] == (
+        paper.DEPTH if about["family"] == RESNET else paper.P3D_DEPTH
+    )
 
 
 def _commands(variant: Variant) -> list[str]:
@@ -296,7 +306,8 @@ def _taken_for(row: NDArray[np.float64], own: int, classes: list[str]) -> str | 
     return classes[int(others.argmax())] if others.any() else None
 
 
-def _tops(accuracy: Accuracy | None) -> list[Cell]:
+def tops(accuracy: Accuracy | None) -> list[Cell]:
+    """Top-1 and top-5 in percent; the spread of repeats stands with the first."""
     if accuracy is None:
         return [None, None]
     top1: Cell = 100 * accuracy.top1

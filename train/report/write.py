@@ -1,9 +1,9 @@
 """`twinstream report`: the paper's tables and figures, from the runs that are there.
 
-Each table (1 to 4, 6 of a transfer, and the folds where there are several) is written as NAME.md
-and NAME.csv, each figure as NAME.png with its numbers as CSV, and all of them as one page,
-report.html, which needs no other file and no network. A number that needs a missing run is a gap,
-with what fills it.
+Each table (1 to 4, or 5 of networks that see clips, 6 of a transfer, and the folds where there are
+several) is written as NAME.md and NAME.csv, each figure as NAME.png with its numbers as CSV, and
+all of them as one page, report.html, which needs no other file and no network. A number that needs
+a missing run is a gap, with what fills it.
 """
 
 import csv
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from twinstream.errors import InputError
 from twinstream.shards.storage.atomic import write_atomically
+from twinstream.train.report.clips import clips_table, has_clips
 from twinstream.train.report.evidence import Evidence
 from twinstream.train.report.figures import gains_table, sweep_table, write_gains, write_sweep
 from twinstream.train.report.folds import folds_table, overlap_notes, repeats_notes
@@ -29,6 +30,7 @@ from twinstream.train.report.tables import (
 )
 
 PAGE = "report.html"
+TABLES = ("folds", *(f"table{number}" for number in range(1, 7)))
 FIGURES: dict[str, Callable[[Table, Path], None]] = {"figure3": write_sweep, "figure4": write_gains}
 
 
@@ -40,8 +42,9 @@ def write_report(evidence: Evidence, out: Path) -> list[Table]:
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written to ({error.strerror})") from error
     # Of an earlier report into the same folder: what this one may lack must not stand beside it.
-    tables = [f"{name}.{suffix}" for name in ("folds", "table6") for suffix in ("md", "csv")]
-    for name in (*tables, *(f"{figure}.png" for figure in FIGURES)):
+    tables = [f"{name}.{suffix}" for name in TABLES for suffix in ("md", "csv")]
+    figures = [f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "csv")]
+    for name in (*tables, *figures):
         (out / name).unlink(missing_ok=True)
     pictures: dict[str, Path] = {}
     for table in parts:
@@ -57,9 +60,15 @@ def write_report(evidence: Evidence, out: Path) -> list[Table]:
 
 
 def report_parts(evidence: Evidence) -> list[Table]:
-    """Tables 1 to 4 and Figures 3 and 4 as on the page, the folds before, Table 6 behind them."""
+    """Tables 1 to 4 and Figures 3 and 4 as on the page, the folds before, Table 6 behind them.
+
+    Networks that see clips have Table 5 in place of Tables 1 to 4 and the figures.
+    """
+    folds = [folds_table(evidence)] if len(evidence.folds) > 1 else []
+    if has_clips(evidence):
+        return [*folds, clips_table(evidence)]
     return [
-        *([folds_table(evidence)] if len(evidence.folds) > 1 else []),
+        *folds,
         iterations_table(evidence),
         parameters_table(evidence),
         sweep_table(evidence),

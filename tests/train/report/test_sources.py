@@ -34,7 +34,7 @@ CMA = Variant("cma", 1)
 def test_a_branch_behind_a_stage_is_evidence_of_a_network_and_an_iteration(
     kind: ModelKind, stage: str, branch: BranchName, variant: tuple[str, int]
 ) -> None:
-    assert variant_of(kind, stage, branch) == variant
+    assert variant_of(kind, stage, branch)[:2] == variant
 
 
 def test_the_baselines_of_a_run_with_non_local_blocks_in_rgb_are_of_two_networks(
@@ -45,8 +45,8 @@ def test_the_baselines_of_a_run_with_non_local_blocks_in_rgb_are_of_two_networks
     )
     variants = read_evidence([run]).variants
     assert {variant: list(each[0].scores) for variant, each in variants.items()} == {
-        ("baseline", 0): ["flow"],
-        ("nonlocal", 0): ["rgb"],
+        Variant("baseline", 0): ["flow"],
+        Variant("nonlocal", 0): ["rgb"],
     }
 
 
