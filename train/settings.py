@@ -22,7 +22,7 @@ from twinstream.train.choices import (
     NumCrops,
     Trainable,
 )
-from twinstream.train.network.families import Family, find_family
+from twinstream.train.network.families import Family, expected_family, family_names, find_family
 from twinstream.train.snippet_shape import SnippetShape
 
 # In a run's folder, the network as its last step has left it
@@ -97,7 +97,9 @@ class ModelSettings(Section):
     @field_validator("family")
     @classmethod
     def _known(cls, value: str) -> str:
-        return find_family(value).name
+        if value not in family_names():
+            raise ValueError(expected_family())
+        return value
 
     @field_validator("depth")
     @classmethod
@@ -179,7 +181,7 @@ class TrainSettings(Section):
     """Snippets a video."""
     crop_size: int = Field(224, ge=33)
     """Side of the network's input; up to 32 pixels a ResNet's last maps are single points, too few
-    for BatchNorm.
+    for BatchNorm, and up to 34 those of p3d.
     """
     scales: tuple[Annotated[float, Field(gt=0, le=1)], ...] = TSN_SCALES
     """Sides of the random crop relative to the stored shorter side."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from twinstream.train.data.batch import Batch
+from twinstream.train.data.batch import Batch, new_batch
 from twinstream.train.data.order import rank_part
 from twinstream.train.gradient import add_gradients
 from twinstream.train.network.cma import CMABlock
@@ -23,19 +23,34 @@ SEGMENTS, CPU = 2, torch.device("cpu")
 (STAGE,) = plan_stages(["iter1"], "cma")
 
 
-def drawn_batch(num_videos: int, positions: Tensor) -> Batch:
+# The depth and the snippet of each family's network
+NETWORKS = {
+    "resnet": (18, SnippetShape(fields=2)),
+    "p3d": (14, SnippetShape(frames=3, fields=3, has_time=True)),
+}
+
+
+def drawn_batch(num_videos: int, positions: Tensor, shape: SnippetShape) -> Batch:
     """The videos at `positions` of a batch of `num_videos` videos of random bytes."""
+    batch = new_batch(num_videos, SEGMENTS, shape, 48)
     # A fixed seed: each rank draws the whole batch and takes its own part.
     draw = torch.Generator().manual_seed(3)
-    rgb = torch.randint(256, (num_videos, SEGMENTS, 3, 48, 48), dtype=torch.uint8, generator=draw)
-    flow = torch.randint(256, (num_videos, SEGMENTS, 4, 48, 48), dtype=torch.uint8, generator=draw)
+    rgb, flow = (
+        torch.randint(256, part.shape, dtype=torch.uint8, generator=draw)
+        for part in (batch.rgb, batch.flow)
+    )
     scale, labels = torch.ones(num_videos, 2), torch.arange(num_videos) % 3
     chosen = (part[positions] for part in (rgb, flow, scale, labels))
     return Batch(*chosen, positions)
 
 
 def one_step(
-    num_videos: int, ranks: Ranks, *, learns: bool, micro_batch: int | None = None
+    num_videos: int,
+    ranks: Ranks,
+    *,
+    learns: bool,
+    micro_batch: int | None = None,
+    family: str = "resnet",
 ) -> tuple[float, dict[str, Tensor]]:
     """The loss, gradients and BatchNorm statistics of a random batch.
 
@@ -43,7 +58,8 @@ def one_step(
     can move a unit to the other side of a ReLU, which changes a gradient by a percent.
     """
     torch.manual_seed(0)
-    model = TwoBranch("cma", 18, 3, snippet=SnippetShape(fields=2), dropout=0.0).double()
+    depth, shape = NETWORKS[family]
+    model = TwoBranch("cma", depth, 3, shape, dropout=0.0, family=family).double()
     model.register_forward_pre_hook(
         lambda _, inputs: tuple(features.double() for features in inputs)
     )
@@ -53,7 +69,7 @@ def one_step(
     synchronise_batch_norm(model, ranks)
     model.train(learns)
     part = rank_part(torch.arange(num_videos).numpy(), ranks.rank, ranks.size)
-    batch = drawn_batch(num_videos, torch.from_numpy(part.positions))
+    batch = drawn_batch(num_videos, torch.from_numpy(part.positions), shape)
     loss, _ = add_gradients(
         model, batch, part, STAGE, CPU, segments=SEGMENTS, micro_batch=micro_batch
     )
@@ -72,6 +88,7 @@ def main() -> None:
     with joined_ranks(CPU) as ranks:
         steps = {
             "learning": one_step(4, ranks, learns=True),
+            "learning, p3d": one_step(4, ranks, learns=True, family="p3d"),
             "frozen, 3 videos": one_step(3, ranks, learns=False),
             "frozen, 1 video": one_step(1, ranks, learns=False),
         }

@@ -70,7 +70,17 @@ def find_family(name: str) -> Family:
     for family in FAMILIES:
         if family.name == name:
             return family
-    raise InputError(f"expected {either([family.name for family in FAMILIES])}")
+    raise InputError(f"model.family: {expected_family()}, not {name!r}")
+
+
+def family_names() -> list[str]:
+    """What `model.family` may be."""
+    return [family.name for family in FAMILIES]
+
+
+def expected_family() -> str:
+    """expected resnet or p3d."""
+    return f"expected {either(family_names())}"
 
 
 def either(values: Sequence[object]) -> str:

@@ -29,14 +29,17 @@ def linear(conv: nn.Conv2d, features: Tensor) -> Tensor:
 
 def written_out(block: CMABlock, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Equations 2 to 5 of the paper with explicit matrices -> (block output, attention map)."""
-    pooled = nn.functional.max_pool2d(y, 2, stride=2, ceil_mode=True)
+    # Frame by frame: pooling is over space alone.
+    frames = [y] if y.ndim == 4 else y.unbind(2)
+    pooled = [nn.functional.max_pool2d(frame, 2, stride=2, ceil_mode=True) for frame in frames]
+    context = torch.cat([frame.flatten(2) for frame in pooled], dim=2).transpose(1, 2)
     queries = linear(block.query, x.flatten(2).transpose(1, 2))
-    keys = linear(block.key, pooled.flatten(2).transpose(1, 2))
-    values = linear(block.value, pooled.flatten(2).transpose(1, 2))
+    keys, values = linear(block.key, context), linear(block.value, context)
     logits = torch.einsum("bpd,bqd->bpq", queries, keys) / math.sqrt(x.shape[1] // 2)
     weights = logits.exp() / logits.exp().sum(dim=2, keepdim=True)
-    z = linear(block.out, weights @ values).transpose(1, 2).reshape(x.shape)
-    return x + block.bn(z), weights
+    # torch 2.14's BatchNorm has a wrong gradient for rows of channels seen as maps of width 1.
+    z = linear(block.out, weights @ values).transpose(1, 2).contiguous()
+    return x + block.bn(z[..., None])[..., 0].reshape(x.shape), weights
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -62,6 +65,56 @@ def test_forward_and_map_are_the_softmax_written_out(size: tuple[int, int]) -> N
     expected, weights = written_out(block, x, y)
     torch.testing.assert_close(block(x, y), expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(block.attention_map(x, y), weights, rtol=1e-4, atol=1e-6)
+
+
+# As above: a block folds where keys are few.
+@pytest.mark.parametrize("folds", [True, False])
+@pytest.mark.parametrize("frames", [(1, 1), (2, 2), (3, 3), (2, 3), (3, 1)])
+@pytest.mark.parametrize("size", [(6, 6), (5, 7), (3, 1)])
+def test_in_3d_it_is_the_softmax_over_all_positions_of_space_and_time(
+    size: tuple[int, int], frames: tuple[int, int], folds: bool
+) -> None:
+    """In float64: features, map and gradients, for two clips that need not be equally long."""
+    channels = 160 if folds else 8
+    torch.manual_seed(4)
+    block = trained_block(channels).double()
+    # Small, so that the exponentials below do not leave float64.
+    x, y = (
+        torch.randn(2, channels, time, *size, dtype=torch.float64).div(9).requires_grad_()
+        for time in frames
+    )
+    found, (expected, weights) = block(x, y), written_out(block, x, y)
+    positions, keys = math.prod(size), math.prod(-(-side // 2) for side in size)
+    assert (frames[1] * keys <= channels / 4) == (folds or frames[1] * keys <= 2)
+    assert weights.shape == (2, frames[0] * positions, frames[1] * keys)
+    close = {"rtol": 0, "atol": 1e-12}
+    torch.testing.assert_close(found, expected, **close)
+    torch.testing.assert_close(block.attention_map(x, y), weights, **close)
+    inputs = [x, y, *block.parameters()]
+    for one, other in zip(
+        torch.autograd.grad(found.square().mean(), inputs),
+        torch.autograd.grad(expected.square().mean(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, **close)
+
+
+@pytest.mark.parametrize("channels", [8, 160])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("is_channels_last", [True, False])
+def test_one_frame_in_3d_is_the_2d_block_to_the_last_bit(
+    channels: int, training: bool, is_channels_last: bool
+) -> None:
+    block = trained_block(channels).train(training)
+    flat, clip = torch.contiguous_format, torch.contiguous_format
+    if is_channels_last:
+        flat, clip = torch.channels_last, torch.channels_last_3d
+        block = block.to(memory_format=flat)
+    x, y = torch.randn(2, channels, 5, 7), torch.randn(2, channels, 4, 3)
+    found = block(*(part[:, :, None].contiguous(memory_format=clip) for part in (x, y)))
+    plane = [part.contiguous(memory_format=flat) for part in (x, y)]
+    assert torch.equal(found[:, :, 0], block(*plane))
+    assert torch.equal(block.attention_map(x[:, :, None], y[:, :, None]), block.attention_map(x, y))
 
 
 @pytest.mark.parametrize("size", [(5, 6), (2, 4)])

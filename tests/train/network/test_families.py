@@ -157,6 +157,8 @@ def test_what_is_not_set_is_the_familys() -> None:
     assert ModelSettings(clip_length=99).snippet == SnippetShape(1, 5)
 
 
-def test_a_depth_that_a_family_has_not_is_told_where_a_network_is_built() -> None:
+def test_a_depth_or_family_that_is_not_there_is_told_where_a_network_is_built() -> None:
     with pytest.raises(InputError, match=r"model\.depth: expected 18, .* resnet, not 20"):
         TwoBranch("rgb", 20, 5)
+    with pytest.raises(InputError, match=r"model\.family: expected resnet or p3d, not 'i3d'"):
+        TwoBranch("rgb", 18, 5, family="i3d")
