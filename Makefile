@@ -3,15 +3,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo duet weizmann test chaos fuzz gpu lint bench clean
+.PHONY: demo duet duet3d weizmann test chaos fuzz gpu lint bench clean
 
 demo: $(STAMP)
 	$(BIN)/twinstream demo --out demo
 
-# The runs stay in duet/ and weizmann/; the same command goes on where it was stopped.
+# The runs stay in duet/, duet3d/ and weizmann/; the same command goes on where it was stopped.
 duet: $(STAMP)
 	$(BIN)/python -m benchmarks.proofs.duet --out duet
 	$(BIN)/twinstream report duet/runs/*/* --out duet/report
+
+duet3d: $(STAMP)
+	$(BIN)/python -m benchmarks.proofs.duet3d --out duet3d
+	$(BIN)/twinstream report duet3d/runs/*/two_stream duet3d/runs/*/cma --out duet3d/report
 
 # Reads $TWINSTREAM_DATA/weizmann, or $TWINSTREAM_DATA itself where that holds videos/ and splits/.
 weizmann: $(STAMP)

@@ -10,6 +10,7 @@
 | `loader` | reading by index with other ways (`contenders`), and JPEG decoders (`decoders`) |
 | `model` | the cost of each network with plain ResNets |
 | `proofs.duet`, `proofs.weizmann` | accuracies with and without attention across the branches |
+| `proofs.transfer` | the demo's networks on other colours, the last layer alone learning, or more |
 
 `measuring` has what several of them need, `encodings` draws videos in many codecs.
 """

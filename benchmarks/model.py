@@ -6,6 +6,9 @@ ratio is the median over the rounds, each within itself, because the machine's s
 over time than between cases. Memory is the peak of a process that does one case alone; on a GPU,
 what torch allocated. All of it is channels_last, and bfloat16 on a GPU, as in training. Attention
 alone is measured too.
+
+With `--family p3d` it is clips, and the baseline a P3D branch by itself: there is no other that
+computes the same. `behind attention` trains the block and the layers behind it alone.
 """
 
 import statistics
@@ -23,7 +26,7 @@ from torchvision import models
 
 from benchmarks.measuring import machine, peak_kibibytes
 from twinstream.shards.settings import DEFAULT_STACK_LENGTH
-from twinstream.train.choices import BOTH, BranchName, ModelKind
+from twinstream.train.choices import BOTH, CLIP_LENGTH, BranchName, ModelKind, Trainable
 from twinstream.train.device import half_precision
 from twinstream.train.memory import keep_freed_memory
 from twinstream.train.network.branch import RGB_CHANNELS
@@ -34,8 +37,9 @@ from twinstream.train.network.two_branch import RESNET, TwoBranch
 
 Clock = Callable[[], float]
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
-CLASSES, DEPTHS = 400, find_family(RESNET).depths
+CLASSES = 400
 FLOW_CHANNELS = 2 * DEFAULT_STACK_LENGTH
+P3D = "p3d"
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,13 @@ class Size:
     side: int
     batch: int
     device: str
+    family: str = RESNET
+    frames: int = CLIP_LENGTH
+    """Of a clip, where the family sees clips"""
+
+
+# Depth, side and batch of a family when they are not given. What clips cost in full needs a GPU.
+DEFAULT_SIZES = {RESNET: (50, 224, 6), P3D: (50, 80, 2)}
 
 
 @dataclass(frozen=True)
@@ -63,6 +74,8 @@ class Case:
     attending: tuple[BranchName, ...] = ()
     through_frozen: bool = True
     """train.gradient_through_frozen"""
+    part: Trainable = "all"
+    """train.trainable"""
 
 
 CASES = (
@@ -82,6 +95,18 @@ CASES = (
     Case("CMA iter1-R, forward", "cma", None, ("rgb",), ("rgb",)),
     Case("CMA iter1-S, forward", "cma", None, BOTH, ("rgb",)),
 )
+CLIP_CASES = (
+    Case("plain rgb, training", "rgb", "rgb", ("rgb",)),
+    Case("plain flow, training", "flow", "flow", ("flow",)),
+    Case("two-stream rgb, training", "two_stream", "rgb", ("rgb",)),
+    Case("CMA iter1, training", "cma", "rgb", ("rgb",), ("rgb",)),
+    Case("CMA iter1, behind attention", "cma", "rgb", ("rgb",), ("rgb",), part="behind_attention"),
+    Case("plain rgb, forward", "rgb", None, ("rgb",)),
+    Case("plain flow, forward", "flow", None, ("flow",)),
+    Case("two-stream, forward", "two_stream", None, BOTH),
+    Case("CMA iter1-R, forward", "cma", None, ("rgb",), ("rgb",)),
+    Case("CMA iter1-S, forward", "cma", None, BOTH, ("rgb",)),
+)
 # Named in the last column: the plain cases that a case is measured against
 TRAINING, FORWARD = (
     ("plain rgb, training", "plain flow, training"),
@@ -92,6 +117,7 @@ YARDSTICKS = {
     "two-stream flow, training": TRAINING[1:],
     "non-local rgb, training": TRAINING[:1],
     "CMA iter1, training": (TRAINING[0], FORWARD[1]),
+    "CMA iter1, behind attention": (TRAINING[0], FORWARD[1]),
     "CMA iter2, training": (TRAINING[1], FORWARD[0]),
     "CMA iter2, not through the frozen": (TRAINING[1], FORWARD[0]),
     "CMA and non-local iter1, training": (TRAINING[0], FORWARD[1]),
@@ -114,22 +140,24 @@ def prepare(case: Case, size: Size) -> Callable[[], None]:
     """A function that does one step of the case and waits for its end."""
     torch.manual_seed(0)
     device = torch.device(size.device)
+    clips = size.family != RESNET
+    time, flow_channels = ((size.frames,), 2) if clips else ((), FLOW_CHANNELS)
     rgb, flow = (
-        torch.randn(size.batch, channels, size.side, size.side, device=device)
-        for channels in (RGB_CHANNELS, FLOW_CHANNELS)
+        torch.randn(size.batch, channels, *time, size.side, size.side, device=device)
+        for channels in (RGB_CHANNELS, flow_channels)
     )
     labels = torch.randint(0, CLASSES, (size.batch,), device=device)
     name = case.outputs[0]
     if case.kind is None:
-        net = plain_resnet(name, size.depth)
+        net = plain_resnet(name, size.depth).to(memory_format=torch.channels_last)
         forward = _plain_forward(net, rgb if name == "rgb" else flow)
     else:
-        net = TwoBranch(case.kind, size.depth, CLASSES)
+        net = TwoBranch(case.kind, size.depth, CLASSES, family=size.family)
         forward = _forward(net, rgb, flow, case)
-    net.to(device).to(memory_format=torch.channels_last)
+    net.to(device)
     net.train(case.trains is not None)
     if isinstance(net, TwoBranch) and case.trains:
-        net.train_only(case.trains, through_frozen=case.through_frozen)
+        net.train_only(case.trains, part=case.part, through_frozen=case.through_frozen)
     return (
         _training_step(net, forward, labels, device) if case.trains else _test_step(forward, device)
     )
@@ -255,16 +283,15 @@ def attention_line(channels: int, side: int, size: Size, rounds: int, clock: Clo
 @click.command(
     help="Cost of each model, for example: python -m benchmarks.model --batch 3 --rounds 5"
 )
+@click.option("--family", default=RESNET, show_default=True, type=click.Choice([*DEFAULT_SIZES]))
+@click.option("--depth", type=int, help="50 when not given.")
+@click.option("--side", type=int, help="Side of the network's input; 224, and 80 of p3d.")
 @click.option(
-    "--depth",
-    default=50,
-    show_default=True,
-    type=click.Choice([*map(str, find_family(RESNET).depths)]),
+    "--batch",
+    type=int,
+    help="Snippets a step; 6, two videos of 3 segments, and 2 of p3d.",
 )
-@click.option("--side", default=224, show_default=True, help="Side of the network's input.")
-@click.option(
-    "--batch", default=6, show_default=True, help="Snippets a step; 6 are two videos of 3 segments."
-)
+@click.option("--frames", default=CLIP_LENGTH, show_default=True, help="Frames of a clip of p3d.")
 @click.option("--rounds", default=7, show_default=True, help="Steps of each case that are counted.")
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
 @click.option(
@@ -277,19 +304,34 @@ def attention_line(channels: int, side: int, size: Size, rounds: int, clock: Clo
         "other work."
     ),
 )
-def main(depth: str, side: int, batch: int, rounds: int, device: str, clock: str) -> None:
+def main(
+    family: str,
+    depth: int | None,
+    side: int | None,
+    batch: int | None,
+    frames: int,
+    rounds: int,
+    device: str,
+    clock: str,
+) -> None:
     """Print what was measured on, the table of models, and that of the attention alone."""
     keep_freed_memory()
-    size, threads = Size(int(depth), side, batch, device), torch.get_num_threads()
-    what = torch.cuda.get_device_name() if device == "cuda" else f"{machine()}, {threads} threads"
-    click.echo(
-        f"{what}, torch {torch.__version__}, ResNet-{depth}, {batch} snippets of {side}x{side}, "
-        f"{clock} time\n"
+    defaults = zip((depth, side, batch), DEFAULT_SIZES[family], strict=True)
+    depth, side, batch = (default if given is None else given for given, default in defaults)
+    if depth not in find_family(family).depths:
+        raise click.BadParameter(find_family(family).expected_depth, param_hint="--depth")
+    size, threads = Size(depth, side, batch, device, family, frames), torch.get_num_threads()
+    cases, what_of = (
+        (CASES, f"ResNet-{depth}, {batch} snippets")
+        if family == RESNET
+        else (CLIP_CASES, f"{family} of depth {depth}, {batch} clips of {frames} frames")
     )
-    taken = seconds_by_round([prepare(case, size) for case in CASES], rounds, CLOCKS[clock])
-    seconds = {case.name: each for case, each in zip(CASES, taken, strict=True)}
-    click.echo("| | ms a step | of plain ResNets | which | peak MiB |\n|---|---|---|---|---|")
-    for case in CASES:
+    what = torch.cuda.get_device_name() if device == "cuda" else f"{machine()}, {threads} threads"
+    click.echo(f"{what}, torch {torch.__version__}, {what_of} of {side}x{side}, {clock} time\n")
+    taken = seconds_by_round([prepare(case, size) for case in cases], rounds, CLOCKS[clock])
+    seconds = {case.name: each for case, each in zip(cases, taken, strict=True)}
+    click.echo("| | ms a step | of plain networks | which | peak MiB |\n|---|---|---|---|---|")
+    for case in cases:
         # One process a case: memory that another case has had does not come back.
         with get_context("spawn").Pool(1) as pool:
             peak = pool.apply(peak_mebibytes, (case, size, threads))
@@ -300,6 +342,8 @@ def main(depth: str, side: int, batch: int, rounds: int, device: str, clock: str
             f"| {case.name} | {1e3 * statistics.median(own):.0f} | {ratio} | {' + '.join(parts)} | "
             f"{peak} |"
         )
+    if family != RESNET:
+        return
     click.echo(
         "\n| block | fused ms | written out ms | ratio | largest difference "
         "|\n|---|---|---|---|---|"

@@ -30,6 +30,8 @@ NUM_CLASSES = 8
 
 LUMA = np.array([0.299, 0.587, 0.114])
 HUES = np.array([[1.0, 0.35, 0.35], [0.3, 1.0, 0.35], [0.4, 0.5, 1.0], [1.0, 0.8, 0.1]])
+# The same luma, hues between those
+OTHER_HUES = np.array([[1.0, 0.35, 0.7], [0.3, 1.0, 0.8], [0.65, 0.4, 1.0], [1.0, 0.6, 0.1]])
 DIRECTIONS = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]])
 MEAN_LUMA = 100.0
 FPS = 25
@@ -37,9 +39,9 @@ FPS = 25
 
 @dataclass(frozen=True)
 class Blob:
-    """A coloured silhouette: centre at time 0 and velocity in pixels, (x, y)."""
+    """A silhouette: RGB, centre at time 0 and velocity in pixels, (x, y)."""
 
-    colour: int
+    colour: NDArray[np.float64]
     centre: NDArray[np.float64]
     velocity: NDArray[np.float64]
     radius: float
@@ -59,11 +61,16 @@ class Scene:
 
 
 def draw_video(
-    rng: np.random.Generator, colour: int, motion: int, size: int, num_frames: int
+    rng: np.random.Generator,
+    colour: int,
+    motion: int,
+    size: int,
+    num_frames: int,
+    hues: Array = HUES,
 ) -> NDArray[np.uint8]:
     """(T, size, size, 3) RGB; everything but colour and direction is drawn from `rng`."""
     blob = Blob(
-        colour,
+        colour_of(colour, hues),
         rng.uniform(0, size, 2),
         DIRECTIONS[motion] * rng.uniform(1.5, 3.5),
         rng.uniform(0.14, 0.2) * size,
@@ -73,12 +80,18 @@ def draw_video(
 
 
 def write_duet(
-    root: Path, *, videos_per_pair: Mapping[str, int], size: int, num_frames: int, seed: int
+    root: Path,
+    *,
+    videos_per_pair: Mapping[str, int],
+    size: int,
+    num_frames: int,
+    seed: int,
+    hues: Array = HUES,
 ) -> None:
-    """Draw `videos_per_pair[SPLIT]` videos of each pair of colour and direction."""
+    """Draw `videos_per_pair[SPLIT]` videos of each pair of colour and direction; hues (4, 3)."""
     write_pairs(
         root,
-        lambda rng, colour, motion: draw_video(rng, colour, motion, size, num_frames),
+        lambda rng, colour, motion: draw_video(rng, colour, motion, size, num_frames, hues),
         videos_per_pair=videos_per_pair,
         seed=seed,
     )
@@ -115,9 +128,9 @@ def write_mp4(path: Path, frames: NDArray[np.uint8]) -> None:
         container.mux(stream.encode(None))
 
 
-def colour_of(colour: int) -> NDArray[np.float64]:
+def colour_of(colour: int, hues: Array = HUES) -> NDArray[np.float64]:
     """(3,) RGB of that hue at the common luma."""
-    rgb: Array = HUES[colour] * MEAN_LUMA / (HUES[colour] @ LUMA)
+    rgb: Array = hues[colour] * MEAN_LUMA / (hues[colour] @ LUMA)
     return rgb
 
 
@@ -139,7 +152,7 @@ def draw_frame(blob: Blob, t: int, scene: Scene) -> NDArray[np.uint8]:
     # Edges are one pixel soft; hard ones would move in steps, and flow would see steps.
     inside = np.clip(edge - distance + 0.5, 0, 1)[..., None]
     shade = 1 + 0.25 * scene.skin(offset)[..., None]
-    picture = (1 - inside) * scene.background[..., None] + inside * colour_of(blob.colour) * shade
+    picture = (1 - inside) * scene.background[..., None] + inside * blob.colour * shade
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
 
 

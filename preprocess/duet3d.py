@@ -26,7 +26,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from twinstream.preprocess.duet import DIRECTIONS, Blob, draw_frame, draw_scene, write_pairs
+from twinstream.preprocess.duet import (
+    DIRECTIONS,
+    Blob,
+    colour_of,
+    draw_frame,
+    draw_scene,
+    write_pairs,
+)
 
 # Of each pair of frames: a step along the direction of m, one against it, or none
 STEPS = (0, 0, 1, 1, 1, 0, 0, -1, -1, -1, 0, 0)
@@ -43,7 +50,7 @@ def draw_video(rng: np.random.Generator, colour: int, motion: int, size: int) ->
     places = rng.uniform(0, size, (len(STEPS), 2))
     scene = draw_scene(rng, size)
     pairs = [
-        Blob(colour, place, step * velocity, radius)
+        Blob(colour_of(colour), place, step * velocity, radius)
         for place, step in zip(places, STEPS, strict=True)
     ]
     return np.stack([draw_frame(blob, t, scene) for blob in pairs for t in range(CLIP_STRIDE)])

@@ -378,14 +378,16 @@ def report(runs: tuple[Path, ...], out: Path, unfinished: bool) -> None:
 
 def _positions(
     context: click.Context, option: click.Parameter, values: tuple[str, ...]
-) -> list[tuple[int, int]]:
-    """X,Y as two whole numbers; a usage error for anything else."""
+) -> list[tuple[int, ...]]:
+    """X,Y or X,Y,T as whole numbers; a usage error for anything else."""
     found = []
     for value in values:
-        x, comma, y = value.partition(",")
-        if not (comma and x.strip().isdecimal() and y.strip().isdecimal()):
-            raise click.BadParameter(f"{value!r} is not X,Y in pixels, such as 120,80")
-        found.append((int(x), int(y)))
+        parts = [part.strip() for part in value.split(",")]
+        if len(parts) not in (2, 3) or not all(part.isdecimal() for part in parts):
+            raise click.BadParameter(
+                f"{value!r} is not X,Y in pixels, such as 120,80, or X,Y,T with a frame"
+            )
+        found.append(tuple(map(int, parts)))
     return found
 
 
@@ -400,21 +402,23 @@ def _positions(
     "--out",
     required=True,
     type=click.Path(path_type=Path),
-    help="FILE.png, or FILE.mp4 for all frames.",
+    help="FILE.png, or FILE.mp4 for all frames; of a network that sees clips, those of one clip.",
 )
 @click.option(
     "--query",
     "queries",
     multiple=True,
-    metavar="X,Y",
+    metavar="X,Y[,T]",
     callback=_positions,
-    help="Pixel of the stored frame.",
+    help=(
+        "Pixel of the stored frame; in a clip of frame T of the video, or where it moves fastest."
+    ),
 )
 @click.option(
     "--frame",
     "t",
     type=click.IntRange(min=0),
-    help="Frame to look at; the middle one when not given.",
+    help="Frame to look at, the first one of a clip; the middle one when not given.",
 )
 @click.option(
     "--at", help="Residual block whose attention to show; the last of res4 when not given."
@@ -430,7 +434,7 @@ def attention(
     run: Path,
     key: str,
     out: Path,
-    queries: list[tuple[int, int]],
+    queries: list[tuple[int, ...]],
     t: int | None,
     at: str | None,
     stage: str | None,
@@ -443,9 +447,11 @@ def attention(
 
     Example: twinstream attention runs/cma --key Run/v_Run_g01_c01 --query 60,90 --out run.png
     """
-    from twinstream.train.look.picture import show
+    from twinstream.train.look.show import show
 
-    show(run, key, out, queries, t=t, at=at, stage=stage, shards_path=shards_path)
+    places = [(query[0], query[1]) for query in queries]
+    times = [query[2] if len(query) > 2 else None for query in queries]
+    show(run, key, out, places, times=times, t=t, at=at, stage=stage, shards_path=shards_path)
     click.echo(str(out))
 
 

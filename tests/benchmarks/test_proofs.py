@@ -1,12 +1,13 @@
-"""The drivers of `make duet` and `make weizmann`: their tables, counted by hand, and what each run
-begins from.
+"""The drivers of `make duet`, `make weizmann` and of the transfer: their tables, counted by hand,
+and what each run begins from.
 """
 
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.proofs import duet, weizmann
+from benchmarks.proofs import duet, transfer, weizmann
 from twinstream.demo import demo_settings
 from twinstream.section import build_settings
 from twinstream.settings import Settings
@@ -45,6 +46,33 @@ def test_every_run_of_the_proofs_has_settings_and_stages_that_fit(tmp_path: Path
             )
             plan_stages(settings.train.stages, settings.model.kind)
         assert settings.model.flow_weights == str(tmp_path / "two_stream" / "flow.pt")
+
+
+def test_every_transfer_starts_from_a_whole_run_and_stores_what_does_not_change(
+    tmp_path: Path,
+) -> None:
+    for seed in (0, 1):
+        runs = transfer.transfers(tmp_path, seed)
+        assert len(runs) == (5 if seed == 0 else 3)
+        for name, changes in runs.items():
+            settings = build_settings(Settings, deepcopy(demo_settings(tmp_path)), changes)
+            plan_stages(settings.train.stages, settings.model.kind)
+            start = "cma" if name.startswith("CMA") else "two_stream"
+            assert settings.model.weights == str(tmp_path / start)
+            assert name.split(", ")[1] == settings.train.trainable
+            assert (settings.train.cache_features is not None) == ("stored" in name)
+
+
+def test_the_transfer_table_has_the_scores_that_there_are() -> None:
+    stored, whole = "CMA, fc, stored features", "CMA, all"
+    first = {stored: {"rgb": 1.0, "flow": 0.25, "fused 5:1": 0.9}, whole: {"rgb": 0.5}}
+    lines = transfer.table([first, {stored: {"rgb": 0.9, "flow": 0.35, "fused 5:1": 1.0}}])
+    assert lines.splitlines()[2:] == [
+        "| CMA, fc, stored features | R | 100% | 95.0% | 100.0, 90.0 |",
+        "| CMA, fc, stored features | F | 25% | 30.0% | 25.0, 35.0 |",
+        "| CMA, fc, stored features | S, 5:1 | 100% | 95.0% | 90.0, 100.0 |",
+        "| CMA, all | R | 100% | 50.0% | 50.0 |",
+    ]
 
 
 def test_hits_count_each_fold_by_the_weighted_sum() -> None:

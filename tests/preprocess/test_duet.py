@@ -4,8 +4,18 @@ from itertools import product
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from twinstream.preprocess.duet import CEILINGS, LUMA, NUM_CLASSES, TABLE, colour_of, draw_video
+from twinstream.preprocess.duet import (
+    CEILINGS,
+    HUES,
+    LUMA,
+    NUM_CLASSES,
+    OTHER_HUES,
+    TABLE,
+    colour_of,
+    draw_video,
+)
 
 
 def best_alone(rows: tuple[tuple[int, ...], ...]) -> float:
@@ -55,10 +65,11 @@ def test_scores_made_for_their_sum_can_tell_all_pairs_but_one() -> None:
     assert right == 15
 
 
+@pytest.mark.parametrize("hues", [HUES, OTHER_HUES])
 @pytest.mark.parametrize("colour", range(4))
-def test_colours_have_the_same_luma(colour: int) -> None:
-    assert colour_of(colour) @ LUMA == pytest.approx(100)
-    assert colour_of(colour).max() * 1.25 < 255
+def test_colours_have_the_same_luma(colour: int, hues: NDArray[np.float64]) -> None:
+    assert colour_of(colour, hues) @ LUMA == pytest.approx(100)
+    assert colour_of(colour, hues).max() * 1.25 < 255
 
 
 def test_the_blob_moves_where_its_direction_says() -> None:

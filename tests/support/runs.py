@@ -33,17 +33,20 @@ def write_run(
     classes: Sequence[str] = ("left", "right"),
     bound: float = BOUND,
     dataset_sha256: str | None = None,
+    **model_settings: Any,
 ) -> TwoBranch:
     """A run of depth 18 after its last stage, with each STAGE.pt, on `dataset` or that SHA-256.
 
-    With `trained` the attention blocks change their input; a new block is the identity.
+    `model_settings` are of the section model. With `trained` the attention blocks change their
+    input; a new block is the identity.
     """
     torch.manual_seed(5)
     manifest = dataset / FILE_NAME
     sha256 = dataset_sha256 or (file_sha256(manifest) if manifest.exists() else "no dataset")
     tree: dict[str, Any] = {
         "shards": {"path": str(dataset)},
-        "model": {"kind": kind, "depth": 18, "rgb_weights": None, "flow_weights": None},
+        "model": {"kind": kind, "depth": 18, "rgb_weights": None, "flow_weights": None}
+        | model_settings,
         "train": {
             "stages": list(stages),
             "segments": 1,

@@ -33,6 +33,10 @@ def make_settings(dataset: Path, *overrides: str) -> RunSettings:
     return build_settings(RunSettings, settings_tree(dataset), overrides)
 
 
+# A small network of clips, which fit into videos of 7 frames
+CLIPS = ("model.family=p3d", "model.depth=14", "model.clip_length=3", "model.clip_stride=2")
+
+
 def losses(run: Path) -> list[tuple[str, int, int, float]]:
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     return [

@@ -18,7 +18,7 @@ import yaml
 
 from tests.support.datasets import write_dataset
 from tests.support.paths import ROOT
-from tests.support.training import kill_after, losses, make_settings, settings_tree
+from tests.support.training import CLIPS, kill_after, losses, make_settings, settings_tree
 from twinstream.errors import InputError
 from twinstream.shards.storage.location import file_sha256
 from twinstream.train import fit
@@ -371,6 +371,28 @@ def test_streaming_trains_the_same_network_as_the_index(dataset: Path, tmp_path:
     assert runs[0] == runs[1]
 
 
+def test_clips_give_the_same_network_streamed_and_resumed(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = (*CLIPS, "model.kind=rgb", "train.stages=[rgb]")
+    common += ("train.epochs=1", "train.shuffle_window=1")
+    index, stream = (
+        make_settings(dataset, *common, more) for more in ("train.workers=1", "train.loader=stream")
+    )
+    train(index, tmp_path / "whole", resume=False)
+    with monkeypatch.context() as patch:
+        kill_after(1, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train(stream, tmp_path / "part", resume=False)
+    train(stream, tmp_path / "part", resume=True)
+    assert losses(tmp_path / "part") == losses(tmp_path / "whole")
+    assert len(losses(tmp_path / "whole")) == 2
+    one, other = (load_checkpoint(tmp_path / run / "rgb.pt") for run in ("part", "whole"))
+    assert all(torch.equal(one.model[name], other.model[name]) for name in one.model)
+    metrics = score_run(tmp_path / "whole", read_run_settings(tmp_path / "whole").test)
+    assert metrics["scores"].keys() == {"rgb"}
+
+
 @pytest.mark.parametrize(
     ("setting", "splits", "split"),
     [
@@ -480,6 +502,16 @@ def test_a_validation_video_too_short_is_told_by_every_rank_before_the_run(
     )
     with pytest.raises(InputError, match=r"left/val0: 7 frames: a snippet of 7 flow fields needs"):
         open_session(settings, tmp_path / "run", Ranks(rank, 2))
+
+
+def test_a_training_video_too_short_for_a_clip_is_told_with_settings_that_fit(
+    dataset: Path, tmp_path: Path
+) -> None:
+    settings = make_settings(dataset, *CLIPS, "model.clip_length=5")
+    line = r"left/train0: 7 frames: .* at least 10; model\.clip_stride: 1 or model\.clip_length: 3 "
+    with pytest.raises(InputError, match=line):
+        open_session(settings, tmp_path / "run", Ranks())
+    open_session(make_settings(dataset, *CLIPS), tmp_path / "run", Ranks())
 
 
 @pytest.mark.parametrize("scale_motion", [False, True])

@@ -29,7 +29,12 @@ from twinstream.shards.settings import ShardSettings
 from twinstream.shards.storage.location import file_sha256
 from twinstream.train.choices import iteration
 from twinstream.train.ranks import Ranks
-from twinstream.train.run_folder import RunSettings, read_run_manifest, read_run_settings
+from twinstream.train.run_folder import (
+    RunSettings,
+    keep_manifest,
+    read_run_manifest,
+    read_run_settings,
+)
 from twinstream.train.score.evaluate import score_run
 from twinstream.train.score.metrics import fusion_weights
 from twinstream.train.score.predictions import read_predictions
@@ -80,6 +85,36 @@ def test_scores_are_those_of_the_test_to_the_bit(
         assert scores.keys() == expected.scores.keys() == {"rgb", "flow"}
         for name, values in scores.items():
             np.testing.assert_array_equal(values[0], expected.scores[name][number])
+
+
+def test_scores_of_clips_are_those_of_the_test_to_the_bit(
+    preprocessed: Path, tmp_path: Path
+) -> None:
+    dataset = ts.open_shards(preprocessed / "out" / "shards")
+    write_run(
+        tmp_path,
+        Path(str(dataset.path)),
+        classes=dataset.classes,
+        bound=dataset.codec.bound,
+        **{"family": "p3d", "depth": 14, "clip_length": 4, "clip_stride": 2},
+    )
+    keep_manifest(tmp_path, dataset.manifest)
+    test = read_run_settings(tmp_path).test.model_copy(update={"batch_views": 2, "scale": 0.7})
+    score_run(tmp_path, test)
+    expected = read_predictions(tmp_path / "predictions.parquet")
+    assert (expected.about["clip_length"], expected.about["clip_stride"]) == (4, 2)
+    video = preprocessed / "videos" / f"{expected.keys[0]}.avi"
+    with pytest.raises(InputError, match="too_short: 3 of at least 8 frames"):
+        ts.predict(preprocessed / "short.mp4", tmp_path)
+    plain, _ = Predictor(tmp_path).scores(video)
+    path = tmp_path / "settings.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"test": test.model_dump()}))
+    scores, _ = Predictor(tmp_path).scores(video)
+    assert scores.keys() == {"rgb", "flow"}
+    for name, values in scores.items():
+        np.testing.assert_array_equal(values, expected.scores[name])
+        # At 7/8 the network sees more.
+        assert not np.array_equal(values, plain[name])
 
 
 @pytest.mark.parametrize("scale_motion", [False, True])

@@ -4,7 +4,8 @@ A map shows the weights with which one query position of a frame reads the flow 
 RGB branch itself (non-local). They are those of the forward pass at test: centre crop, input size
 of the network. The block is the last one of res4 unless another is named; only its weights are
 kept, so a look costs one forward pass. The price: a map is as coarse as the features that are read,
-pooled by 2, which is 7 x 7 for an input of 224.
+pooled by 2, which is 7 x 7 for an input of 224. Maps of clips, which have a time axis, are shown by
+`clip`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -44,7 +45,10 @@ APART = 1 / 3
 
 @dataclass(frozen=True)
 class BlockMap:
-    """Weights (h, w, kh, kw) of one block for one snippet; they sum to 1 over a query's keys."""
+    """Weights (h, w, kh, kw) of one block for one snippet; they sum to 1 over a query's keys.
+
+    Of a clip (t, h, w, kt, kh, kw).
+    """
 
     name: str
     """CMA layer3.5"""
@@ -52,6 +56,19 @@ class BlockMap:
     weights: NDArray[np.float32]
     read_size: tuple[int, int]
     """(h', w') of the features that are read, before pooling by 2 x 2 into keys"""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A snippet as the network saw it: the centre crop at the stored resolution."""
+
+    frames: NDArray[np.uint8]
+    """(T, S, S, 3) RGB"""
+    flow: NDArray[np.float32]
+    """(L, S, S, 2) pixels"""
+    queries: tuple[tuple[int, int], ...]
+    """(x, y) pixels of the crop; where it moves when none were asked for"""
+    blocks: tuple[BlockMap, ...]
 
 
 @dataclass(frozen=True)
@@ -95,6 +112,11 @@ class Observer:
 
     def look(self, key: str, t: int, queries: Sequence[tuple[int, int]] = ()) -> Look:
         """What these queries attend to: (x, y) pixels of the stored frame; by motion when none."""
+        seen = self.see(key, t, queries)
+        return Look(t, seen.frames[0], seen.flow[0], seen.queries, seen.blocks)
+
+    def see(self, key: str, t: int, queries: Sequence[tuple[int, int]] = ()) -> Seen:
+        """The snippet that starts at frame t, with all its frames and fields; else as `look`."""
         sample = self.dataset.sample(key)
         view, shape = centre_view(sample, self.settings.test.scale), self.settings.model.snippet
         images, (fields,) = read_snippets(sample, [t], shape.fields, shape.frames, shape.stride)
@@ -109,10 +131,9 @@ class Observer:
         levels = np.stack([field[rows, columns] for field in stack])
         flow = self.dataset.flow_pixels(np.stack([levels[::2], levels[1::2]], axis=-1))
         # Over the whole stack of fields, because that is what the network sees.
-        picked = inside or pick_queries(
-            np.linalg.norm(flow, axis=-1).mean(0), blocks[0].weights.shape[:2]
-        )
-        return Look(t, frames[0][rows, columns], flow[0], picked, blocks)
+        grid = blocks[0].weights.shape[: blocks[0].weights.ndim // 2][-2:]
+        picked = inside or pick_queries(np.linalg.norm(flow, axis=-1).mean(0), grid)
+        return Seen(np.stack([each[rows, columns] for each in frames]), flow, picked, blocks)
 
     def _maps(self, frames: list[Bytes], stack: list[Bytes], view: View) -> tuple[BlockMap, ...]:
         batch = new_batch(1, 1, self.settings.model.snippet, self.settings.train.crop_size)
@@ -260,6 +281,6 @@ def _keep_map(
     def keep(block: CMABlock, args: tuple[Tensor, Tensor]) -> None:
         x, y = args
         weights = block.attention_map(x, y)[0].reshape(*x.shape[2:], *block.pool(y).shape[2:])
-        maps[name] = weights.float().cpu().numpy(), (y.shape[2], y.shape[3])
+        maps[name] = weights.float().cpu().numpy(), (y.shape[-2], y.shape[-1])
 
     return keep

@@ -14,15 +14,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from twinstream.errors import InputError
 from twinstream.shards.preview import flow_to_rgb, save_figure, write_video
-from twinstream.shards.read.members import read_meta
 from twinstream.train.look.maps import (
     BlockMap,
     Look,
-    Observer,
     key_centre,
-    looks,
     over_features,
     query_map,
 )
@@ -32,36 +28,6 @@ Picture = NDArray[np.uint8]
 PANEL = 288
 ARROWS = 4
 COLOURS = ((230, 60, 60), (30, 130, 230), (20, 160, 90), (230, 150, 20), (160, 70, 200))
-
-
-def show(
-    run: Path,
-    key: str,
-    out: Path,
-    queries: Sequence[tuple[int, int]],
-    *,
-    t: int | None = None,
-    at: str | None = None,
-    stage: str | None = None,
-    shards_path: str | None = None,
-) -> None:
-    """Write the picture of one frame, or a video of all frames where `out` ends in .mp4.
-
-    InputError for a run, key, frame or block that is not there.
-    """
-    if out.suffix not in (".png", ".mp4"):
-        raise InputError(f"--out {out}: expected a name that ends in .png or .mp4")
-    # After the check of `out`, which costs nothing: this loads the network.
-    observer = Observer(run, shards_path, at, stage)
-    times = observer.times(key)
-    if t is not None and t not in times:
-        raise InputError(f"--frame {t}: a snippet of {key} starts at 0 to {times[-1]}")
-    if out.suffix == ".mp4":
-        write_looks(looks(observer, key, queries), read_meta(observer.dataset.sample(key)).fps, out)
-    else:
-        write_look(
-            observer.look(key, times[len(times) // 2] if t is None else t, queries), key, out
-        )
 
 
 def write_look(look: Look, title: str, path: Path) -> None:
@@ -124,12 +90,7 @@ def attended(
 
     Arrows go to the strongest cells, but only where the weight is more than that of an even map.
     """
-    light = cv2.resize(
-        over_features(weights / weights.max(), block), (PANEL, PANEL), interpolation=cv2.INTER_CUBIC
-    )
-    # Cubic interpolation can leave [0, 1]; a quarter of the light keeps the picture readable.
-    shaded = under * (0.25 + 0.75 * np.clip(light, 0, 1)[..., None])
-    picture: Picture = np.ascontiguousarray(shaded.astype(np.uint8))
+    picture = shaded(under, over_features(weights / weights.max(), block))
     strongest = np.argsort(weights, axis=None)[::-1][:ARROWS]
     # Weakest first, so that the strongest arrow is drawn over the others.
     for cell in strongest[::-1]:
@@ -144,7 +105,15 @@ def attended(
         # A white outline: the colour alone can vanish on a picture of the same colour.
         for ink, width in (((255, 255, 255), thickness + 2), (colour, thickness)):
             cv2.arrowedLine(picture, query, end, list(ink), width, cv2.LINE_AA, tipLength=0.12)
-    return _dotted(picture, query, colour)
+    return dotted(picture, query, colour)
+
+
+def shaded(under: Picture, light: NDArray[np.float32]) -> Picture:
+    """A (PANEL, PANEL, 3) picture, a quarter as bright where the light is 0 as where it is 1."""
+    wide = cv2.resize(light, (PANEL, PANEL), interpolation=cv2.INTER_CUBIC)
+    # Cubic interpolation can leave [0, 1]; a quarter of the light keeps the picture readable.
+    levels = under * (0.25 + 0.75 * np.clip(wide, 0, 1)[..., None])
+    return np.ascontiguousarray(levels.astype(np.uint8))
 
 
 def with_queries(
@@ -153,7 +122,7 @@ def with_queries(
     """A copy with a dot at each query."""
     result = picture.copy()
     for number, query in enumerate(queries):
-        result = _dotted(result, on_panel(query, shape), COLOURS[number % len(COLOURS)])
+        result = dotted(result, on_panel(query, shape), COLOURS[number % len(COLOURS)])
     return result
 
 
@@ -171,7 +140,8 @@ def enlarged(picture: Picture) -> Picture:
     return result.astype(np.uint8)
 
 
-def _dotted(picture: Picture, query: tuple[int, int], colour: Sequence[int]) -> Picture:
+def dotted(picture: Picture, query: tuple[int, int], colour: Sequence[int]) -> Picture:
+    """The picture, with a dot drawn into it."""
     cv2.circle(picture, query, 8, (255, 255, 255), -1, cv2.LINE_AA)
     cv2.circle(picture, query, 6, list(colour), -1, cv2.LINE_AA)
     return picture

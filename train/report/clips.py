@@ -8,7 +8,7 @@ from functools import partial
 
 from twinstream.train.report import paper
 from twinstream.train.report.evidence import Evidence
-from twinstream.train.report.sources import RESNET, Variant
+from twinstream.train.report.sources import Variant
 from twinstream.train.report.tables import (
     BASELINE,
     CMA,
@@ -30,7 +30,7 @@ TRAIN = (
 
 def has_clips(evidence: Evidence) -> bool:
     """Whether the networks see clips."""
-    return bool(evidence.about["family"] != RESNET)
+    return any(variant.clip_length for variant in evidence.variants)
 
 
 def clips_table(evidence: Evidence) -> Table:

@@ -10,8 +10,8 @@ from html import escape
 from pathlib import Path
 from string import Template
 
+from twinstream.train.network.two_branch import RESNET
 from twinstream.train.report.evidence import Evidence
-from twinstream.train.report.sources import RESNET
 from twinstream.train.report.tables import Cell, Table, beside_paper, shown
 
 PAGE = Template("""<!doctype html>

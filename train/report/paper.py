@@ -5,7 +5,9 @@ ResNet-50, in Table 5 for P3D-ResNet-152, 25 segments x 10 crops, 19,169 validat
 S are the scores of the RGB branch, of the flow branch, and of both.
 """
 
-KINETICS_CLASSES, DEPTH, P3D_DEPTH = 400, 50, 152
+KINETICS_CLASSES, DEPTH = 400, 50
+# Family and depth of Tables 1 to 4, and of Table 5
+NETWORKS = (("resnet", DEPTH), ("p3d", 152))
 
 # (network, iteration) -> score -> (top-1, top-5)
 ACCURACIES: dict[tuple[str, int], dict[str, tuple[float, float]]] = {

@@ -19,7 +19,7 @@ import numpy as np
 from twinstream.errors import InputError
 from twinstream.shards.format.classes import class_difference
 from twinstream.train.choices import BOTH, STAGE_NAME, BranchName, ModelKind, iteration
-from twinstream.train.network.two_branch import NON_LOCAL
+from twinstream.train.network.two_branch import NON_LOCAL, RESNET
 from twinstream.train.run_folder import read_run_settings
 from twinstream.train.score.predictions import (
     BranchScores,
@@ -27,14 +27,14 @@ from twinstream.train.score.predictions import (
     predictions_file,
     read_predictions,
 )
+from twinstream.train.settings import TestSettings
 
 # In files of every version
 WRITTEN = (
     *("classes", "split", "segments", "crops", "depth"),
     *("kind", "stage", "dataset_kind", "attention_at"),
 )
-MUST_AGREE = (*WRITTEN[:5], "family")
-RESNET = "resnet"
+MUST_AGREE = (*WRITTEN[:5], "family", "scale")
 DATASET, WEIGHTS = "dataset_sha256", "weights_sha256"
 File = tuple[Path, Predictions]
 
@@ -224,8 +224,8 @@ def _in_order(path: Path, predictions: Predictions) -> Predictions:
     if path not in {predictions_file(path.parent, suffix) for suffix in ("", f"-{stage}")}:
         raise InputError(f"{path}: holds predictions of {stage}; those of a stage bear its name")
     order = sorted(range(len(predictions.keys)), key=predictions.keys.__getitem__)
-    # Files written before there were families are of the one that there was.
-    about = {"family": RESNET, **predictions.about}
+    # What files say by now, and what it was when they did not say it.
+    about = {"family": RESNET, "scale": TestSettings().scale, **predictions.about}
     return replace(
         predictions,
         about=about,

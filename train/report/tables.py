@@ -25,7 +25,7 @@ from twinstream.train.network.parameter_count import branch_parameters, paramete
 from twinstream.train.network.two_branch import TwoBranch
 from twinstream.train.report import paper
 from twinstream.train.report.evidence import FLOW_ALONE, RGB_ALONE, Accuracy, Evidence
-from twinstream.train.report.sources import RESNET, Variant
+from twinstream.train.report.sources import Variant
 from twinstream.train.score.metrics import (
     EQUAL,
     Weights,
@@ -278,14 +278,12 @@ def gaps(
 
 
 def beside_paper(evidence: Evidence) -> bool:
-    """Whether these are the paper's dataset and depth."""
+    """Whether these are the paper's dataset, family and depth."""
     about = evidence.about
     is_kinetics = (
         about["dataset_kind"] == "kinetics" and len(about["classes"]) == paper.KINETICS_CLASSES
     )
-    return is_kinetics and about["depth"] == (
-        paper.DEPTH if about["family"] == RESNET else paper.P3D_DEPTH
-    )
+    return is_kinetics and (about["family"], about["depth"]) in paper.NETWORKS
 
 
 def _commands(variant: Variant) -> list[str]:

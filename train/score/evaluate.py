@@ -59,7 +59,10 @@ from twinstream.train.settings import TestSettings
 
 METRICS = "metrics"
 # What predictions say and metrics.json leaves out
-NETWORK = ("kind", "depth", "attention_at", "classes", "dataset_kind")
+NETWORK = (
+    *("kind", "family", "depth", "clip_length", "clip_stride", "attention_at"),
+    *("classes", "dataset_kind"),
+)
 
 
 def score_videos(
@@ -154,6 +157,7 @@ def score_run(
         "segments": test.segments,
         "crops": crops,
         "flip": crops == 10,
+        "scale": test.scale,
         "trained_on": num_trained_on(keys, split, checkpoint, settings, dataset),
         "weights_sha256": weights_digests(model, outputs, attending),
     }
@@ -187,6 +191,7 @@ def about_test(
 ) -> dict[str, Any]:
     """What predictions say of the network and of the dataset that it was tested on."""
     model = settings.model
+    clip = model.snippet if model.snippet.has_time else None
     return {
         "run": str(run),
         "stage": scored.stage,
@@ -197,7 +202,10 @@ def about_test(
         "dataset": str(dataset.path),
         "dataset_sha256": file_sha256(dataset.path / FILE_NAME),
         "kind": model.kind,
+        "family": model.family,
         "depth": model.depth,
+        "clip_length": clip and clip.frames,
+        "clip_stride": clip and clip.stride,
         "attention_at": model.attention_at,
         "classes": scored.checkpoint.classes,
         "dataset_kind": dataset.manifest.settings.get("dataset.kind"),

@@ -43,8 +43,8 @@ class Predictions:
     scores: BranchScores
     about: Mapping[str, Any]
     """kind, depth, attention_at, stage, split, segments, crops, classes, dataset_kind; in newer
-    files also run, weights_sha256, dataset, dataset_sha256, finished, progress, epochs, trained_on
-    and flip
+    files also run, weights_sha256, dataset, dataset_sha256, finished, progress, epochs, trained_on,
+    flip, family, and clip_length and clip_stride, which are None of a network on single frames
     """
 
 

@@ -14,7 +14,7 @@ from tests.support.runs import write_run
 from twinstream.errors import InputError
 from twinstream.train.choices import BranchName
 from twinstream.train.data.transforms import View
-from twinstream.train.look import picture as attention_picture
+from twinstream.train.look import show as attention
 from twinstream.train.look.maps import (
     BlockMap,
     Look,
@@ -235,11 +235,9 @@ def test_the_frame_in_the_middle_is_looked_at_where_none_is_named(
 ) -> None:
     write_run(tmp_path / "run", dataset)
     times: list[int] = []
-    monkeypatch.setattr(
-        attention_picture, "write_look", lambda look, title, path: times.append(look.t)
-    )
-    attention_picture.show(tmp_path / "run", key, tmp_path / "a.png", ())
-    attention_picture.show(tmp_path / "run", key, tmp_path / "a.png", (), t=0)
+    monkeypatch.setattr(attention, "write_look", lambda look, title, path: times.append(look.t))
+    attention.show(tmp_path / "run", key, tmp_path / "a.png", ())
+    attention.show(tmp_path / "run", key, tmp_path / "a.png", (), t=0)
     assert times == [1, 0], "a stack of 5 starts at frame 0 or 1 of 7"
 
 
@@ -293,6 +291,10 @@ def test_the_command_writes_a_video_of_every_frame_with_a_stack(
             "--query 1,1: outside of what the network sees of left/test0",
         ),
         (
+            ("--key", "left/test0", "--query", "9,9,0"),
+            "--query X,Y,0: this network sees single frames; expected X,Y",
+        ),
+        (
             ("--key", "left/test0", "--frame", "2"),
             "--frame 2: a snippet of left/test0 starts at 0 to 1",
         ),
@@ -305,7 +307,7 @@ def test_the_command_writes_a_video_of_every_frame_with_a_stack(
             "--out look.jpg: expected a name that ends in .png or .mp4",
         ),
     ],
-    ids=["key", "query", "frame", "place", "name"],
+    ids=["key", "query", "query in time", "frame", "place", "name"],
 )
 def test_bad_input_is_one_line(
     arguments: tuple[str, ...],
@@ -325,7 +327,7 @@ def test_bad_input_is_one_line(
     assert not (tmp_path / "look.png").exists()
 
 
-@pytest.mark.parametrize("value", ["1", "1,", "a,b", "1,2,3", "-1,2"])
+@pytest.mark.parametrize("value", ["1", "1,", "a,b", "1,2,", "1,2,3,4", "-1,2"])
 def test_a_query_that_is_no_position_is_a_usage_error(
     value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

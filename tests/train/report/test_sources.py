@@ -62,6 +62,7 @@ def test_the_baselines_of_a_run_with_non_local_blocks_in_rgb_are_of_two_networks
         ({"segments": 3}, "segments 3, .* has segments 25"),
         ({"crops": 1}, "crops 1, .* has crops 10"),
         ({"depth": 18}, "depth 18, .* has depth 50"),
+        ({"scale": 0.88}, r"scale 0\.88, .* has scale 0\.875"),
     ],
 )
 def test_runs_that_were_not_tested_in_one_way_are_refused(
