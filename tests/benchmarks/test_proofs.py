@@ -1,5 +1,5 @@
-"""The drivers of `make duet`, `make weizmann` and of the transfer: their tables, counted by hand,
-and what each run begins from.
+"""The drivers of `make duet`, `make duet3d`, `make weizmann` and of the transfer: their tables,
+counted by hand, and what each run begins from.
 """
 
 from copy import deepcopy
@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.proofs import duet, transfer, weizmann
+from benchmarks.proofs import duet, duet3d, transfer, weizmann
 from twinstream.demo import demo_settings
+from twinstream.preprocess.duet3d import STEPS
 from twinstream.section import build_settings
 from twinstream.settings import Settings
+from twinstream.train.data.snippets import num_starts
 from twinstream.train.look.maps import BlockMap
 from twinstream.train.network.stages import plan_stages
 from twinstream.train.score.predictions import Predictions
@@ -73,6 +75,24 @@ def test_the_transfer_table_has_the_scores_that_there_are() -> None:
         "| CMA, fc, stored features | S, 5:1 | 100% | 95.0% | 90.0, 100.0 |",
         "| CMA, all | R | 100% | 50.0% | 50.0 |",
     ]
+
+
+def test_every_run_of_duet3d_begins_from_those_before_it(tmp_path: Path) -> None:
+    begun = {}
+    for name, changes in duet3d.seed_runs(tmp_path, seed=2).items():
+        settings = build_settings(Settings, duet3d.proof_settings(tmp_path), changes)
+        plan_stages(settings.train.stages, settings.model.kind)
+        begun[name] = settings.model.rgb_weights, settings.model.flow_weights
+        # Of a clip that takes the whole video; the 2-D network looks at all that can start.
+        assert num_starts(2 * len(STEPS), settings.model.snippet) == settings.test.segments
+    flow, rgb = str(tmp_path / "flow" / "flow.pt"), str(tmp_path / "two_stream" / "rgb.pt")
+    assert begun == {
+        "flow": (None, None),
+        "two_stream": (None, flow),
+        "cma": (rgb, flow),
+        "flat": (None, None),
+    }
+    assert {run for _, run, _, _ in duet3d.ROWS} == {"two_stream", "cma", "flat"}
 
 
 def test_hits_count_each_fold_by_the_weighted_sum() -> None:

@@ -98,19 +98,23 @@ def write_strip(
         (f"flow, to {fastest:.1f} px", flow_pictures(seen)),
     ]
     for block in seen.blocks:
-        for number, ((x, y), at) in enumerate(zip(seen.queries, frames, strict=True)):
-            name = f"{block.name} over {block.reads}\nfrom {x},{y} of frame {first + at * stride}"
+        for number, (query, at) in enumerate(zip(seen.queries, frames, strict=True)):
+            weights = clip_map(block, query, at, seen)
+            name = (
+                f"{block.name} over {block.reads}\nfrom frame {first + at * stride}, strongest\n"
+                f"{weights.max():.1%} ({1 / weights.size:.1%} if even)"
+            )
             rows.append((name, query_panels(seen, block, number, at)))
     count = len(seen.frames)
     figure = Figure(figsize=(1.1 * count + 1.8, 1.35 * len(rows) + 0.5), layout="constrained")
     axes = figure.subplots(len(rows), count, squeeze=False)
     for line, (name, pictures) in zip(axes, rows, strict=True):
-        for n, (axis, picture) in enumerate(zip(line, pictures, strict=True)):
+        for axis, picture in zip(line, pictures, strict=True):
             axis.imshow(cv2.resize(picture, (96, 96), interpolation=cv2.INTER_AREA))
             axis.set(xticks=[], yticks=[])
-            if line is axes[0]:
-                axis.set_title(f"frame {first + n * stride}", fontsize=7)
         line[0].set_ylabel(name, fontsize=6)
+    for n, axis in enumerate(axes[0]):
+        axis.set_title(f"frame {first + n * stride}", fontsize=7)
     figure.suptitle(title, fontsize=9)
     save_figure(figure, path, dpi=110)
 
