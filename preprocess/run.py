@@ -70,7 +70,12 @@ def preprocess(
     if (rows := build.finished_rows()) is not None:
         # Of a dataset that an older version made they are not there.
         if catalog.lists and not dry_run:
-            store_splits(out, catalog.lists)
+            try:
+                store_splits(out, catalog.lists)
+            # It may be where nothing can be written any more, and is whole without them.
+            except OSError as error:
+                reason = error.strerror or error
+                print(f"{out}: its lists cannot be stored as splits ({reason})", file=sys.stderr)
         print(f"{out}: finished already", file=sys.stderr)
         return rows
     if dry_run:
@@ -110,7 +115,8 @@ def with_fold(dataset: DatasetSettings, fold: int | None) -> DatasetSettings:
         print(
             f"dataset.fold {dataset.fold}: changes nothing, the splits of the shards are those of "
             f"lists {fold}; train with train.split=train{dataset.fold}, "
-            f"test.split=test{dataset.fold}",
+            f"test.split=test{dataset.fold}; shards of lists {dataset.fold} that an older version "
+            "made can be read, not finished",
             file=sys.stderr,
         )
     return dataset.model_copy(update={"fold": fold})

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from twinstream.errors import InputError
 from twinstream.shards.format.classes import first_few
 from twinstream.shards.format.manifest import ShardEntry, read_manifest
 from twinstream.shards.format.video_table import VIDEOS_NAME, Status, VideoRow, read_videos, summary
@@ -22,7 +23,9 @@ def describe(dataset: Location) -> str:
         for split, shards in manifest.splits.items()
     ]
     lines += [
-        f"  {name}: {len(split.keys)} of these, listed by {split.source}"
+        f"  {split}"
+        if isinstance(split, InputError)
+        else f"  {name}: {len(split.keys)} of these, listed by {split.source}"
         for name, split in stored_splits(dataset).items()
     ]
     lines += _left_out(rows)

@@ -122,7 +122,9 @@ def describe_splits(dataset: Location) -> str:
         for name, shards in read_manifest(dataset).splits.items()
     ]
     lines += [
-        f"{name}: {len(split.keys)} videos, from {split.source}"
+        str(split)
+        if isinstance(split, InputError)
+        else f"{name}: {len(split.keys)} videos, from {split.source}"
         for name, split in stored_splits(dataset).items()
     ]
     return "\n".join(lines)

@@ -89,7 +89,7 @@ class Checkpoint:
     those of the first weights included; None where it is not known
     """
     lists: dict[str, str] = field(default_factory=dict)
-    """SHA-256 of each list of videos that a split of the run's settings is, by setting"""
+    """SHA-256 of the keys of each split of the run's settings that is a list, by setting"""
     training: TrainingState | None = None
     """None in STAGE.pt, from which nothing goes on"""
 

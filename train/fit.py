@@ -99,9 +99,11 @@ def fit(session: Session, start: TrainingState, log: TrainingLog, stop: StopSign
             schedule.load_state_dict(start.schedule)
         feed: Feed | FeatureFeed = session.feed
         held_out: Features | None = None
-        if train.cache_features:
+        # Where all epochs are done, the features may be removed already.
+        if train.cache_features and at.epoch < train.epochs:
             begun_at = at.stage * train.epochs
-            feed = feature_feed(session, stage, begun_at, train.cache_features, stop)
+            num_views = min(train.cache_features, train.epochs)
+            feed = feature_feed(session, stage, begun_at, num_views, stop)
             held_out = feed.held_out
         done, total = at.epoch * epoch_steps + at.step, train.epochs * epoch_steps
         with Progress(stage.name, total, "step", done, shown=ranks.is_first) as progress:

@@ -9,7 +9,7 @@ differs.
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,8 @@ WEIGHTS: dict[str, tuple[BranchName, ...]] = {
     "model.rgb_weights": ("rgb",),
     "model.flow_weights": ("flow",),
 }
+# A list may lie elsewhere by now: its keys are compared with those in the checkpoint.
+LISTS = ("train.split", "train.validate_split")
 # What a run did that was begun before there was such a key
 BEFORE = {"train.gradient_through_frozen": False, "train.scale_motion": True}
 
@@ -183,8 +185,7 @@ def resumed_settings(run: Path, found: RunSettings, wanted: RunSettings) -> RunS
         # Null leaves the choice to the run, which has made it.
         if key == "train.validate_split" and value is None:
             continue
-        moved = key in WEIGHTS and old[key] != value and is_loaded_file(run, WEIGHTS[key], value)
-        if old[key] != value and not (key.startswith(MAY_DIFFER) or moved):
+        if old[key] != value and not (key.startswith(MAY_DIFFER) or has_moved(run, key, value)):
             raise InputError(
                 f"{run}: was begun with {key} = {old[key]}, not {value}; --set "
                 f"{key}={json.dumps(old[key])} goes on with it, or choose another --out"
@@ -194,20 +195,29 @@ def resumed_settings(run: Path, found: RunSettings, wanted: RunSettings) -> RunS
     return build_settings(RunSettings, tree, source=str(run / SETTINGS))
 
 
-def is_loaded_file(run: Path, branches: Sequence[BranchName], source: str | None) -> bool:
-    """Whether `source` is the file of weights that one of these branches of the run began from."""
+def has_moved(run: Path, key: str, value: object) -> bool:
+    """Whether a setting names by another path what the run began with, as far as that is seen here.
+
+    A file of weights is compared. Of a list it is seen that the run has one.
+    """
+    if key in LISTS:
+        return any(key in lists for lists in _recorded(run, "lists"))
+    if key not in WEIGHTS or not isinstance(value, str) or not weights_file(value).is_file():
+        return False
+    # The start that began the run has loaded them; later ones have not.
+    loaded = [start.get(branch) for start in _recorded(run, "weights") for branch in WEIGHTS[key]]
+    return file_sha256(weights_file(value)) in loaded
+
+
+def _recorded(run: Path, name: str) -> list[dict[str, str]]:
+    """What the starts of a run say of its weights or lists."""
     path = run / STARTS
-    starts = path.read_text().splitlines() if path.exists() else []
-    known = []
-    for line in starts:
+    found = []
+    for line in path.read_text().splitlines() if path.exists() else []:
         # A line may be torn where the disk was full.
         with suppress(ValueError, AttributeError):
-            # The start that began the run has loaded them; later ones have not.
-            loaded = json.loads(line).get("weights", {})
-            known += [loaded.get(branch) for branch in branches]
-    if source is None or not weights_file(source).is_file():
-        return False
-    return file_sha256(weights_file(source)) in known
+            found.append(dict(json.loads(line).get(name, {})))
+    return found
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

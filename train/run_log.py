@@ -99,10 +99,12 @@ def record_start(
     device: torch.device,
     num_ranks: int,
     weights: Mapping[BranchName, str],
+    lists: Mapping[str, str],
 ) -> None:
     """Add a line to starts.jsonl: versions, git revision, dataset and device of this start.
 
-    `weights` are the SHA-256 of the files that it has loaded, by branch.
+    `weights` are the SHA-256 of the files that it has loaded, by branch; `lists` those of the keys
+    of its splits that are lists, by setting.
     """
     line = {
         "python": sys.version.split()[0],
@@ -112,6 +114,7 @@ def record_start(
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "ranks": num_ranks,
         "weights": dict(weights),
+        "lists": dict(lists),
     }
     with resumable_faults(run / STARTS), open(run / STARTS, "a") as file:
         file.write(json.dumps(line) + "\n")

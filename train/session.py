@@ -82,7 +82,7 @@ class Session:
     """This rank's part of the validation split; None where it has none"""
     model: TwoBranch
     lists: dict[str, str] = field(default_factory=dict)
-    """SHA-256 of each list of videos that a split is, by its setting"""
+    """SHA-256 of the keys of each split that is a list, by its setting"""
     known: Known = Known()
 
 
@@ -127,7 +127,7 @@ def refuse_changing_features(settings: RunSettings) -> None:
 
 
 def opened_lists(dataset: ShardDataset, settings: RunSettings, ranks: Ranks) -> dict[str, str]:
-    """SHA-256 of the lists that the splits of the settings are; tells what they have lost.
+    """SHA-256 of the keys of each split that is a list, by its setting; tells what lists lost.
 
     InputError on every rank where one of them reads other lists.
     """
@@ -137,7 +137,8 @@ def opened_lists(dataset: ShardDataset, settings: RunSettings, ranks: Ranks) -> 
     digests = {}
     for setting, split in splits.items():
         if (listed := dataset.virtual(split)) is not None:
-            digests[setting] = listed.sha256
+            # Of its videos: LIST:train and LIST:test are one file.
+            digests[setting] = hashlib.sha256("\n".join(listed.keys).encode()).hexdigest()
             if ranks.is_first and (note := listed.note()):
                 print(f"{setting}: {note}", file=sys.stderr)
     refuse_other_ranks(ranks, digests.values(), "train.split, train.validate_split")
@@ -169,6 +170,12 @@ def open_validation(
     # All of it, on all ranks: a fault that one rank alone sees would leave the others waiting.
     samples = dataset.samples(split)
     usable(samples, shape)
+    if ranks.is_first and (shared := num_shared(dataset, train.split, split)):
+        print(
+            f"train.validate_split: {shared} of the {len(samples)} videos of {split} are trained on"
+            " too; what they add to its accuracy does not tell when to cut the rate",
+            file=sys.stderr,
+        )
     own = samples[ranks.rank :: ranks.size]
     # A rank may have no video of a small split.
     if not own:
@@ -182,6 +189,19 @@ def open_validation(
         crop_size=train.crop_size,
         scale_motion=train.scale_motion,
     )
+
+
+def num_shared(dataset: ShardDataset, one: str, other: str) -> int:
+    """How many videos two splits share of which one is a list; 0 of one split."""
+    # Splits of the shards share none, and may come without the table that lists their videos.
+    splits = [dataset.virtual(split) for split in (one, other)]
+    if one == other or not any(splits):
+        return 0
+    first, second = (
+        {*(listed.keys if listed else dataset.written.keys(split))}
+        for split, listed in zip((one, other), splits, strict=True)
+    )
+    return len(first & second)
 
 
 def validation_split(setting: str | Literal[False] | None, splits: Collection[str]) -> str | None:
@@ -288,8 +308,8 @@ def load_training(session: Session) -> tuple[Session, TrainingState]:
         raise InputError(
             f"{session.out}: was trained on another dataset than the one at {session.dataset.path}"
         )
-    for setting, sha256 in session.lists.items():
-        if checkpoint.lists.get(setting) != sha256:
+    for setting in sorted({*session.lists, *checkpoint.lists}):
+        if checkpoint.lists.get(setting) != session.lists.get(setting):
             raise InputError(
                 f"{session.out}: {setting}: the list has changed since the run began; it goes on "
                 "with the list of then, or choose another --out"
@@ -343,7 +363,9 @@ def open_log(session: Session, start: TrainingState) -> TrainingLog:
     if session.ranks.is_first:
         dataset = {"path": str(session.dataset.path), "sha256": session.dataset_sha256}
         ranks = session.ranks
-        record_start(session.out, dataset, ranks.device, ranks.size, session.known.files)
+        record_start(
+            session.out, dataset, ranks.device, ranks.size, session.known.files, session.lists
+        )
     at, epochs = start.position, session.settings.train.epochs
     first_step = (at.stage * epochs + at.epoch) * session.feed.epoch_steps + at.step
     run = session.out if session.ranks.is_first else None

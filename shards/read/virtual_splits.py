@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from twinstream.errors import InputError
 from twinstream.shards.format.classes import first_few
-from twinstream.shards.format.keys import video_key
+from twinstream.shards.format.keys import require_usable_path, video_key
 from twinstream.shards.format.listings import Listed, parse_video_list
 from twinstream.shards.format.manifest import FILE_NAME
 from twinstream.shards.format.split_file import FOLDER, SplitFile, parse_split, split_path
@@ -85,14 +85,21 @@ def stored_split(dataset: Location, name: str) -> SplitFile | None:
 
 def stored_names(dataset: Location) -> list[str]:
     """The names of all stored splits."""
-    names = [name.removesuffix(".json") for name in file_sizes(dataset / FOLDER)]
+    files = [name for name in file_sizes(dataset / FOLDER) if name.endswith(".json")]
+    names = (name.removesuffix(".json") for name in files)
     return sorted(name for name in names if is_split_name(name))
 
 
-def stored_splits(dataset: Location) -> dict[str, SplitFile]:
-    """All stored splits by name; InputError for a damaged or foreign one."""
-    found = ((name, stored_split(dataset, name)) for name in stored_names(dataset))
-    return {name: split for name, split in found if split is not None}
+def stored_splits(dataset: Location) -> dict[str, SplitFile | InputError]:
+    """All stored splits by name; of a damaged or foreign one what is wrong with it."""
+    found: dict[str, SplitFile | InputError] = {}
+    for name in stored_names(dataset):
+        try:
+            if split := stored_split(dataset, name):
+                found[name] = split
+        except InputError as error:
+            found[name] = error
+    return found
 
 
 def read_list(dataset: Location, source: str) -> VirtualSplit:
@@ -176,10 +183,14 @@ class _Finder:
 
     def __call__(self, one: Listed) -> int:
         """The row of a listed video; InputError where there is none."""
+        require_usable_path(one.name, one.where)
         key = video_key(one.name)
-        for name, rows in ((key, self._exact), (key.casefold(), self._folded)):
-            if name in rows:
-                return rows[name]
+        names = [key, video_key(one.name, is_folder=True)]
+        # HMDB-51 and Kinetics have videos of one name in two classes.
+        names += [f"{one.class_name}/{key}"] if one.class_name and "/" not in key else []
+        for rows, named in ((self._exact, names), (self._folded, map(str.casefold, names))):
+            if (found := next((rows[name] for name in named if name in rows), None)) is not None:
+                return found
         # HMDB-51 and Kinetics list files without their folders, others with more of them.
         row = self._last.get(key.rpartition("/")[2])
         if row is not None and _ends_alike(key, self._keys[row]):

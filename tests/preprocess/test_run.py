@@ -289,6 +289,11 @@ def test_a_class_of_the_split_list_without_a_folder_is_told_and_its_videos_are_m
     assert summary(rows) == "1 written · 2 missing"
     assert "Absent" in capsys.readouterr().err
     assert list(faults(tmp_path / "shards")) == []
+    # A finished dataset may lie where nothing can be written any more.
+    shutil.rmtree(tmp_path / "shards" / "splits")
+    (tmp_path / "shards" / "splits").touch()
+    run(root, tmp_path / "shards", "dataset.kind=ucf101", f"dataset.splits={splits}")
+    assert "its lists cannot be stored as splits (File exists)" in capsys.readouterr().err
 
 
 def test_a_dry_run_tells_the_plan_and_writes_nothing(videos: Path, tmp_path: Path) -> None:

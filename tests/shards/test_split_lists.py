@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.datasets import write_dataset
+from twinstream.errors import InputError
+from twinstream.shards.info import describe
 from twinstream.shards.read.dataset import ShardDataset
-from twinstream.shards.split_lists import store_splits
+from twinstream.shards.split_lists import describe_splits, remove_split, store_splits
 
 
 @dataclass(frozen=True)
@@ -51,3 +53,17 @@ def test_a_list_without_a_video_in_a_shard_is_told_and_not_stored(
     store_splits(dataset, [Keys(()), Keys(("left/train0",), "train2")])
     assert capsys.readouterr().err == "no split test2: testlist02.txt: holds no video\n"
     assert [path.name for path in (dataset / "splits").iterdir()] == ["train2.json"]
+
+
+def test_a_damaged_split_hides_no_other_and_can_be_removed(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "dataset", {"train": 3})
+    store_splits(dataset, [Keys(("left/train0",), "train2")])
+    for name in ("a.json", "b.json", "notes"):
+        (dataset / "splits" / name).write_text("{}")
+    for text in (describe_splits(dataset), describe(dataset)):
+        assert "a.json: not a split of twinstream ('sha256')" in text
+        assert "train2: 1 " in text
+    remove_split(dataset, "a")
+    assert "a.json" not in describe_splits(dataset)
+    with pytest.raises(InputError, match="stores no such split"):
+        remove_split(dataset, "notes")

@@ -5,16 +5,19 @@ from pathlib import Path
 import pytest
 
 from tests.support.datasets import write_dataset
+from tests.support.runs import write_run
 from tests.support.training import kill_after, losses, make_settings
 from twinstream.errors import InputError
 from twinstream.shards.format.video_table import read_videos
-from twinstream.shards.split_lists import add_split
+from twinstream.shards.split_lists import add_split, remove_split
 from twinstream.train.checkpoint import count_shared, load_checkpoint
 from twinstream.train.fit import train
+from twinstream.train.ranks import Ranks
 from twinstream.train.report.evidence import read_evidence
 from twinstream.train.run_folder import RunSettings, read_run_settings
 from twinstream.train.score.evaluate import score_run
 from twinstream.train.score.predictions import read_predictions
+from twinstream.train.session import open_session
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +101,57 @@ def test_a_stream_is_not_made_of_a_list(dataset: Path, tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match=r"is a list; set train\.loader: index"):
         train(settings, tmp_path / "run", resume=False)
+
+
+def test_a_stopped_run_does_not_go_on_with_the_other_part_of_its_list(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "parts.csv"
+    rows = ["left/train0,left,one", "right/train1,right,one", "left/train2,left,two"]
+    path.write_text("\n".join(["path,label,split", *rows]))
+    settings = make_settings(dataset, "train.split=part", "train.stages=[flow]")
+    add_split(dataset, "part", f"{path}:one")
+    with monkeypatch.context() as patch:
+        kill_after(1, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings, tmp_path / "run", resume=False)
+    remove_split(dataset, "part")
+    add_split(dataset, "part", f"{path}:two")
+    with pytest.raises(InputError, match=r"train\.split: the list has changed since the run began"):
+        train(settings, tmp_path / "run", resume=True)
+
+
+def test_validation_on_videos_that_are_trained_on_is_told(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "held_out.txt"
+    path.write_text("left/train0\nright/test1")
+    open_session(make_settings(dataset, f"train.validate_split={path}"), tmp_path / "run", Ranks())
+    assert f"1 of the 2 videos of {path} are trained on too" in capsys.readouterr().err
+
+
+def test_a_run_that_does_not_say_what_it_was_trained_on_counts_videos_of_a_list(
+    dataset: Path, tmp_path: Path
+) -> None:
+    write_run(tmp_path / "run", dataset, "flow", ["flow"])
+    path = tmp_path / "mixed.txt"
+    path.write_text("left/train0\nright/train1\nright/test1")
+    test = read_run_settings(tmp_path / "run").test.model_copy(update={"split": str(path)})
+    assert score_run(tmp_path / "run", test)["trained_on"] == 2
+
+
+def test_a_list_that_lies_elsewhere_is_the_same_list_and_another_one_is_not(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (train_list, test_list), (other, _) = write_folds(dataset, tmp_path)
+    run, moved = tmp_path / "run", tmp_path / "moved.txt"
+    with monkeypatch.context() as patch:
+        kill_after(1, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train(by_lists(dataset, train_list, test_list), run, resume=False)
+    Path(train_list).rename(moved)
+    for wrong in (other, "train"):
+        with pytest.raises(InputError, match=r"train\.split: the list has changed since"):
+            train(by_lists(dataset, wrong, test_list), run, resume=True)
+    train(by_lists(dataset, str(moved), test_list), run, resume=True)
+    assert read_run_settings(run).train.split == str(moved)

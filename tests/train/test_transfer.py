@@ -13,7 +13,9 @@ from tests.support.runs import write_run
 from tests.support.training import accuracies, kill_after, losses, make_settings
 from twinstream.errors import InputError
 from twinstream.signals import StopSignal
+from twinstream.train import fit
 from twinstream.train.checkpoint import load_checkpoint
+from twinstream.train.features import remove_features
 from twinstream.train.fit import train
 from twinstream.train.network.resnet import ResNetBranch
 from twinstream.train.run_folder import read_run_settings
@@ -192,6 +194,27 @@ def test_a_signal_ends_the_computing_of_features_and_whole_views_are_kept(
             train(settings, tmp_path / "run", resume=False)
     # Two batches of three videos: the signal came in the second view.
     assert len([*(tmp_path / "run/features").rglob("*.npy")]) == 1
+    train(settings, tmp_path / "run", resume=True)
+
+
+def test_no_more_views_than_epochs_are_computed_and_none_once_these_are_over(
+    dataset: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = ("train.cache_features=9", "train.stages=[flow]")
+    settings = make_settings(dataset, *transfer(dataset, source, *chosen))
+    views: list[Path] = []
+
+    def kill_behind(run: Path) -> None:
+        views.extend(run.rglob("*.npy"))
+        remove_features(run)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "remove_features", kill_behind)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings, tmp_path / "run", resume=False)
+    assert len(views) == settings.train.epochs == 2
+    monkeypatch.delattr(fit, "feature_feed")
     train(settings, tmp_path / "run", resume=True)
 
 

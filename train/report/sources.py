@@ -241,7 +241,9 @@ def _refuse_other_tests(files: Sequence[File]) -> None:
         for key in MUST_AGREE:
             found, wanted = predictions.about[key], first.about[key]
             # The lists of folds have names of their own; their videos are compared.
-            if found != wanted and not (key == "split" and is_list(predictions) and is_list(first)):
+            if found != wanted and not (
+                key == "split" and (is_list(predictions) or is_list(first))
+            ):
                 differ = (
                     f"other classes than {first_path}: {class_difference(found, wanted)}"
                     if key == "classes"

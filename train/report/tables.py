@@ -47,6 +47,10 @@ TRAIN = (
     "twinstream train -c pipeline.yaml --set model.kind={kind} --set "
     "train.stages=[{stages}]{more} --out runs/{kind}"
 )
+FROM_WHOLE = (
+    "twinstream train -c pipeline.yaml --set model.kind={kind} --set model.weights=runs/{kind} "
+    "--set train.stages=[{stages}] --set train.trainable=fc --out runs/transfer/{kind}"
+)
 ON_FLOW = " --set model.flow_weights=runs/two_stream/flow.pt"
 
 
@@ -200,7 +204,8 @@ def transfer_table(evidence: Evidence) -> Table:
     columns += ["paper"] if is_papers else []
     note = "Only the last layers were trained on this dataset, on the features of other networks."
     title = "Table 6. Transfer"
-    return Table("table6", title, tuple(columns), rows, note, gaps(evidence, (BASELINE, CMA)))
+    lacks = gaps(evidence, (BASELINE, CMA), _transfer_commands)
+    return Table("table6", title, tuple(columns), rows, note, lacks)
 
 
 def is_transferred(evidence: Evidence) -> bool:
@@ -295,6 +300,12 @@ def _commands(variant: Variant) -> list[str]:
         TRAIN.format(kind=kind, stages=stages, more=ON_FLOW),
         f"twinstream test runs/{kind} --stage iter{variant.iteration}",
     ]
+
+
+def _transfer_commands(variant: Variant) -> list[str]:
+    kind, stages = ("cma", "flow,iter1") if variant == CMA else ("two_stream", "flow,rgb")
+    train = FROM_WHOLE.format(kind=kind, stages=stages)
+    return [train, f"twinstream test runs/transfer/{kind}"]
 
 
 def _taken_for(row: NDArray[np.float64], own: int, classes: list[str]) -> str | None:

@@ -171,9 +171,12 @@ def num_trained_on(
     """How many of the tested videos the weights were trained on, as far as is known."""
     if checkpoint.trained_on is not None:
         return count_shared(keys, checkpoint.trained_on)
-    # A run that does not say: within one dataset a video is in one split only.
-    is_same = checkpoint.dataset_sha256 == file_sha256(dataset.path / FILE_NAME)
-    return len(keys) if is_same and split == settings.train.split else 0
+    if checkpoint.dataset_sha256 != file_sha256(dataset.path / FILE_NAME):
+        return 0
+    # A run that does not say: a video is in one split of the shards only, but in any list.
+    if dataset.virtual(split) is not None:
+        return len({*keys} & {*dataset.written.keys(settings.train.split)})
+    return len(keys) if split == settings.train.split else 0
 
 
 def refuse_other_dataset(

@@ -194,3 +194,27 @@ def test_verify_names_a_stored_split_that_does_not_fit(tmp_path: Path) -> None:
         "changed since it was written (its own digest does not fit)"
     ]
     assert len(list(fast_faults(dataset))) == 1
+
+
+@pytest.mark.parametrize("name", ["../left/train0.avi", "left\\train0.avi", "/left/train0.avi"])
+def test_a_path_that_cannot_be_a_key_is_told_with_its_line(
+    dataset: Path, tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(InputError, match=r"^list\.txt line 2: .*: not a usable path"):
+        ShardDataset(dataset).samples(write_list(tmp_path, f"left/train2.avi\n{name}\n"))
+
+
+def table(*keys: str) -> pa.Table:
+    """Rows of written videos."""
+    columns = {"key": keys, "class_name": [key.split("/")[0] for key in keys]}
+    return pa.table(columns | {"status": ["written"] * len(keys), "reason": [""] * len(keys)})
+
+
+def test_a_file_name_of_two_classes_is_found_by_the_class_of_its_list() -> None:
+    listed = parse_video_list("a.avi 1\n", "wave_test_split1.txt")
+    assert resolve(listed, table("run/a", "wave/a"), "list", "").keys == ("wave/a",)
+
+
+def test_a_folder_of_frames_whose_name_has_a_dot_is_found() -> None:
+    listed = parse_video_list("run/a.avi\n", "list.txt")
+    assert resolve(listed, table("run/a_avi", "run/b_avi"), "list", "").keys == ("run/a_avi",)

@@ -410,6 +410,12 @@ def test_the_paper_has_table_6_beside_the_mean_of_three_splits(tmp_path: Path) -
     assert [row[0] for row in table.rows[2:]] == ["ResNet50-S", "CMA iter1-R", "CMA iter1-S"]
     assert "table6" in [part.name for part in report_parts(evidence)]
     assert not table.gaps
+    train, test = transfer_table(read_evidence(runs[::2])).gaps
+    assert (
+        "model.weights=runs/cma --set train.stages=[flow,iter1] --set train.trainable=fc" in train
+    )
+    assert "--set train.trainable=fc " in train
+    assert test == "twinstream test runs/transfer/cma"
 
 
 def test_runs_of_which_all_layers_were_trained_have_no_table_6(runs: list[Path]) -> None:
