@@ -31,9 +31,9 @@ from twinstream.train.device import half_precision
 from twinstream.train.memory import keep_freed_memory
 from twinstream.train.network.branch import RGB_CHANNELS
 from twinstream.train.network.cma import CMABlock
-from twinstream.train.network.families import find_family
+from twinstream.train.network.families import DEFAULT_FAMILY, find_family
 from twinstream.train.network.resnet import stem
-from twinstream.train.network.two_branch import RESNET, TwoBranch
+from twinstream.train.network.two_branch import TwoBranch
 
 Clock = Callable[[], float]
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -50,13 +50,13 @@ class Size:
     side: int
     batch: int
     device: str
-    family: str = RESNET
+    family: str = DEFAULT_FAMILY
     frames: int = CLIP_LENGTH
     """Of a clip, where the family sees clips"""
 
 
 # Depth, side and batch of a family when they are not given. What clips cost in full needs a GPU.
-DEFAULT_SIZES = {RESNET: (50, 224, 6), P3D: (50, 80, 2)}
+DEFAULT_SIZES = {DEFAULT_FAMILY: (50, 224, 6), P3D: (50, 80, 2)}
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def prepare(case: Case, size: Size) -> Callable[[], None]:
     """A function that does one step of the case and waits for its end."""
     torch.manual_seed(0)
     device = torch.device(size.device)
-    clips = size.family != RESNET
+    clips = size.family != DEFAULT_FAMILY
     time, flow_channels = ((size.frames,), 2) if clips else ((), FLOW_CHANNELS)
     rgb, flow = (
         torch.randn(size.batch, channels, *time, size.side, size.side, device=device)
@@ -283,7 +283,9 @@ def attention_line(channels: int, side: int, size: Size, rounds: int, clock: Clo
 @click.command(
     help="Cost of each model, for example: python -m benchmarks.model --batch 3 --rounds 5"
 )
-@click.option("--family", default=RESNET, show_default=True, type=click.Choice([*DEFAULT_SIZES]))
+@click.option(
+    "--family", default=DEFAULT_FAMILY, show_default=True, type=click.Choice([*DEFAULT_SIZES])
+)
 @click.option("--depth", type=int, help="50 when not given.")
 @click.option("--side", type=int, help="Side of the network's input; 224, and 80 of p3d.")
 @click.option(
@@ -323,7 +325,7 @@ def main(
     size, threads = Size(depth, side, batch, device, family, frames), torch.get_num_threads()
     cases, what_of = (
         (CASES, f"ResNet-{depth}, {batch} snippets")
-        if family == RESNET
+        if family == DEFAULT_FAMILY
         else (CLIP_CASES, f"{family} of depth {depth}, {batch} clips of {frames} frames")
     )
     what = torch.cuda.get_device_name() if device == "cuda" else f"{machine()}, {threads} threads"
@@ -342,7 +344,7 @@ def main(
             f"| {case.name} | {1e3 * statistics.median(own):.0f} | {ratio} | {' + '.join(parts)} | "
             f"{peak} |"
         )
-    if family != RESNET:
+    if family != DEFAULT_FAMILY:
         return
     click.echo(
         "\n| block | fused ms | written out ms | ratio | largest difference "

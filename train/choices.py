@@ -31,6 +31,9 @@ AttentionAt = AttentionPlaces | tuple[str, ...]
 # Frames and fields of a snippet of a 3-D network
 CLIP_LENGTH = 16
 
+# Of the input: with less a ResNet's last maps are single points, too few for BatchNorm.
+LEAST_SIDE = 33
+
 # Where a branch's first weights come from, if not from a file.
 IMAGENET = "imagenet"
 # Of its pixels, red green blue, between 0 and 1: what its weights expect the input to be less by

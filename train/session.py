@@ -36,6 +36,7 @@ from twinstream.train.choices import BranchName
 from twinstream.train.data.feed import Feed
 from twinstream.train.data.loader import TestSnippets, usable
 from twinstream.train.data.normalise import refuse_other_codec
+from twinstream.train.network.families import find_family
 from twinstream.train.network.stages import Stage, plan_stages
 from twinstream.train.network.two_branch import TwoBranch, attending_branches, build_model
 from twinstream.train.network.weights import Use, initialise, unfit_starts
@@ -93,6 +94,7 @@ def open_session(settings: RunSettings, out: Path, ranks: Ranks) -> Session:
     refuse_other_codec(settings.shards.path, manifest.flow_codec.zero, manifest.flow_codec.levels)
     stages = plan_stages(settings.train.stages, settings.model.kind)
     refuse_changing_features(settings)
+    refuse_small_input(settings)
     # Found now and not when training is over: a mistyped name costs nothing yet.
     if settings.test.split is not None:
         dataset.samples(settings.test.split)
@@ -124,6 +126,16 @@ def refuse_changing_features(settings: RunSettings) -> None:
         )
     if settings.train.loader == "stream":
         raise InputError("train.cache_features: needs train.loader: index")
+
+
+def refuse_small_input(settings: RunSettings) -> None:
+    """InputError where a clip alone in its batch would leave BatchNorm a single value."""
+    least, side = find_family(settings.model.family).least_side, settings.train.crop_size
+    if side < least:
+        raise InputError(
+            f"train.crop_size: expected at least {least} for model.family {settings.model.family}, "
+            f"not {side}"
+        )
 
 
 def opened_lists(dataset: ShardDataset, settings: RunSettings, ranks: Ranks) -> dict[str, str]:

@@ -13,6 +13,7 @@ from twinstream.train.choices import (
     DROPOUT,
     EVERY_OTHER,
     IMAGENET,
+    LEAST_SIDE,
     STAGE_NAME,
     TSN_SCALES,
     AttentionPlaces,
@@ -22,7 +23,13 @@ from twinstream.train.choices import (
     NumCrops,
     Trainable,
 )
-from twinstream.train.network.families import Family, expected_family, family_names, find_family
+from twinstream.train.network.families import (
+    DEFAULT_FAMILY,
+    Family,
+    expected_family,
+    family_names,
+    find_family,
+)
 from twinstream.train.snippet_shape import SnippetShape
 
 # In a run's folder, the network as its last step has left it
@@ -57,7 +64,7 @@ class ModelSettings(Section):
     """One branch, both side by side, both with non-local blocks, both with cross-modality
     attention, or that with non-local blocks in the RGB branch as well.
     """
-    family: str = "resnet"
+    family: str = DEFAULT_FAMILY
     """What both branches are: resnet, on single frames and stacks of flow fields, or p3d, on clips
     of both.
     """
@@ -179,9 +186,9 @@ class TrainSettings(Section):
     """
     segments: int = Field(3, ge=1)
     """Snippets a video."""
-    crop_size: int = Field(224, ge=33)
-    """Side of the network's input; up to 32 pixels a ResNet's last maps are single points, too few
-    for BatchNorm, and up to 34 those of p3d.
+    crop_size: int = Field(224, ge=LEAST_SIDE)
+    """Side of the network's input, at least 33, and 35 of p3d: with less the last maps are single
+    points, too few for BatchNorm.
     """
     scales: tuple[Annotated[float, Field(gt=0, le=1)], ...] = TSN_SCALES
     """Sides of the random crop relative to the stored shorter side."""

@@ -100,7 +100,8 @@ def _refuse_credentials(value: object, path: str) -> None:
 
 
 def _one_line(error: ValidationError, model: type[BaseModel]) -> str:
-    first, *others = error.errors()
+    # Of a default that hangs on a wrong value pydantic says that it has none: no fault of its own.
+    first, *others = [e for e in error.errors() if e["type"] != "default_factory_not_called"]
     # pydantic adds names of its own validators to the location.
     path = ".".join(
         str(part)

@@ -514,6 +514,17 @@ def test_a_training_video_too_short_for_a_clip_is_told_with_settings_that_fit(
     open_session(make_settings(dataset, *CLIPS), tmp_path / "run", Ranks())
 
 
+def test_an_input_too_small_for_its_family_is_told(dataset: Path, tmp_path: Path) -> None:
+    message = r"train\.crop_size: expected at least 35 for model\.family p3d, not 34"
+    with pytest.raises(InputError, match=message):
+        open_session(make_settings(dataset, *CLIPS, "train.crop_size=34"), tmp_path, Ranks())
+    # A clip alone in its batch has more than one value for BatchNorm.
+    settings = make_settings(dataset, *CLIPS, "train.crop_size=35", "train.batch_size=1")
+    network = open_session(settings, tmp_path, Ranks()).model.train()
+    rgb = torch.zeros(1, 3, 3, 35, 35)
+    assert network(rgb, None, outputs=("rgb",), attending=())["rgb"].shape == (1, 2)
+
+
 @pytest.mark.parametrize("scale_motion", [False, True])
 def test_validation_sees_the_motion_that_training_sees(
     scale_motion: bool, with_val: Path, tmp_path: Path

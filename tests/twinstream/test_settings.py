@@ -110,6 +110,22 @@ def test_a_mistake_is_one_line_with_the_path_of_the_key(override: str, message: 
 
 
 @pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.family=p4d", "model.family: expected resnet or p3d, not 'p4d'"),
+        ("model.depth=14", "model.depth: expected 18, 34, 50, 101 or 152 for model.family resnet"),
+    ],
+)
+def test_a_default_that_hangs_on_a_wrong_value_is_no_second_mistake(
+    override: str, message: str
+) -> None:
+    with pytest.raises(InputError) as raised:
+        build_settings(Settings, {}, [override])
+    assert message in str(raised.value)
+    assert "more" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("train: [", "not YAML"),

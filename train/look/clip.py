@@ -54,9 +54,11 @@ def clip_map(
     block: BlockMap, query: tuple[int, int], frame: int, seen: Seen
 ) -> NDArray[np.float32]:
     """(kt, kh, kw) weights of the query at (x, y) pixels of that frame of the clip."""
-    steps, rows, columns = block.weights.shape[:3]
+    # In res5 of P3D the features have no time: a step for the whole clip.
+    of_query = block.weights if block.weights.ndim == 6 else block.weights[None, :, :, None]
+    steps, rows, columns = of_query.shape[:3]
     num_frames, height, width = seen.frames.shape[:3]
-    weights: NDArray[np.float32] = block.weights[
+    weights: NDArray[np.float32] = of_query[
         step_of(frame, num_frames, steps), query[1] * rows // height, query[0] * columns // width
     ]
     return weights
@@ -98,10 +100,12 @@ def write_strip(
         (f"flow, to {fastest:.1f} px", flow_pictures(seen)),
     ]
     for block in seen.blocks:
-        for number, (query, at) in enumerate(zip(seen.queries, frames, strict=True)):
-            weights = clip_map(block, query, at, seen)
+        for number, ((x, y), at) in enumerate(zip(seen.queries, frames, strict=True)):
+            weights = clip_map(block, (x, y), at, seen)
+            # As in `--query`: pixels of the stored frame.
+            asked = f"{x + seen.corner[0]},{y + seen.corner[1]} of frame {first + at * stride}"
             name = (
-                f"{block.name} over {block.reads}\nfrom frame {first + at * stride}, strongest\n"
+                f"{block.name} over {block.reads}\nfrom {asked}, strongest\n"
                 f"{weights.max():.1%} ({1 / weights.size:.1%} if even)"
             )
             rows.append((name, query_panels(seen, block, number, at)))

@@ -69,6 +69,8 @@ class Seen:
     queries: tuple[tuple[int, int], ...]
     """(x, y) pixels of the crop; where it moves when none were asked for"""
     blocks: tuple[BlockMap, ...]
+    corner: tuple[int, int] = (0, 0)
+    """(x, y) of the crop in the stored frame"""
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,8 @@ class Observer:
         # Over the whole stack of fields, because that is what the network sees.
         grid = blocks[0].weights.shape[: blocks[0].weights.ndim // 2][-2:]
         picked = inside or pick_queries(np.linalg.norm(flow, axis=-1).mean(0), grid)
-        return Seen(np.stack([each[rows, columns] for each in frames]), flow, picked, blocks)
+        crops = np.stack([each[rows, columns] for each in frames])
+        return Seen(crops, flow, picked, blocks, (view.left, view.top))
 
     def _maps(self, frames: list[Bytes], stack: list[Bytes], view: View) -> tuple[BlockMap, ...]:
         batch = new_batch(1, 1, self.settings.model.snippet, self.settings.train.crop_size)

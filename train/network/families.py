@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from twinstream.errors import InputError
 from twinstream.shards.settings import DEFAULT_STACK_LENGTH
-from twinstream.train.choices import CLIP_LENGTH, EVERY_OTHER, LAST_OF_RES4, AttentionPlaces
+from twinstream.train.choices import (
+    CLIP_LENGTH,
+    EVERY_OTHER,
+    LAST_OF_RES4,
+    LEAST_SIDE,
+    AttentionPlaces,
+)
 from twinstream.train.snippet_shape import SnippetShape
 
 if TYPE_CHECKING:
@@ -31,6 +37,8 @@ class Family:
     """Where attention blocks stand unless the settings say otherwise"""
     clip_lengths: Sequence[int] = ()
     """Frames and fields that a snippet may have; none: one frame, and fields as its channels"""
+    least_side: int = LEAST_SIDE
+    """Of its input; with less the last maps are single points, too few for BatchNorm"""
 
     def snippet(
         self,
@@ -58,10 +66,18 @@ class Family:
 
 
 NETWORK = "twinstream.train.network"
+DEFAULT_FAMILY = "resnet"
 FAMILIES: tuple[Family, ...] = (
     Family("resnet", f"{NETWORK}.resnet.ResNetBranch", (18, 34, 50, 101, 152)),
     # Four pools halve time, rounding up, and res5 takes one time step.
-    Family("p3d", f"{NETWORK}.p3d.P3DBranch", (14, 50, 101, 152), LAST_OF_RES4, range(1, 2**4 + 1)),
+    Family(
+        "p3d",
+        f"{NETWORK}.p3d.P3DBranch",
+        (14, 50, 101, 152),
+        LAST_OF_RES4,
+        range(1, 2**4 + 1),
+        least_side=35,
+    ),
 )
 
 

@@ -15,8 +15,8 @@ from torch import nn
 from twinstream.train.choices import DROPOUT, BranchName
 from twinstream.train.network.branch import RGB_CHANNELS
 from twinstream.train.network.cma import CMABlock
-from twinstream.train.network.families import find_family
-from twinstream.train.network.two_branch import RESNET, TwoBranch
+from twinstream.train.network.families import DEFAULT_FAMILY, find_family
+from twinstream.train.network.two_branch import TwoBranch
 
 SIDE = 64
 
@@ -46,7 +46,7 @@ def parameters_used(
     return sum(parameter.numel() for parameter in used)
 
 
-def branch_parameters(depth: int, num_classes: int, family: str = RESNET) -> int:
+def branch_parameters(depth: int, num_classes: int, family: str = DEFAULT_FAMILY) -> int:
     """Parameters of one network of the family on RGB, without attention."""
     with torch.device("meta"):
         net = find_family(family).build_branch(depth, RGB_CHANNELS, num_classes, DROPOUT)

@@ -25,11 +25,10 @@ from twinstream.train.choices import (
     Trainable,
 )
 from twinstream.train.network.branch import RGB_CHANNELS, Branch
-from twinstream.train.network.families import find_family
+from twinstream.train.network.families import DEFAULT_FAMILY, find_family
 from twinstream.train.settings import ModelSettings
 from twinstream.train.snippet_shape import SnippetShape
 
-RESNET = "resnet"
 # Of weights with so many axes; features take it over.
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -54,7 +53,7 @@ class TwoBranch(nn.Module):
         snippet: SnippetShape | None = None,
         dropout: float = DROPOUT,
         attention_at: AttentionAt | None = None,
-        family: str = RESNET,
+        family: str = DEFAULT_FAMILY,
     ) -> None:
         """What is None is as the family has it."""
         super().__init__()

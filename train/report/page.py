@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from twinstream.train.network.two_branch import RESNET
+from twinstream.train.network.families import DEFAULT_FAMILY
 from twinstream.train.report.evidence import Evidence
 from twinstream.train.report.tables import Cell, Table, beside_paper, shown
 
@@ -87,7 +87,7 @@ def summary(evidence: Evidence) -> str:
         tested += f" of {' and '.join(fold.datasets)}" if fold.datasets else ""
         tested += f", by {fold.chosen_by}" if fold.chosen_by else ""
     # As the authors of P3D call it: by the ResNet that it was made of.
-    family = "" if about["family"] == RESNET else f"{about['family'].upper()}-"
+    family = "" if about["family"] == DEFAULT_FAMILY else f"{about['family'].upper()}-"
     network = f"{family}ResNet-{about['depth']}"
     text = (
         f"{network} on {tested}, {len(about['classes'])} classes, {views} a video. "

@@ -19,7 +19,8 @@ import numpy as np
 from twinstream.errors import InputError
 from twinstream.shards.format.classes import class_difference
 from twinstream.train.choices import BOTH, STAGE_NAME, BranchName, ModelKind, iteration
-from twinstream.train.network.two_branch import NON_LOCAL, RESNET
+from twinstream.train.network.families import DEFAULT_FAMILY
+from twinstream.train.network.two_branch import NON_LOCAL
 from twinstream.train.run_folder import read_run_settings
 from twinstream.train.score.predictions import (
     BranchScores,
@@ -225,7 +226,7 @@ def _in_order(path: Path, predictions: Predictions) -> Predictions:
         raise InputError(f"{path}: holds predictions of {stage}; those of a stage bear its name")
     order = sorted(range(len(predictions.keys)), key=predictions.keys.__getitem__)
     # What files say by now, and what it was when they did not say it.
-    about = {"family": RESNET, "scale": TestSettings().scale, **predictions.about}
+    about = {"family": DEFAULT_FAMILY, "scale": TestSettings().scale, **predictions.about}
     return replace(
         predictions,
         about=about,

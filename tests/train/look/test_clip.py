@@ -6,14 +6,17 @@ import av
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from tests.support.command import run
 from tests.support.runs import write_run
 from twinstream.errors import InputError
 from twinstream.train.choices import BranchName
+from twinstream.train.look import clip
 from twinstream.train.look.clip import clip_map, query_frames, query_panels, step_of
 from twinstream.train.look.maps import BlockMap, Observer, Seen
 from twinstream.train.look.picture import COLOURS, PANEL, on_panel
+from twinstream.train.look.show import show
 
 KEY = "left/test0"
 """7 frames of 32x24, of which the network sees x 5 to 25, y 1 to 21"""
@@ -121,6 +124,29 @@ def test_the_command_writes_a_strip_and_a_video_of_a_clip(
     with av.open(str(tmp_path / "look.mp4")) as video:
         frames = list(video.decode(video=0))
     assert [(frame.width, frame.height) for frame in frames] == [(4 * PANEL, PANEL)] * 6
+
+
+def test_a_strip_names_its_frames_and_queries_as_they_are_in_the_video(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strips: list[Figure] = []
+    monkeypatch.setattr(clip, "save_figure", lambda figure, path, dpi: strips.append(figure))
+    show(clips, KEY, tmp_path / "look.png", [(10, 12)], times=[3])
+    axes = strips[0].axes
+    assert [axis.get_title() for axis in axes[:7]] == [*(f"frame {n}" for n in range(6)), ""]
+    assert axes[12].get_ylabel() == "CMA layer2.0 over flow\nfrom 10,12 of frame 3"
+
+
+def test_a_map_behind_the_last_pool_of_time_is_the_same_for_all_frames(
+    dataset: Path, tmp_path: Path
+) -> None:
+    res5 = {"family": "p3d", "depth": 14, "clip_length": 6, "attention_at": ["layer4.0"]}
+    write_run(tmp_path / "run", dataset, **res5)
+    look = Observer(tmp_path / "run", at="layer4.0").see(KEY, 0, [(15, 11)])
+    (found,) = look.blocks
+    assert found.weights.shape == (2, 2, 1, 1)
+    assert clip_map(found, look.queries[0], 5, look).shape == (1, 1, 1)
+    assert len(query_panels(look, found, number=0, at=5)) == 6
 
 
 @pytest.mark.parametrize(
