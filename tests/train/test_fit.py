@@ -166,7 +166,7 @@ def test_checkpoints_are_plain_dicts_of_tensors_and_plain_values(
     whole_run: Path, tmp_path: Path
 ) -> None:
     weights = {"model", "classes", "bound", "dataset_sha256", "attending"}
-    weights |= {"trained", "learned", "made_with", "trained_on"}
+    weights |= {"trained", "learned", "made_with", "trained_on", "lists"}
     training = {"position", "optimizer", "schedule", "log_bytes"}
     stage, last = (
         torch.load(whole_run / f"{name}.pt", weights_only=True) for name in ("flow", "checkpoint")
