@@ -53,11 +53,11 @@ def seed_runs(folder: Path, seed: int) -> dict[str, list[str]]:
     """
     flow = f"model.flow_weights={folder / 'flow' / 'flow.pt'}"
     rgb = f"model.rgb_weights={folder / 'two_stream' / 'rgb.pt'}"
-    behind = "train.trainable=behind_attention"
+    behind = ("train.trainable=behind_attention", "train.cache_features=6")
     runs = {
-        "flow": ["model.kind=flow", "train.stages=[flow]", "train.epochs=5"],
-        "two_stream": ["train.stages=[rgb]", flow, "train.epochs=3"],
-        "cma": ["model.kind=cma", "train.stages=[iter1]", behind, rgb, flow, "train.epochs=8"],
+        "flow": ["model.kind=flow", "train.stages=[flow]", "train.epochs=6"],
+        "two_stream": ["train.stages=[rgb]", flow, "train.epochs=4"],
+        "cma": ["model.kind=cma", "train.stages=[iter1]", *behind, rgb, flow, "train.epochs=15"],
         "flat": [
             *("model.family=resnet", "model.depth=18", "model.kind=cma"),
             "train.learning_rate=0.01",
