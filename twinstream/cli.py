@@ -493,10 +493,11 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        print("twinstream: stopped", file=sys.stderr)
+        sys.stderr.write("twinstream: stopped\n")
         sys.exit(128 + signal.SIGINT)
     except InputError as error:
-        print(f"twinstream: {error}", file=sys.stderr)
+        # One write: of ranks that end together the lines would run into one another.
+        sys.stderr.write(f"twinstream: {error}\n")
         sys.exit(1)
     # A full disk or a missing right is the machine's, not a bug of ours: no traceback.
     except OSError as error:
@@ -504,7 +505,7 @@ def main() -> None:
 
         room = "; make room and run the same command again" if error.errno in FULL else ""
         reason = f"{error.strerror or error}{room}"
-        print(f"twinstream: {error.filename or 'system'}: {reason}", file=sys.stderr)
+        sys.stderr.write(f"twinstream: {error.filename or 'system'}: {reason}\n")
         sys.exit(1)
 
 
