@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.catalogs import LISTS, rows
 from twinstream.errors import InputError
 from twinstream.preprocess.catalog.catalog import Catalog
+from twinstream.preprocess.catalog.folds import ucf101_catalog
 from twinstream.preprocess.catalog.kinds import read_catalog
 
 UCF101 = {
@@ -140,3 +142,86 @@ def test_what_is_excluded_is_in_no_list(tmp_path: Path) -> None:
     catalog = read_catalog("ucf101", str(root), exclude=("Bend",))
     assert lists_of(catalog)["train2"] == ["Jack/v_Jack_g02"]
     assert lists_of(catalog)["test2"] == []
+
+
+def test_ucf101_labels_are_class_numbers_less_one_and_absent_files_stay() -> None:
+    catalog = ucf101_catalog(LISTS, ["Jack/v_Jack_g01.avi"])
+    assert catalog.classes == ("Bend", "HandstandPushups", "Jack")
+    assert rows(catalog) == [
+        ("Bend/v_Bend_g01.avi", 0, "train", False),
+        ("HandstandPushups/v_HandStandPushups_g01.avi", 1, "train", False),
+        ("Jack/v_Jack_g01.avi", 2, "test", True),
+        ("Jack/v_Jack_g02.avi", 2, "test", False),
+    ]
+    assert catalog.warnings == (
+        "2 classes of the lists have no folder: Bend (1 videos), HandstandPushups (1 videos)",
+    )
+
+
+def test_case_may_differ_between_list_and_disk_and_an_exact_match_wins() -> None:
+    files = [
+        "HandStandPushups/v_HandstandPushups_g01.avi",
+        "bend/v_bend_g01.avi",
+        "Bend/v_Bend_g01.avi",
+    ]
+    catalog = ucf101_catalog(LISTS, files)
+    assert [video.path for video in catalog.videos if video.present] == [
+        "Bend/v_Bend_g01.avi",
+        "HandStandPushups/v_HandstandPushups_g01.avi",
+    ]
+    assert {video.class_name for video in catalog.videos if video.present} == {
+        "Bend",
+        "HandstandPushups",
+    }
+
+
+def test_files_that_no_list_names_are_told_in_one_line() -> None:
+    files = [f"Bend/{number}.avi" for number in range(7)] + [
+        "Jack/v_Jack_g01.avi",
+        "HandstandPushups/x.avi",
+    ]
+    assert ucf101_catalog(LISTS, files).warnings == (
+        "8 files (Bend/0.avi, Bend/1.avi, Bend/2.avi, Bend/3.avi, Bend/4.avi and 3 more) that no "
+        "list names, left out",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "trainlist01.txt",
+            "Run/a.avi 4\n",
+            "trainlist01.txt line 1: class 'Run' is not in classInd.txt",
+        ),
+        (
+            "trainlist01.txt",
+            "Jack/a.avi 1\n",
+            "trainlist01.txt line 1: Jack is class 3 in classInd.txt, the line says 1",
+        ),
+        (
+            "testlist01.txt",
+            "\nBend/v_Bend_g01.avi\n",
+            "testlist01.txt line 2: Bend/v_Bend_g01.avi is in trainlist01.txt line 1 already; "
+            "expected each video once",
+        ),
+    ],
+)
+def test_lists_that_contradict_are_refused(name: str, text: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        ucf101_catalog(LISTS | {name: text}, [])
+    assert str(caught.value) == message
+
+
+@pytest.mark.real
+def test_handstand_pushups_is_found_whatever_the_case_of_its_folder(real_data: Path) -> None:
+    splits = real_data / "ucf101" / "splits"
+    names = ("classInd.txt", "trainlist01.txt", "testlist01.txt")
+    lists = {name: (splits / name).read_text() for name in names}
+    for folder in ("HandstandPushups", "HandStandPushups"):
+        catalog = ucf101_catalog(lists, [f"{folder}/v_HandStandPushups_g08_c03.avi"])
+        (video,) = (video for video in catalog.videos if video.present)
+        assert (video.class_name, catalog.classes[video.label]) == (
+            "HandstandPushups",
+            "HandstandPushups",
+        )
