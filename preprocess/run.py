@@ -69,7 +69,7 @@ def preprocess(
     build = dataset_build(out, catalog, jobs, made_with, settings.bound)
     if (rows := build.finished_rows()) is not None:
         # Of a dataset that an older version made they are not there.
-        if catalog.lists and not dry_run:
+        if not dry_run:
             try:
                 store_splits(out, catalog.lists)
             # It may be where nothing can be written any more, and is whole without them.
@@ -101,8 +101,7 @@ def preprocess(
                     # Workers that were killed could not clear up after themselves.
                     remove_temporaries(out)
             rows = build.finish()
-            if catalog.lists:
-                store_splits(out, catalog.lists)
+            store_splits(out, catalog.lists)
         write_report(out, log.totals, rows, time.monotonic() - begun)
     return rows
 

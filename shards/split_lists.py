@@ -5,14 +5,19 @@ sees the splits of the shards.
 """
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import PurePosixPath
-from typing import Protocol
 
 from twinstream.errors import InputError
 from twinstream.shards.format.listings import Listed
 from twinstream.shards.format.manifest import FILE_NAME, read_manifest
-from twinstream.shards.format.split_file import SplitFile, parse_split, split_bytes, split_path
+from twinstream.shards.format.split_file import (
+    SplitFile,
+    SplitList,
+    parse_split,
+    split_bytes,
+    split_path,
+)
 from twinstream.shards.format.split_names import is_split_name
 from twinstream.shards.format.video_table import VIDEOS_NAME, read_columns
 from twinstream.shards.read.virtual_splits import (
@@ -50,31 +55,13 @@ def add_split(dataset: Location, name: str, source: str) -> VirtualSplit:
     return listed
 
 
-class KeyList(Protocol):
-    """A list of a dataset's videos."""
-
-    @property
-    def name(self) -> str:
-        """Of its split."""
-
-    @property
-    def source(self) -> str:
-        """The name of the list."""
-
-    @property
-    def sha256(self) -> str:
-        """Of its bytes."""
-
-    @property
-    def keys(self) -> Sequence[str]:
-        """Of its videos."""
-
-
-def store_splits(dataset: Location, lists: Iterable[KeyList]) -> None:
+def store_splits(dataset: Location, lists: Sequence[SplitList]) -> None:
     """Store these splits of a dataset that is whole; tells which have no video in a shard.
 
     One that is there with other videos stays, and is told too: runs may name it.
     """
+    if not lists:
+        return
     videos, digest = read_columns(dataset / VIDEOS_NAME, COLUMNS), file_sha256(dataset / FILE_NAME)
     for one in lists:
         listed = [Listed(key, "", "", one.source) for key in one.keys]

@@ -96,23 +96,24 @@ def feature_feed(
     ]
     folder.mkdir(parents=True, exist_ok=True)
     # All ranks may write to one disk.
-    num_rows = len(absent) * len(samples)
+    num_left = len(absent) * len(samples)
     total = len(absent) * len(own)
     with Progress(f"features {stage.name}", total, "video", shown=ranks.is_first) as progress:
         for number in absent:
             batches = session.feed.in_order(first_epoch + number, own)
-            for done in _store(session, stage, batches, paths(views[number], ranks.rank), num_rows):
+            there = paths(views[number], ranks.rank)
+            for done in _store(session, stage, batches, there, len(own), num_left):
                 progress.advance(done)
                 stop.check()
     held_out = None
     if session.validation is not None:
         there = paths("validation", ranks.rank)
         if not all(path.exists() for path in there.values()):
-            num_rows = len(session.validation) * ranks.size
+            num_rows = len(session.validation)
             tests = load_test_batches(
                 session.validation, train.batch_size, num_workers(train.workers)
             )
-            for _ in _store(session, stage, tests, there, num_rows):
+            for _ in _store(session, stage, tests, there, num_rows, num_rows * ranks.size):
                 stop.check()
         held_out = _read(there)
     # Sync: a rank reads what the others have computed.
@@ -150,46 +151,36 @@ def _store(
     batches: Iterable[Batch],
     paths: dict[BranchName, Path],
     num_rows: int,
+    num_left: int,
 ) -> Iterator[int]:
-    """Write the features of these batches, and say how many rows are done; whole or not at all.
+    """Write the `num_rows` features of these batches, and say how many are done; all or none.
 
-    `num_rows` are those of all ranks that are still to be written, for which there must be room.
+    `num_left` are the rows that all ranks have still to write, for which there must be room.
     """
-    num_written = 0
     with ExitStack() as held:
         files: dict[BranchName, BinaryIO] = {}
-        shapes: dict[BranchName, tuple[int, ...]] = {}
         for name, path in paths.items():
             held.enter_context(resumable_faults(path))
             files[name] = held.enter_context(atomic_file(path))
-            # The number of rows is known at the end; the header has room for it.
-            files[name].write(bytes(HEADER_BYTES))
+        is_begun = False
         for features in _computed(session, stage, batches):
-            if not shapes:
-                shapes = {name: values.shape[1:] for name, values in features.items()}
-                row = 4 * sum(int(np.prod(shape)) for shape in shapes.values())
-                _require_room(session.out, num_rows * row)
+            if not is_begun:
+                row = sum(values[0].nbytes for values in features.values())
+                _require_room(session.out, num_left * row)
+                for name, values in features.items():
+                    _write_header(files[name], (num_rows, *values.shape[1:]))
+                is_begun = True
             for name, values in features.items():
                 files[name].write(values.tobytes())
-            done = len(next(iter(features.values())))
-            num_written += done
-            yield done
-        for name, file in files.items():
-            file.seek(0)
-            file.write(_header((num_written, *shapes.get(name, ()))))
+            yield len(next(iter(features.values())))
+        # A rank may have no video of a small split.
+        for file in files.values() if not is_begun else ():
+            _write_header(file, (0,))
 
 
-HEADER_BYTES = 128
-
-
-def _header(shape: tuple[int, ...]) -> bytes:
-    """That of a .npy file of float32, padded to its fixed length."""
-    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}"
-    return (
-        b"\x93NUMPY\x01\x00"
-        + (HEADER_BYTES - 10).to_bytes(2, "little")
-        + (text.ljust(HEADER_BYTES - 11) + "\n").encode()
-    )
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    head = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, head)
 
 
 def _read(paths: dict[BranchName, Path]) -> Features:

@@ -73,6 +73,29 @@ def draw(folder: Path, size: int) -> None:
     write_duet(folder, videos_per_pair=VIDEOS_PER_PAIR, size=size, num_frames=DEMO_FRAMES, seed=0)
 
 
+def train_seeds(
+    out: Path,
+    seeds: int,
+    tree: Mapping[str, Any],
+    runs_of: Callable[[Path, int], Mapping[str, Sequence[str]]],
+    rows: Sequence[Row],
+) -> list[Mapping[str, Mapping[str, float]]]:
+    """Train what is not trained yet of each seed, and print a line on it; as `table` takes it.
+
+    `runs_of(folder, seed)` are the settings in which each run differs from `tree`.
+    """
+    reached: list[Mapping[str, Mapping[str, float]]] = []
+    for seed in range(seeds):
+        folder = out / "runs" / f"seed{seed}"
+        runs = runs_of(folder, seed)
+        reached.append(
+            {name: train_and_score(tree, changes, folder / name) for name, changes in runs.items()}
+        )
+        each = [f"{name} {reached[-1][run][score]:.1%}" for name, run, score, _ in rows]
+        click.echo(f"seed {seed}: {', '.join(each)}")
+    return reached
+
+
 def table(reached: Sequence[Mapping[str, Mapping[str, float]]], rows: Sequence[Row] = ROWS) -> str:
     """Mean, spread (standard deviation) and each seed's top-1 beside the best possible accuracy.
 
@@ -138,17 +161,7 @@ def main(out: Path, seeds: int) -> None:
     out.mkdir(parents=True, exist_ok=True)
     tree = demo_settings(out)
     click.echo(make_dataset(out, tree, draw))
-    reached = []
-    for seed in range(seeds):
-        folder = out / "runs" / f"seed{seed}"
-        runs = seed_runs(folder, seed)
-        reached.append(
-            {name: train_and_score(tree, changes, folder / name) for name, changes in runs.items()}
-        )
-        click.echo(
-            f"seed {seed}: "
-            + ", ".join(f"{name} {reached[-1][run][score]:.1%}" for name, run, score, _ in ROWS)
-        )
+    reached = train_seeds(out, seeds, tree, seed_runs, ROWS)
     num_test = 16 * VIDEOS_PER_PAIR["test"]
     click.echo(
         f"\n{machine()}, top-1 on {num_test} held-out videos, {seeds} seeds\n\n{table(reached)}\n"

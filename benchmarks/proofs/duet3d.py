@@ -8,15 +8,14 @@ block and all layers behind it on that frozen baseline, and the paper's 2-D CMA,
 same videos. Each run is an ordinary run folder; the same command continues where it was stopped.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from benchmarks.measuring import machine
-from benchmarks.proofs.duet import Row, make_dataset, table
-from twinstream.demo import demo_settings, train_and_score
+from benchmarks.proofs.duet import Row, make_dataset, table, train_seeds
+from twinstream.demo import demo_settings
 from twinstream.preprocess.duet3d import CEILINGS, CLIP_LENGTH, CLIP_STRIDE, write_duet3d
 
 VIDEOS_PER_PAIR = {"train": 40, "test": 40}
@@ -89,17 +88,7 @@ def main(out: Path, seeds: int) -> None:
     out.mkdir(parents=True, exist_ok=True)
     tree = proof_settings(out)
     click.echo(make_dataset(out, tree, draw))
-    reached: list[Mapping[str, Mapping[str, float]]] = []
-    for seed in range(seeds):
-        folder = out / "runs" / f"seed{seed}"
-        runs = seed_runs(folder, seed)
-        reached.append(
-            {name: train_and_score(tree, changes, folder / name) for name, changes in runs.items()}
-        )
-        click.echo(
-            f"seed {seed}: "
-            + ", ".join(f"{name} {reached[-1][run][score]:.1%}" for name, run, score, _ in ROWS)
-        )
+    reached = train_seeds(out, seeds, tree, seed_runs, ROWS)
     click.echo(
         f"\n{machine()}, top-1 on {16 * VIDEOS_PER_PAIR['test']} held-out videos, {seeds} seeds\n\n"
         f"{table(reached, ROWS)}"

@@ -11,19 +11,14 @@ first attention block learning, and with everything.
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
-from typing import Any
 
 import click
 
 from benchmarks.measuring import machine
+from benchmarks.proofs.duet import make_dataset
 from twinstream.demo import DEMO_FRAMES, demo_settings, train_and_score
 from twinstream.preprocess.duet import CEILINGS, OTHER_HUES, write_duet
-from twinstream.preprocess.run import preprocess
-from twinstream.section import build_settings
-from twinstream.settings import Settings
-from twinstream.shards.format.video_table import summary
 
 VIDEOS_PER_PAIR = {"train": 20, "test": 20}
 EPOCHS, VIEWS = 20, 10
@@ -82,19 +77,16 @@ def table(reached: Sequence[Mapping[str, Mapping[str, float]]]) -> str:
     return "\n".join(lines)
 
 
-def make_dataset(out: Path, tree: Mapping[str, Any]) -> str:
-    """Draw and preprocess what is not there yet; a line on it."""
-    settings = build_settings(Settings, deepcopy(dict(tree)))
-    if not (Path(settings.shards.path) / "dataset.json").exists():
-        write_duet(
-            out / "videos",
-            videos_per_pair=VIDEOS_PER_PAIR,
-            size=settings.preprocess.size[0],
-            num_frames=DEMO_FRAMES,
-            seed=1,
-            hues=OTHER_HUES,
-        )
-    return summary(preprocess(settings.dataset, settings.preprocess, settings.shards))
+def draw(folder: Path, size: int) -> None:
+    """The videos of the proof."""
+    write_duet(
+        folder,
+        videos_per_pair=VIDEOS_PER_PAIR,
+        size=size,
+        num_frames=DEMO_FRAMES,
+        seed=1,
+        hues=OTHER_HUES,
+    )
 
 
 @click.command(
@@ -112,7 +104,7 @@ def main(demo: Path, out: Path, seeds: int) -> None:
     """Train what is not trained yet and print the table."""
     out.mkdir(parents=True, exist_ok=True)
     tree = demo_settings(out)
-    click.echo(make_dataset(out, tree))
+    click.echo(make_dataset(out, tree, draw))
     reached: list[dict[str, dict[str, float]]] = []
     for seed in range(seeds):
         reached.append({})

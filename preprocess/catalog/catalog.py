@@ -11,13 +11,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import NamedTuple
 
 from twinstream.errors import InputError
 from twinstream.preprocess.catalog.files import has_video_suffix
 from twinstream.shards.format.classes import first_few, spelling_warning
 from twinstream.shards.format.keys import require_plain_class, video_key
 from twinstream.shards.format.listings import Listed
+from twinstream.shards.format.split_file import SplitList
 from twinstream.shards.rawframes.folders import classes_and_splits
 
 
@@ -34,19 +34,6 @@ class Video:
     label: int
     split: str
     present: bool
-
-
-class SplitList(NamedTuple):
-    """A split that a list names."""
-
-    name: str
-    source: str
-    """The name of the list"""
-    files: tuple[str, ...]
-    """The names of its files"""
-    keys: tuple[str, ...]
-    sha256: str = ""
-    """Of the bytes of its files"""
 
 
 @dataclass(frozen=True)

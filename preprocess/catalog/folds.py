@@ -10,10 +10,11 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from twinstream.errors import InputError
-from twinstream.preprocess.catalog.catalog import Catalog, SplitList, build_catalog, refuse_twice
+from twinstream.preprocess.catalog.catalog import Catalog, build_catalog, refuse_twice
 from twinstream.shards.format.classes import first_few, parse_classes
 from twinstream.shards.format.keys import require_plain_class, video_key
 from twinstream.shards.format.listings import Listed, hmdb51_list, parse_hmdb51, parse_split_list
+from twinstream.shards.format.split_file import SplitList
 
 # The split of videos that no list of the first pair names
 REST = "rest"

@@ -8,6 +8,7 @@ dataset.json. Readers of version 1 of the format do not look at it.
 import hashlib
 import json
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
@@ -30,6 +31,19 @@ class SplitFile(Record):
     """Listed videos in no shard, by reason"""
     keys: tuple[str, ...]
     """Sorted"""
+
+
+class SplitList(NamedTuple):
+    """A split that a list names."""
+
+    name: str
+    source: str
+    """The name of the list"""
+    files: tuple[str, ...]
+    """The names of its files"""
+    keys: tuple[str, ...]
+    sha256: str = ""
+    """Of the bytes of its files"""
 
 
 def split_path(dataset: Location, name: str) -> Location:

@@ -15,6 +15,7 @@ from twinstream.errors import InputError
 from twinstream.signals import StopSignal
 from twinstream.train import fit
 from twinstream.train.checkpoint import load_checkpoint
+from twinstream.train.choices import Trainable
 from twinstream.train.features import remove_features
 from twinstream.train.fit import train
 from twinstream.train.network.resnet import ResNetBranch
@@ -48,10 +49,10 @@ def source(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_that_part_of_a_branch_learns_and_all_else_is_as_at_test(
-    part: str, learns: tuple[str, ...], frozen: tuple[str, ...]
+    part: Trainable, learns: tuple[str, ...], frozen: tuple[str, ...]
 ) -> None:
     branch = ResNetBranch(18, 3, 5, 0.7, has_cma=True)
-    branch.set_learning(part)  # type: ignore[arg-type]
+    branch.set_learning(part)
     branch.train()
     for name, parameter in branch.named_parameters():
         if name.startswith((*learns, *frozen)):

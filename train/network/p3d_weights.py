@@ -10,6 +10,7 @@ the spatial ones (Qiu et al., 2017).
 """
 
 import re
+from collections.abc import Mapping
 from typing import TypeGuard
 
 import torch
@@ -75,7 +76,7 @@ def is_p3d(state: State) -> bool:
     )
 
 
-def is_caffe(state: State) -> bool:
+def is_caffe(state: Mapping[str, object]) -> bool:
     """Whether the keys are a .caffemodel's: blobs have numbers there, and names elsewhere."""
     return bool(state) and all(
         CAFFE_KEY.fullmatch(key) and isinstance(value, Tensor) for key, value in state.items()

@@ -107,7 +107,7 @@ def test_keys_that_end_in_the_number_of_a_blob_are_caffes() -> None:
     assert is_caffe(blobs)
     assert not is_caffe({})
     assert not is_caffe({**blobs, "conv1.weight": blobs["conv1.0"]})
-    assert not is_caffe({**blobs, "conv1.0": 3})  # type: ignore[dict-item]
+    assert not is_caffe({**blobs, "conv1.0": 3})
 
 
 def test_batch_norms_lose_their_leading_axis() -> None:
