@@ -28,8 +28,8 @@ from benchmarks.measuring import (
     videos_below,
 )
 from twinstream.preprocess.catalog.catalog import Catalog, folders_catalog
+from twinstream.preprocess.cluster.jobs import run_jobs
 from twinstream.preprocess.cluster.resources import Node, this_node, worker_resources
-from twinstream.preprocess.cluster.session import run_jobs
 from twinstream.preprocess.cluster.worker import WorkerSetup, make_recipe
 from twinstream.preprocess.doctor import stage_rate
 from twinstream.preprocess.flow.engines import ENGINES, cpu_engine, find_engine

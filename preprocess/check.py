@@ -44,6 +44,7 @@ def check(
     *,
     files: Sequence[Path] = (),
     address: str | None = None,
+    local: bool = False,
 ) -> list[VideoRow]:
     """Decode every video of the dataset, or these files, and write the table `out`; its rows.
 
@@ -57,7 +58,7 @@ def check(
         catalog = run_catalog(dataset, shards.path)
     # A video each: there is no shard to keep together, and the last ones keep all workers busy.
     jobs = [Job(video.split, video.key, (video,)) for video in catalog.videos if video.present]
-    checked = _run(jobs, dataset, settings, shards, address) if jobs else []
+    checked = _run(jobs, dataset, settings, shards, address, local) if jobs else []
     rows = sorted([*checked, *missing_rows(catalog)], key=lambda row: row.key)
     write_atomically(out, WRITERS[out.suffix](rows))
     return rows
@@ -102,6 +103,7 @@ def _run(
     settings: PreprocessSettings,
     shards: ShardSettings,
     address: str | None,
+    local: bool,
 ) -> list[VideoRow]:
     """The rows of the jobs' videos, in the order in which they come."""
     # FFmpeg decodes with one core, whatever the engine would take.
@@ -112,8 +114,8 @@ def _run(
         Progress("check", len(jobs), "video") as progress,
     ):
         log = RunLog(nowhere)
-        done = started_jobs(jobs, setup, address, log)
-        # Ended here and not when it is collected: it holds Ray and its workers.
+        done = started_jobs(jobs, setup, address, local, log)
+        # Ended here and not when it is collected: it holds the workers.
         with closing(done):
             for video in done:
                 rows.append(video.row)

@@ -53,9 +53,12 @@ def preprocess(
     shards: ShardSettings,
     *,
     address: str | None = None,
+    local: bool = False,
     dry_run: bool = False,
 ) -> list[VideoRow]:
     """Make or finish the dataset at `shards.path`; returns every video's row.
+
+    Without an address `local`, or `preprocess.workers` of 1, does without Ray.
 
     A dry run writes nothing, and returns rows only of a dataset that is finished. InputError while
     another run writes there.
@@ -96,7 +99,8 @@ def preprocess(
             log = RunLog(file)
             if left:
                 try:
-                    _run(left, dataset, settings, shards, engine, resources, address, log, check)
+                    setup = worker_setup(dataset, settings, shards, engine, resources, out)
+                    _run(left, started_jobs(left, setup, address, local, log), log, check)
                 finally:
                     # Workers that were killed could not clear up after themselves.
                     remove_temporaries(out)
@@ -230,20 +234,13 @@ def _print_plan(
 
 def _run(
     jobs: list[Job],
-    dataset: DatasetSettings,
-    settings: PreprocessSettings,
-    shards: ShardSettings,
-    engine: str,
-    resources: WorkerResources,
-    address: str | None,
+    done: "Generator[VideoDone, None, None]",
     log: RunLog,
     check: Callable[[], None],
 ) -> None:
-    setup = worker_setup(dataset, settings, shards, engine, resources, locate(shards.path))
-    done = started_jobs(jobs, setup, address, log)
     with (
         Progress("preprocess", sum(len(job.items) for job in jobs), "video") as progress,
-        # Ended here and not when it is collected: it holds Ray and its workers.
+        # Ended here and not when it is collected: it holds the workers.
         closing(done),
     ):
         for _ in done:
@@ -252,10 +249,10 @@ def _run(
 
 
 def started_jobs(
-    jobs: list[Job], setup: "WorkerSetup", address: str | None, log: RunLog
+    jobs: list[Job], setup: "WorkerSetup", address: str | None, local: bool, log: RunLog
 ) -> "Generator[VideoDone, None, None]":
     """The jobs on the pool, as the settings say; each video's record as it comes."""
-    from twinstream.preprocess.cluster.session import run_jobs
+    from twinstream.preprocess.cluster.jobs import run_jobs
 
     settings = setup.preprocess
     return run_jobs(
@@ -263,6 +260,8 @@ def started_jobs(
         setup,
         workers=settings.workers,
         address=address,
+        # One worker needs nobody who places it.
+        local=local or (address is None and settings.workers == 1),
         max_tries=settings.max_tries,
         timeout_seconds=settings.timeout_seconds,
         on_event=log.write,

@@ -48,6 +48,26 @@ def with_settings(command: F) -> F:
     return config(override(command))
 
 
+def with_machines(command: F) -> F:
+    """The two options of every command that has workers."""
+    address = click.option(
+        "--address",
+        help=(
+            "Ray cluster to use, from one of its nodes: `auto` or `HOST:6379`; a local one when "
+            "not given."
+        ),
+    )
+    local = click.option(
+        "--local",
+        is_flag=True,
+        help=(
+            "Workers are plain processes of this machine, without Ray, as one worker always is "
+            "(preprocess.workers=1)."
+        ),
+    )
+    return address(local(command))
+
+
 def with_views(command: F) -> F:
     """The options of every command that scores videos."""
     segments = click.option(
@@ -122,16 +142,10 @@ def doctor(hours: float, size: int) -> None:
 
 @cli.command()
 @with_settings
-@click.option(
-    "--address",
-    help=(
-        "Ray cluster to use, from one of its nodes: `auto` or `HOST:6379`; a local one when not "
-        "given."
-    ),
-)
+@with_machines
 @click.option("--dry-run", is_flag=True, help="Tell what would be done, and do nothing.")
 def preprocess(
-    config: Path, overrides: tuple[str, ...], address: str | None, dry_run: bool
+    config: Path, overrides: tuple[str, ...], address: str | None, local: bool, dry_run: bool
 ) -> None:
     """Videos to shards of aligned RGB and flow; the same command again resumes.
 
@@ -141,9 +155,15 @@ def preprocess(
     from twinstream.preprocess.run import check_skipped, preprocess
     from twinstream.shards.format.video_table import summary
 
+    refuse_both(address, local)
     settings = load_settings(config, overrides)
     rows = preprocess(
-        settings.dataset, settings.preprocess, settings.shards, address=address, dry_run=dry_run
+        settings.dataset,
+        settings.preprocess,
+        settings.shards,
+        address=address,
+        local=local,
+        dry_run=dry_run,
     )
     if not dry_run:
         click.echo(f"{summary(rows)} -> {settings.shards.path}/videos.parquet")
@@ -160,13 +180,14 @@ def preprocess(
     show_default=True,
     help="Table of all videos, FILE.parquet or FILE.csv; one that is there is replaced.",
 )
-@click.option("--address", help="Ray cluster to use, as in preprocess.")
+@with_machines
 def check(
     videos: tuple[Path, ...],
     config: Path,
     overrides: tuple[str, ...],
     out: Path,
     address: str | None,
+    local: bool,
 ) -> None:
     """Decode every video and write a table of what became of each; no flow, no shards.
 
@@ -179,13 +200,20 @@ def check(
     from twinstream.preprocess.check import check
     from twinstream.shards.format.video_table import Status, summary
 
+    refuse_both(address, local)
     folders = [video for video in videos if not video.is_file()]
     if folders and len(videos) > 1:
         raise InputError(f"{folders[0]}: not a file; expected one folder, or files")
     settings = check_settings(config, overrides, str(folders[0]) if folders else None, bool(videos))
     files = () if folders else videos
     rows = check(
-        settings.dataset, settings.preprocess, settings.shards, out, files=files, address=address
+        settings.dataset,
+        settings.preprocess,
+        settings.shards,
+        out,
+        files=files,
+        address=address,
+        local=local,
     )
     unusable = [row for row in rows if row.status != Status.USABLE]
     for row in unusable[:NUM_SHOWN]:
@@ -456,6 +484,12 @@ def attention(
 
 
 cli.add_command(shards)
+
+
+def refuse_both(address: str | None, local: bool) -> None:
+    """A usage error for a cluster and none."""
+    if local and address is not None:
+        raise click.UsageError("--local is without a cluster: leave out --address")
 
 
 def check_settings(

@@ -49,7 +49,7 @@ def versions_here() -> dict[str, str]:
     ffmpeg = (f"{name} {'.'.join(map(str, library_versions[name]))}" for name in FFMPEG_LIBRARIES)
     # OpenCV has no function for the version of the JPEG library it was built with.
     jpeg = re.search(r"JPEG:\s+(.*)", cv2.getBuildInformation())
-    return {name: _version(name) for name in PACKAGES} | {
+    return {name: package_version(name) for name in PACKAGES} | {
         "twinstream source": source_digest(Path(__file__).parents[2]),
         "python": platform.python_version(),
         "ffmpeg": ", ".join(ffmpeg),
@@ -165,7 +165,8 @@ def node_requirements(root: object, out: object) -> Iterator[NodeRequirements]:
             probe.unlink(missing_ok=True)
 
 
-def _version(name: str) -> str:
+def package_version(name: str) -> str:
+    """Of an installed package, without what follows a plus sign; `unknown` where it is absent."""
     try:
         # torch 2.11.0+cpu and 2.11.0+cu128 are one release.
         return version(name).partition("+")[0]

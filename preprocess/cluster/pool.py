@@ -256,7 +256,7 @@ class Pool:
                 self._cluster.kill(worker)
                 # Memory may have run out anywhere in it, so that it is not to be used again.
                 if isinstance(cause, MemoryError):
-                    self._lose(worker, error)
+                    self._lose(worker, MemoryError(f"no memory: {cause}"))
                     return
                 del self._workers[worker]
                 # A fault of the user's input or disk is one line, without the way it took.
@@ -290,7 +290,7 @@ class Pool:
         """A worker died.
 
         At work: later it is judged whether its node died too. While it started: it is started
-        again; RuntimeError after too many times in a row.
+        again; InputError after too many times in a row.
         """
         state = self._workers.pop(worker)
         self._emit(EventKind.LOST, state)
@@ -299,7 +299,9 @@ class Pool:
             return
         self._failed_starts += 1
         if self._failed_starts >= MAX_FAILED_STARTS * self._num_wanted:
-            raise RuntimeError(f"workers die as they start: {error}") from error
+            # Of Ray's words, which are pages, the first line.
+            told = str(error).partition("\n")[0]
+            raise InputError(f"workers die as they start ({told})") from error
 
     def _kill_hanging(self, waited_from: float) -> None:
         """Kill workers that made no progress for too long, and leave out the videos they were in.

@@ -11,12 +11,11 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
-from importlib.metadata import version
 from typing import IO, Any
 
 from tqdm import tqdm
 
-from twinstream.preprocess.cluster.nodes import versions_here
+from twinstream.preprocess.cluster.nodes import package_version, versions_here
 from twinstream.preprocess.job import PARTS, VideoDone
 from twinstream.shards.format.video_table import Status, VideoRow
 from twinstream.shards.storage.atomic import write_atomically
@@ -171,7 +170,7 @@ def report(totals: RunTotals, rows: list[VideoRow], seconds: float) -> dict[str,
         "ms_per_frame": {part: round(1e3 * totals.seconds[part] / frames, 3) for part in PARTS},
         "frames_by_host": dict(sorted(totals.frames_by_host.items())),
         "workers_lost": totals.num_lost,
-        "versions": dict(sorted((versions_here() | {"ray": version("ray")}).items())),
+        "versions": dict(sorted((versions_here() | {"ray": package_version("ray")}).items())),
         "videos": dict(sorted(Counter(row.reason or row.status for row in rows).items())),
         "slowest": [
             {"key": key, "seconds": round(spent, 2), "num_frames": count}

@@ -8,105 +8,74 @@ starts in a second where a Ray Data pipeline takes seven, and its unit of retry 
 
 import logging
 import os
-import secrets
-import shutil
 import socket
-import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from itertools import count
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from twinstream.errors import InputError
+from twinstream.preprocess.cluster.local_ray import (
+    FILES,
+    OBJECT_STORE_BYTES,
+    WITHOUT,
+    end_leftovers,
+    private_temp_dir,
+    require_limits,
+    set_environment,
+    shm_has_room,
+    what_it_lacked,
+)
 from twinstream.preprocess.cluster.nodes import (
     NodeAnswer,
     NodeRequirements,
     node_requirements,
     node_task,
 )
-from twinstream.preprocess.cluster.pool import Died, Failed, JobDone, Message, Pool, Ready
+from twinstream.preprocess.cluster.pool import Died, Failed, JobDone, Message, Ready
 from twinstream.preprocess.cluster.resources import Node, WorkerResources
-from twinstream.preprocess.cluster.run_log import Event
-from twinstream.preprocess.cluster.worker import WorkerSetup, decode_recipe, make_recipe
-from twinstream.preprocess.job import (
-    DecodeRecipe,
-    Recipe,
-    VideoAt,
-    VideoDone,
-    check_steps,
-    job_steps,
-)
+from twinstream.preprocess.cluster.worker import OpenRecipe, Worker, WorkerSetup
 from twinstream.preprocess.plan import Job
 from twinstream.shards.format.video_table import VideoError
 from twinstream.signals import noted_signals
 
-# Signs of life within a video, at most so often: one driver hears all workers of a cluster.
-SIGN_SECONDS = 1.0
 # Ray notices that a silent node is dead only after some of its health checks have failed.
 NODE_SECONDS = 20.0
 CONNECT_SECONDS = 10.0
-# A socket's path has at most 107 bytes, and Ray adds its own to the folder of temporary files.
-RAY_SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1"
-MAX_TEMP_DIR_BYTES = 107 - len(RAY_SOCKET)
-
-OpenRecipe = Callable[[WorkerSetup], DecodeRecipe]
 
 
-def run_jobs(
-    jobs: list[Job],
+@contextmanager
+def ray_cluster(
     setup: WorkerSetup,
+    open_recipe: OpenRecipe,
+    each: WorkerResources,
     *,
     workers: int | None,
     address: str | None,
-    max_tries: int = 1,
-    timeout_seconds: float | None = None,
-    on_event: Callable[[Event], None] = lambda event: None,
-    open_recipe: OpenRecipe | None = None,
-) -> Generator[VideoDone, None, None]:
-    """Make every job with `workers` actors; yields each video's record once, as it comes.
+) -> Iterator["RayCluster"]:
+    """The cluster at `address`, or a Ray of this machine's own with room for `workers`.
 
-    On the cluster at `address`, or on this machine; as many workers as fit when None. A video in
-    which workers died `max_tries` times in a row, or that made no progress for `timeout_seconds`,
-    is left out. InputError when no cluster is at `address`, or one of its nodes has other versions
-    or does not see the disks.
+    InputError when none is at `address`, or where none can be started.
     """
-    _set_environment(address)
-    import ray
-
-    each = WorkerResources(setup.cores, setup.gpu_fraction)
+    ray = _imported_ray(address)
     with (
-        noted_signals() as stop,
         # Without an address this node is the only one.
         node_requirements(setup.root, setup.out)
         if address is not None
         else nullcontext() as required,
-        short_temp_dir() if address is None else nullcontext() as temp_dir,
+        private_temp_dir() if address is None else nullcontext() as temp_dir,
     ):
-        pool = Pool(
-            RayCluster(setup, open_recipe or _recipe_opener(setup), each, required),
-            jobs,
-            workers=workers,
-            each=each,
-            max_tries=max_tries,
-            timeout_seconds=timeout_seconds,
-            node_seconds=NODE_SECONDS if required else 0.0,
-            check_node=required.check if required else None,
-            on_event=on_event,
-        )
         try:
-            _start_ray(workers, address, setup.cores, temp_dir)
-            # ray.init puts in a handler of its own, which would end us with another exit code.
-            stop.listen()
-            yield from pool.run(stop.check)
+            if temp_dir is not None:
+                _start_here(temp_dir, workers * setup.cores if workers else None)
+            elif address is not None:
+                _connect(address)
+            yield RayCluster(setup, open_recipe, each, required)
         finally:
-            if ray.is_initialized():
-                pool.close()
             ray.shutdown()
-
-
-def _recipe_opener(setup: WorkerSetup) -> OpenRecipe:
-    return decode_recipe if setup.out is None else make_recipe
 
 
 def cluster_nodes(address: str) -> list[Node]:
@@ -114,49 +83,22 @@ def cluster_nodes(address: str) -> list[Node]:
 
     InputError where no cluster answers.
     """
-    _set_environment(address)
-    import ray
-
+    ray = _imported_ray(address)
     with noted_signals() as stop:
-        _start_ray(None, address, 1)
+        _connect(address)
         resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         stop.check()
     return [Node(int(found.get("CPU", 0)), int(found.get("GPU", 0))) for found in resources]
 
 
-class Worker:
-    """The actor: runs jobs one after another; its engine is opened once."""
+class RayWorker(Worker):
+    """The worker as an actor."""
 
-    def __init__(self, setup: WorkerSetup, open_recipe: OpenRecipe) -> None:
-        self._setup, self._open_recipe = setup, open_recipe
-
-    def open(self) -> Ready:
-        """Open the decoder and the engine; InputError, with the host, where that cannot be done."""
+    def ready(self) -> Ready:
+        """Open it, and tell its name and node."""
         import ray
 
-        host = socket.gethostname()
-        try:
-            self._recipe = self._open_recipe(self._setup)
-        except InputError as error:
-            raise InputError(f"{host}: {error}") from error
-        return Ready(f"{host}/{os.getpid()}", ray.get_runtime_context().get_node_id())
-
-    def run(self, job: Job, given_up: dict[str, VideoError]) -> Iterator[VideoAt | VideoDone]:
-        """Make one shard; yields each video as it begins and ends, and now and then within it."""
-        key, signed_at = "", 0.0
-        for step in self._steps(job, given_up):
-            now = time.monotonic()
-            is_new = isinstance(step, VideoDone) or step.key != key
-            if is_new or now - signed_at > SIGN_SECONDS:
-                key, signed_at = "" if isinstance(step, VideoDone) else step.key, now
-                yield step
-
-    def _steps(self, job: Job, given_up: dict[str, VideoError]) -> Iterator[VideoAt | VideoDone]:
-        root, out, recipe = self._setup.root, self._setup.out, self._recipe
-        if out is None:
-            return check_steps(job, root=root, recipe=recipe, given_up=given_up)
-        assert isinstance(recipe, Recipe)
-        return job_steps(job, root=root, out=out, recipe=recipe, given_up=given_up)
+        return Ready(self.open(), ray.get_runtime_context().get_node_id())
 
 
 class RayCluster:
@@ -170,7 +112,7 @@ class RayCluster:
         required: NodeRequirements | None,
     ) -> None:
         self._setup, self._open_recipe, self._each = setup, open_recipe, each
-        self._required = required
+        self.required = required
         self._numbers = count()
         self._actors: dict[int, Any] = {}
         # Worker by what it is to say: the answer of one that starts, the stream of one at work.
@@ -184,10 +126,10 @@ class RayCluster:
 
         # A lost actor is replaced by the pool, which has to know of the loss.
         options: Any = {"num_cpus": self._each.cores, "num_gpus": self._each.gpu, "max_restarts": 0}
-        actor_class: Any = ray.remote(**options)(Worker)
+        actor_class: Any = ray.remote(**options)(RayWorker)
         worker = next(self._numbers)
         self._actors[worker] = actor_class.remote(self._setup, self._open_recipe)
-        self._awaited[self._actors[worker].open.remote()] = worker
+        self._awaited[self._actors[worker].ready.remote()] = worker
         return worker
 
     def run(self, worker: int, job: Job, given_up: Mapping[str, VideoError]) -> None:
@@ -228,10 +170,10 @@ class RayCluster:
         alive = [
             node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")
         ]
-        if self._required is not None:
+        if self.required is not None:
             for node in alive:
                 if node not in self._answers and node not in self._asked.values():
-                    self._ask(node, self._required)
+                    self._ask(node, self.required)
         return {node: self._answers.get(node) for node in alive}
 
     def resources(self) -> dict[str, float]:
@@ -287,67 +229,57 @@ class RayCluster:
             return  # The node went; should it be back, it is asked again.
 
 
-def _set_environment(address: str | None) -> None:
-    """Set what ray reads when it is imported."""
+def _imported_ray(address: str | None) -> ModuleType:
+    """Ray, imported when all that it reads then is set; InputError where that fails."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # We report a worker's or a node's death ourselves, in one line.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "died|killed|dead|terminated")
     if address is None:
-        # Otherwise ray replaces 127.0.0.1 by the machine's address and listens on every interface.
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-        if (
-            not os.path.exists(os.path.expanduser("~/.ray/auth_token"))
-            and "RAY_AUTH_TOKEN_PATH" not in os.environ
-        ):
-            # Ray would write one into a home that a container may lack.
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-
-
-@contextmanager
-def short_temp_dir() -> Iterator[str | None]:
-    """A private folder for Ray where its own would be too long for its sockets; else None.
-
-    It is removed at the end. InputError where none can be made.
-    """
-    usual = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
-    if len(os.fsencode(os.path.abspath(usual))) <= MAX_TEMP_DIR_BYTES:
-        yield None
-        return
+        require_limits()
+        set_environment()
     try:
-        # Of mode 0700, as all of a user's temporary folders.
-        folder = tempfile.mkdtemp(prefix="twinstream-", dir="/tmp")
-    except OSError as error:
+        import ray
+    except ImportError as error:
         raise InputError(
-            f"TMPDIR {usual}: too long for the sockets of Ray, and /tmp: {error.strerror}; set "
-            f"RAY_TMPDIR to a folder of at most {MAX_TEMP_DIR_BYTES} characters"
+            f"Ray cannot be imported ({_first_line(error)}); install it, {WITHOUT}"
         ) from error
+    return ray
+
+
+def _start_here(temp_dir: Path, num_cpus: int | None) -> None:
+    """Start Ray on this machine, unless that has been done; InputError where that fails."""
+    import ray
+
+    if ray.is_initialized():
+        return
+    # Ray opens the folder that it is given to everyone: one below ours.
+    files = temp_dir / FILES
     try:
-        yield folder
-    finally:
-        # Processes of Ray that are ending may still write there.
-        shutil.rmtree(folder, ignore_errors=True)
+        ray.init(
+            "local",  # Never a cluster that happens to run on this machine.
+            num_cpus=num_cpus or len(os.sched_getaffinity(0)),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(files),
+            _plasma_directory=None if shm_has_room() else str(temp_dir),
+        )
+    # Of every kind, Exception itself among them.
+    except Exception as error:
+        end_leftovers(temp_dir)
+        reason = what_it_lacked(temp_dir) or _first_line(error)
+        raise InputError(f"Ray cannot be started here ({reason}); mend that, {WITHOUT}") from error
 
 
-def _start_ray(
-    workers: int | None, address: str | None, cores: int, temp_dir: str | None = None
-) -> None:
-    """Connect to `address`, or start Ray on this machine, unless that has been done already."""
+def _connect(address: str) -> None:
+    """Connect to the cluster at `address`, unless that has been done; InputError without one."""
     import ray
     from ray.exceptions import AuthenticationError
 
     if ray.is_initialized():
-        return
-    if address is None:
-        ray.init(
-            "local",  # Never a cluster that happens to run on this machine.
-            num_cpus=workers * cores if workers else len(os.sched_getaffinity(0)),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=temp_dir,
-        )
         return
     if address.startswith("ray://"):
         raise InputError(

@@ -5,21 +5,37 @@ decide: the engine that `auto` means for this run, absolute paths, and the part 
 worker has. The decoder and the engine are opened from them there: neither of the two could be sent.
 """
 
-from collections.abc import Callable
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+from twinstream.errors import InputError
 from twinstream.preprocess.catalog.kinds import KINDS
 from twinstream.preprocess.cluster.resources import default_chunk_frames
 from twinstream.preprocess.decode.image_folder import open_frames
 from twinstream.preprocess.decode.video import open_video
 from twinstream.preprocess.decode.video_stream import VideoStream
 from twinstream.preprocess.flow.engines import open_engine
-from twinstream.preprocess.job import DecodeRecipe, Recipe
+from twinstream.preprocess.job import (
+    DecodeRecipe,
+    Recipe,
+    VideoAt,
+    VideoDone,
+    check_steps,
+    job_steps,
+)
+from twinstream.preprocess.plan import Job
 from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings, byte_settings
+from twinstream.shards.format.video_table import VideoError
 from twinstream.shards.settings import ShardSettings
 from twinstream.shards.storage.location import Location
+
+# Signs of life within a video, at most so often: one driver hears all workers of a cluster.
+SIGN_SECONDS = 1.0
 
 Opener = Callable[..., AbstractContextManager[VideoStream]]
 
@@ -41,6 +57,50 @@ class WorkerSetup:
     engine: str
     gpu_fraction: float = 0.0
     cores: int = 1
+
+
+OpenRecipe = Callable[[WorkerSetup], DecodeRecipe]
+
+
+class Worker:
+    """Runs jobs one after another; its decoder and its engine are opened once."""
+
+    def __init__(self, setup: WorkerSetup, open_recipe: OpenRecipe) -> None:
+        self._setup, self._open_recipe = setup, open_recipe
+
+    def open(self) -> str:
+        """Open decoder and engine; the worker's name, host/process.
+
+        InputError, with the host, where that cannot be done.
+        """
+        host = socket.gethostname()
+        try:
+            self._recipe = self._open_recipe(self._setup)
+        except InputError as error:
+            raise InputError(f"{host}: {error}") from error
+        return f"{host}/{os.getpid()}"
+
+    def run(self, job: Job, given_up: Mapping[str, VideoError]) -> Iterator[VideoAt | VideoDone]:
+        """Make one shard; yields each video as it begins and ends, and now and then within it."""
+        key, signed_at = "", 0.0
+        for step in self._steps(job, given_up):
+            now = time.monotonic()
+            is_new = isinstance(step, VideoDone) or step.key != key
+            if is_new or now - signed_at > SIGN_SECONDS:
+                key, signed_at = "" if isinstance(step, VideoDone) else step.key, now
+                yield step
+
+    def _steps(self, job: Job, given_up: Mapping[str, VideoError]) -> Iterator[VideoAt | VideoDone]:
+        root, out, recipe = self._setup.root, self._setup.out, self._recipe
+        if out is None:
+            return check_steps(job, root=root, recipe=recipe, given_up=given_up)
+        assert isinstance(recipe, Recipe)
+        return job_steps(job, root=root, out=out, recipe=recipe, given_up=given_up)
+
+
+def recipe_opener(setup: WorkerSetup) -> OpenRecipe:
+    """What opens a worker's recipe: of decoding alone where nothing is stored."""
+    return decode_recipe if setup.out is None else make_recipe
 
 
 def decode_recipe(setup: WorkerSetup) -> DecodeRecipe:

@@ -32,6 +32,8 @@ BEAT_SECONDS, WATCH_SECONDS, SETTLE_SECONDS = 5.0, 20.0, 2.0
 # Asked so often while a record is watched
 POLL_SECONDS = 1.0
 SIGNED_OFF = b"{}"
+# Of a folder that others remove again and again
+MAX_STARTS = 100
 IS_LOCKED = {errno.EACCES, errno.EAGAIN}
 HAS_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 # What this process holds: the kernel would grant it the same lock a second time.
@@ -58,9 +60,7 @@ def owned(
         return
     path = folder.resolve() / OWNER_NAME
     try:
-        made = [each for each in (folder, *folder.parents) if not each.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        file = None if path in _held else _locked_file(path)
+        made, file = _made_and_locked(folder, path)
     except OSError as error:
         where = f"{option} {folder}" if option else folder
         # One that another user's run has left behind: the folder itself can be written to.
@@ -85,6 +85,17 @@ def owned(
         with suppress(OSError):
             for each in made:
                 each.rmdir()
+
+
+def _made_and_locked(folder: Path, path: Path) -> tuple[list[Path], int | None]:
+    """The folders that had to be made, `folder` first, and the locked file, or None."""
+    for _ in range(MAX_STARTS):
+        made = [each for each in (folder, *folder.parents) if not each.exists()]
+        # A run that ends has removed the folder that it had made and left empty.
+        with suppress(FileNotFoundError):
+            folder.mkdir(parents=True, exist_ok=True)
+            return made, None if path in _held else _locked_file(path)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
 
 def _locked_file(path: Path) -> int | None:

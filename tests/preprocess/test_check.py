@@ -18,8 +18,7 @@ from tests.support.stage import prepared, tree, without_ray, write_videos
 from tests.support.videos import write_sound, write_video
 from twinstream.errors import InputError
 from twinstream.preprocess.check import catalog_of_files, check, require_table
-from twinstream.preprocess.cluster import session
-from twinstream.preprocess.cluster.session import run_jobs
+from twinstream.preprocess.cluster.jobs import run_jobs
 from twinstream.preprocess.cluster.worker import WorkerSetup, decode_recipe
 from twinstream.preprocess.duet import draw_video
 from twinstream.preprocess.job import DecodeRecipe, VideoDone, check_steps
@@ -147,7 +146,7 @@ def test_a_check_that_is_stopped_leaves_the_table_that_was_there(
         raise KeyboardInterrupt
         yield
 
-    monkeypatch.setattr(session, "run_jobs", stopped)
+    monkeypatch.setattr("twinstream.preprocess.cluster.jobs.run_jobs", stopped)
     (tmp_path / "videos.csv").write_text("of before")
     settings = build_settings(Settings, tree(videos, tmp_path / "shards"))
     with pytest.raises(KeyboardInterrupt):

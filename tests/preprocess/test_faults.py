@@ -32,8 +32,8 @@ from tests.support.stage import (
     without_ray,
     write_videos,
 )
+from twinstream.preprocess.cluster.jobs import run_jobs
 from twinstream.preprocess.cluster.run_log import Event, EventKind
-from twinstream.preprocess.cluster.session import run_jobs
 from twinstream.preprocess.cluster.worker import WorkerSetup, make_recipe
 from twinstream.preprocess.job import Recipe
 from twinstream.shards.format.video_table import read_videos
@@ -89,15 +89,15 @@ def printed(out: Path) -> dict[str, tuple[str, str | None, str | None]]:
     }
 
 
+@pytest.mark.parametrize("machines", [[], ["--local"]], ids=str)
 def test_videos_that_crash_or_hang_the_worker_are_left_out_and_all_else_is_written(
-    tmp_path: Path,
+    tmp_path: Path, machines: list[str]
 ) -> None:
     root = tmp_path / "videos"
     write_videos(root, 6)
     crash, _ = write_pipe(root, "crash"), write_pipe(root, "hang")
-    with started(
-        tmp_path, root, tmp_path / "out", "--set", "preprocess.timeout_seconds=6"
-    ) as process:
+    arguments = ["--set", "preprocess.timeout_seconds=6", *machines]
+    with started(tmp_path, root, tmp_path / "out", *arguments) as process:
         for _ in range(3):
             kill_reader(crash, process.pid)
         _, said = process.communicate(timeout=PATIENCE_SECONDS)
@@ -190,8 +190,9 @@ def strike_all(pipes: Path, out: Path, driver: int) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.parametrize("local", [False, True])
 def test_a_worker_lost_in_any_part_of_its_work_costs_its_job_and_nothing_else(
-    tmp_path: Path,
+    tmp_path: Path, local: bool
 ) -> None:
     root, out = tmp_path / "videos", tmp_path / "out"
     write_videos(root, 2)
@@ -199,7 +200,8 @@ def test_a_worker_lost_in_any_part_of_its_work_costs_its_job_and_nothing_else(
     open_recipe = partial(held_recipe, pipes=tmp_path)
     os.mkfifo(tmp_path / HELD[0])
     events: list[Event] = []
-    options = {"workers": 1, "address": None, "max_tries": 2, "timeout_seconds": PATIENCE_SECONDS}
+    options: dict[str, Any] = {"workers": 1, "address": None, "local": local}
+    options |= {"max_tries": 2, "timeout_seconds": PATIENCE_SECONDS}
     with ThreadPoolExecutor() as pool:
         strikes = pool.submit(strike_all, tmp_path, out, os.getpid())
         done = list(

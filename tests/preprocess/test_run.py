@@ -2,11 +2,14 @@
 things go wrong.
 """
 
+import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +19,8 @@ from tests.support.command import cli
 from tests.support.datasets import write_dataset
 from tests.support.digests import dataset_digests
 from tests.support.paths import ROOT
-from tests.support.stage import config, tree
+from tests.support.processes import descendants, listening_addresses, opened_paths
+from tests.support.stage import config, started, tree
 from tests.support.stores import Store
 from tests.support.videos import write_sound, write_video
 from twinstream.errors import InputError
@@ -141,13 +145,20 @@ def test_another_catalogs_dataset_is_refused_and_kept(
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
+    ("number", "code", "workers"),
+    [
+        (signal.SIGKILL, -9, 1),
+        (signal.SIGINT, 130, 1),
+        (signal.SIGTERM, 143, 1),
+        (signal.SIGTERM, 143, 2),
+    ],
 )
 def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
-    videos: Path, finished: Path, tmp_path: Path, number: int, code: int
+    videos: Path, finished: Path, tmp_path: Path, number: int, code: int, workers: int
 ) -> None:
     out = tmp_path / "shards"
-    command = ["preprocess", "-c", config(tmp_path, videos, out), "--set", "preprocess.workers=1"]
+    settings = config(tmp_path, videos, out)
+    command = ["preprocess", "-c", settings, "--set", f"preprocess.workers={workers}"]
     process = subprocess.Popen(
         [sys.executable, "-m", "twinstream", *command], cwd=ROOT, stderr=subprocess.PIPE, text=True
     )
@@ -159,49 +170,44 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
     assert process.returncode == code, printed
     assert "Traceback" not in printed
     assert not (out / "dataset.json").exists()
+    assert number == signal.SIGKILL or not [*out.rglob(".*")]
     done = cli(*command)
     assert done.returncode == 0, done.stderr
     assert dataset_digests(out) == dataset_digests(finished)
 
 
-def listening_beyond_loopback() -> set[str]:
-    """Local addresses of sockets that accept connections from other machines."""
-    loopback = (
-        "0100007F:",
-        "0000000000000000FFFF00000100007F:",
-        "00000000000000000000000001000000:",
-    )
-    lines = [
-        line.split()
-        for name in ("tcp", "tcp6")
-        for line in Path("/proc/net", name).read_text().splitlines()
-    ]
-    return {
-        fields[1] for fields in lines if fields[3] == "0A" and not fields[1].startswith(loopback)
-    }
-
-
-def test_ray_starts_by_itself_and_listens_on_loopback_only(videos: Path, tmp_path: Path) -> None:
-    before = listening_beyond_loopback()
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "twinstream",
-            "preprocess",
-            "-c",
-            config(tmp_path, videos, tmp_path / "shards"),
-        ],
-        cwd=ROOT,
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
-    opened: set[str] = set()
-    while process.poll() is None:
-        opened |= listening_beyond_loopback() - before
-        time.sleep(0.05)
-    assert process.returncode == 0
-    assert opened == set()
+def test_a_local_ray_is_closed_to_other_users_and_other_machines(
+    videos: Path, tmp_path: Path
+) -> None:
+    listening: set[str] = set()
+    folders: dict[Path, int] = {}
+    tokens: set[str] = set()
+    told = ""
+    with started(tmp_path, videos, tmp_path / "shards") as process:
+        while process.poll() is None:
+            below = descendants(process.pid)
+            for pid, command in below:
+                told += command
+                listening |= listening_addresses(pid)
+                environ = Path(f"/proc/{pid}/environ")
+                with suppress(OSError):
+                    assert stat.S_IMODE(environ.stat().st_mode) == 0o400
+                    tokens |= {*re.findall(r"RAY_AUTH_TOKEN=(\w+)", environ.read_text())}
+                # Where it has files or sockets, by the topmost folder that is not everyone's.
+                for path in opened_paths(pid):
+                    with suppress(OSError):
+                        if path.is_relative_to("/tmp") and not path.is_relative_to(tmp_path):
+                            top = Path(*path.parts[:3])
+                            folders[top] = stat.S_IMODE(top.stat().st_mode)
+            time.sleep(0.05)
+        _, printed = process.communicate()
+    assert process.returncode == 0, printed
+    assert listening
+    assert listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    assert [*folders.values()] == [0o700]
+    assert not [folder for folder in folders if folder.exists()]
+    (token,) = tokens
+    assert token not in told
 
 
 def without_root_override() -> None:

@@ -319,7 +319,7 @@ def test_workers_that_die_as_they_start_end_the_run_after_three_for_each_that_is
     cluster = FakeCluster(cpus=2)
     cluster.starts = [iter([GONE]) for _ in range(100)]
     run = Run(cluster, *[job(n, str(n)) for n in range(9)])
-    with pytest.raises(RuntimeError, match=r"^workers die as they start: the actor is gone$"):
+    with pytest.raises(InputError, match=r"^workers die as they start \(the actor is gone\)$"):
         run.videos()
     assert run.of_kind(EventKind.LOST) == [("", None, None)] * 6
 
@@ -352,7 +352,7 @@ def test_workers_without_memory_to_start_end_the_run() -> None:
     cluster = FakeCluster()
     full = Failed(MemoryError("no room"), RuntimeError("the actor has no room"))
     cluster.starts = [iter([full]) for _ in range(3)]
-    with pytest.raises(RuntimeError, match="workers die as they start: the actor has no room"):
+    with pytest.raises(InputError, match=r"workers die as they start \(no memory: no room\)"):
         Run(cluster, job(0, "a")).videos()
     assert cluster.killed == [1, 2, 3]
 
