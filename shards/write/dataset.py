@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple
 
 from twinstream.errors import InputError
-from twinstream.shards.format.classes import class_difference, first_few
+from twinstream.shards.format.classes import class_difference
 from twinstream.shards.format.index import IndexFile, read_index_file
 from twinstream.shards.format.manifest import (
     FILE_NAME,
@@ -140,12 +140,6 @@ class DatasetBuild(Generic[T]):
     def finish(self) -> list[VideoRow]:
         """Make the dataset complete when every shard is there; returns every video's row."""
         done = self.done_shards()
-        gone = [plan.path for plan in self.plans if plan.path not in done]
-        if gone:
-            raise InputError(
-                f"{self.option} {self.out}: {first_few(gone)} went or changed after being written; "
-                f"{SHARDS_KEPT}, {SAME_COMMAND}"
-            )
         return finish_dataset(self.out, [done[plan.path] for plan in self.plans], self.contents)
 
     def _refuse_unknown_files(self, there: Iterable[str]) -> None:
