@@ -7,13 +7,13 @@ from twinstream.shards.format.classes import first_few
 from twinstream.shards.format.manifest import ShardEntry, read_manifest
 from twinstream.shards.format.video_table import VIDEOS_NAME, Status, VideoRow, read_videos, summary
 from twinstream.shards.read.virtual_splits import stored_splits
-from twinstream.shards.storage.location import Location
+from twinstream.shards.storage.location import Location, dataset_file
 
 
 def describe(dataset: Location) -> str:
     """Splits, classes, hours, bytes, flow statistics, settings and skipped videos."""
     manifest = read_manifest(dataset)
-    rows = read_videos(dataset / VIDEOS_NAME)
+    rows = read_videos(dataset_file(dataset, VIDEOS_NAME), manifest.classes)
     written = [row for row in rows if row.status == Status.WRITTEN]
     lines = [
         f"{dataset}: format {manifest.format}, {len(manifest.classes)} classes, {summary(rows)}"

@@ -10,8 +10,9 @@ from pathlib import PurePosixPath
 
 from twinstream.errors import InputError
 from twinstream.shards.format.listings import Listed
-from twinstream.shards.format.manifest import FILE_NAME, read_manifest
+from twinstream.shards.format.manifest import FILE_NAME, MAX_BYTES, read_manifest
 from twinstream.shards.format.split_file import (
+    FOLDER,
     SplitFile,
     SplitList,
     parse_split,
@@ -30,7 +31,13 @@ from twinstream.shards.read.virtual_splits import (
     stored_splits,
 )
 from twinstream.shards.storage.atomic import write_atomically
-from twinstream.shards.storage.location import Location, file_sha256
+from twinstream.shards.storage.location import (
+    Location,
+    dataset_file,
+    file_sha256,
+    is_inside,
+    read_whole,
+)
 
 
 def add_split(dataset: Location, name: str, source: str) -> VirtualSplit:
@@ -43,7 +50,7 @@ def add_split(dataset: Location, name: str, source: str) -> VirtualSplit:
     if name in read_manifest(dataset).splits:
         raise InputError(f"--add {name}: {dataset} has shards of this split; choose another name")
     listed = read_list(dataset, source)
-    split = _split_file(file_sha256(dataset / FILE_NAME), listed)
+    split = _split_file(file_sha256(dataset_file(dataset, FILE_NAME)), listed)
     # Runs name a split: its videos must not become others behind their backs.
     before = stored_split(dataset, name)
     if before is not None and before.keys != split.keys:
@@ -62,7 +69,8 @@ def store_splits(dataset: Location, lists: Sequence[SplitList]) -> None:
     """
     if not lists:
         return
-    videos, digest = read_columns(dataset / VIDEOS_NAME, COLUMNS), file_sha256(dataset / FILE_NAME)
+    videos = read_columns(dataset_file(dataset, VIDEOS_NAME), COLUMNS)
+    digest = file_sha256(dataset_file(dataset, FILE_NAME))
     for one in lists:
         listed = [Listed(key, "", "", one.source) for key in one.keys]
         try:
@@ -70,8 +78,8 @@ def store_splits(dataset: Location, lists: Sequence[SplitList]) -> None:
         except InputError as error:
             print(f"no split {one.name}: {error}", file=sys.stderr)
             continue
-        path = split_path(dataset, one.name)
-        before = parse_split(path.read_bytes(), path) if path.exists() else None
+        path = dataset_file(dataset, f"{FOLDER}/{one.name}.json")
+        before = parse_split(read_whole(path, MAX_BYTES), path) if path.exists() else None
         if before is not None and before.dataset_sha256 == digest:
             if before.keys != split.keys:
                 print(f"{path}: kept, though {one.source} names other videos", file=sys.stderr)
@@ -91,6 +99,8 @@ def _split_file(dataset_sha256: str, split: VirtualSplit) -> SplitFile:
 
 def _write(dataset: Location, name: str, split: SplitFile) -> None:
     path = split_path(dataset, name)
+    if not is_inside(path.parent, dataset):
+        raise InputError(f"{path.parent}: a link out of the dataset's folder; remove it")
     path.parent.mkdir(exist_ok=True)
     write_atomically(path, split_bytes(split))
 

@@ -27,7 +27,7 @@ from twinstream.shards.format.manifest import (
 from twinstream.shards.format.sample import member_names, meta_from_json
 from twinstream.shards.format.video_table import VIDEOS_NAME, Status, read_videos
 from twinstream.shards.read.virtual_splits import stored_names, stored_split
-from twinstream.shards.storage.location import Location, file_sizes, local_copy
+from twinstream.shards.storage.location import Location, dataset_file, file_sizes, local_copy
 
 
 def faults(dataset: Location, progress: Callable[[str], None] = lambda path: None) -> Iterator[str]:
@@ -43,10 +43,12 @@ def faults(dataset: Location, progress: Callable[[str], None] = lambda path: Non
     for name, count in Counter(manifest.classes).items():
         if count > 1:
             yield f"{FILE_NAME}: class {name} is there {count} times"
+    if manifest.videos.path != VIDEOS_NAME:
+        yield f"{FILE_NAME}: names {manifest.videos.path}; expected {VIDEOS_NAME}"
     yield from file_faults(dataset, manifest.videos)
     keys: dict[str, str] = {}
     for entry in entries:
-        yield from _entry_faults(dataset, entry, keys)
+        yield from _entry_faults(dataset, entry, len(manifest.classes), keys)
         progress(entry.tar.path)
     yield from _row_faults(dataset, manifest.classes, keys)
     yield from _split_faults(dataset)
@@ -62,16 +64,10 @@ def fast_faults(
         yield str(error)
         return
     yield from _strays(file_sizes(dataset), manifest)
-    for entry in named_files(manifest):
+    for entry in manifest.files():
         yield from file_faults(dataset, entry)
         progress(entry)
     yield from _split_faults(dataset)
-
-
-def named_files(manifest: Manifest) -> list[FileEntry]:
-    """Every file that the manifest names: the table of videos, then each shard and its index."""
-    shards = (shard for entries in manifest.splits.values() for shard in entries)
-    return [manifest.videos, *(file for shard in shards for file in (shard.tar, shard.index))]
 
 
 def num_steps(dataset: Location) -> int:
@@ -81,49 +77,50 @@ def num_steps(dataset: Location) -> int:
 
 def num_bytes(dataset: Location) -> int:
     """Bytes that `fast_faults` will read of a sound dataset."""
-    return sum(entry.num_bytes for entry in named_files(read_manifest(dataset)))
+    return sum(entry.num_bytes for entry in read_manifest(dataset).files())
 
 
 def _strays(there: Iterable[str], manifest: Manifest) -> Iterator[str]:
-    named = {FILE_NAME, *(entry.path for entry in named_files(manifest))}
+    named = {FILE_NAME, *(entry.path for entry in manifest.files())}
     for name in there:
         # Other files, such as logs and notes of the user, do no harm to a reader.
         if name.endswith((".tar", ".parquet", ".tmp")) and name not in named:
             yield f"{name}: a file that {FILE_NAME} does not name"
 
 
-def _entry_faults(dataset: Location, entry: ShardEntry, keys: dict[str, str]) -> Iterator[str]:
+def _entry_faults(
+    dataset: Location, entry: ShardEntry, num_classes: int, keys: dict[str, str]
+) -> Iterator[str]:
     """Faults of a shard and its index."""
     try:
         # Hash, headers and images each read the tar; a copy means one download for the three.
-        with local_copy(dataset / entry.tar.path) as tar:
+        with local_copy(dataset_file(dataset, entry.tar.path)) as tar:
             damaged = [*faults_of(tar, entry.tar), *file_faults(dataset, entry.index)]
             # Damaged bytes would only repeat themselves as hundreds of faults of images.
-            yield from damaged or _shard_faults(tar, dataset, entry, keys)
+            yield from damaged or _shard_faults(tar, dataset, entry, num_classes, keys)
     except FileNotFoundError as error:
         yield f"{entry.tar.path}: {error.strerror}"
+    except InputError as error:
+        yield str(error)
 
 
 def _shard_faults(
-    tar_path: Path, dataset: Location, entry: ShardEntry, keys: dict[str, str]
+    tar_path: Path, dataset: Location, entry: ShardEntry, num_classes: int, keys: dict[str, str]
 ) -> Iterator[str]:
     """Faults inside a shard whose bytes are as written; adds its keys to `keys`."""
     name = tar_path.name
     try:
-        samples = read_index(dataset / entry.index.path)
+        samples = read_index(dataset_file(dataset, entry.index.path), entry, num_classes)
         with tarfile.open(tar_path, "r:") as tar:
             members = [(member.name, member.offset_data, member.size) for member in tar]
     except (InputError, tarfile.TarError) as error:
         yield f"{name}: {error}"
         return
-    if len(samples) != entry.num_samples:
-        yield f"{name}: {len(samples)} samples, the manifest says {entry.num_samples}"
-    # strict=False: an index with a wrong number of members is a fault to report, not a crash.
     promised = [
         member
         for sample in samples
         for member in zip(
-            member_names(sample.key, sample.num_frames), sample.offsets, sample.sizes, strict=False
+            member_names(sample.key, sample.num_frames), sample.offsets, sample.sizes, strict=True
         )
     ]
     if promised != members:
@@ -187,7 +184,7 @@ def _split_faults(dataset: Location) -> Iterator[str]:
 def _row_faults(dataset: Location, classes: tuple[str, ...], keys: dict[str, str]) -> Iterator[str]:
     """videos.parquet against the shards and the classes: each video once, where it says."""
     try:
-        rows = read_videos(dataset / VIDEOS_NAME)
+        rows = read_videos(dataset_file(dataset, VIDEOS_NAME))
     except InputError as error:
         yield str(error)
         return
@@ -196,7 +193,6 @@ def _row_faults(dataset: Location, classes: tuple[str, ...], keys: dict[str, str
             yield f"{VIDEOS_NAME}: {key}: {count} rows"
     named = dict(enumerate(classes))
     for row in rows:
-        # Of a damaged table anything may come, None too.
         if row.class_name != named.get(row.label):
             expected = named.get(row.label)
             yield f"{VIDEOS_NAME}: {row.key}: label {row.label} is {row.class_name}, not {expected}"

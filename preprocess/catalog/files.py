@@ -14,9 +14,15 @@ from posixpath import dirname, splitext
 
 from twinstream.errors import InputError
 from twinstream.shards.format.classes import first_few
-from twinstream.shards.format.keys import is_usable_path, usable_paths
+from twinstream.shards.format.keys import usable_paths
 from twinstream.shards.format.manifest import FILE_NAME, is_dataset, is_output
-from twinstream.shards.storage.location import Location, file_sizes, is_inside, locate
+from twinstream.shards.storage.location import (
+    Location,
+    file_sizes,
+    is_inside,
+    is_usable_path,
+    locate,
+)
 from twinstream.shards.storage.walk import is_excluded, is_in_tree, walk_tree
 
 

@@ -8,20 +8,33 @@ that the job is done, and no other list of finished jobs is needed.
 import hashlib
 import io
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from twinstream.errors import InputError
+from twinstream.shards.format import tables
+from twinstream.shards.format.manifest import ShardEntry, from_json
 from twinstream.shards.format.sample import SampleMeta
-from twinstream.shards.format.video_table import VideoRow
-from twinstream.shards.storage.location import Location
+from twinstream.shards.format.video_table import VideoRow, rows_of
+from twinstream.shards.storage.location import Location, read_whole
 
+Rows = NDArray[np.int64]
 METADATA_KEY = b"twinstream"
+MAX_BYTES = 2**29
+# A JPEG has no longer side, and no video as many pixels. Its bytes are fewer than PIXEL_BYTES for
+# each of them and METADATA_BYTES of other data, so that a read is no larger than what it becomes.
+MAX_SIDE, MAX_PIXELS = 2**16 - 1, 2**26
+PIXEL_BYTES, METADATA_BYTES = 16, 2**20
+# Between two members: padding, and headers of a long name.
+MAX_GAP_BYTES = 2**20
 SCHEMA = pa.schema(
     [
         ("key", pa.string()),
@@ -33,6 +46,9 @@ SCHEMA = pa.schema(
         ("sizes", pa.list_(pa.int32())),
     ]
 )
+
+NUMBERS = ("label", "num_frames", "width", "height")
+LAST_INT32 = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -85,12 +101,12 @@ def index_bytes(rows: list[dict[str, object]], record: JobRecord) -> bytes:
     return buffer.getvalue()
 
 
-def read_index(path: Location) -> list[SampleIndex]:
-    """Every row of an index; InputError when the file is not one."""
-    table = parse_table(path, _bytes(path)).combine_chunks()
-    plain = [
-        table.column(name).to_pylist() for name in ("key", "label", "num_frames", "width", "height")
-    ]
+def read_index(
+    path: Location, entry: ShardEntry | None = None, num_classes: int | None = None
+) -> list[SampleIndex]:
+    """Every row of an index; InputError as for `parse_table`."""
+    table = parse_table(path, _bytes(path), entry, num_classes).combine_chunks()
+    plain = [table.column(name).to_pylist() for name in ("key", *NUMBERS)]
     arrays = [_split_list(table.column(name)) for name in ("offsets", "sizes")]
     return [SampleIndex(*row) for row in zip(*plain, *arrays, strict=True)]
 
@@ -111,12 +127,12 @@ def read_index_file(path: Location) -> IndexFile:
     data = _bytes(path)
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
-        fields = json.loads(file.schema_arrow.metadata[METADATA_KEY])
-        fields["videos"] = tuple(VideoRow(**row) for row in fields["videos"])
-        record = JobRecord(**fields)
+        fields = from_json(file.schema_arrow.metadata[METADATA_KEY])
+        record = JobRecord(**fields | {"videos": rows_of(fields["videos"])})
+        _refuse_record(record)
     except (pa.ArrowException, KeyError, OSError, TypeError, ValueError) as error:
         raise InputError(
-            f"{path}: not a shard index of twinstream ({_first_line(error)})"
+            f"{path}: not a shard index of twinstream ({tables.first_line(error)})"
         ) from error
     return IndexFile(len(data), hashlib.sha256(data).hexdigest(), file.metadata.num_rows, record)
 
@@ -128,25 +144,86 @@ def _split_list(column: pa.ChunkedArray) -> list[NDArray[Any]]:
 
 def _bytes(path: Location) -> bytes:
     try:
-        return path.read_bytes()
+        return read_whole(path, MAX_BYTES)
     except FileNotFoundError as error:
         raise InputError(
             f"{path}: this index is gone; `twinstream shards verify` lists what is"
         ) from error
 
 
-def parse_table(path: Location, data: bytes) -> pa.Table:
-    """Every column of the index at `path` that has these bytes; InputError when it is none."""
-    try:
-        # Without the threads of pyarrow's datasets, which now and then abort a process that ends.
-        table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"{path}: unreadable index ({_first_line(error)})") from error
-    absent = set(SCHEMA.names) - set(table.column_names)
-    if absent:
-        raise InputError(f"{path}: index without the columns {sorted(absent)}")
+def parse_table(
+    path: Location, data: bytes, entry: ShardEntry | None = None, num_classes: int | None = None
+) -> pa.Table:
+    """Every column of the index at `path` that has these bytes; InputError when it is none.
+
+    Checked are the types and ranges of all rows, and with what dataset.json says the number of
+    samples, the end of the tar and the labels. So no reader looks at a sample's row again.
+    """
+    # Positions are computed from dataset.json: another count would shift every later sample.
+    num_rows = None if entry is None else entry.num_samples
+    table = tables.parse_table(path, data, SCHEMA, "index", num_rows=num_rows)
+    tables.require_usable_texts(str(path), table["key"])
+    numbers = {name: table[name].to_numpy().astype(np.int64) for name in NUMBERS}
+    _refuse_numbers(path, numbers, num_classes)
+    _refuse_members(path, table, numbers, 2**62 if entry is None else entry.tar.num_bytes)
     return table
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def _refuse_numbers(path: Location, numbers: Mapping[str, Rows], num_classes: int | None) -> None:
+    ranges = {
+        "label": (0, LAST_INT32 if num_classes is None else num_classes - 1),
+        "num_frames": (1, LAST_INT32),
+        "width": (1, MAX_SIDE),
+        "height": (1, MAX_SIDE),
+    }
+    for name, (first, last) in ranges.items():
+        column = numbers[name]
+        if len(wrong := column[(column < first) | (column > last)]):
+            raise InputError(f"{path}: {name} {wrong[0]}; expected {first} to {last}")
+    if len(wrong := np.flatnonzero(numbers["width"] * numbers["height"] > MAX_PIXELS)):
+        width, height = (numbers[name][wrong[0]] for name in ("width", "height"))
+        raise InputError(
+            f"{path}: images of {width}x{height}; expected {MAX_PIXELS} pixels at most"
+        )
+
+
+def _refuse_members(
+    path: Location, table: pa.Table, numbers: Mapping[str, Rows], tar_bytes: int
+) -> None:
+    """InputError for members that do not lie one behind the other in the tar, in order."""
+    frames = numbers["num_frames"]
+    expected = 1 + frames + 2 * (frames - 1)
+    for name in ("offsets", "sizes"):
+        found = pc.list_value_length(table[name]).to_numpy()
+        if len(wrong := np.flatnonzero(found != expected)):
+            raise InputError(
+                f"{path}: {found[wrong[0]]} {name} for {frames[wrong[0]]} frames, expected "
+                f"{expected[wrong[0]]}"
+            )
+    flat = {name: pc.list_flatten(table[name]) for name in ("offsets", "sizes")}
+    if any(column.null_count for column in flat.values()):
+        raise InputError(f"{path}: members without offset or size")
+    offsets, sizes = (flat[name].to_numpy().astype(np.int64) for name in ("offsets", "sizes"))
+    most = np.repeat(PIXEL_BYTES * numbers["width"] * numbers["height"] + METADATA_BYTES, expected)
+    if len(wrong := np.flatnonzero((sizes < 0) | (sizes > most))):
+        raise InputError(
+            f"{path}: a member of {sizes[wrong[0]]} bytes; expected 0 to {most[wrong[0]]}"
+        )
+    # Not a sum, which beyond 2^63 would be negative.
+    if len(wrong := offsets[(offsets < 0) | (offsets > tar_bytes - sizes)]):
+        raise InputError(f"{path}: a member at byte {wrong[0]}; the tar has {tar_bytes}")
+    gaps = offsets[1:] - offsets[:-1] - sizes[:-1]
+    if len(wrong := np.flatnonzero((gaps < 0) | (gaps > MAX_GAP_BYTES))):
+        raise InputError(
+            f"{path}: members at bytes {offsets[wrong[0]]} and {offsets[wrong[0] + 1]}; expected "
+            "one behind the other"
+        )
+
+
+def _refuse_record(record: JobRecord) -> None:
+    """ValueError for a value that no job has."""
+    is_whole = type(record.num_bytes) is int and record.num_bytes >= 0
+    if not is_whole or not re.fullmatch("([0-9a-f]{64})?", record.sha256):
+        raise ValueError(f"a tar of {record.num_bytes!r} bytes, SHA-256 {record.sha256!r}")
+    if not isinstance(record.settings, dict):
+        raise ValueError("settings that are no table")

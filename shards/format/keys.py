@@ -6,20 +6,11 @@ out of the output folder or has control characters, and a file of such a name is
 name is refused for control characters.
 """
 
-import re
 from collections.abc import Sequence
 
 from twinstream.errors import InputError
 from twinstream.shards.format.classes import first_few
-
-# Of Unicode's categories Cc control characters, Zl and Zp line ends, Cs lone surrogates, for which
-# there is no UTF-8.
-_NOT_PLAIN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-
-
-def is_plain(text: str) -> bool:
-    """Whether a name or path fits on one line of a list and can be written as UTF-8."""
-    return not _NOT_PLAIN.search(text)
+from twinstream.shards.storage.location import is_plain, is_usable_path, require_usable_path
 
 
 def video_key(path: str, *, is_folder: bool = False) -> str:
@@ -33,20 +24,6 @@ def video_key(path: str, *, is_folder: bool = False) -> str:
     stem, dot, _ = parts[-1].rpartition(".")
     name = stem if dot and stem and not is_folder else parts[-1]
     return "/".join([*parts[:-1], name]).replace(".", "_")
-
-
-def is_usable_path(path: str) -> bool:
-    """Whether a path can become a key: plain, below the root, without backslashes."""
-    return "\\" not in path and is_plain(path) and {"", ".", ".."}.isdisjoint(path.split("/"))
-
-
-def require_usable_path(path: str, where: str = "") -> None:
-    """InputError, which begins with `where`, for a path that cannot become a key."""
-    if not is_usable_path(path):
-        raise InputError(
-            f"{where}{': ' if where else ''}{path!r}: not a usable path; expected one below the "
-            "root, in UTF-8, without '..', backslashes or control characters"
-        )
 
 
 def usable_paths(paths: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -14,8 +14,8 @@ from io import StringIO
 from pathlib import PurePosixPath
 
 from twinstream.errors import InputError
-from twinstream.shards.format.keys import require_usable_path
 from twinstream.shards.format.split_names import split_name
+from twinstream.shards.storage.location import require_usable_path
 
 
 @dataclass(frozen=True)

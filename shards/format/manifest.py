@@ -8,18 +8,39 @@ It holds no time, host or path: the same videos and settings give the same file.
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NoReturn
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from twinstream.errors import InputError
 from twinstream.shards.format.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL
-from twinstream.shards.storage.location import Location
+from twinstream.shards.storage.location import (
+    Location,
+    dataset_file,
+    is_plain,
+    read_whole,
+    require_file_path,
+    require_usable_path,
+)
 
 FORMAT = 1
 FILE_NAME = "dataset.json"
+# 625,000 shards, 10 million videos of 16 each, are 270 MB.
+MAX_BYTES = 2**29
+# A sample has two members at least, its JSON and a frame, each a block behind a block of header.
+SAMPLE_BYTES = 4 * 512
+# What a JSON file that is not ours can be: not JSON, nested too deep, of other fields.
+JSON_FAULTS = (KeyError, RecursionError, TypeError, ValueError)
 
 # These settings choose and order videos; all others change the pixels of frames or flow, and a
 # network trained on a mix of two of them would learn the difference.
@@ -43,12 +64,44 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _file_path(path: str) -> str:
+    require_file_path(path)
+    return path
+
+
+def _key(path: str) -> str:
+    require_usable_path(path)
+    return path
+
+
+def _plain(name: str) -> str:
+    if not is_plain(name):
+        raise ValueError(f"{name!r}; expected a name without control characters")
+    return name
+
+
+def _split_name(name: str) -> str:
+    if "/" in name:
+        raise ValueError(f"{name!r}; expected a name without a slash")
+    return _file_path(name)
+
+
+# What the files of the format hold, and nothing else.
+Key = Annotated[str, AfterValidator(_key)]
+FilePath = Annotated[str, AfterValidator(_file_path)]
+PlainName = Annotated[str, AfterValidator(_plain)]
+SplitName = Annotated[str, AfterValidator(_split_name)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+NumBytes = Annotated[int, Field(ge=0, le=2**62)]
+
+
 class FileEntry(Record):
     """A file of the dataset, its path relative to the dataset's folder."""
 
-    path: str
-    num_bytes: int
-    sha256: str
+    path: FilePath
+    num_bytes: NumBytes
+    sha256: Sha256
 
 
 class ShardEntry(Record):
@@ -56,7 +109,15 @@ class ShardEntry(Record):
 
     tar: FileEntry
     index: FileEntry
-    num_samples: int
+    num_samples: Count
+
+    @model_validator(mode="after")
+    def _room_for_samples(self) -> "ShardEntry":
+        if self.num_samples * SAMPLE_BYTES > self.tar.num_bytes:
+            raise ValueError(
+                f"{self.num_samples} samples in {self.tar.num_bytes} bytes of {self.tar.path}"
+            )
+        return self
 
 
 class FlowCodec(Record):
@@ -66,9 +127,9 @@ class FlowCodec(Record):
     numbers whole in the file.
     """
 
-    bound: float
-    zero: int | float
-    levels: int | float
+    bound: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    zero: Annotated[int | float, Field(ge=0, le=255)]
+    levels: Annotated[int | float, Field(gt=0, le=255)]
 
 
 def our_codec(bound: float) -> FlowCodec:
@@ -80,11 +141,24 @@ class Manifest(Record):
     """dataset.json without its digests; `settings` are those that change bytes of the dataset."""
 
     format: int
-    classes: tuple[str, ...]
+    classes: tuple[PlainName, ...]
     flow_codec: FlowCodec
     settings: dict[str, Any]
-    splits: dict[str, tuple[ShardEntry, ...]]
+    splits: dict[SplitName, tuple[ShardEntry, ...]]
     videos: FileEntry
+
+    @model_validator(mode="after")
+    def _each_file_once(self) -> "Manifest":
+        named = Counter(entry.path for entry in self.files())
+        for path, count in named.items():
+            if count > 1:
+                raise ValueError(f"{path} is named {count} times")
+        return self
+
+    def files(self) -> list[FileEntry]:
+        """Every file that it names: the table of videos, then each shard and its index."""
+        shards = (shard for entries in self.splits.values() for shard in entries)
+        return [self.videos, *(file for shard in shards for file in (shard.tar, shard.index))]
 
 
 def pixel_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,9 +181,9 @@ def manifest_bytes(manifest: Manifest) -> bytes:
 
 def read_manifest(dataset: Location) -> Manifest:
     """The manifest of the dataset in this folder; InputError without one of this format."""
-    path = dataset / FILE_NAME
+    path = dataset_file(dataset, FILE_NAME)
     try:
-        data = path.read_bytes()
+        data = read_whole(path, MAX_BYTES)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(
             f"{dataset}: no {FILE_NAME}, so this is no shard dataset or it is unfinished; "
@@ -137,21 +211,22 @@ def is_output(folder: Path, out: Location | None) -> bool:
 def parse_manifest(data: bytes, path: Location) -> Manifest:
     """The manifest in these bytes; InputError that names `path` when they are not intact."""
     try:
-        fields = json.loads(data)
+        fields = from_json(data)
         # Before the fields: another format has other fields, and the user needs the real cause.
         found = fields["format"]
         if found != FORMAT:
-            raise InputError(f"{path}: shard format {found}; this twinstream reads format {FORMAT}")
+            raise InputError(
+                f"{path}: shard format {found!r:.20}; this twinstream reads format {FORMAT}"
+            )
         del fields["sha256"], fields["settings_sha256"]
         manifest = Manifest.model_validate(fields)
+        is_changed = manifest_bytes(manifest) != data
     except InputError:
         raise
-    except (KeyError, TypeError, ValidationError, ValueError) as error:
-        raise InputError(
-            f"{path}: not a manifest of twinstream ({str(error).splitlines()[0]})"
-        ) from error
+    except JSON_FAULTS as error:
+        raise InputError(f"{path}: not a manifest of twinstream ({told(error)})") from error
     # One comparison checks both digests and the spelling.
-    if manifest_bytes(manifest) != data:
+    if is_changed:
         raise InputError(f"{path}: changed since it was written (its own digest does not fit)")
     return manifest
 
@@ -164,7 +239,12 @@ def shard_name(tar: str) -> str:
 
 def file_faults(dataset: Location, entry: FileEntry) -> Iterator[str]:
     """A line if the size or the hash of a file in the manifest differs, or it cannot be read."""
-    return faults_of(dataset / entry.path, entry)
+    try:
+        path = dataset_file(dataset, entry.path)
+    except InputError as error:
+        yield str(error)
+        return
+    yield from faults_of(path, entry)
 
 
 def faults_of(path: Location, entry: FileEntry) -> Iterator[str]:
@@ -187,3 +267,21 @@ def faults_of(path: Location, entry: FileEntry) -> Iterator[str]:
 def spelt(fields: dict[str, Any]) -> bytes:
     """The one spelling of a JSON file of the format."""
     return (json.dumps(fields, sort_keys=True, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def from_json(data: bytes) -> Any:
+    """The value of a JSON file of the format; one of `JSON_FAULTS` for NaN and what is no JSON."""
+    return json.loads(data, parse_constant=_refuse_constant)
+
+
+def told(error: Exception) -> str:
+    """One of `JSON_FAULTS` in one line: of several wrong fields the first."""
+    if not isinstance(error, ValidationError):
+        return "nested too deep" if isinstance(error, RecursionError) else str(error)
+    first = error.errors()[0]
+    parts = [repr(part) if not is_plain(str(part)) else str(part) for part in first["loc"]]
+    return f"{'.'.join(parts)}: {first['msg'].removeprefix('Value error, ')}"
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name}, which is no JSON")

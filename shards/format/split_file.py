@@ -6,14 +6,20 @@ dataset.json. Readers of version 1 of the format do not look at it.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from pydantic import ValidationError
-
 from twinstream.errors import InputError
-from twinstream.shards.format.manifest import Record, spelt
+from twinstream.shards.format.manifest import (
+    JSON_FAULTS,
+    Count,
+    Key,
+    PlainName,
+    Record,
+    from_json,
+    spelt,
+    told,
+)
 from twinstream.shards.storage.location import Location
 
 FOLDER = "splits"
@@ -24,12 +30,12 @@ class SplitFile(Record):
 
     dataset_sha256: str
     """Of dataset.json"""
-    source: str
+    source: PlainName
     """Name of the list, without its folder"""
     source_sha256: str
-    left_out: Mapping[str, int]
+    left_out: Mapping[PlainName, Count]
     """Listed videos in no shard, by reason"""
-    keys: tuple[str, ...]
+    keys: tuple[Key, ...]
     """Sorted"""
 
 
@@ -61,13 +67,12 @@ def split_bytes(split: SplitFile) -> bytes:
 def parse_split(data: bytes, path: Location) -> SplitFile:
     """The split in these bytes; InputError that names `path` when they are not intact."""
     try:
-        fields = json.loads(data)
+        fields = from_json(data)
         del fields["sha256"]
         split = SplitFile.model_validate(fields)
-    except (KeyError, TypeError, ValidationError, ValueError) as error:
-        raise InputError(
-            f"{path}: not a split of twinstream ({str(error).splitlines()[0]})"
-        ) from error
-    if split_bytes(split) != data:
+        is_changed = split_bytes(split) != data
+    except JSON_FAULTS as error:
+        raise InputError(f"{path}: not a split of twinstream ({told(error)})") from error
+    if is_changed:
         raise InputError(f"{path}: changed since it was written (its own digest does not fit)")
     return split

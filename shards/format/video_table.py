@@ -7,16 +7,18 @@ sorted by key and hold no absolute path, time or host, because the manifest hold
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from twinstream.errors import InputError
-from twinstream.shards.storage.location import Location
+from twinstream.shards.format import tables
+from twinstream.shards.storage.location import NOT_PLAIN, Location, read_whole
 
 VIDEOS_NAME = "videos.parquet"
 
@@ -128,6 +130,10 @@ def video_row(
     return VideoRow(*named, status.value, None if reason is None else reason.value, **known)
 
 
+# Columns by what must hold of each of their values.
+PATHS = frozenset({"key", "path", "split", "shard"})
+NUMBERS = frozenset({"label", "num_frames", "fps", "width", "height", "mean_flow", "saturated"})
+MAY_BE_NULL = frozenset({"reason", "detail", "shard"}) | NUMBERS - {"label"}
 SCHEMA = pa.schema(
     [
         ("key", pa.string()),
@@ -167,25 +173,64 @@ def videos_csv(rows: Iterable[VideoRow]) -> bytes:
     return text.getvalue().encode()
 
 
-def read_videos(path: Location) -> list[VideoRow]:
-    """Every row of a videos.parquet; InputError when the file is not one."""
-    try:
-        return [VideoRow(**row) for row in read_columns(path).to_pylist()]
-    except TypeError as error:
-        raise InputError(f"{path}: unreadable table of videos ({error})") from error
+def read_videos(path: Location, classes: Sequence[str] | None = None) -> list[VideoRow]:
+    """Every row of a videos.parquet; InputError as for `read_columns`, and for a row whose class
+    is another than that of its label in `classes`.
+    """
+    table = read_columns(path)
+    if classes is not None:
+        labels = pc.min_element_wise(table["label"], len(classes))
+        named = pa.array([*classes, "no class"], pa.string()).take(labels)
+        if (row := tables.first_row(pc.not_equal(named, table["class_name"]))) is not None:
+            raise InputError(
+                f"{path}: {table['key'][row]}: label {table['label'][row]} is "
+                f"{table['class_name'][row]}, not {named[row]}"
+            )
+    return [VideoRow(**row) for row in table.to_pylist()]
 
 
 def read_columns(path: Location, names: list[str] | None = None) -> pa.Table:
-    """A videos.parquet as columns, all or some; InputError when the file is not one."""
+    """A videos.parquet as columns, all or some.
+
+    InputError when the file is not one, and for a value that no video has.
+    """
     try:
-        # Without the threads of pyarrow's datasets, which now and then abort a process that ends.
-        return pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(
-            columns=names, use_threads=False
-        )
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(
-            f"{path}: unreadable table of videos ({str(error).splitlines()[0]})"
-        ) from error
+        data = read_whole(path, tables.MAX_BYTES)
+    except OSError as error:
+        raise InputError(f"{path}: unreadable table of videos ({error.strerror})") from error
+    what = "table of videos"
+    table = tables.parse_table(path, data, SCHEMA, what, names=names, may_be_null=MAY_BE_NULL)
+    _refuse_values(str(path), table)
+    return table
+
+
+def rows_of(videos: list[dict[str, Any]]) -> tuple[VideoRow, ...]:
+    """The rows with these fields; TypeError or ValueError for a value that no video has."""
+    rows = tuple(VideoRow(**video) for video in videos)
+    _refuse_values("videos", pa.Table.from_pylist(videos, SCHEMA))
+    return rows
+
+
+def _refuse_values(where: str, table: pa.Table) -> None:
+    known = {*table.column_names}
+    for name in PATHS & known:
+        tables.require_usable_texts(where, table[name])
+    wrong = {
+        name: pc.or_kleene(pc.less(table[name], 0), pc.invert(pc.is_finite(table[name])))
+        for name in NUMBERS & known
+    }
+    if "class_name" in known:
+        wrong["class_name"] = pc.match_substring_regex(table["class_name"], NOT_PLAIN)
+    if "status" in known:
+        wrong["status"] = pc.invert(pc.is_in(table["status"], pa.array([*Status], pa.string())))
+        is_written = pc.equal(table["status"], Status.WRITTEN.value)
+        for name in {"shard", "num_frames"} & known:
+            # What a reader needs of a sample: where it is, and how long.
+            wrong[f"{name} "] = pc.and_(is_written, pc.is_null(table[name]))
+    for name, mask in wrong.items():
+        if (row := tables.first_row(mask)) is not None:
+            value = table[name.strip()][row].as_py()
+            raise InputError(f"{where}: row {row}: {name.strip()} {value!r}, which no video has")
 
 
 def summary(rows: Iterable[VideoRow], good: Status = Status.WRITTEN) -> str:

@@ -14,12 +14,7 @@ from pathlib import Path
 
 from twinstream.errors import InputError
 from twinstream.shards.format.classes import first_few, plain_class, spelling_warning
-from twinstream.shards.format.keys import (
-    require_plain_class,
-    require_usable_path,
-    usable_paths,
-    video_key,
-)
+from twinstream.shards.format.keys import require_plain_class, usable_paths, video_key
 from twinstream.shards.format.manifest import is_output
 from twinstream.shards.format.split_names import (
     alike_but_for_split,
@@ -27,7 +22,7 @@ from twinstream.shards.format.split_names import (
     split_of_list,
 )
 from twinstream.shards.rawframes.names import ListedVideo, folder_name, parse_image_name, read_list
-from twinstream.shards.storage.location import Location
+from twinstream.shards.storage.location import Location, require_usable_path
 from twinstream.shards.storage.walk import refuse_same_file, walk_tree
 
 SAME_NUMBERS = "number classes alike in all lists"

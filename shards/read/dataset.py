@@ -16,7 +16,13 @@ from numpy.typing import NDArray
 
 from twinstream.errors import InputError
 from twinstream.shards.format.flow_codec import dequantize
-from twinstream.shards.format.manifest import FlowCodec, Manifest, read_manifest, shard_name
+from twinstream.shards.format.manifest import (
+    FlowCodec,
+    Manifest,
+    ShardEntry,
+    read_manifest,
+    shard_name,
+)
 from twinstream.shards.format.video_table import VIDEOS_NAME, read_columns
 from twinstream.shards.read.index_cache import IndexCache
 from twinstream.shards.read.members import read_flow, read_frames, read_meta
@@ -24,7 +30,7 @@ from twinstream.shards.read.samples import Samples, StoredSample, WrittenVideos,
 from twinstream.shards.read.virtual_splits import VirtualSplit, find_split
 from twinstream.shards.settings import ShardSettings
 from twinstream.shards.storage.block_cache import BlockCache, open_cache
-from twinstream.shards.storage.location import Location, locate
+from twinstream.shards.storage.location import Location, dataset_file, locate
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +128,7 @@ class ShardDataset:
 
         Its columns include the status (written, skipped, missing), the reason and the detail.
         """
-        return read_columns(self.path / VIDEOS_NAME)
+        return read_columns(dataset_file(self.path, VIDEOS_NAME))
 
     def keys(self, split: str | None = None) -> tuple[str, ...]:
         """The keys of a split, or of all, in the order of the shards; reads every index once."""
@@ -133,10 +139,7 @@ class ShardDataset:
     @cached_property
     def splits(self) -> dict[str, Samples]:
         """Every sample, by split."""
-        return {
-            name: Samples(self.path, name, entries, self._cache, indexes=self._indexes)
-            for name, entries in self.manifest.splits.items()
-        }
+        return {name: self._every(name, entries) for name, entries in self.manifest.splits.items()}
 
     @cached_property
     def written(self) -> WrittenVideos:
@@ -183,8 +186,17 @@ class ShardDataset:
             for entry in entries
             if (split, shard_name(entry.tar.path)) in shards
         )
-        every = Samples(self.path, listed.name, entries, self._cache, indexes=self._indexes)
-        return every.with_keys({*listed.keys})
+        return self._every(listed.name, entries).with_keys({*listed.keys})
+
+    def _every(self, name: str, entries: tuple[ShardEntry, ...]) -> Samples:
+        return Samples(
+            self.path,
+            name,
+            entries,
+            self._cache,
+            num_classes=len(self.classes),
+            indexes=self._indexes,
+        )
 
     def _found(self, key: str) -> tuple[str, StoredSample]:
         """Split and sample of a key."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from twinstream.errors import InputError
 from twinstream.shards.format.index import SampleIndex, parse_table
+from twinstream.shards.format.manifest import ShardEntry
 from twinstream.shards.storage.location import Location
 
 CACHE_BYTES = 64 * 2**20
@@ -46,13 +46,12 @@ class ShardIndex:
         return list(zip(self.keys, self.columns["label"].tolist(), strict=True))
 
 
-def parse_shard_index(path: Location, data: bytes) -> ShardIndex:
-    """The index at `path` that has these bytes; InputError when it is none."""
-    table = parse_table(path, data).combine_chunks()
+def parse_shard_index(
+    path: Location, data: bytes, entry: ShardEntry | None = None, num_classes: int | None = None
+) -> ShardIndex:
+    """The index at `path` that has these bytes; InputError as for `parse_table`."""
+    table = parse_table(path, data, entry, num_classes).combine_chunks()
     offsets, sizes = (table.column(name).combine_chunks() for name in ("offsets", "sizes"))
-    # `begins` of the one column are used for both.
-    if not offsets.offsets.equals(sizes.offsets):
-        raise InputError(f"{path}: offsets and sizes of other members; expected one of each")
     columns = {
         name: table.column(name).to_numpy() for name in ("label", "num_frames", "width", "height")
     }

@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import overload
 
 import numpy as np
@@ -18,12 +19,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from twinstream.errors import InputError
-from twinstream.shards.format.index import SampleIndex
+from twinstream.shards.format.index import MAX_BYTES, SampleIndex
 from twinstream.shards.format.manifest import FileEntry, ShardEntry, shard_name
 from twinstream.shards.format.video_table import VIDEOS_NAME, Status, read_columns
 from twinstream.shards.read.index_cache import IndexCache, ShardIndex, parse_shard_index
 from twinstream.shards.storage.block_cache import BlockCache
-from twinstream.shards.storage.location import Location, read_range
+from twinstream.shards.storage.location import Location, dataset_file, read_range, read_whole
 
 COLUMNS = ["key", "split", "status", "num_frames", "shard"]
 # Indexes read at the same time: in an object store each is some round trips of waiting.
@@ -55,6 +56,7 @@ class Samples(Sequence[StoredSample]):
     entries: tuple[ShardEntry, ...]
     cache: BlockCache | None = None
     positions: NDArray[np.int64] | None = None
+    num_classes: int | None = None
     indexes: IndexCache = field(default_factory=IndexCache)
 
     def __len__(self) -> int:
@@ -104,7 +106,13 @@ class Samples(Sequence[StoredSample]):
         """One of those with the fewest frames; of a whole split by videos.parquet alone."""
         if self.positions is not None:
             return min(self, key=lambda sample: sample.index.num_frames)
-        return self.of_key(*read_written_videos(self.dataset).shortest(self.split))
+        written = read_written_videos(self.dataset)
+        if (found := written.count(self.split)) != len(self):
+            raise InputError(
+                f"{self.dataset}: {found} videos of {self.split} in {VIDEOS_NAME}, {len(self)} in "
+                "dataset.json; `twinstream shards verify` tells more"
+            )
+        return self.of_key(*written.shortest(self.split))
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
@@ -146,15 +154,11 @@ class Samples(Sequence[StoredSample]):
 
     def _read(self, shard: int) -> ShardIndex:
         entry = self.entries[shard]
-        path = self.dataset / entry.index.path
-        index = parse_shard_index(path, read_through(self.cache, path, entry.index))
-        # Positions are computed from dataset.json: another count would shift every later sample.
-        if len(index.keys) != entry.num_samples:
-            raise InputError(
-                f"{self.dataset}: {entry.index.path}: {len(index.keys)} samples, dataset.json says "
-                f"{entry.num_samples}"
-            )
-        return index
+        # With its index, so that no sample of it needs a look at the tar again.
+        require_tar(dataset_file(self.dataset, entry.tar.path), entry.tar.num_bytes)
+        path = dataset_file(self.dataset, entry.index.path)
+        data = read_through(self.cache, path, entry.index)
+        return parse_shard_index(path, data, entry, self.num_classes)
 
     def _stored(self, shard: int, index: SampleIndex) -> StoredSample:
         entry = self.entries[shard]
@@ -163,12 +167,25 @@ class Samples(Sequence[StoredSample]):
 
 def read_through(cache: BlockCache | None, path: Location, entry: FileEntry) -> bytes:
     """The whole of a small file, through the cache if there is one; InputError if unreadable."""
+    if entry.num_bytes > MAX_BYTES:
+        raise InputError(f"{path}: {entry.num_bytes} bytes; expected {MAX_BYTES} at most")
     try:
-        return path.read_bytes() if cache is None else cache.read(path, entry, 0, entry.num_bytes)
+        if cache is None:
+            return read_whole(path, MAX_BYTES)
+        return cache.read(path, entry, 0, entry.num_bytes)
     except OSError as error:
         raise InputError(
             f"{path}: {error.strerror}; `twinstream shards verify` tells more"
         ) from error
+
+
+def require_tar(tar: Location, num_bytes: int) -> None:
+    """InputError for a tar on a disk that is shorter than dataset.json says.
+
+    One that is absent is told by who reads of it; in a store the question would cost a round trip.
+    """
+    if isinstance(tar, Path) and tar.exists() and (found := tar.stat().st_size) < num_bytes:
+        raise InputError(f"{tar}: the shard ends at byte {found} of {num_bytes}")
 
 
 @dataclass(frozen=True)
@@ -185,6 +202,10 @@ class WrittenVideos:
             if row < 0
             else (self.table["split"][row].as_py(), self.table["shard"][row].as_py())
         )
+
+    def count(self, split: str) -> int:
+        """How many videos of a split there are."""
+        return pc.sum(pc.equal(self.table["split"], split)).as_py() or 0
 
     def keys(self, split: str) -> list[str]:
         """The keys of a split, in the order of the table."""
@@ -205,5 +226,5 @@ class WrittenVideos:
 
 def read_written_videos(dataset: Location) -> WrittenVideos:
     """The part of videos.parquet that finds samples; InputError when the file is not one."""
-    table = read_columns(dataset / VIDEOS_NAME, COLUMNS)
+    table = read_columns(dataset_file(dataset, VIDEOS_NAME), COLUMNS)
     return WrittenVideos(table.filter(pc.equal(table["status"], Status.WRITTEN.value)))

@@ -16,19 +16,22 @@ import pyarrow as pa
 
 from twinstream.errors import InputError
 from twinstream.shards.format.classes import first_few
-from twinstream.shards.format.keys import require_usable_path, video_key
+from twinstream.shards.format.keys import video_key
 from twinstream.shards.format.listings import Listed, parse_video_list
-from twinstream.shards.format.manifest import FILE_NAME
+from twinstream.shards.format.manifest import FILE_NAME, MAX_BYTES
 from twinstream.shards.format.split_file import FOLDER, SplitFile, parse_split, split_path
 from twinstream.shards.format.split_names import is_split_name
 from twinstream.shards.format.video_table import VIDEOS_NAME, Status, read_columns
 from twinstream.shards.storage.location import (
     Location,
+    dataset_file,
     file_sha256,
     file_sizes,
     files_sha256,
     locate,
     read_text,
+    read_whole,
+    require_usable_path,
 )
 
 COLUMNS = ["key", "class_name", "status", "reason"]
@@ -75,10 +78,11 @@ def find_split(dataset: Location, split: str, known: Collection[str]) -> Virtual
 def stored_split(dataset: Location, name: str) -> SplitFile | None:
     """The split that is stored under this name; InputError for a damaged or foreign one."""
     # Before a path is made of it: a name with slashes may lead anywhere.
-    if not is_split_name(name) or not (path := split_path(dataset, name)).exists():
+    if not is_split_name(name) or not split_path(dataset, name).exists():
         return None
-    split = parse_split(path.read_bytes(), path)
-    if split.dataset_sha256 != file_sha256(dataset / FILE_NAME):
+    path = dataset_file(dataset, f"{FOLDER}/{name}.json")
+    split = parse_split(read_whole(path, MAX_BYTES), path)
+    if split.dataset_sha256 != file_sha256(dataset_file(dataset, FILE_NAME)):
         raise InputError(f"{path}: was made for another dataset.json; remove it and add it anew")
     return split
 
@@ -121,7 +125,7 @@ def read_list(dataset: Location, source: str) -> VirtualSplit:
             f"{source}: holds the splits {first_few(parts)}; name one, as in {source}:{parts[0]}"
         )
     wanted = [one for one in listed if part is None or one.split == part]
-    videos = read_columns(dataset / VIDEOS_NAME, COLUMNS)
+    videos = read_columns(dataset_file(dataset, VIDEOS_NAME), COLUMNS)
     return resolve(wanted, videos, source, files_sha256(paths))
 
 

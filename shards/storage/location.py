@@ -1,12 +1,16 @@
 """Where files are: a local path or a URI of an object store, read and listed in the same way.
 
 A local path stays a plain pathlib.Path and costs nothing extra. A path in a store is a `RemotePath`
-with the same methods. `storage.atomic` writes to both.
+with the same methods. `storage.atomic` writes to both. A dataset is someone else's input:
+`dataset_file` keeps what it names within its folder.
 """
 
+import errno
 import hashlib
 import io
 import os
+import re
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -23,7 +27,18 @@ from twinstream.shards.storage.remote import RemotePath
 from twinstream.shards.storage.walk import files_below
 
 NUM_NAMED = 10
+# Of a list: 10 million videos.
+MAX_TEXT_BYTES = 2**30
 Location = Path | RemotePath
+# Of Unicode's categories Cc control characters, Zl and Zp line ends.
+NOT_PLAIN = "[\x00-\x1f\x7f-\x9f\u2028\u2029]"
+# What no path below a folder has. Both for Python and Arrow, which knows no lone surrogates (Cs).
+NOT_USABLE = rf"(^|/)\.{{0,2}}(/|$)|\\|{NOT_PLAIN}"
+_SURROGATE = "|[\ud800-\udfff]"
+_IS_NOT_PLAIN = re.compile(NOT_PLAIN + _SURROGATE)
+_IS_NOT_USABLE = re.compile(NOT_USABLE + _SURROGATE)
+# `pipe:`, `http:`, `C:`
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
 def locate(where: str | Location) -> Location:
@@ -78,6 +93,15 @@ def read_range(location: Location, begin: int, num_bytes: int) -> bytes:
         return os.pread(file.fileno(), num_bytes, begin)
 
 
+def read_whole(path: Location, max_bytes: int) -> bytes:
+    """Every byte of a file; InputError for one of more than `max_bytes`, before it is read."""
+    with path.open("rb") as file:
+        if (num_bytes := file.seek(0, os.SEEK_END)) > max_bytes:
+            raise InputError(f"{path}: {num_bytes} bytes; expected {max_bytes} at most")
+        file.seek(0)
+        return file.read()
+
+
 def file_sha256(path: Location) -> str:
     """Hex SHA-256 of a file's bytes."""
     with path.open("rb") as file:
@@ -114,6 +138,70 @@ def require_outside(out: Location, source: Location, option: str = "--out") -> N
         raise InputError(
             f"{option} {out}: lies in {source}, which it is made of; choose another {option}"
         )
+
+
+def is_plain(text: str) -> bool:
+    """Whether a name or path fits on one line of a list and can be written as UTF-8."""
+    return not _IS_NOT_PLAIN.search(text)
+
+
+def is_usable_path(path: str) -> bool:
+    """Whether it is a path below a folder: relative, plain, no `..`, no backslashes."""
+    return not _IS_NOT_USABLE.search(path)
+
+
+def require_usable_path(path: str, where: str = "") -> None:
+    """InputError, which begins with `where`, for a path that is not below a folder."""
+    if not is_usable_path(path):
+        raise InputError(
+            f"{where}{': ' if where else ''}{path!r}: not a usable path; expected one below the "
+            "root, in UTF-8, without '..', backslashes or control characters"
+        )
+
+
+def require_file_path(path: str, where: str = "") -> None:
+    """The same for a path that a dataset names a file by; it has no scheme either."""
+    require_usable_path(path, where)
+    if _SCHEME.match(path):
+        raise InputError(
+            f"{where}{': ' if where else ''}{path!r}: begins like a URL; expected a path below the "
+            "dataset's folder"
+        )
+
+
+def dataset_file(dataset: Location, relative: str) -> Location:
+    """The file that a dataset names by this path; it may be absent.
+
+    InputError for a path that leads out of the dataset's folder, by its text or by links, and for
+    what is no regular file. Of an object store the text says it all.
+    """
+    require_file_path(relative, str(dataset))
+    path = dataset / relative
+    if isinstance(path, Path) and is_regular(path) and not is_inside(path, dataset):
+        raise InputError(
+            f"{path}: a link to {path.resolve()}, out of the dataset's folder; expected files "
+            "within it (a link to the whole folder may stand for it)"
+        )
+    return path
+
+
+def is_regular(path: Path) -> bool:
+    """Whether there is a regular file, by whatever links; False where there is nothing.
+
+    InputError for a folder, pipe or device: a pipe is waited for, and /dev/zero has no end.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENAMETOOLONG):
+            raise
+        raise InputError(f"{path}: {error.strerror}") from error
+    if not stat.S_ISREG(mode):
+        kind = "folder" if stat.S_ISDIR(mode) else "pipe, socket or device"
+        raise InputError(f"{path}: a {kind}; expected a regular file")
+    return True
 
 
 @contextmanager
@@ -160,9 +248,12 @@ def spool_folder(location: Location) -> str | None:
 def read_text(path: Location, setting: str) -> str:
     """The text of a list; InputError, naming the setting or option that led here."""
     try:
+        if isinstance(path, Path):
+            is_regular(path)
         # Excel writes a byte order mark, which must not become part of the first column's name.
-        with io.TextIOWrapper(path.open("rb"), encoding="utf-8-sig") as file:
-            return file.read()
+        return io.TextIOWrapper(
+            io.BytesIO(read_whole(path, MAX_TEXT_BYTES)), encoding="utf-8-sig"
+        ).read()
     except FileNotFoundError as error:
         # Most often the name is mistyped or the fold is another one; the names there show it.
         there = sorted(other.name for other in path.parent.glob(f"*{path.suffix}"))[:NUM_NAMED]

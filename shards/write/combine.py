@@ -21,7 +21,7 @@ from twinstream.shards.format.manifest import (
 )
 from twinstream.shards.format.sample import SampleMeta, meta_from_json
 from twinstream.shards.format.video_table import VIDEOS_NAME, Status, VideoRow, read_videos
-from twinstream.shards.storage.location import Location, file_sha256, require_outside
+from twinstream.shards.storage.location import Location, dataset_file, file_sha256, require_outside
 from twinstream.shards.write.copying import Copier, StoredBytes, fill_spool, stored_samples
 from twinstream.shards.write.dataset import Contents, DatasetBuild, write_dataset
 from twinstream.shards.write.plan import key_hash, plan_shards
@@ -166,7 +166,8 @@ def subset(
 def read_source(path: Location) -> Source:
     """The dataset at `path`; InputError for a sample that no row says is written."""
     manifest = read_manifest(path)
-    rows = {row.key: row for row in read_videos(path / VIDEOS_NAME)}
+    table = dataset_file(path, VIDEOS_NAME)
+    rows = {row.key: row for row in read_videos(table, manifest.classes)}
     parts = []
     for stored in stored_samples(path, manifest):
         row = rows.get(stored.index.key)
@@ -223,7 +224,7 @@ def samples_per_shard(manifest: Manifest) -> int:
     fullest = max(
         (shard.num_samples for shards in manifest.splits.values() for shard in shards), default=1
     )
-    return stated if isinstance(stated, int) else fullest
+    return stated if isinstance(stated, int) and stated > 0 else fullest
 
 
 def _first_of_each_class(parts: list[Part], max_per_class: int | None) -> list[Part]:

@@ -12,7 +12,7 @@ from itertools import islice
 from twinstream.errors import InputError
 from twinstream.shards.format.index import SampleIndex, read_index
 from twinstream.shards.format.manifest import Manifest, ShardEntry, file_faults
-from twinstream.shards.storage.location import Location
+from twinstream.shards.storage.location import Location, dataset_file
 from twinstream.shards.write.writer import SampleSpool
 
 
@@ -34,7 +34,9 @@ def stored_samples(dataset: Location, manifest: Manifest) -> list[StoredBytes]:
             _refuse(file_faults(dataset, shard.index), dataset)
             found += [
                 StoredBytes(dataset, split, shard, row)
-                for row in read_index(dataset / shard.index.path)
+                for row in read_index(
+                    dataset_file(dataset, shard.index.path), shard, len(manifest.classes)
+                )
             ]
     return found
 

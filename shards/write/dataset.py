@@ -39,7 +39,7 @@ from twinstream.shards.storage.atomic import (
     remove_temporaries,
     write_atomically,
 )
-from twinstream.shards.storage.location import Location, file_sizes
+from twinstream.shards.storage.location import Location, dataset_file, file_sizes
 from twinstream.shards.storage.lock import owned
 from twinstream.shards.write.plan import ShardPlan, T
 from twinstream.shards.write.writer import ShardWriter, index_path, write_shard
@@ -100,7 +100,7 @@ class DatasetBuild(Generic[T]):
             return None
         manifest = read_manifest(self.out)
         self._refuse_other_settings(manifest.settings)
-        rows = read_videos(self.out / VIDEOS_NAME)
+        rows = read_videos(dataset_file(self.out, VIDEOS_NAME))
         # Equal settings are not enough: the user may have added or moved videos since.
         planned = [_planned(item) for plan in self.plans for item in plan.items]
         others = [_identity(row) for row in self.contents.other_rows]

@@ -24,7 +24,7 @@ from twinstream.shards.format.manifest import FILE_NAME, FORMAT, FlowCodec, shar
 from twinstream.shards.format.sample import SampleMeta, member_names, meta_from_json, num_members
 from twinstream.shards.format.video_table import Status, VideoRow, video_row
 from twinstream.shards.storage.atomic import one_line_disk_faults, write_atomically
-from twinstream.shards.storage.location import Location, file_sha256, file_sizes
+from twinstream.shards.storage.location import Location, dataset_file, file_sha256, file_sizes
 from twinstream.shards.storage.lock import owned
 from twinstream.shards.write.dataset import (
     SAME_COMMAND,
@@ -97,7 +97,7 @@ def _index(
 
 def index_shard(folder: Location, name: str, split: str, settings: dict[str, Any]) -> IndexFile:
     """Write the index beside one tar; one that is there and fits the tar's bytes is kept."""
-    tar = folder / name
+    tar = dataset_file(folder, name)
     index = tar.with_suffix(".parquet")
     digest = file_sha256(tar)
     if index.exists():

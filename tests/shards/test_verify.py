@@ -58,7 +58,7 @@ def test_a_missing_flow_field_is_told_with_the_numbers(dataset: Path) -> None:
     ]
     rows[0]["num_frames"] += 1
     rewritten(dataset, name, index_bytes(rows, read_index_file(dataset / name).record))
-    assert any("members that do not fit" in fault for fault in faults(dataset))
+    assert any("20 offsets for 8 frames, expected 23" in fault for fault in faults(dataset))
 
 
 def test_a_row_without_its_sample_and_a_sample_without_its_row_are_told(dataset: Path) -> None:

@@ -98,7 +98,7 @@ def test_samples_travel_to_another_process_without_what_was_loaded_being_needed(
 def test_an_index_of_another_length_is_told(samples: Samples) -> None:
     first, last = samples.entries[0].index.path, samples.entries[2].index.path
     (samples.dataset / last).write_bytes((samples.dataset / first).read_bytes())
-    with pytest.raises(InputError, match=rf"{last}: 3 samples, dataset\.json says 1"):
+    with pytest.raises(InputError, match=rf"{last}: 3 rows, dataset\.json says 1"):
         samples[6]
 
 
