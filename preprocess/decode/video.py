@@ -59,7 +59,11 @@ def open_video(
         notes = [note] if note else []
         coded_size = stream.codec_context.width, stream.codec_context.height
         check_pixels(*coded_size, max_pixels)
-        contents = contents_of(local, container, stream)
+        try:
+            contents = contents_of(local, container, stream)
+        # A disk that cannot read it is no fault of ours.
+        except OSError as error:
+            raise VideoError(Reason.UNREADABLE, error.strerror or "cannot be read") from error
         # Threads of type FRAME return pictures later, and which packet gave which is lost.
         stream.thread_type, stream.thread_count = "SLICE", num_threads
         pictures = decoded_pictures(

@@ -84,18 +84,29 @@ def file_sizes(folder: Location) -> dict[str, int]:
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
 
 
+@contextmanager
+def named_faults(path: Location) -> Iterator[None]:
+    """An error of reading in the block names the file; a disk's own, such as EIO, does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def read_range(location: Location, begin: int, num_bytes: int) -> bytes:
     """`num_bytes` from `begin` on in one read; fewer where the file ends."""
     if isinstance(location, RemotePath):
         return location.read_range(begin, num_bytes)
     # pread goes past the buffer of a file object, so none is made.
-    with open(location, "rb", buffering=0) as file:
+    with named_faults(location), open(location, "rb", buffering=0) as file:
         return os.pread(file.fileno(), num_bytes, begin)
 
 
 def read_whole(path: Location, max_bytes: int) -> bytes:
     """Every byte of a file; InputError for one of more than `max_bytes`, before it is read."""
-    with path.open("rb") as file:
+    with named_faults(path), path.open("rb") as file:
         if (num_bytes := file.seek(0, os.SEEK_END)) > max_bytes:
             raise InputError(f"{path}: {num_bytes} bytes; expected {max_bytes} at most")
         file.seek(0)
@@ -104,7 +115,7 @@ def read_whole(path: Location, max_bytes: int) -> bytes:
 
 def file_sha256(path: Location) -> str:
     """Hex SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
+    with named_faults(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -112,7 +123,8 @@ def files_sha256(paths: Iterable[Location]) -> str:
     """Hex SHA-256 of the bytes of several small files in turn; of one that of `file_sha256`."""
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(path.read_bytes())
+        with named_faults(path):
+            digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

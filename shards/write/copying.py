@@ -12,7 +12,7 @@ from itertools import islice
 from twinstream.errors import InputError
 from twinstream.shards.format.index import SampleIndex, read_index
 from twinstream.shards.format.manifest import Manifest, ShardEntry, file_faults
-from twinstream.shards.storage.location import Location, dataset_file
+from twinstream.shards.storage.location import Location, dataset_file, named_faults
 from twinstream.shards.write.writer import SampleSpool
 
 
@@ -54,10 +54,14 @@ class Copier:
         if path not in self._sound:
             _refuse(file_faults(sample.dataset, sample.shard.tar), sample.dataset)
             self._sound.add(path)
-        with path.open("rb") as tar:
+        with named_faults(path), path.open("rb") as tar:
             for offset, size in zip(sample.index.offsets, sample.index.sizes, strict=True):
                 tar.seek(int(offset))
-                yield tar.read(int(size))
+                data = tar.read(int(size))
+                # Its hash was right when the copy began.
+                if len(data) != size:
+                    raise InputError(f"{path}: {sample.index.key}: cut short while it was copied")
+                yield data
 
 
 def fill_spool(spool: SampleSpool, num_frames: int, images: Iterable[bytes]) -> None:

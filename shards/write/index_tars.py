@@ -24,7 +24,13 @@ from twinstream.shards.format.manifest import FILE_NAME, FORMAT, FlowCodec, shar
 from twinstream.shards.format.sample import SampleMeta, member_names, meta_from_json, num_members
 from twinstream.shards.format.video_table import Status, VideoRow, video_row
 from twinstream.shards.storage.atomic import one_line_disk_faults, write_atomically
-from twinstream.shards.storage.location import Location, dataset_file, file_sha256, file_sizes
+from twinstream.shards.storage.location import (
+    Location,
+    dataset_file,
+    file_sha256,
+    file_sizes,
+    named_faults,
+)
 from twinstream.shards.storage.lock import owned
 from twinstream.shards.write.dataset import (
     SAME_COMMAND,
@@ -134,7 +140,11 @@ def tar_samples(path: Location) -> Iterator[tuple[SampleMeta, list[Member]]]:
     """Each sample's JSON and members (name, offset, size); InputError at the first wrong member."""
     _refuse_cut(path)
     try:
-        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with (
+            named_faults(path),
+            path.open("rb") as file,
+            tarfile.open(fileobj=file, mode="r:") as tar,
+        ):
             members = [(member.name, member.offset_data, member.size) for member in tar]
             position = 0
             while position < len(members):
