@@ -140,6 +140,11 @@ class DatasetBuild(Generic[T]):
     def finish(self) -> list[VideoRow]:
         """Make the dataset complete when every shard is there; returns every video's row."""
         done = self.done_shards()
+        for path in (plan.path for plan in self.plans if plan.path not in done):
+            raise InputError(
+                f"{self.out / path}.tar: gone or cut short since it was written; {SAME_COMMAND}, "
+                "which makes it anew"
+            )
         return finish_dataset(self.out, [done[plan.path] for plan in self.plans], self.contents)
 
     def _refuse_unknown_files(self, there: Iterable[str]) -> None:
