@@ -11,8 +11,8 @@ import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from twinstream.errors import InputError
 from twinstream.shards.storage.atomic import write_atomically
+from twinstream.shards.storage.lock import owned
 from twinstream.train.report.clips import clips_table, has_clips
 from twinstream.train.report.evidence import Evidence
 from twinstream.train.report.figures import gains_table, sweep_table, write_gains, write_sweep
@@ -35,12 +35,18 @@ FIGURES: dict[str, Callable[[Table, Path], None]] = {"figure3": write_sweep, "fi
 
 
 def write_report(evidence: Evidence, out: Path) -> list[Table]:
-    """Write the report into `out`; returns its tables in the order of the page."""
+    """Write the report into `out`; returns its tables in the order of the page.
+
+    InputError where another run holds the folder or it cannot be written to.
+    """
     parts, notes = report_parts(evidence), report_notes(evidence)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot be written to ({error.strerror})") from error
+    # Another report would clear away what this one has written.
+    with owned(out, "twinstream report"):
+        _write(evidence, out, parts, notes)
+    return parts
+
+
+def _write(evidence: Evidence, out: Path, parts: list[Table], notes: list[str]) -> None:
     # Of an earlier report into the same folder: what this one may lack must not stand beside it.
     tables = [f"{name}.{suffix}" for name in TABLES for suffix in ("md", "csv")]
     figures = [f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "csv")]
@@ -56,7 +62,6 @@ def write_report(evidence: Evidence, out: Path) -> list[Table]:
             pictures[table.name] = out / f"{table.name}.png"
             FIGURES[table.name](table, pictures[table.name])
     write_atomically(out / PAGE, page(evidence, notes, parts, pictures).encode())
-    return parts
 
 
 def report_parts(evidence: Evidence) -> list[Table]:

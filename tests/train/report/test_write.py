@@ -13,6 +13,8 @@ import pytest
 
 from tests.support.command import run
 from tests.support.runs import from_shards, write_tested
+from twinstream.errors import InputError
+from twinstream.shards.storage.lock import owned
 from twinstream.train.report import paper
 from twinstream.train.report.evidence import Evidence, read_evidence
 from twinstream.train.report.figures import gains_table, sweep_table, write_gains, write_sweep
@@ -332,6 +334,18 @@ def test_one_run_alone_makes_a_report_with_gaps(tmp_path: Path) -> None:
     assert all(table.gaps for table in tables)
     assert not list((tmp_path / "out").glob("*.png"))
     assert "To fill it:" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_two_reports_into_one_folder_do_not_clear_away_what_the_other_writes(
+    runs: list[Path], tmp_path: Path
+) -> None:
+    with (
+        owned(tmp_path / "report", "twinstream report"),
+        pytest.raises(InputError, match=r"report: in use by process .*; wait for it or choose"),
+    ):
+        write_report(read_evidence(runs), tmp_path / "report")
+    write_report(read_evidence(runs), tmp_path / "report")
+    assert not [*(tmp_path / "report").glob(".*")]
 
 
 def test_a_run_that_is_none_is_one_line(
