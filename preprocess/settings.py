@@ -135,7 +135,7 @@ class PreprocessSettings(Section):
     """
     workers: int | None = Field(None, ge=1)
     """Shards made at the same time; when not set as many as the CPUs have room for, or with an
-    engine on GPUs the GPUs.
+    engine on GPUs the GPUs. One worker needs no Ray.
     """
     max_skipped: int | None = Field(None, ge=0)
     """More skipped videos than this end the run with exit code 1, after all else is written; off

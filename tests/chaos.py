@@ -30,9 +30,9 @@ EXPECTED_CODES = {"driver -9": -signal.SIGKILL, "driver INT": 130, "driver TERM"
 MAX_WORKER_KILLS_A_RUN = 2  # a third could hit the same video and rightly leave it out
 
 
-def command(config: Path, out: Path, root: Path, workers: int) -> list[str]:
+def command(config: Path, out: Path, root: Path, workers: int, *more: str) -> list[str]:
     config.write_text(yaml.safe_dump(tree(root, out)))
-    arguments = ["preprocess", "-c", str(config), "--set", f"preprocess.workers={workers}"]
+    arguments = ["preprocess", "-c", str(config), "--set", f"preprocess.workers={workers}", *more]
     return [sys.executable, "-m", "twinstream", *arguments]
 
 
@@ -95,7 +95,8 @@ def _kill(pid: int) -> None:
 )
 @click.option("--seed", default=0, show_default=True, help="Draws what is killed, and when.")
 @click.option("--workers", default=2, show_default=True)
-def main(kills: int, videos: int, seed: int, workers: int) -> None:
+@click.option("--local", is_flag=True, help="Kill and resume a run without Ray.")
+def main(kills: int, videos: int, seed: int, workers: int, local: bool) -> None:
     """Exit code 1 when a byte differs or a fault is found."""
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
@@ -103,9 +104,9 @@ def main(kills: int, videos: int, seed: int, workers: int) -> None:
         root, peace, war = folder / "videos", folder / "peace", folder / "war"
         write_videos(root, videos)
         subprocess.run(command(folder / "peace.yaml", peace, root, 1), cwd=ROOT, check=True)
-        counts = run_with_kills(
-            command(folder / "war.yaml", war, root, workers), war, kills, random.Random(seed)
-        )
+        more = ["--local"] if local else []
+        arguments = command(folder / "war.yaml", war, root, workers, *more)
+        counts = run_with_kills(arguments, war, kills, random.Random(seed))
         expected, found = dataset_digests(peace), dataset_digests(war)
         same = sum(found.get(path) == digest for path, digest in expected.items())
         found_faults = list(faults(war))

@@ -115,7 +115,7 @@ def _run(
     # Not used here: a user can start from it with `twinstream train -c`.
     (out / "pipeline.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
     settings = build_settings(Settings, deepcopy(tree))
-    rows = preprocess(settings.dataset, settings.preprocess, settings.shards)
+    rows = preprocess(settings.dataset, settings.preprocess, settings.shards, local=True)
     print(f"{summary(rows)} -> {settings.shards.path}", flush=True)
     dataset = ShardDataset(settings.shards.path)
     held_out = dataset.samples("test")

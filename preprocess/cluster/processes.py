@@ -49,6 +49,8 @@ class ProcessCluster:
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._connections: dict[Connection, int] = {}
         self._gpu_of: dict[int, str] = {}
+        # What it writes to stderr, kept in memory: its last line may be all that a death leaves.
+        self._said: dict[int, int] = {}
 
     def start(self) -> int:
         """Start a process at once; InputError where the machine has no room for one."""
@@ -61,6 +63,7 @@ class ProcessCluster:
             self._gpu_of[worker] = min(self._gpus, key=used.count)
             variables["CUDA_VISIBLE_DEVICES"] = self._gpu_of[worker]
         try:
+            said = os.memfd_create(f"worker {worker}")
             ours, theirs = Pipe()
             with theirs:
                 process = subprocess.Popen(
@@ -70,13 +73,14 @@ class ProcessCluster:
                     env=os.environ | variables,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
+                    stderr=said,
                     # Else Ctrl-C on a terminal would reach it, too.
                     start_new_session=True,
                 )
         except OSError as error:
             raise InputError(f"no worker can be started here ({error.strerror})") from error
         self._processes[worker], self._connections[ours] = process, worker
+        self._said[worker] = said
         _send(ours, self._worker)
         return worker
 
@@ -129,7 +133,12 @@ class ProcessCluster:
         ours.close()
         self._gpu_of.pop(worker, None)
         code = self._processes.pop(worker).wait()
-        return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        end = f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        with open(self._said.pop(worker), "rb") as said:
+            # The process has left it at its end.
+            said.seek(0)
+            lines = said.read().decode(errors="replace").split("\n")
+        return ": ".join([end, *[line for line in lines if line.strip()][-1:]])
 
 
 @contextmanager

@@ -98,6 +98,7 @@ def no_recipe(setup: WorkerSetup) -> DecodeRecipe:
 
 
 def dead_recipe(setup: WorkerSetup) -> DecodeRecipe:
+    os.write(2, b"some lines\nno room for a library\n\n")
     os._exit(3)
 
 
@@ -112,7 +113,7 @@ def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
     with process_cluster(setup, dead_recipe, WorkerResources()) as cluster:
         died = next(messages(cluster, cluster.start()))
     assert isinstance(died, Died)
-    assert str(died.error) == "ended with code 3"
+    assert str(died.error) == "ended with code 3: no room for a library"
 
 
 @pytest.mark.parametrize(
