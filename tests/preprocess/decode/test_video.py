@@ -227,6 +227,22 @@ def test_a_file_that_is_not_there_is_missing(tmp_path: Path) -> None:
         decoded(tmp_path / "absent.avi")
 
 
+def test_a_disk_that_fails_makes_a_video_unreadable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*arguments: object) -> object:
+        raise OSError(5, "Input/output error")
+
+    (tmp_path / "a.avi").symlink_to("/proc/self/mem")
+    with pytest.raises(VideoError, match="unreadable: Input/output error"):
+        decoded(tmp_path / "a.avi")
+    # Or not before the header has been read.
+    path = write_video(tmp_path / "b.avi", moving_square(8))
+    monkeypatch.setattr(video, "contents_of", failing)
+    with pytest.raises(VideoError, match="unreadable: Input/output error"):
+        decoded(path)
+
+
 def test_a_folder_is_unreadable(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match="unreadable: Is a directory"):
         decoded(tmp_path)

@@ -4,6 +4,7 @@ secret told.
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,9 +22,12 @@ from twinstream.shards.storage.atomic import atomic_file, remove_temporaries, wr
 from twinstream.shards.storage.connection import fault
 from twinstream.shards.storage.location import (
     appended_text,
+    file_sha256,
     file_sizes,
+    files_sha256,
     local_copy,
     locate,
+    named_faults,
     read_range,
 )
 from twinstream.shards.storage.remote import RemotePath
@@ -283,3 +287,24 @@ def test_a_store_that_cannot_be_used_is_one_line(
 )
 def test_a_stores_fault_is_said_in_a_few_words(message: str, text: str) -> None:
     assert fault(message)[1].startswith(text)
+
+
+# Whose first bytes give EIO, as a disk that is failing does.
+FAILING = Path("/proc/self/mem")
+
+
+@pytest.mark.parametrize(
+    "read", [lambda path: read_range(path, 0, 9), file_sha256, lambda path: files_sha256([path])]
+)
+def test_a_disk_that_cannot_be_read_is_told_with_the_file(read: Callable[[Path], object]) -> None:
+    with pytest.raises(OSError, match=r"Input/output error: '/proc/self/mem'") as told:
+        read(FAILING)
+    assert told.value.errno == errno.EIO
+
+
+def test_an_error_that_has_a_file_or_no_number_stays_as_it_is(tmp_path: Path) -> None:
+    for error in (OSError(5, "Input/output error", "other"), OSError("a store's words")):
+        before = str(error)
+        with pytest.raises(OSError, match=re.escape(before)), named_faults(tmp_path):
+            raise error
+        assert str(error) == before
