@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from twinstream.shards.format.image import decode_gray, decode_rgb
 from twinstream.shards.format.sample import meta_from_json
 from twinstream.shards.format.video_table import VIDEOS_NAME, read_videos
-from twinstream.shards.rawframes.exporter import export_rawframes, video_folders
+from twinstream.shards.rawframes.exporter import export_rawframes, video_folder
 from twinstream.shards.read import members
 from twinstream.shards.read.dataset import ShardDataset
 from twinstream.shards.read.samples import StoredSample
@@ -58,8 +58,8 @@ def all_contenders(
     export_rawframes(shards, images)
     samples = dataset.samples("train")
     classes = dataset.manifest.classes
-    names = video_folders([(sample.index.key, classes[sample.index.label]) for sample in samples])
-    folders = {key: images / name for key, name in names.items()}
+    named = [(sample.index.key, classes[sample.index.label]) for sample in samples]
+    folders = {key: images / video_folder(key, class_name) for key, class_name in named}
     videos = {row.key: data / row.path for row in read_videos(shards / VIDEOS_NAME)}
     return [
         Contender(OURS, by_index, lambda some: {Path(str(sample.tar)) for sample in some}),

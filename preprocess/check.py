@@ -59,7 +59,7 @@ def check(
     # A video each: there is no shard to keep together, and the last ones keep all workers busy.
     jobs = [Job(video.split, video.key, (video,)) for video in catalog.videos if video.present]
     checked = _run(jobs, dataset, settings, shards, address, local) if jobs else []
-    rows = sorted([*checked, *missing_rows(catalog)], key=lambda row: row.key)
+    rows = sorted([*checked, *missing_rows(catalog.videos)], key=lambda row: row.key)
     write_atomically(out, WRITERS[out.suffix](rows))
     return rows
 

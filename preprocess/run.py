@@ -6,7 +6,7 @@ Running it again does only what is missing; a dataset that is complete is left a
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,13 @@ from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings, 
 from twinstream.progress import Progress
 from twinstream.shards.format.classes import first_few
 from twinstream.shards.format.manifest import FILE_NAME
-from twinstream.shards.format.video_table import VIDEOS_NAME, Status, VideoRow, summary
+from twinstream.shards.format.video_table import (
+    VIDEOS_NAME,
+    Status,
+    VideoRow,
+    counts_of,
+    summary,
+)
 from twinstream.shards.rawframes.names import parse_image_name
 from twinstream.shards.settings import ShardSettings
 from twinstream.shards.split_lists import store_splits
@@ -55,7 +61,7 @@ def preprocess(
     address: str | None = None,
     local: bool = False,
     dry_run: bool = False,
-) -> list[VideoRow]:
+) -> Collection[VideoRow]:
     """Make or finish the dataset at `shards.path`; returns every video's row.
 
     Without an address `local`, or `preprocess.workers` of 1, does without Ray.
@@ -131,11 +137,14 @@ def _left(build: DatasetBuild[Video]) -> list[Job]:
     return [job for job in build.plans if job.path not in done]
 
 
-def check_skipped(rows: list[VideoRow], max_skipped: int | None, shards_path: str) -> None:
+def check_skipped(rows: Collection[VideoRow], max_skipped: int | None, shards_path: str) -> None:
     """InputError if no video was written or more than `preprocess.max_skipped` were skipped."""
-    skipped = sum(row.status == Status.SKIPPED for row in rows)
+    statuses: Counter[str] = Counter()
+    for (status, _), count in counts_of(rows).items():
+        statuses[status] += count
+    skipped = statuses[Status.SKIPPED]
     table = f"{shards_path}/{VIDEOS_NAME} tells why"
-    if rows and all(row.status != Status.WRITTEN for row in rows):
+    if statuses and not statuses[Status.WRITTEN]:
         raise InputError(f"no video could be used ({summary(rows)}); {table}")
     if max_skipped is not None and skipped > max_skipped:
         raise InputError(
@@ -222,8 +231,10 @@ def _refuse_mixed(root: Location, out: Location) -> None:
 def _print_plan(
     catalog: Catalog, jobs: list[Job], left: list[Job], engine: str, out: Location
 ) -> None:
-    missing = sum(not video.present for video in catalog.videos)
-    present = Counter(video.split for video in catalog.videos if video.present)
+    present: Counter[str] = Counter()
+    for job in jobs:
+        present[job.split] += len(job.items)
+    missing = len(catalog.videos) - present.total()
     splits = ", ".join(f"{count} {split}" for split, count in sorted(present.items()))
     print(
         f"{len(catalog.videos)} videos of {len(catalog.classes)} classes: {splits}; "

@@ -8,16 +8,33 @@ and in `twinstream shards import`.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from twinstream.errors import InputError
 from twinstream.preprocess.catalog.files import has_video_suffix
 from twinstream.shards.format.classes import first_few, spelling_warning
+from twinstream.shards.format.columns import (
+    BLOCK_ROWS,
+    NAME,
+    TEXT,
+    Records,
+    Some,
+    TableBuilder,
+    slices,
+    taken,
+    values,
+)
 from twinstream.shards.format.keys import require_plain_class, video_key
 from twinstream.shards.format.listings import Listed
 from twinstream.shards.format.split_file import SplitList
+from twinstream.shards.format.video_table import KNOWN
 from twinstream.shards.rawframes.folders import classes_and_splits
 
 
@@ -36,17 +53,36 @@ class Video:
     present: bool
 
 
+# The columns of a Video, and those of what lists name.
+VIDEO = KNOWN.append(pa.field("present", pa.bool_()))
+LISTED = pa.schema(
+    [
+        *(("name", TEXT), ("class_name", NAME), ("split", NAME), ("class_number", pa.int32())),
+        *(("file", NAME), ("line", pa.int32())),
+    ]
+)
+
+
 @dataclass(frozen=True)
 class Catalog:
     """Classes by label, videos by key, and lines that the user should see."""
 
     classes: tuple[str, ...]
-    videos: tuple[Video, ...]
+    videos: Sequence[Video]
     warnings: tuple[str, ...]
     lists: tuple[SplitList, ...] = ()
     """Every split that lists of the dataset name, to be stored beside those of the videos"""
     fold: int | None = None
     """The number of the lists whose splits the videos have, where there are several"""
+
+
+def presence(videos: Sequence[Video]) -> NDArray[np.bool_]:
+    """(V,) which of the videos are on disk."""
+    if isinstance(videos, Records):
+        return np.asarray(videos.table["present"])
+    if isinstance(videos, Some) and isinstance(videos.whole, Records):
+        return presence(videos.whole)[videos.positions]
+    return np.array([video.present for video in videos], bool)
 
 
 def kinetics_catalog(listed: Sequence[Listed], files: Sequence[str]) -> Catalog:
@@ -72,9 +108,8 @@ def kinetics_catalog(listed: Sequence[Listed], files: Sequence[str]) -> Catalog:
             f"{_named(replaced, is_folder=False)} of a folder of replacements, taken rather than "
             "others of their names"
         )
-    classes = tuple(sorted({one.class_name for one in listed}))
-    found = {one.name: on_disk.get(one.name) for one in listed}
-    return build_catalog(classes, listed, found, files, warnings)
+    classes = tuple(sorted(_classes_of(listed)))
+    return build_catalog(classes, listed, lambda one: on_disk.get(one.name), files, warnings)
 
 
 def csv_catalog(
@@ -89,15 +124,18 @@ def csv_catalog(
     `others` are files that would not be taken for videos if the CSV did not name them. Labels that
     are all whole numbers are sorted as numbers.
     """
-    names = {one.class_name for one in listed}
+    names = _classes_of(listed)
     # As text 10 would stand before 2, and the labels would not be the user's numbers.
     classes = sorted(names)
     if all(name.isdecimal() for name in names):
         # As int() would, which refuses thousands of digits.
         classes.sort(key=lambda name: (len(name.lstrip("0")), name.lstrip("0")))
     on_disk = {*files, *others}
-    found = {one.name: one.name if one.name in on_disk else None for one in listed}
-    return build_catalog(tuple(classes), listed, found, files, is_folder=is_folder)
+
+    def find(one: Listed) -> str | None:
+        return one.name if one.name in on_disk else None
+
+    return build_catalog(tuple(classes), listed, find, files, is_folder=is_folder)
 
 
 def folders_catalog(
@@ -113,12 +151,39 @@ def folders_catalog(
     folder of frames. `broken` are links that lead nowhere and may have led to folders.
     """
     known = classes_and_splits(files, root_name, broken)
-    listed = [Listed(path, name, split, path) for path, (name, split) in known.items()]
-    classes = tuple(sorted({one.class_name for one in listed}))
+    listed = held(Listed(path, name, split, path) for path, (name, split) in known.items())
+    classes = tuple(sorted(_classes_of(listed)))
     loose = [path for path in files if path not in known]
     warnings = [f"{_named(loose, is_folder)} in no class folder, left out"] if loose else []
-    found: dict[str, str | None] = {path: path for path in known}
-    return build_catalog(classes, listed, found, list(known), warnings, is_folder=is_folder)
+    return build_catalog(
+        classes, listed, lambda one: one.name, list(known), warnings, is_folder=is_folder
+    )
+
+
+def held(listed: Iterable[Listed]) -> Records[Listed]:
+    """What lists name, as columns."""
+    builder = TableBuilder(LISTED)
+    for one in listed:
+        file, _, line = one.where.rpartition(" line ")
+        is_line = bool(file) and line.isdecimal()
+        builder.add(
+            *(one.name, one.class_name, one.split, one.class_number),
+            *((file, int(line)) if is_line else (one.where, None)),
+        )
+    return Records(builder.table(), _listed)
+
+
+def _listed(
+    name: str, class_name: str, split: str, number: int | None, file: str, line: int | None
+) -> Listed:
+    where = file if line is None else f"{file} line {line}"
+    return Listed(name, class_name, split, where, number)
+
+
+def _classes_of(listed: Sequence[Listed]) -> set[str]:
+    if isinstance(listed, Records):
+        return {*values(listed.table["class_name"].unique())}
+    return {one.class_name for one in listed}
 
 
 def _kinetics_rank(path: str) -> tuple[bool, bool]:
@@ -132,7 +197,7 @@ def _is_replacement(path: str) -> bool:
 def build_catalog(
     classes: tuple[str, ...],
     listed: Sequence[Listed],
-    found: dict[str, str | None],
+    find: Callable[[Listed], str | None],
     files: Sequence[str],
     warnings: Iterable[str] = (),
     *,
@@ -140,27 +205,48 @@ def build_catalog(
 ) -> Catalog:
     """The videos of a listing; InputError where two of them have one key.
 
-    `found` gives the path on disk of each name, or None.
+    `find` gives the path on disk of a listed video, or None.
     """
     labels = {name: label for label, name in enumerate(classes)}
-    videos: dict[str, Video] = {}
-    seen: dict[str, Listed] = {}
+    plain: set[str] = set()
+    builder = TableBuilder(VIDEO)
     for one in listed:
         # A file in another case gets the key of its path on disk, which is what gets read.
-        path = found[one.name] or one.name
+        on_disk = find(one)
+        path = on_disk or one.name
         key = video_key(path, is_folder=is_folder)
-        require_plain_class(one.class_name, one.where)
-        if key in videos:
-            refuse_twice(key, seen[key], one)
-        seen[key] = one
-        present = found[one.name] is not None
-        videos[key] = Video(key, path, one.class_name, labels[one.class_name], one.split, present)
-    unnamed = sorted(set(files) - {video.path for video in videos.values()})
+        if one.class_name not in plain:
+            require_plain_class(one.class_name, one.where)
+            plain.add(one.class_name)
+        label = labels[one.class_name]
+        builder.add(key, path, one.class_name, label, one.split, on_disk is not None)
+    rows = Records(builder.table(), Video)
+    del builder
+    _refuse_one_key(rows, listed)
+    # Sorted by key, so that the order of lines in a list changes no shard.
+    videos = Records(taken(rows.table, rows.by_key), Video)
+    del rows
+    unnamed = _absent(files, videos.table["path"])
     if unnamed:
         warnings = [*warnings, f"{_named(unnamed, is_folder)} that no list names, left out"]
     warnings = [*warnings, *spelling_warning(classes)]
-    # Sorted by key, so that the order of lines in a list changes no shard.
-    return Catalog(classes, tuple(videos[key] for key in sorted(videos)), tuple(warnings))
+    return Catalog(classes, videos, tuple(warnings))
+
+
+def _refuse_one_key(rows: Records[Video], listed: Sequence[Listed]) -> None:
+    keys = rows.table["key"].take(pa.array(rows.by_key))
+    for place in np.flatnonzero(np.asarray(pc.equal(keys[1:], keys[:-1]))).tolist():
+        first, second = sorted(rows.by_key[place : place + 2].tolist())
+        refuse_twice(keys[place].as_py(), listed[first], listed[second])
+
+
+def _absent(files: Sequence[str], paths: pa.ChunkedArray) -> list[str]:
+    """Those of `files` that are none of the paths, sorted."""
+    unnamed: list[str] = []
+    for block in slices(len(files), BLOCK_ROWS):
+        there = pa.array(files[block], TEXT)
+        unnamed += there.filter(pc.invert(pc.is_in(there, paths))).to_pylist()
+    return sorted({*unnamed})
 
 
 def refuse_twice(key: str, first: Listed, second: Listed) -> None:

@@ -91,9 +91,16 @@ def list_files(root: Location, exclude: Sequence[str] = (), out: Location | None
         paths = tuple(path for path in there if not is_excluded(path, exclude))
         broken, leaves = (), ()
     usable, warnings = usable_paths(paths)
-    beside = {splitext(path)[0] for path in usable if has_video_suffix(path)}
+    unsure = {splitext(path)[0] for path in usable if _is_unsure(path)}
+    # Of millions of videos few lie beside a file that may be one.
+    beside = {
+        stem
+        for path in usable
+        if unsure and has_video_suffix(path) and (stem := splitext(path)[0]) in unsure
+    }
     others = [path for path in usable if _is_other(path, beside)]
-    videos = sorted(set(usable) - set(others))
+    left_out = {*others}
+    videos = sorted(path for path in usable if path not in left_out)
     parents = {dirname(path) for path in videos}
     barren = [leaf for leaf in leaves if leaf not in parents and is_usable_path(leaf)]
     told = [path for path in others if _suffix(path) not in LISTS_AND_NOTES]
@@ -137,11 +144,16 @@ def excluded_warning(paths: Sequence[str], exclude: Sequence[str], what: str) ->
 
 
 def _is_other(path: str, beside: set[str]) -> bool:
+    if _is_unsure(path):
+        return splitext(path)[0] in beside
+    return not has_video_suffix(path)
+
+
+def _is_unsure(path: str) -> bool:
+    """Whether the suffix is neither that of a video nor of something else."""
     suffix = _suffix(path)
     # yt-dlp leaves parts such as `clip.mp4.part-Frag7`.
-    if suffix in NOT_VIDEOS or suffix.startswith(".part-"):
-        return True
-    return suffix not in VIDEOS and splitext(path)[0] in beside
+    return suffix not in VIDEOS and suffix not in NOT_VIDEOS and not suffix.startswith(".part-")
 
 
 def _suffix(path: str) -> str:

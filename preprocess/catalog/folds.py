@@ -120,7 +120,9 @@ def _folds_catalog(
             chosen.setdefault(one.name, one if fold.number == first else replace(one, split=REST))
         lists.append(SplitList(f"{fold.part}{fold.number}", fold.source, fold.names, tuple(keys)))
     listed = list(chosen.values())
-    catalog = build_catalog(classes, listed, found, files, _absent_classes(listed, files))
+    catalog = build_catalog(
+        classes, listed, lambda one: found[one.name], files, _absent_classes(listed, files)
+    )
     return replace(catalog, lists=tuple(lists), fold=first)
 
 

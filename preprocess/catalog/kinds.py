@@ -2,18 +2,25 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
+
+import numpy as np
 
 from twinstream.errors import InputError
 from twinstream.preprocess.catalog.catalog import (
     Catalog,
+    Video,
     csv_catalog,
     folders_catalog,
+    held,
     kinetics_catalog,
+    presence,
 )
 from twinstream.preprocess.catalog.files import excluded_warning, list_files, splits_folder
 from twinstream.preprocess.catalog.folds import hmdb51_catalog, ucf101_catalog
-from twinstream.shards.format.listings import Listed, parse_csv, parse_kinetics
+from twinstream.shards.format.columns import Records, Some
+from twinstream.shards.format.listings import Listed, csv_videos, kinetics_videos
 from twinstream.shards.rawframes.folders import list_frame_folders
 from twinstream.shards.storage.location import Location, files_sha256, locate, read_text
 from twinstream.shards.storage.walk import is_excluded, refuse_same_file
@@ -69,7 +76,8 @@ def read_catalog(
     catalog = KINDS[kind].read(Source(kind, there, splits, annotations, exclude, out))
     catalog = _without_excluded(catalog, exclude)
     if isinstance(there, Path):
-        refuse_same_file(there, (video.path for video in catalog.videos if video.present))
+        present = np.flatnonzero(presence(catalog.videos))
+        refuse_same_file(there, Some(catalog.videos, present, attrgetter("path")))
     require_a_video(catalog, root)
     return catalog
 
@@ -119,7 +127,7 @@ def _of_lists(
 
 def _read_kinetics(source: Source) -> Catalog:
     files = list_files(source.root, source.exclude, source.out)
-    listed = _read_csvs(source, parse_kinetics)
+    listed = _read_csvs(source, kinetics_videos)
     return _with_warnings(kinetics_catalog(listed, files.videos), files.warnings)
 
 
@@ -132,7 +140,7 @@ def _read_folders(source: Source) -> Catalog:
 
 def _read_csv(source: Source) -> Catalog:
     files = list_files(source.root, source.exclude, source.out)
-    listed = _read_csvs(source, parse_csv)
+    listed = _read_csvs(source, csv_videos)
     return _with_warnings(csv_catalog(listed, files.videos, others=files.others), files.warnings)
 
 
@@ -141,7 +149,7 @@ def _read_rawframes(source: Source) -> Catalog:
         raise InputError(f"dataset.root {source.root}: folders of frames must be on a disk")
     found = list_frame_folders(source.root, source.exclude, source.out)
     if source.annotations:
-        catalog = csv_catalog(_read_csvs(source, parse_csv), found.videos, is_folder=True)
+        catalog = csv_catalog(_read_csvs(source, csv_videos), found.videos, is_folder=True)
     else:
         name = source.root.resolve().name
         catalog = folders_catalog(found.videos, name, broken=found.broken, is_folder=True)
@@ -160,18 +168,18 @@ KINDS = {
 }
 
 
-def _read_csvs(source: Source, parse: Callable[[str, str], list[Listed]]) -> list[Listed]:
+def _read_csvs(source: Source, parse: Callable[[str, str], Iterable[Listed]]) -> Records[Listed]:
     annotations = source.annotations
     paths = [annotations] if isinstance(annotations, str) else list(annotations or ())
     if not paths:
         raise InputError(
             f"dataset.annotations: not set; a dataset of kind {source.kind} needs its CSV"
         )
-    return [
+    return held(
         one
         for path in paths
         for one in parse(read_text(locate(path), "dataset.annotations"), locate(path).name)
-    ]
+    )
 
 
 def _with_warnings(catalog: Catalog, warnings: Iterable[str]) -> Catalog:
@@ -180,10 +188,13 @@ def _with_warnings(catalog: Catalog, warnings: Iterable[str]) -> Catalog:
 
 def _without_excluded(catalog: Catalog, exclude: Sequence[str]) -> Catalog:
     """Without the videos that only a list names and a pattern fits. Classes and labels stay."""
+    if not exclude:
+        return catalog
     out = {video.path for video in catalog.videos if is_excluded(video.path, exclude)}
     if not out:
         return catalog
-    videos = tuple(video for video in catalog.videos if video.path not in out)
+    kept = np.array([video.path not in out for video in catalog.videos], bool)
+    videos: Some[Video] = Some(catalog.videos, np.flatnonzero(kept))
     told = excluded_warning(sorted(out), exclude, "listed videos")
     keys_out = {video.key for video in catalog.videos if video.path in out}
     lists = tuple(
@@ -195,7 +206,7 @@ def _without_excluded(catalog: Catalog, exclude: Sequence[str]) -> Catalog:
 
 def require_a_video(catalog: Catalog, root: str) -> None:
     """InputError when videos are named and none is there: the root is most likely wrong."""
-    if catalog.videos and not any(video.present for video in catalog.videos):
+    if catalog.videos and not presence(catalog.videos).any():
         first = catalog.videos[0].path
         raise InputError(
             f"dataset.root {root}: holds none of the {len(catalog.videos)} videos that the lists "

@@ -27,8 +27,8 @@ MAX_TEMP_DIR_BYTES = 107 - len(RAY_SOCKET) - len(f"/{PREFIX}12345678")
 # Ray's least is 75 MiB. Nothing of ours needs it: neither frames nor shards enter Ray.
 OBJECT_STORE_BYTES = 80 << 20
 LOG_BYTES = 16 << 20
-MIN_ADDRESS_BYTES = 4 << 30
-MIN_OPEN_FILES = 256
+MIN_ADDRESS_BYTES = 2 << 30
+MIN_OPEN_FILES = 64
 SHM = "/dev/shm"
 # What Ray's own logs say of a machine that lacks something.
 LACKS = [os.strerror(number) for number in (ENOSPC, EROFS, ENOMEM, EMFILE, ENFILE, EAGAIN)]

@@ -134,7 +134,8 @@ class Pool:
         self._waiting = list(reversed(jobs))
         self._workers: dict[int, WorkerState] = {}
         self._lost: list[tuple[float, WorkerState]] = []
-        self._done: set[str] = set()
+        # Of each job that is not made yet: of all videos of a run they would be a gigabyte.
+        self._done: dict[str, set[str]] = {}
         self._fit_nodes: set[str] = set()
         self._nodes_due = check_node is not None
         self._failed_starts = 0
@@ -249,6 +250,8 @@ class Pool:
             case VideoDone():
                 yield from self._video_done(state, message)
             case JobDone():
+                assert state.job is not None
+                self._done.pop(state.job.path, None)
                 self._next_job(worker)
             case Died(error):
                 self._lose(worker, error)
@@ -279,9 +282,11 @@ class Pool:
     def _video_done(self, state: WorkerState, done: VideoDone) -> Iterator[VideoDone]:
         key = done.row.key
         self._retries.succeeded(key)
+        assert state.job is not None
+        done_before = self._done.setdefault(state.job.path, set())
         # A job that is made again comes to its first videos again.
-        if key not in self._done:
-            self._done.add(key)
+        if key not in done_before:
+            done_before.add(key)
             self._emit(EventKind.VIDEO, state, done)
             yield done
         state.key = None

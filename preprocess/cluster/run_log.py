@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import IO, Any
@@ -17,12 +18,13 @@ from tqdm import tqdm
 
 from twinstream.preprocess.cluster.nodes import package_version, versions_here
 from twinstream.preprocess.job import PARTS, VideoDone
-from twinstream.shards.format.video_table import Status, VideoRow
+from twinstream.shards.format.video_table import Status, VideoRow, counts_of
 from twinstream.shards.storage.atomic import write_atomically
 from twinstream.shards.storage.location import Location
 
 LOG_NAME, REPORT_NAME = "run.jsonl", "run.json"
 NUM_SLOWEST = 10
+NOTE_SECONDS = 0.1
 
 
 class EventKind(StrEnum):
@@ -86,7 +88,8 @@ class RunTotals:
         if done.row.status == Status.SKIPPED:
             self.skipped[str(done.row.reason)] += 1
         one = (sum(done.seconds.values()), done.row.key, done.num_frames)
-        self.slowest = sorted([*self.slowest, one], reverse=True)[:NUM_SLOWEST]
+        if len(self.slowest) < NUM_SLOWEST or one > self.slowest[-1]:
+            self.slowest = sorted([*self.slowest, one], reverse=True)[:NUM_SLOWEST]
 
     def note(self, now: float) -> str:
         """One line for the progress bar.
@@ -120,6 +123,7 @@ class RunLog:
     def __init__(self, file: IO[str]) -> None:
         self._file = file
         self.totals = RunTotals(time.monotonic())
+        self._note, self._noted_at = "", float("-inf")
 
     def write(self, event: Event) -> None:
         """Append a line: time, kind, worker, job, video; print it too if it is trouble.
@@ -153,16 +157,23 @@ class RunLog:
             tqdm.write(event_line(event), file=sys.stderr)
 
     def note(self) -> str:
-        """The sums for the progress line."""
-        return self.totals.note(time.monotonic())
+        """The sums for the progress line, a tenth of a second old at most."""
+        now = time.monotonic()
+        # Thousands of workers tell of more videos than a line can show.
+        if now - self._noted_at > NOTE_SECONDS:
+            self._noted_at, self._note = now, self.totals.note(now)
+        return self._note
 
 
-def report(totals: RunTotals, rows: list[VideoRow], seconds: float) -> dict[str, Any]:
+def report(totals: RunTotals, rows: Iterable[VideoRow], seconds: float) -> dict[str, Any]:
     """The content of run.json, for a run of `seconds`.
 
     Throughput, hosts and slowest videos of this run; versions; totals of the dataset.
     """
     frames = max(totals.num_frames, 1)
+    videos: Counter[str] = Counter()
+    for (status, reason), count in counts_of(rows).items():
+        videos[reason or status] += count
     return {
         "seconds": round(seconds, 1),
         "num_frames": totals.num_frames,
@@ -171,7 +182,7 @@ def report(totals: RunTotals, rows: list[VideoRow], seconds: float) -> dict[str,
         "frames_by_host": dict(sorted(totals.frames_by_host.items())),
         "workers_lost": totals.num_lost,
         "versions": dict(sorted((versions_here() | {"ray": package_version("ray")}).items())),
-        "videos": dict(sorted(Counter(row.reason or row.status for row in rows).items())),
+        "videos": dict(sorted(videos.items())),
         "slowest": [
             {"key": key, "seconds": round(spent, 2), "num_frames": count}
             for spent, key, count in totals.slowest
@@ -179,7 +190,9 @@ def report(totals: RunTotals, rows: list[VideoRow], seconds: float) -> dict[str,
     }
 
 
-def write_report(out: Location, totals: RunTotals, rows: list[VideoRow], seconds: float) -> None:
+def write_report(
+    out: Location, totals: RunTotals, rows: Iterable[VideoRow], seconds: float
+) -> None:
     """Write run.json below `out`; it is no part of the dataset."""
     text = json.dumps(report(totals, rows, seconds), indent=2, ensure_ascii=False)
     write_atomically(out / REPORT_NAME, (text + "\n").encode())

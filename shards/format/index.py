@@ -9,8 +9,8 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from twinstream.errors import InputError
 from twinstream.shards.format import tables
+from twinstream.shards.format.columns import Records
 from twinstream.shards.format.manifest import ShardEntry, from_json
 from twinstream.shards.format.sample import SampleMeta
 from twinstream.shards.format.video_table import VideoRow, rows_of
@@ -68,14 +69,15 @@ class SampleIndex:
 class JobRecord:
     """The job that wrote an index, from its metadata; sha256 and num_bytes are those of the tar.
 
-    A job without a usable video has no tar: sha256 is empty and num_bytes is 0.
+    A job without a usable video has no tar: sha256 is empty and num_bytes is 0. Videos that were
+    read are `Records`.
     """
 
     format: int
     sha256: str
     num_bytes: int
     settings: dict[str, Any]
-    videos: tuple[VideoRow, ...]
+    videos: Sequence[VideoRow]
 
 
 def sample_row(meta: SampleMeta, offsets: list[int], sizes: list[int]) -> dict[str, object]:
@@ -93,7 +95,8 @@ def sample_row(meta: SampleMeta, offsets: list[int], sizes: list[int]) -> dict[s
 
 def index_bytes(rows: list[dict[str, object]], record: JobRecord) -> bytes:
     """The whole Parquet file; the same rows and record give the same bytes."""
-    metadata = {METADATA_KEY: json.dumps(asdict(record), sort_keys=True, separators=(",", ":"))}
+    fields = asdict(replace(record, videos=tuple(record.videos)))
+    metadata = {METADATA_KEY: json.dumps(fields, sort_keys=True, separators=(",", ":"))}
     table = pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(metadata))
     # Parquet's metadata has no clock in it, and the one JSON spelling keeps the bytes equal.
     buffer = io.BytesIO()
@@ -127,8 +130,9 @@ def read_index_file(path: Location) -> IndexFile:
     data = _bytes(path)
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
-        fields = from_json(file.schema_arrow.metadata[METADATA_KEY])
-        record = JobRecord(**fields | {"videos": rows_of(fields["videos"])})
+        fields = from_json(file.metadata.metadata[METADATA_KEY])
+        # As columns: a run reads this of every video, and objects would cost more than the rest.
+        record = JobRecord(**fields | {"videos": Records(rows_of(fields["videos"]), VideoRow)})
         _refuse_record(record)
     except (pa.ArrowException, KeyError, OSError, TypeError, ValueError) as error:
         raise InputError(

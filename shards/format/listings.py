@@ -10,7 +10,6 @@ import csv
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import PurePosixPath
 
 from twinstream.errors import InputError
@@ -49,11 +48,15 @@ def parse_split_list(text: str, file_name: str, split: str) -> list[Listed]:
 
 
 def parse_kinetics(text: str, file_name: str) -> list[Listed]:
+    """Every video of `kinetics_videos`."""
+    return [*kinetics_videos(text, file_name)]
+
+
+def kinetics_videos(text: str, file_name: str) -> Iterator[Listed]:
     """`label,youtube_id,time_start,time_end,split`; more columns are allowed.
 
     Names become ID_SSSSSS_EEEEEE, start and end in seconds, as the usual downloaders name files.
     """
-    listed = []
     columns = ("label", "youtube_id", "time_start", "time_end", "split")
     for where, row in _rows(text, file_name, columns):
         times = row["time_start"], row["time_end"]
@@ -66,21 +69,28 @@ def parse_kinetics(text: str, file_name: str) -> list[Listed]:
         start, end = (int(float(time)) for time in times)
         name = f"{row['youtube_id']}_{start:06d}_{end:06d}"
         require_usable_path(name if row["youtube_id"] else "", where)
-        listed.append(
-            Listed(name, _label(row["label"], where), split_name(row["split"], where), where)
-        )
-    return listed
+        split = split_name(row["split"], where)
+        yield Listed(name, _label(row["label"], where), split, where)
 
 
 def parse_csv(text: str, file_name: str) -> list[Listed]:
+    """Every video of `csv_videos`."""
+    return [*csv_videos(text, file_name)]
+
+
+def csv_videos(text: str, file_name: str) -> Iterator[Listed]:
     """`path,label,split`; without a split column everything is `train`."""
-    listed = []
     for where, row in _rows(text, file_name, ("path", "label")):
-        path = PurePosixPath(row["path"]).as_posix()
+        path = row["path"]
+        # Few have such parts, and a path object costs as much as the rest of the line.
+        if not path or _TO_TIDY.search(path):
+            path = PurePosixPath(path).as_posix()
         require_usable_path(path, where)
         split = split_name(row.get("split") or "train", where)
-        listed.append(Listed(path, _label(row["label"], where), split, where))
-    return listed
+        yield Listed(path, _label(row["label"], where), split, where)
+
+
+_TO_TIDY = re.compile(r"//|(?:^|/)\.(?:/|$)|/$")
 
 
 HMDB_PARTS = {"0": None, "1": "train", "2": "test"}
@@ -172,8 +182,10 @@ def _rows(
 
 def _cells(text: str, file_name: str) -> Iterator[tuple[str, list[str]]]:
     """(`val.csv line 17`, cells) of every line that is not blank."""
-    # newline="" leaves line ends within quoted cells to the csv module.
-    reader = csv.reader(StringIO(text, newline=""), skipinitialspace=True, strict=True)
+    # With their ends, which within quoted cells are left to the csv module; and one at a time, as
+    # a StringIO takes four bytes for each character.
+    lines = (line[0] for line in re.finditer(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", text))
+    reader = csv.reader(lines, skipinitialspace=True, strict=True)
     while True:
         begin = reader.line_num + 1
         where = f"{file_name} line {begin}"

@@ -6,6 +6,7 @@ A split names a folder of the output, so it must be a plain word. Words that are
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 from twinstream.errors import InputError
@@ -30,6 +31,7 @@ _BESIDE = re.compile(
 )
 
 
+@lru_cache(maxsize=1024)
 def known_split(name: str) -> str | None:
     """`Training` -> train, `videos_val` -> val, `train_256` -> train; None for no split's name."""
     words = _words(name)

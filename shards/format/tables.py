@@ -5,8 +5,11 @@ stand for one long text in a million rows, so texts are looked at before they ar
 they could be too much; the price is to read large tables of them in twice the time.
 """
 
+import io
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,47 +26,63 @@ VALUE_BYTES = 8
 
 
 def parse_table(
+    path: Location, data: bytes, schema: pa.Schema, what: str, *, num_rows: int | None = None
+) -> pa.Table:
+    """Every column of `schema` in these bytes; InputError as for `parse_groups`."""
+    return pa.concat_tables(parse_groups(path, io.BytesIO(data), schema, what, num_rows=num_rows))
+
+
+def parse_groups(
     path: Location,
-    data: bytes,
+    data: BinaryIO,
     schema: pa.Schema,
     what: str,
     *,
     names: Sequence[str] | None = None,
     may_be_null: Collection[str] = (),
     num_rows: int | None = None,
-) -> pa.Table:
-    """The columns `names` (else all) of `schema` in these bytes, in that order.
+) -> Iterator[pa.Table]:
+    """The columns `names` (else all) of `schema`, in that order, a group of rows at a time.
 
     InputError for another type, a null, a column that is absent or there twice, not `num_rows`
     rows, and for a file that is none.
     """
     names = schema.names if names is None else names
-    try:
+    # Looked at first, so that a fault costs no memory.
+    with _readable(path, what):
         texts = [name for name in names if schema.field(name).type == pa.string()]
-        file = pq.ParquetFile(pa.BufferReader(data))
+        file = pq.ParquetFile(data)
         _refuse_other_columns(path, file.schema_arrow, schema, names, what)
         columns = _columns(path, file.metadata, num_rows)
         _refuse_large(path, [one for name in names for one in columns[name]])
         in_full = (one for name in texts for one in columns[name])
         # As much as they can be at most, if the longest text stands in every row.
         if sum(one.num_values * one.total_uncompressed_size for one in in_full) > FLOOR_BYTES:
-            file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=texts)
-        # Without the threads of pyarrow's datasets, which now and then abort a process that ends.
+            file = pq.ParquetFile(data, read_dictionary=texts)
         wanted = pa.schema([schema.field(name) for name in names])
-        groups = [
-            _in_full(path, file.read_row_group(group, columns=names, use_threads=False), wanted)
-            for group in range(file.num_row_groups)
-        ]
-        table = pa.concat_tables(groups) if groups else wanted.empty_table()
-        table.validate(full=True)
+    for group in range(file.num_row_groups):
+        with _readable(path, what):
+            # Without the threads of pyarrow's datasets, which now and then abort a process that
+            # ends.
+            rows = file.read_row_group(group, columns=names, use_threads=False)
+            table = _in_full(path, rows, wanted)
+            table.validate(full=True)
+        for name in names:
+            if name not in may_be_null and table[name].null_count:
+                raise InputError(f"{path}: {table[name].null_count} rows without a {name}")
+        yield table
+    if not file.num_row_groups:
+        yield wanted.empty_table()
+
+
+@contextmanager
+def _readable(path: Location, what: str) -> Iterator[None]:
+    try:
+        yield
     except InputError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{path}: unreadable {what} ({first_line(error)})") from error
-    for name in names:
-        if name not in may_be_null and table[name].null_count:
-            raise InputError(f"{path}: {table[name].null_count} rows without a {name}")
-    return table
 
 
 def require_usable_texts(where: str, column: pa.ChunkedArray) -> None:

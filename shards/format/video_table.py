@@ -7,7 +7,7 @@ sorted by key and hold no absolute path, time or host, because the manifest hold
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Protocol
@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 
 from twinstream.errors import InputError
 from twinstream.shards.format import tables
-from twinstream.shards.storage.location import NOT_PLAIN, Location, read_whole
+from twinstream.shards.format.columns import NAME, TEXT, Records, slices, values
+from twinstream.shards.storage.location import NOT_PLAIN, Location
 
 VIDEOS_NAME = "videos.parquet"
 
@@ -153,14 +154,96 @@ SCHEMA = pa.schema(
         ("saturated", pa.float64()),
     ]
 )
+# The same in memory, where a name that comes again and again is a number.
+CODED = pa.schema(
+    [
+        (field.name, TEXT if field.name in ("key", "path") else NAME)
+        if field.type == pa.string()
+        else field
+        for field in SCHEMA
+    ]
+)
+# What is known of a video before it is opened.
+KNOWN = pa.schema([CODED.field(name) for name in ("key", "path", "class_name", "label", "split")])
+# Of Parquet: so many rows are written, and read, at a time.
+GROUP_ROWS = 2**20
+
+
+def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Rows with a value for each column and no other, in this order; TypeError for others."""
+    named = {*SCHEMA.names}
+    if any(row.keys() != named for row in rows):
+        raise TypeError(f"a row's columns are not {', '.join(SCHEMA.names)}")
+    columns = {name: [row[name] for row in rows] for name in SCHEMA.names}
+    # An unknown frame rate, as in VideoRow.
+    columns["fps"] = [fps or None for fps in columns["fps"]]
+    return pa.table(columns, schema=SCHEMA)
 
 
 def videos_bytes(rows: Iterable[VideoRow]) -> bytes:
     """The whole Parquet file, rows sorted by key; the same rows give the same bytes."""
-    ordered = sorted(rows, key=lambda row: row.key)
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([asdict(row) for row in ordered], schema=SCHEMA), buffer)
+    table = table_of([vars(row) for row in sorted(rows, key=lambda row: row.key)])
+    write_groups(buffer, (table[group] for group in slices(table.num_rows, GROUP_ROWS)))
     return buffer.getvalue()
+
+
+def write_groups(file: io.RawIOBase | io.BytesIO, groups: Iterable[pa.Table]) -> None:
+    """The Parquet file of these rows, sorted by key; GROUP_ROWS in each group but the last."""
+    with pq.ParquetWriter(file, SCHEMA) as writer:
+        for group in groups:
+            writer.write_table(group.cast(SCHEMA))
+
+
+class StoredRows(Collection[VideoRow]):
+    """The rows of a videos.parquet, read a group at a time whenever they are looked at."""
+
+    def __init__(self, path: Location) -> None:
+        self._path = path
+
+    def __len__(self) -> int:
+        return sum(table.num_rows for table in self.tables(["status"]))
+
+    def __iter__(self) -> Iterator[VideoRow]:
+        for table in self.tables():
+            yield from Records(table, VideoRow)
+
+    def __contains__(self, row: object) -> bool:
+        return any(row == other for other in self)
+
+    def tables(self, names: list[str] | None = None) -> Iterator[pa.Table]:
+        """Each group of rows as columns, all or some; at least one, which may be empty.
+
+        InputError when the file is not one, and for a value that no video has.
+        """
+        what, begin = "table of videos", 0
+        try:
+            with self._path.open("rb") as file:
+                for table in tables.parse_groups(
+                    self._path, file, SCHEMA, what, names=names, may_be_null=MAY_BE_NULL
+                ):
+                    _refuse_values(str(self._path), table, begin)
+                    begin += table.num_rows
+                    yield table
+        except OSError as error:
+            raise InputError(f"{self._path}: unreadable {what} ({error.strerror})") from error
+
+    def counts(self) -> Counter[tuple[str, str | None]]:
+        """How many rows there are of each status and reason."""
+        found: Counter[tuple[str, str | None]] = Counter()
+        for table in self.tables(["status", "reason"]):
+            grouped = table.group_by(table.column_names, use_threads=False)
+            counted = grouped.aggregate([([], "count_all")])
+            for status, reason, count in zip(*map(values, counted.columns), strict=True):
+                found[status, reason] += count
+        return found
+
+
+def counts_of(rows: Iterable[VideoRow]) -> Counter[tuple[str, str | None]]:
+    """How many rows there are of each status and reason."""
+    if isinstance(rows, StoredRows):
+        return rows.counts()
+    return Counter((row.status, row.reason) for row in rows)
 
 
 def videos_csv(rows: Iterable[VideoRow]) -> bytes:
@@ -179,39 +262,34 @@ def read_videos(path: Location, classes: Sequence[str] | None = None) -> list[Vi
     """
     table = read_columns(path)
     if classes is not None:
-        labels = pc.min_element_wise(table["label"], len(classes))
-        named = pa.array([*classes, "no class"], pa.string()).take(labels)
-        if (row := tables.first_row(pc.not_equal(named, table["class_name"]))) is not None:
-            raise InputError(
-                f"{path}: {table['key'][row]}: label {table['label'][row]} is "
-                f"{table['class_name'][row]}, not {named[row]}"
-            )
-    return [VideoRow(**row) for row in table.to_pylist()]
+        refuse_other_classes(path, table, classes)
+    return [*Records(table, VideoRow)]
+
+
+def refuse_other_classes(path: Location, table: pa.Table, classes: Sequence[str]) -> None:
+    """InputError for a row whose class is another than that of its label in `classes`."""
+    labels = pc.min_element_wise(table["label"], len(classes))
+    named = pa.array([*classes, "no class"], pa.string()).take(labels)
+    if (row := tables.first_row(pc.not_equal(named, table["class_name"]))) is not None:
+        raise InputError(
+            f"{path}: {table['key'][row]}: label {table['label'][row]} is "
+            f"{table['class_name'][row]}, not {named[row]}"
+        )
 
 
 def read_columns(path: Location, names: list[str] | None = None) -> pa.Table:
-    """A videos.parquet as columns, all or some.
+    """A videos.parquet as columns, all or some; InputError as for `StoredRows.tables`."""
+    return pa.concat_tables(StoredRows(path).tables(names))
 
-    InputError when the file is not one, and for a value that no video has.
-    """
-    try:
-        data = read_whole(path, tables.MAX_BYTES)
-    except OSError as error:
-        raise InputError(f"{path}: unreadable table of videos ({error.strerror})") from error
-    what = "table of videos"
-    table = tables.parse_table(path, data, SCHEMA, what, names=names, may_be_null=MAY_BE_NULL)
-    _refuse_values(str(path), table)
+
+def rows_of(videos: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """The rows with these fields; TypeError or ValueError for a value that no video has."""
+    table = table_of(videos)
+    _refuse_values("videos", table)
     return table
 
 
-def rows_of(videos: list[dict[str, Any]]) -> tuple[VideoRow, ...]:
-    """The rows with these fields; TypeError or ValueError for a value that no video has."""
-    rows = tuple(VideoRow(**video) for video in videos)
-    _refuse_values("videos", pa.Table.from_pylist(videos, SCHEMA))
-    return rows
-
-
-def _refuse_values(where: str, table: pa.Table) -> None:
+def _refuse_values(where: str, table: pa.Table, begin: int = 0) -> None:
     known = {*table.column_names}
     for name in PATHS & known:
         tables.require_usable_texts(where, table[name])
@@ -230,7 +308,9 @@ def _refuse_values(where: str, table: pa.Table) -> None:
     for name, mask in wrong.items():
         if (row := tables.first_row(mask)) is not None:
             value = table[name.strip()][row].as_py()
-            raise InputError(f"{where}: row {row}: {name.strip()} {value!r}, which no video has")
+            raise InputError(
+                f"{where}: row {begin + row}: {name.strip()} {value!r}, which no video has"
+            )
 
 
 def summary(rows: Iterable[VideoRow], good: Status = Status.WRITTEN) -> str:
@@ -238,9 +318,12 @@ def summary(rows: Iterable[VideoRow], good: Status = Status.WRITTEN) -> str:
 
     `good` is the status of a video that is not left out.
     """
-    rows = list(rows)
-    statuses = Counter(row.status for row in rows)
-    reasons = Counter(row.reason for row in rows if row.status == Status.SKIPPED)
+    statuses: Counter[str] = Counter()
+    reasons: Counter[str | None] = Counter()
+    for (status, reason), count in counts_of(rows).items():
+        statuses[status] += count
+        if status == Status.SKIPPED:
+            reasons[reason] += count
     parts = [f"{statuses[good]} {good}"]
     if reasons:
         counts = ", ".join(

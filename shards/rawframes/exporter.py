@@ -8,13 +8,19 @@ next run finds by their sizes.
 
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from twinstream.errors import InputError
-from twinstream.shards.format.index import SampleIndex
+from twinstream.shards.format.columns import TEXT, TableBuilder, order_of, values
 from twinstream.shards.format.manifest import read_manifest
+from twinstream.shards.format.video_table import VIDEOS_NAME, Status, StoredRows
 from twinstream.shards.rawframes.names import (
     CLASSES_NAME,
     FLOW_LIST,
@@ -46,51 +52,65 @@ def export_rawframes(
     """
     require_outside(out, dataset)
     manifest = read_manifest(dataset)
-    samples = stored_samples(dataset, manifest)
     # Before any file is written: two samples of one folder name are an error of the whole export.
-    folders = video_folders(
-        [(sample.index.key, manifest.classes[sample.index.label]) for sample in samples]
-    )
+    refuse_one_folder(_written_videos(dataset))
     copier, copied = Copier(), 0
     with (
         owned(out, "twinstream shards export"),
         one_line_disk_faults(out, "finished folders are kept", SAME_COMMAND, option="--out"),
     ):
         _clear_leftovers(out)
-        for sample in samples:
-            copied += _export_video(out, folders[sample.index.key], sample, copier)
-            progress(folders[sample.index.key])
-        for split in manifest.splits:
-            _write_lists(
-                out, split, folders, [sample.index for sample in samples if sample.split == split]
-            )
+        listed: dict[str, list[ListedVideo]] = {split: [] for split in manifest.splits}
+        for sample in stored_samples(dataset, manifest):
+            index = sample.index
+            folder = video_folder(index.key, manifest.classes[index.label])
+            copied += _export_video(out, folder, sample, copier)
+            listed[sample.split].append(ListedVideo(folder, index.num_frames, index.label))
+            progress(folder)
+        for split, videos in listed.items():
+            _write_lists(out, split, videos)
         classes = "".join(f"{name}\n" for name in manifest.classes)
         write_atomically(out / CLASSES_NAME, classes.encode())
     return copied
 
 
-def video_folders(videos: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """(key, class) pairs -> `CLASS/VIDEO` by key.
+def _written_videos(dataset: Location) -> Iterator[tuple[str, str]]:
+    """Key and class of every sample."""
+    for rows in StoredRows(dataset / VIDEOS_NAME).tables(["key", "class_name", "status"]):
+        there = rows.filter(pc.equal(rows["status"], Status.WRITTEN.value))
+        yield from zip(values(there["key"]), values(there["class_name"]), strict=True)
 
-    VIDEO is the last part of the key: a/Run/v_1 of class `to run` is to_run/v_1. InputError that
-    names two keys of one folder, or a name that no disk takes.
+
+def video_folder(key: str, class_name: str) -> str:
+    """`CLASS/VIDEO`; VIDEO is the last part of the key: a/Run/v_1 of class `to run` is to_run/v_1.
+
+    InputError for a name that no disk takes.
     """
-    owners: dict[str, str] = {}
-    for key, class_name in videos:
-        folder = f"{folder_name(class_name)}/{folder_name(key.rpartition('/')[2])}"
-        for name in folder.split("/"):
-            if (num_bytes := len(os.fsencode(name))) > NAME_BYTES:
-                raise InputError(
-                    f"{key}: the folder {name[:20]}... would have a name of {num_bytes} bytes, and "
-                    f"a disk takes {NAME_BYTES}; export a subset without it"
-                )
-        if folder in owners:
+    folder = f"{folder_name(class_name)}/{folder_name(key.rpartition('/')[2])}"
+    for name in folder.split("/"):
+        if (num_bytes := len(os.fsencode(name))) > NAME_BYTES:
             raise InputError(
-                f"{key} and {owners[folder]}: both would be the folder {folder}; export a subset "
-                "of each"
+                f"{key}: the folder {name[:20]}... would have a name of {num_bytes} bytes, and "
+                f"a disk takes {NAME_BYTES}; export a subset without it"
             )
-        owners[folder] = key
-    return {key: folder for folder, key in owners.items()}
+    return folder
+
+
+def refuse_one_folder(videos: Iterable[tuple[str, str]]) -> None:
+    """InputError that names two keys of one folder, of (key, class) pairs."""
+    builder = TableBuilder(pa.schema([("folder", TEXT), ("key", TEXT)]))
+    for key, class_name in videos:
+        builder.add(video_folder(key, class_name), key)
+    table = builder.table()
+    ordered = table.take(pa.array(order_of(table["folder"])))
+    folders = ordered["folder"]
+    twice = np.flatnonzero(np.asarray(pc.equal(folders[1:], folders[:-1])))
+    if len(twice):
+        first, second = values(ordered["key"].slice(int(twice[0]), 2))
+        raise InputError(
+            f"{second} and {first}: both would be the folder {folders[int(twice[0])].as_py()}; "
+            "export a subset of each"
+        )
 
 
 def _export_video(out: Path, folder: str, sample: StoredBytes, copier: Copier) -> bool:
@@ -143,12 +163,8 @@ def _clear_leftovers(out: Path) -> None:
                     shutil.rmtree(leftover)
 
 
-def _write_lists(
-    out: Path, split: str, folders: dict[str, str], samples: list[SampleIndex]
-) -> None:
+def _write_lists(out: Path, split: str, videos: list[ListedVideo]) -> None:
     # Two lists, as mmaction2 trusts the number in a line, and N frames have N - 1 flow fields.
     for suffix, spare in ((RGB_LIST, 0), (FLOW_LIST, 1)):
-        videos = [
-            ListedVideo(folders[row.key], row.num_frames - spare, row.label) for row in samples
-        ]
-        write_atomically(out / f"{folder_name(split)}{suffix}", list_text(videos).encode())
+        lines = [replace(video, count=video.count - spare) for video in videos]
+        write_atomically(out / f"{folder_name(split)}{suffix}", list_text(lines).encode())

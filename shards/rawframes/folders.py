@@ -359,5 +359,5 @@ def _checked(root: Path, found: FoundVideos) -> FoundVideos:
             )
     for label, name in enumerate(found.classes):
         require_plain_class(name, f"label {label}")
-    refuse_same_file(root, (video.folder for video in found.videos))
+    refuse_same_file(root, [video.folder for video in found.videos])
     return found

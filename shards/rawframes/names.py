@@ -42,7 +42,7 @@ class ImageName:
     name: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ListedVideo:
     """A line of an annotation list: folder below the root, number of frames or fields, label.
 

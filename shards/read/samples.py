@@ -60,11 +60,9 @@ class Samples(Sequence[StoredSample]):
     indexes: IndexCache = field(default_factory=IndexCache)
 
     def __len__(self) -> int:
-        return (
-            sum(entry.num_samples for entry in self.entries)
-            if self.positions is None
-            else len(self.positions)
-        )
+        if self.positions is not None:
+            return len(self.positions)
+        return int(self._ends[-1]) if self.entries else 0
 
     @overload
     def __getitem__(self, position: int) -> StoredSample: ...
@@ -126,17 +124,24 @@ class Samples(Sequence[StoredSample]):
 
     @cached_property
     def _named(self) -> list[tuple[str, int]]:
-        found = [self._find(position) for position in range(len(self))]
-        shards = sorted({shard for shard, _ in found})
+        absolute = np.arange(len(self)) if self.positions is None else self.positions
+        found = self._ends.searchsorted(absolute, side="right")
+        shards = np.unique(found).tolist()
         with ThreadPoolExecutor(NUM_READERS) as pool:
             named = dict(
                 zip(shards, pool.map(lambda shard: self._read(shard).named(), shards), strict=True)
             )
-        return [named[shard][row] for shard, row in found]
+        rows = absolute - self._begins[found]
+        return [named[shard][row] for shard, row in zip(found.tolist(), rows.tolist(), strict=True)]
 
+    # Once: a sum over thousands of shards at every access would be a third of a sample's cost.
     @cached_property
     def _ends(self) -> NDArray[np.int64]:
         return np.cumsum([entry.num_samples for entry in self.entries], dtype=np.int64)
+
+    @cached_property
+    def _begins(self) -> NDArray[np.int64]:
+        return np.append(np.int64(0), self._ends)
 
     def at(self, places: NDArray[np.int64]) -> "Samples":
         """Those at these places; positions alone are kept, and no index is read."""
@@ -146,8 +151,8 @@ class Samples(Sequence[StoredSample]):
         """Shard and row of a position."""
         absolute = position if self.positions is None else int(self.positions[position])
         # "right": position 4 of shards with 4 and 4 samples is row 0 of the second shard.
-        shard = int(np.searchsorted(self._ends, absolute, side="right"))
-        return shard, absolute - int(self._ends[shard]) + self.entries[shard].num_samples
+        shard = int(self._ends.searchsorted(absolute, side="right"))
+        return shard, absolute - int(self._begins[shard])
 
     def _index(self, shard: int) -> ShardIndex:
         return self.indexes.get(self.entries[shard].index.path, lambda: self._read(shard))

@@ -8,13 +8,16 @@ the folders that systems leave behind (`lost+found`, `@eaDir`) are no part of a 
 import errno
 import os
 import stat
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
 
 from twinstream.errors import InputError
 
@@ -155,22 +158,29 @@ def is_excluded(path: str, patterns: Sequence[str]) -> bool:
     return any(_any_fits(parts[:depth], patterns) for depth in range(1, len(parts) + 1))
 
 
-def refuse_same_file(root: Path, paths: Iterable[str]) -> None:
+def refuse_same_file(root: Path, paths: Sequence[str]) -> None:
     """InputError where two paths below `root` are one file or folder, by links or a hard link.
 
     It would be one video twice, perhaps of two classes or in training and test.
     """
-    first: dict[tuple[int, int], str] = {}
-    same: list[tuple[str, str]] = []
-    for path in paths:
+    # Numbers alone: as tuples in a dictionary they would take more memory than all paths.
+    found = array("Q")
+    for number, path in enumerate(paths):
         try:
             status = os.stat(f"{root}/{path}")
         except OSError:
             # The row of the video will say what is wrong with it.
             continue
-        other = first.setdefault((status.st_dev, status.st_ino), path)
-        if other != path:
-            same.append((other, path))
+        found.extend((status.st_dev, status.st_ino, number))
+    devices, inodes, numbers = np.asarray(found, np.uint64).reshape(-1, 3).T
+    # The first path of each file comes first.
+    order = np.lexsort((numbers, inodes, devices))
+    devices, inodes, numbers = devices[order], inodes[order], numbers[order].astype(np.int64)
+    is_first = np.ones(len(order), bool)
+    is_first[1:] = (np.diff(devices) != 0) | (np.diff(inodes) != 0)
+    firsts = numbers[is_first][np.cumsum(is_first) - 1]
+    pairs = sorted(zip(numbers[~is_first].tolist(), firsts[~is_first].tolist(), strict=True))
+    same = [(paths[first], paths[other]) for other, first in pairs]
     if same:
         more = f" (and {len(same) - 1} more such pairs)" if len(same) > 1 else ""
         raise InputError(

@@ -7,9 +7,16 @@ each source's manifest, so it is known from which bytes it was made.
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
 from twinstream.errors import InputError
+from twinstream.shards.format.columns import TEXT, Records, Some, TableBuilder, order_of
 from twinstream.shards.format.flow_codec import cut_at
 from twinstream.shards.format.manifest import (
     FILE_NAME,
@@ -20,9 +27,16 @@ from twinstream.shards.format.manifest import (
     read_manifest,
 )
 from twinstream.shards.format.sample import SampleMeta, meta_from_json
-from twinstream.shards.format.video_table import VIDEOS_NAME, Status, VideoRow, read_videos
+from twinstream.shards.format.video_table import (
+    CODED,
+    VIDEOS_NAME,
+    Status,
+    StoredRows,
+    VideoRow,
+    refuse_other_classes,
+)
 from twinstream.shards.storage.location import Location, dataset_file, file_sha256, require_outside
-from twinstream.shards.write.copying import Copier, StoredBytes, fill_spool, stored_samples
+from twinstream.shards.write.copying import Copier, SampleFinder, fill_spool
 from twinstream.shards.write.dataset import Contents, DatasetBuild, write_dataset
 from twinstream.shards.write.plan import key_hash, plan_shards
 from twinstream.shards.write.writer import SampleSpool, ShardWriter, sample_spool
@@ -30,14 +44,16 @@ from twinstream.shards.write.writer import SampleSpool, ShardWriter, sample_spoo
 VIDEOS_PER_SHARD = "shards.videos_per_shard"
 # Puts a sample's images, frames and then flow, into the spool; returns what changes in its row.
 Fill = Callable[[SampleSpool, SampleMeta, Iterator[bytes]], dict[str, Any]]
+# A row of videos.parquet, and the number of the dataset that it is of.
+PART = CODED.append(pa.field("source", pa.int32()))
 
 
 @dataclass(frozen=True)
 class Part:
-    """A stored sample to copy into a new dataset, with the row that it will have there."""
+    """A video of one of several datasets, with the row that it will have in the new one."""
 
-    stored: StoredBytes
     row: VideoRow
+    source: int
 
     @property
     def key(self) -> str:
@@ -62,22 +78,21 @@ class Part:
     @property
     def split(self) -> str:
         """The split that it is stored in."""
-        return self.stored.split
+        return self.row.split
 
 
 @dataclass(frozen=True)
-class Source:
-    """A dataset as the parts to copy, and the rows of videos that are in no shard."""
+class Sources:
+    """Datasets to copy from, and the rows of all their videos as columns (`PART`)."""
 
-    path: Location
-    manifest: Manifest
-    parts: list[Part]
-    other_rows: list[VideoRow]
+    paths: Sequence[Location]
+    manifests: Sequence[Manifest]
+    videos: pa.Table
 
 
 def merge(
     sources: Sequence[Location], out: Location, progress: Callable[[str], None] = lambda key: None
-) -> list[VideoRow]:
+) -> StoredRows:
     """One dataset of all samples of the sources; returns every row.
 
     Classes are joined by name, in order of appearance. InputError when codecs or settings cannot be
@@ -85,30 +100,30 @@ def merge(
     """
     for source in sources:
         require_outside(out, source)
-    read = [read_source(path) for path in sources]
-    for other in read[1:]:
-        _refuse_unlike(read[0], other)
+    read = read_sources(sources)
+    manifests = read.manifests
+    for path, manifest in zip(sources, manifests, strict=True):
+        _refuse_unlike(sources[0], manifests[0], path, manifest)
     _refuse_twice(read)
-    first = read[0].manifest
-    classes = tuple(dict.fromkeys(name for source in read for name in source.manifest.classes))
+    first = manifests[0]
+    classes = tuple(dict.fromkeys(name for manifest in manifests for name in manifest.classes))
     # A setting in which the sources differ has no one value for the result and is left out.
     settings = {
         name: value
         for name, value in first.settings.items()
-        if all(source.manifest.settings.get(name) == value for source in read)
+        if all(manifest.settings.get(name) == value for manifest in manifests)
     }
     settings |= {
         "merge.sources": [file_sha256(path / FILE_NAME) for path in sources],
         VIDEOS_PER_SHARD: samples_per_shard(first),
     }
-    cuts = [cut_at(source.manifest.settings, first.flow_codec.bound) for source in read]
+    cuts = [cut_at(manifest.settings, first.flow_codec.bound) for manifest in manifests]
     # Of another bound each, all the same cut: convert.codec is not in the result.
     known = [cut for cut in cuts if cut is not None]
-    if len(known) == len(read):
+    if len(known) == len(manifests):
         settings["convert.cut"] = max(known)
-    parts = [part for source in read for part in source.parts]
-    rows = [row for source in read for row in source.other_rows]
-    return write_parts(out, parts, rows, classes, first.flow_codec, settings, progress)
+    every = np.ones(read.videos.num_rows, bool)
+    return write_parts(out, read, every, classes, first.flow_codec, settings, progress)
 
 
 def subset(
@@ -120,35 +135,40 @@ def subset(
     split: str | None = None,
     max_per_class: int | None = None,
     progress: Callable[[str], None] = lambda key: None,
-) -> list[VideoRow]:
+) -> StoredRows:
     """A dataset of the samples that pass every given filter; returns every row.
 
     Classes that are not named leave the list of classes, so labels change. `max_per_class` takes
     the first keys of each class and split. InputError for an unknown name.
     """
     require_outside(out, source)
-    read = read_source(source)
-    known = read.manifest.classes
-    rows = [part.row for part in read.parts] + read.other_rows
+    read = read_sources([source])
+    (manifest,), videos = read.manifests, read.videos
+    known = manifest.classes
     # A misspelt name would otherwise give a smaller dataset without a word.
     _refuse_unknown(source, "class", classes, known)
-    _refuse_unknown(source, "key", keys, {row.key for row in rows})
-    _refuse_unknown(source, "split", None if split is None else [split], read.manifest.splits)
-
-    def is_kept(row: VideoRow) -> bool:
-        in_class = classes is None or row.class_name in classes
-        return (
-            in_class and (keys is None or row.key in keys) and (split is None or row.split == split)
-        )
-
-    parts = _first_of_each_class([part for part in read.parts if is_kept(part.row)], max_per_class)
-    if not parts:
+    if keys is not None:
+        there = pc.is_in(pa.array([*keys], TEXT), videos["key"])
+        unknown = next(compress(keys, pc.invert(there).to_pylist()), None)
+        if unknown is not None:
+            raise InputError(f"{source}: no key {unknown!r} among {len(videos)}")
+    _refuse_unknown(source, "split", None if split is None else [split], manifest.splits)
+    kept = np.ones(len(videos), bool)
+    chosen = (("class_name", classes), ("key", keys), ("split", None if split is None else [split]))
+    for name, asked in chosen:
+        if asked is not None:
+            column = videos[name].cast(TEXT)
+            kept &= np.asarray(pc.is_in(column, pa.array([*asked], TEXT)))
+    is_written = written(videos)
+    if max_per_class is not None:
+        kept &= ~is_written | _is_among_first(videos, kept & is_written, max_per_class)
+    if not (kept & is_written).any():
         raise InputError(
             f"{source}: no sample is left by this choice; `twinstream shards info` tells what "
             "there is"
         )
     choice = {"classes": classes, "keys": keys, "split": split, "max_per_class": max_per_class}
-    settings = read.manifest.settings | {
+    settings = manifest.settings | {
         f"subset.{name}": sorted(value)
         if isinstance(value, Collection) and not isinstance(value, str)
         else value
@@ -156,29 +176,32 @@ def subset(
     }
     settings |= {
         "subset.of": file_sha256(source / FILE_NAME),
-        VIDEOS_PER_SHARD: samples_per_shard(read.manifest),
+        VIDEOS_PER_SHARD: samples_per_shard(manifest),
     }
-    kept = tuple(name for name in known if classes is None or name in classes)
-    others = [row for row in read.other_rows if is_kept(row)]
-    return write_parts(out, parts, others, kept, read.manifest.flow_codec, settings, progress)
+    left = tuple(name for name in known if classes is None or name in classes)
+    return write_parts(out, read, kept, left, manifest.flow_codec, settings, progress)
 
 
-def read_source(path: Location) -> Source:
-    """The dataset at `path`; InputError for a sample that no row says is written."""
-    manifest = read_manifest(path)
-    table = dataset_file(path, VIDEOS_NAME)
-    rows = {row.key: row for row in read_videos(table, manifest.classes)}
-    parts = []
-    for stored in stored_samples(path, manifest):
-        row = rows.get(stored.index.key)
-        if row is None or row.status != Status.WRITTEN:
-            raise InputError(
-                f"{path}: {stored.index.key}: no row in {VIDEOS_NAME} says it is written"
-            )
-        parts.append(Part(stored, row))
-    return Source(
-        path, manifest, parts, [row for row in rows.values() if row.status != Status.WRITTEN]
-    )
+def read_sources(paths: Sequence[Location]) -> Sources:
+    """The datasets at `paths`; InputError for a sample that no row says is written."""
+    manifests = [read_manifest(path) for path in paths]
+    builder = TableBuilder(PART)
+    for number, (path, manifest) in enumerate(zip(paths, manifests, strict=True)):
+        table = dataset_file(path, VIDEOS_NAME)
+        for rows in StoredRows(table).tables():
+            refuse_other_classes(table, rows, manifest.classes)
+            source = pa.array(np.full(rows.num_rows, number, np.int32))
+            builder.add_table(rows.append_column(PART.field("source"), source))
+    videos = builder.table()
+    for number, (path, manifest) in enumerate(zip(paths, manifests, strict=True)):
+        is_there = written(videos) & (np.asarray(videos["source"]) == number)
+        SampleFinder(path, manifest).refuse_unwritten(videos.filter(pa.array(is_there)))
+    return Sources(paths, manifests, videos)
+
+
+def written(videos: pa.Table) -> NDArray[np.bool_]:
+    """(V,) which videos are in a shard."""
+    return np.asarray(pc.equal(videos["status"].cast(pa.string()), Status.WRITTEN.value))
 
 
 def _fill_alike(spool: SampleSpool, meta: SampleMeta, images: Iterator[bytes]) -> dict[str, Any]:
@@ -188,34 +211,50 @@ def _fill_alike(spool: SampleSpool, meta: SampleMeta, images: Iterator[bytes]) -
 
 def write_parts(
     out: Location,
-    parts: list[Part],
-    others: list[VideoRow],
+    sources: Sources,
+    kept: NDArray[np.bool_],
     classes: tuple[str, ...],
     codec: FlowCodec,
     settings: dict[str, Any],
     progress: Callable[[str], None],
     fill: Fill = _fill_alike,
-) -> list[VideoRow]:
-    """Write the dataset of these parts, labelled by their class names; returns every row."""
-    labels = {name: label for label, name in enumerate(classes)}
+) -> StoredRows:
+    """Write the dataset of the videos that are kept, labelled by their class names.
+
+    Returns every row.
+    """
+    videos = _relabelled(sources.videos, classes)
+    is_written, whole = written(videos), Records(videos, _part)
+    parts: Some[Part] = Some(whole, np.flatnonzero(kept & is_written))
+    others = Some(whole, np.flatnonzero(kept & ~is_written), lambda part: part.row)
+    finders = [*map(SampleFinder, sources.paths, sources.manifests)]
     copier = Copier()
 
-    def relabelled(row: VideoRow) -> VideoRow:
-        return replace(row, label=labels[row.class_name])
-
     def write(writer: ShardWriter, part: Part) -> VideoRow:
-        members = copier.members(part.stored)
+        row = part.row
+        members = copier.members(finders[part.source].find(row.split, row.shard, row.key))
         meta = replace(meta_from_json(next(members)), label=part.label)
         # Through the spool, as the writer puts the JSON with the new label before the images.
         with sample_spool(out) as spool:
             changes = fill(spool, meta, members)
             writer.add(meta, spool)
-        return replace(part.row, shard=writer.name, **changes)
+        return replace(row, shard=writer.name, **changes)
 
-    contents = Contents(classes, codec, settings, tuple(map(relabelled, others)))
-    parts = [replace(part, row=relabelled(part.row)) for part in parts]
+    contents = Contents(classes, codec, settings, others)
     plans = plan_shards(parts, settings[VIDEOS_PER_SHARD], key_hash)
     return write_dataset(DatasetBuild(out, plans, contents), write, progress)
+
+
+def _part(*columns: Any) -> Part:
+    return Part(VideoRow(*columns[:-1]), columns[-1])
+
+
+def _relabelled(videos: pa.Table, classes: tuple[str, ...]) -> pa.Table:
+    names = videos["class_name"].chunk(0)
+    # Of a class that is left out no video is kept.
+    labels = [classes.index(n) if n in classes else -1 for n in names.dictionary.to_pylist()]
+    labels = pa.array(labels, pa.int32()).take(names.indices)
+    return videos.set_column(videos.column_names.index("label"), PART.field("label"), labels)
 
 
 def samples_per_shard(manifest: Manifest) -> int:
@@ -227,54 +266,61 @@ def samples_per_shard(manifest: Manifest) -> int:
     return stated if isinstance(stated, int) and stated > 0 else fullest
 
 
-def _first_of_each_class(parts: list[Part], max_per_class: int | None) -> list[Part]:
-    counts: dict[tuple[str, str], int] = {}
-    kept = []
+def _is_among_first(
+    videos: pa.Table, chosen: NDArray[np.bool_], max_per_class: int
+) -> NDArray[np.bool_]:
+    """(V,) whether a chosen video is one of the first of its class and split."""
     # By key and not by shard order, so that the choice does not depend on how shards were cut.
-    for part in sorted(parts, key=lambda part: part.key):
-        group = (part.split, part.row.class_name)
-        counts[group] = counts.get(group, 0) + 1
-        if max_per_class is None or counts[group] <= max_per_class:
-            kept.append(part)
-    return kept
+    order = order_of(videos["key"])
+    order = order[chosen[order]]
+    codes = [np.asarray(videos[name].chunk(0).indices)[order] for name in ("split", "class_name")]
+    grouped = np.lexsort(codes)
+    is_new = np.any([np.diff(code[grouped], prepend=-1) != 0 for code in codes], axis=0)
+    begins = np.flatnonzero(is_new)
+    places = np.arange(len(order)) - np.repeat(begins, np.diff(np.append(begins, len(order))))
+    found = np.zeros(len(chosen), bool)
+    found[order[grouped[places < max_per_class]]] = True
+    return found
 
 
-def _refuse_unlike(first: Source, other: Source) -> None:
+def _refuse_unlike(first: Location, mine: Manifest, path: Location, other: Manifest) -> None:
     """InputError when the codecs differ, or a setting that both have and that changes images."""
-    if first.manifest.flow_codec != other.manifest.flow_codec:
+    if mine.flow_codec != other.flow_codec:
         raise InputError(
-            f"{other.path}: flow codec {other.manifest.flow_codec}, {first.path} has "
-            f"{first.manifest.flow_codec}; flow of two codecs cannot be mixed; "
-            f"{_conversion(first, other)} encodes one anew"
+            f"{path}: flow codec {other.flow_codec}, {first} has {mine.flow_codec}; flow of two "
+            f"codecs cannot be mixed; {_conversion(first, mine, path, other)} encodes one anew"
         )
-    pixels = pixel_settings(first.manifest.settings)
-    for name in sorted(pixels.keys() & other.manifest.settings.keys()):
-        found, wanted = other.manifest.settings[name], first.manifest.settings[name]
+    pixels = pixel_settings(mine.settings)
+    for name in sorted(pixels.keys() & other.settings.keys()):
+        found, wanted = other.settings[name], mine.settings[name]
         if found != wanted:
             raise InputError(
-                f"{other.path}: made with {name} = {found}, {first.path} with {wanted}; they "
-                "cannot be mixed"
+                f"{path}: made with {name} = {found}, {first} with {wanted}; they cannot be mixed"
             )
 
 
-def _conversion(first: Source, other: Source) -> str:
+def _conversion(first: Location, mine: Manifest, path: Location, other: Manifest) -> str:
     """The command that brings one of them to the codec of the other, which is ours."""
-    codec = first.manifest.flow_codec
-    ours, theirs = (first, other) if codec == our_codec(codec.bound) else (other, first)
-    bound = ours.manifest.flow_codec.bound
-    return f"`twinstream shards convert-codec {theirs.path} --bound {bound} --out OUT`"
+    codec = mine.flow_codec
+    is_ours = codec == our_codec(codec.bound)
+    bound = (codec if is_ours else other.flow_codec).bound
+    theirs = path if is_ours else first
+    return f"`twinstream shards convert-codec {theirs} --bound {bound} --out OUT`"
 
 
-def _refuse_twice(sources: list[Source]) -> None:
-    owners: dict[str, Location] = {}
-    for source in sources:
-        for row in [*(part.row for part in source.parts), *source.other_rows]:
-            if row.key in owners:
-                raise InputError(
-                    f"{row.key}: in {owners[row.key]} and in {source.path}; take a subset of one "
-                    "without it"
-                )
-            owners[row.key] = source.path
+def _refuse_twice(sources: Sources) -> None:
+    order = order_of(sources.videos["key"])
+    keys = sources.videos["key"].take(pa.array(order))
+    twice = np.flatnonzero(np.asarray(pc.equal(keys[1:], keys[:-1])))
+    if len(twice):
+        at = order[twice[0] : twice[0] + 2]
+        first, second = (
+            sources.paths[n] for n in np.sort(np.asarray(sources.videos["source"])[at])
+        )
+        raise InputError(
+            f"{keys[int(twice[0])].as_py()}: in {first} and in {second}; take a subset of one "
+            "without it"
+        )
 
 
 def _refuse_unknown(

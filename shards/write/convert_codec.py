@@ -19,11 +19,11 @@ from twinstream.shards.format.flow_codec import cut_at, dequantize, is_saturated
 from twinstream.shards.format.image import decode_gray, encode_jpeg
 from twinstream.shards.format.manifest import FILE_NAME, FlowCodec, our_codec
 from twinstream.shards.format.sample import SampleMeta
-from twinstream.shards.format.video_table import VideoRow
+from twinstream.shards.format.video_table import StoredRows
 from twinstream.shards.storage.location import Location, file_sha256, require_outside
 from twinstream.shards.write.combine import (
     VIDEOS_PER_SHARD,
-    read_source,
+    read_sources,
     samples_per_shard,
     write_parts,
 )
@@ -60,22 +60,23 @@ def convert_codec(
     bound: float | None = None,
     default_quality: int,
     progress: Callable[[str], None] = lambda key: None,
-) -> tuple[list[VideoRow], FlowChange]:
+) -> tuple[StoredRows, FlowChange]:
     """The dataset with flow in our codec of this bound, or of its own; and what that changed.
 
     JPEGs have the quality of the dataset's settings, else `default_quality`. Shards that an earlier
     run has finished are not in the change. InputError for a dataset that has the codec.
     """
     require_outside(out, path)
-    source = read_source(path)
-    old = source.manifest.flow_codec
+    source = read_sources([path])
+    (manifest,) = source.manifests
+    old = manifest.flow_codec
     new = our_codec(old.bound if bound is None else bound)
     if old == new:
         raise InputError(
             f"{path}: has zero {old.zero}, {old.levels} levels and bound {old.bound} already, so "
             "there is nothing to convert; --bound asks for another bound"
         )
-    found = source.manifest.settings
+    found = manifest.settings
     quality = found.get(QUALITY, default_quality)
     # Of the settings that tell a codec, the manifest's codec and convert.codec take the place.
     told = {f"{made}.{name}" for made in ("import", "index") for name in FlowCodec.model_fields}
@@ -87,7 +88,7 @@ def convert_codec(
         # So that a run with another bound does not go on with these shards.
         "convert.bound": new.bound,
         "convert.jpeg_quality": quality,
-        VIDEOS_PER_SHARD: samples_per_shard(source.manifest),
+        VIDEOS_PER_SHARD: samples_per_shard(manifest),
     }
     # A conversion before this one, which convert.codec tells no longer.
     cut = cut_at(found, old.bound)
@@ -119,9 +120,8 @@ def convert_codec(
             known["saturated"] = float(np.mean(saturated)) if new.bound < old.bound else None
         return known
 
-    rows = write_parts(
-        out, source.parts, source.other_rows, source.manifest.classes, new, settings, progress, fill
-    )
+    every = np.ones(source.videos.num_rows, bool)
+    rows = write_parts(out, source, every, manifest.classes, new, settings, progress, fill)
     return rows, change
 
 

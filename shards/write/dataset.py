@@ -8,13 +8,28 @@ loop here or by workers on many machines.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple
+from functools import cached_property
+from typing import Any, BinaryIO, Generic, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from twinstream.errors import InputError
 from twinstream.shards.format.classes import class_difference
+from twinstream.shards.format.columns import (
+    Joined,
+    Positions,
+    Records,
+    TableBuilder,
+    slices,
+    taken,
+)
 from twinstream.shards.format.index import IndexFile, read_index_file
 from twinstream.shards.format.manifest import (
     FILE_NAME,
@@ -27,14 +42,20 @@ from twinstream.shards.format.manifest import (
     read_manifest,
 )
 from twinstream.shards.format.video_table import (
+    CODED,
+    GROUP_ROWS,
+    KNOWN,
     VIDEOS_NAME,
     LabelledVideo,
     Status,
+    StoredRows,
     VideoRow,
-    read_videos,
-    videos_bytes,
+    table_of,
+    write_groups,
 )
+from twinstream.shards.format.video_table import SCHEMA as VIDEO_SCHEMA
 from twinstream.shards.storage.atomic import (
+    atomic_file,
     one_line_disk_faults,
     remove_temporaries,
     write_atomically,
@@ -46,6 +67,8 @@ from twinstream.shards.write.writer import ShardWriter, index_path, write_shard
 
 # Indexes read at the same time: in an object store each is some round trips of waiting.
 NUM_READERS = 16
+# Shards whose indexes are in memory together.
+READ_AHEAD = 128
 # What a full disk costs
 SHARDS_KEPT, SAME_COMMAND = "finished shards are kept", "run the same command again"
 
@@ -57,7 +80,7 @@ class Contents:
     classes: tuple[str, ...]
     codec: FlowCodec
     settings: dict[str, Any]
-    other_rows: tuple[VideoRow, ...] = ()
+    other_rows: Sequence[VideoRow] = ()
 
 
 @dataclass(frozen=True)
@@ -80,6 +103,10 @@ class Identity(NamedTuple):
     missing: bool
 
 
+# The rest of a row.
+FOUND = pa.schema([field for field in CODED if field.name not in KNOWN.names])
+
+
 @dataclass(frozen=True)
 class DatasetBuild(Generic[T]):
     """A dataset to make at `out` of these shards.
@@ -94,19 +121,15 @@ class DatasetBuild(Generic[T]):
     option: str = "--out"
     beside_others: bool = False
 
-    def finished_rows(self) -> list[VideoRow] | None:
+    def finished_rows(self) -> StoredRows | None:
         """The rows of the dataset if it is complete, else None; InputError for another dataset."""
         if not (self.out / FILE_NAME).exists():
             return None
         manifest = read_manifest(self.out)
         self._refuse_other_settings(manifest.settings)
-        rows = read_videos(dataset_file(self.out, VIDEOS_NAME))
+        rows = StoredRows(dataset_file(self.out, VIDEOS_NAME))
         # Equal settings are not enough: the user may have added or moved videos since.
-        planned = [_planned(item) for plan in self.plans for item in plan.items]
-        others = [_identity(row) for row in self.contents.other_rows]
-        self._refuse_other_videos(
-            sorted(_identity(row) for row in rows), sorted([*planned, *others])
-        )
+        self._refuse_other_rows(rows)
         # A class without a video is in no row, so that the rows do not tell all.
         if manifest.classes != self.contents.classes:
             raise InputError(
@@ -116,36 +139,50 @@ class DatasetBuild(Generic[T]):
             )
         return rows
 
-    def done_shards(self) -> dict[str, FinishedShard]:
-        """Every planned shard that is done, by its path; InputError for foreign files."""
+    def done_shards(self) -> set[str]:
+        """The path of every planned shard that is done; InputError for foreign files."""
+        return {shard.path for shard in self._done()}
+
+    def finish(self) -> StoredRows:
+        """Make the dataset complete when every shard is there; returns every video's row."""
+        return finish_dataset(self.out, self._all_done(), self.contents, self._joined)
+
+    @cached_property
+    def _joined(self) -> Joined[LabelledVideo]:
+        """Every video, those of the plans in their order and then the others."""
+        return Joined([*(plan.items for plan in self.plans), self.contents.other_rows], KNOWN)
+
+    def _done(self) -> Iterator[FinishedShard]:
+        """Every planned shard that is done, a few in memory at a time; InputError as above."""
         # One listing: in an object store a question for each of thousands of shards is slow.
         there = file_sizes(self.out)
         self._refuse_unknown_files(there)
         found = [plan for plan in self.plans if f"{plan.path}.parquet" in there]
         with ThreadPoolExecutor(NUM_READERS) as pool:
-            paths = [index_path(self.out / plan.split, plan.name) for plan in found]
-            files = list(pool.map(read_index_file, paths))
-        done = {}
-        for plan, file in zip(found, files, strict=True):
-            self._refuse_other_settings(file.record.settings)
-            self._refuse_other_videos(
-                [_identity(row) for row in file.record.videos],
-                [_planned(item) for item in plan.items],
-            )
-            # A tar that is cut or gone is made again; a shard without a sample has none.
-            if there.get(f"{plan.path}.tar", 0) == file.record.num_bytes:
-                done[plan.path] = FinishedShard(plan.split, plan.path, file)
-        return done
+            for block in slices(len(found), READ_AHEAD):
+                plans = found[block]
+                paths = [index_path(self.out / plan.split, plan.name) for plan in plans]
+                files = list(pool.map(read_index_file, paths))
+                self._refuse_other_shards(files, plans)
+                for plan, file in zip(plans, files, strict=True):
+                    # A tar that is cut or gone is made again; a shard without a sample has none.
+                    if there.get(f"{plan.path}.tar", 0) == file.record.num_bytes:
+                        yield FinishedShard(plan.split, plan.path, file)
 
-    def finish(self) -> list[VideoRow]:
-        """Make the dataset complete when every shard is there; returns every video's row."""
-        done = self.done_shards()
-        for path in (plan.path for plan in self.plans if plan.path not in done):
+    def _all_done(self) -> Iterator[FinishedShard]:
+        """Every planned shard; InputError for one that is not done any more."""
+        wanted = (plan.path for plan in self.plans)
+        for shard in self._done():
+            if (path := next(wanted)) != shard.path:
+                break
+            yield shard
+        else:
+            path = next(wanted, "")
+        if path:
             raise InputError(
                 f"{self.out / path}.tar: gone or cut short since it was written; {SAME_COMMAND}, "
                 "which makes it anew"
             )
-        return finish_dataset(self.out, [done[plan.path] for plan in self.plans], self.contents)
 
     def _refuse_unknown_files(self, there: Iterable[str]) -> None:
         planned = {f"{plan.path}{end}" for plan in self.plans for end in (".tar", ".parquet")}
@@ -165,6 +202,45 @@ class DatasetBuild(Generic[T]):
                     f"{self.option} {self.out}: holds shards made with {name} = {found.get(name)}, "
                     f"not {wanted.get(name)}; choose another {self.option} or the same settings"
                 )
+
+    def _refuse_other_shards(
+        self, files: Sequence[IndexFile], plans: Sequence[ShardPlan[T]]
+    ) -> None:
+        """InputError where the indexes are of other settings or videos than the plans."""
+        if not files:
+            return
+        for file in files:
+            self._refuse_other_settings(file.record.settings)
+        found = [file.record.videos for file in files]
+        wanted = [plan.items for plan in plans]
+        tables = [rows.table for rows in found if isinstance(rows, Records)]
+        is_alike = [*map(len, found)] == [*map(len, wanted)] and _is_alike(
+            pa.concat_tables(tables), Joined(wanted, KNOWN).rows(slice(None)), is_missing=False
+        )
+        # One by one only to find the difference.
+        for there, here in () if is_alike else zip(found, wanted, strict=True):
+            self._refuse_other_videos([*map(_identity, there)], [*map(_planned, here)])
+
+    def _refuse_other_rows(self, rows: StoredRows) -> None:
+        """InputError where a finished dataset has other videos than are planned now."""
+        order, begin, is_alike = self._joined.by_key(), 0, True
+        num_planned = sum(len(plan.items) for plan in self.plans)
+        is_missing = np.zeros(len(order), bool)
+        is_missing[num_planned:] = [
+            row.status == Status.MISSING for row in self.contents.other_rows
+        ]
+        for table in rows.tables([*KNOWN.names, "status"]):
+            numbers = order[begin : begin + table.num_rows]
+            begin += table.num_rows
+            is_alike &= len(numbers) == table.num_rows and _is_alike(
+                table, self._joined.rows(numbers), is_missing=is_missing[numbers]
+            )
+        if not is_alike or begin != len(order):
+            planned = [_planned(item) for plan in self.plans for item in plan.items]
+            others = [_identity(row) for row in self.contents.other_rows]
+            self._refuse_other_videos(
+                sorted(_identity(row) for row in rows), sorted([*planned, *others])
+            )
 
     def _refuse_other_videos(self, found: list[Identity], wanted: list[Identity]) -> None:
         if found == wanted:
@@ -189,7 +265,7 @@ def write_dataset(
     build: DatasetBuild[T],
     write: Callable[[ShardWriter, T], VideoRow],
     progress: Callable[[str], None] = lambda key: None,
-) -> list[VideoRow]:
+) -> StoredRows:
     """Write or finish the dataset; `write` adds a sample and returns its row. Returns every row.
 
     InputError if another dataset is there, or anything that these plans would not make, or while
@@ -212,46 +288,102 @@ def write_dataset(
         for plan in build.plans:
             if plan.path in done:
                 continue
-            rows = []
-            with write_shard(out / plan.split, plan.name, build.contents.settings, rows) as writer:
+            made: list[VideoRow] = []
+            with write_shard(out / plan.split, plan.name, build.contents.settings, made) as writer:
                 for item in plan.items:
-                    rows.append(write(writer, item))
+                    made.append(write(writer, item))
                     progress(item.key)
             check()
         return build.finish()
 
 
 def finish_dataset(
-    out: Location, shards: Iterable[FinishedShard], contents: Contents
-) -> list[VideoRow]:
+    out: Location,
+    shards: Iterable[FinishedShard],
+    contents: Contents,
+    videos: Joined[LabelledVideo],
+) -> StoredRows:
     """Write videos.parquet and then dataset.json, which makes the dataset complete.
 
-    Returns every row. The index of a shard without a sample is removed.
+    `videos` are those of the shards in turn, and then those of `contents.other_rows`. Returns every
+    row. The index of a shard without a sample is removed.
     """
-    rows: list[VideoRow] = []
-    splits: dict[str, tuple[ShardEntry, ...]] = {}
+    found = TableBuilder(FOUND)
+    splits: dict[str, list[ShardEntry]] = {}
     for shard in shards:
-        rows += shard.index.record.videos
+        rows = shard.index.record.videos
+        found.add_table(rows.table if isinstance(rows, Records) else table_of([*map(vars, rows)]))
         # Its rows are in the table now, and a manifest entry needs a tar that readers can open.
         if shard.index.record.num_bytes == 0:
             (out / f"{shard.path}.parquet").unlink()
         else:
-            splits[shard.split] = (*splits.get(shard.split, ()), _shard_entry(shard))
-    rows += contents.other_rows
-    table = videos_bytes(rows)
-    write_atomically(out / VIDEOS_NAME, table)
+            splits.setdefault(shard.split, []).append(_shard_entry(shard))
+    for row in contents.other_rows:
+        found.add(*(getattr(row, name) for name in FOUND.names))
     manifest = Manifest(
         format=FORMAT,
         classes=contents.classes,
         flow_codec=contents.codec,
         settings=contents.settings,
-        splits=splits,
-        videos=FileEntry(
-            path=VIDEOS_NAME, num_bytes=len(table), sha256=hashlib.sha256(table).hexdigest()
-        ),
+        splits={name: tuple(entries) for name, entries in splits.items()},
+        videos=_write_videos(out, videos, found),
     )
     write_atomically(out / FILE_NAME, manifest_bytes(manifest))
-    return rows
+    return StoredRows(out / VIDEOS_NAME)
+
+
+def _write_videos(out: Location, videos: Joined[LabelledVideo], found: TableBuilder) -> FileEntry:
+    """videos.parquet; `found` has the rest of the row of each of `videos`."""
+    rest, order = found.table(), videos.by_key()
+
+    def group(numbers: Positions) -> pa.Table:
+        known, others = videos.rows(numbers), taken(rest, numbers)
+        return pa.table(
+            [(known if name in KNOWN.names else others)[name] for name in VIDEO_SCHEMA.names],
+            names=VIDEO_SCHEMA.names,
+        )
+
+    with atomic_file(out / VIDEOS_NAME) as file:
+        hashed = HashedFile(file)
+        parts = slices(len(order), GROUP_ROWS)
+        write_groups(hashed, (group(order[part]) for part in parts))
+    return FileEntry(path=VIDEOS_NAME, num_bytes=hashed.num_bytes, sha256=hashed.hexdigest())
+
+
+class HashedFile(io.RawIOBase):
+    """Writes to a file, and knows the SHA-256 and length of what it wrote."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._hash, self.num_bytes = file, hashlib.sha256(), 0
+
+    def writable(self) -> bool:
+        """Yes, and no more."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """Append."""
+        self._hash.update(data)
+        self.num_bytes += memoryview(data).nbytes
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        """Bytes so far."""
+        return self.num_bytes
+
+    def hexdigest(self) -> str:
+        """Of all bytes so far."""
+        return self._hash.hexdigest()
+
+
+def _is_alike(found: pa.Table, wanted: pa.Table, is_missing: NDArray[np.bool_] | bool) -> bool:
+    """Whether rows of videos.parquet are of the videos wanted."""
+    names = [name for name in KNOWN.names if not found[name].equals(_as_stored(wanted, name))]
+    there = np.asarray(pc.equal(found["status"], Status.MISSING.value))
+    return not names and bool(np.all(there == is_missing))
+
+
+def _as_stored(videos: pa.Table, name: str) -> pa.ChunkedArray:
+    return videos[name].cast(VIDEO_SCHEMA.field(name).type)
 
 
 def _shard_entry(shard: FinishedShard) -> ShardEntry:

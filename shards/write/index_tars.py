@@ -12,7 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from twinstream.errors import InputError
+from twinstream.shards.format.columns import Joined, Records, TableBuilder, values
 from twinstream.shards.format.index import (
     IndexFile,
     JobRecord,
@@ -22,7 +26,7 @@ from twinstream.shards.format.index import (
 )
 from twinstream.shards.format.manifest import FILE_NAME, FORMAT, FlowCodec, shard_name
 from twinstream.shards.format.sample import SampleMeta, member_names, meta_from_json, num_members
-from twinstream.shards.format.video_table import Status, VideoRow, video_row
+from twinstream.shards.format.video_table import KNOWN, LabelledVideo, Status, StoredRows, video_row
 from twinstream.shards.storage.atomic import one_line_disk_faults, write_atomically
 from twinstream.shards.storage.location import (
     Location,
@@ -55,7 +59,7 @@ class StoredVideo(NamedTuple):
 
 def index_dataset(
     folder: Location, codec: FlowCodec, progress: Callable[[str], None] = lambda tar: None
-) -> list[VideoRow]:
+) -> StoredRows:
     """Write an index beside every tar below `folder`, videos.parquet and dataset.json.
 
     Returns every row. InputError when there is a manifest already, a tar is not of this layout, a
@@ -73,7 +77,7 @@ def _index(
     codec: FlowCodec,
     progress: Callable[[str], None],
     check: Callable[[], None],
-) -> list[VideoRow]:
+) -> StoredRows:
     there = file_sizes(folder)
     if FILE_NAME in there:
         raise InputError(
@@ -87,18 +91,30 @@ def _index(
     settings: dict[str, Any] = {
         f"index.{name}": value for name, value in codec.model_dump().items()
     }
-    shards = []
+    known, shards = TableBuilder(KNOWN), []
     for name in tars:
         split = split_of_shard(name)
-        index = index_shard(folder, name, split, settings)
-        shards.append(FinishedShard(split, name.removesuffix(".tar"), index))
+        known.add_table(index_shard(folder, name, split, settings).record.videos.table)
+        shards.append((split, name.removesuffix(".tar")))
         progress(name)
         check()
-    rows = [row for shard in shards for row in shard.index.record.videos]
-    for key, count in Counter(row.key for row in rows).items():
-        if count > 1:
-            raise InputError(f"{folder}: {key}: in {count} places; a key stands for one sample")
-    return finish_dataset(folder, shards, Contents(class_names(rows), codec, settings))
+    videos = Joined([Records(known.table(), StoredVideo)], KNOWN)
+    _refuse_twice(folder, videos)
+    finished = (
+        FinishedShard(split, path, read_index_file(folder / f"{path}.parquet"))
+        for split, path in shards
+    )
+    contents = Contents(class_names(videos.table), codec, settings)
+    return finish_dataset(folder, finished, contents, videos)
+
+
+def _refuse_twice(folder: Location, videos: Joined[LabelledVideo]) -> None:
+    keys = videos.table["key"].take(pa.array(videos.by_key()))
+    twice = keys[1:].filter(pc.equal(keys[1:], keys[:-1]))
+    if len(twice):
+        key = twice[0].as_py()
+        count = pc.count(keys.filter(pc.equal(keys, key))).as_py()
+        raise InputError(f"{folder}: {key}: in {count} places; a key stands for one sample")
 
 
 def index_shard(folder: Location, name: str, split: str, settings: dict[str, Any]) -> IndexFile:
@@ -166,14 +182,18 @@ def split_of_shard(name: str) -> str:
     return path.parts[0] if len(path.parts) > 1 else path.stem.rpartition("-")[0] or path.stem
 
 
-def class_names(rows: list[VideoRow]) -> tuple[str, ...]:
+def class_names(videos: pa.Table) -> tuple[str, ...]:
     """The name of each label from 0 on; InputError unless each has one of its own."""
     names: dict[int, str] = {}
-    for row in rows:
-        if names.setdefault(row.label, row.class_name) != row.class_name:
+    plain = videos.select(["key", "label", "class_name"]).cast(
+        pa.schema([("key", pa.large_string()), ("label", pa.int32()), ("class_name", pa.string())])
+    )
+    # In this thread, so that the first video of each is the first of the shards.
+    each = plain.group_by(["label", "class_name"], use_threads=False).aggregate([("key", "first")])
+    for label, name, key in zip(*map(values, each.columns), strict=True):
+        if names.setdefault(label, name) != name:
             raise InputError(
-                f"{row.key}: label {row.label} is {row.class_name!r} here and {names[row.label]!r} "
-                "elsewhere"
+                f"{key}: label {label} is {name!r} here and {names[label]!r} elsewhere"
             )
     for name, count in Counter(names.values()).items():
         if count > 1:

@@ -6,11 +6,23 @@ and does not depend on the random numbers of a library. Other splits are sorted 
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Generic, TypeVar
 
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from twinstream.shards.format.columns import (
+    BLOCK_ROWS,
+    NAME,
+    TEXT,
+    Joined,
+    Positions,
+    Some,
+    slices,
+)
 from twinstream.shards.format.video_table import LabelledVideo
 
 T = TypeVar("T", bound=LabelledVideo)
@@ -22,7 +34,7 @@ class ShardPlan(Generic[T]):
 
     split: str
     name: str
-    items: tuple[T, ...]
+    items: Sequence[T]
 
     @property
     def path(self) -> str:
@@ -31,23 +43,39 @@ class ShardPlan(Generic[T]):
 
 
 def plan_shards(
-    items: Iterable[T], items_per_shard: int, rank: Callable[[str], bytes]
+    items: Sequence[T], items_per_shard: int, rank: Callable[[str], bytes]
 ) -> list[ShardPlan[T]]:
     """5 training items, 2 a shard -> train-000000 (2), train-000001 (2), train-000002 (1).
 
-    `rank` gives the sort key of a training sample from its key.
+    `rank` gives the sort key of a training sample from its key, always of one length.
     """
     plans = []
-    ordered = sorted(items, key=lambda item: (item.split, item.key))
-    # Sorted first, as groupby starts a new group whenever the split changes.
-    for split, group in groupby(ordered, key=lambda item: item.split):
-        members = list(group)
+    joined = Joined([items], pa.schema([("key", TEXT), ("split", NAME)]))
+    by_key = joined.by_key()
+    rows = joined.table.select(["key", "split"])
+    split_of = np.asarray(rows["split"].chunk(0).indices)[joined.positions]
+    names: list[str] = rows["split"].chunk(0).dictionary.to_pylist()
+    for split in sorted({names[code] for code in np.unique(split_of)}):
+        members = by_key[split_of[by_key] == names.index(split)]
         if split == "train":
-            members.sort(key=lambda item: rank(item.key))
-        for number, start in enumerate(range(0, len(members), items_per_shard)):
-            in_shard = tuple(members[start : start + items_per_shard])
+            ranks = _ranks(rows["key"], joined.positions[members], rank)
+            members = members[np.argsort(ranks, kind="stable")]
+        for number, part in enumerate(slices(len(members), items_per_shard)):
+            in_shard: Some[T] = Some(items, members[part])
             plans.append(ShardPlan(split, f"{split}-{number:06d}", in_shard))
     return plans
+
+
+def _ranks(
+    keys: pa.ChunkedArray, positions: Positions, rank: Callable[[str], bytes]
+) -> NDArray[np.bytes_]:
+    """The rank of the key at each position."""
+    return np.concatenate(
+        [
+            np.array([rank(key) for key in keys.take(pa.array(positions[block])).to_pylist()], "S")
+            for block in slices(len(positions), BLOCK_ROWS)
+        ]
+    )
 
 
 def key_hash(key: str) -> bytes:

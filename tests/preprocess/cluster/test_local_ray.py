@@ -99,9 +99,9 @@ def test_the_room_is_that_of_the_disk(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("kind", "limits", "message"),
     [
-        (resource.RLIMIT_AS, (MIN_ADDRESS_BYTES - 1024, SOME), "ulimit -v 4194303: Ray needs "),
+        (resource.RLIMIT_AS, (MIN_ADDRESS_BYTES - 1024, SOME), "ulimit -v 2097151: Ray needs "),
         (resource.RLIMIT_AS, (MIN_ADDRESS_BYTES, SOME), None),
-        (resource.RLIMIT_NOFILE, (20, MIN_OPEN_FILES - 1), "ulimit -n 255: Ray needs 256 open "),
+        (resource.RLIMIT_NOFILE, (20, MIN_OPEN_FILES - 1), "ulimit -n 63: Ray needs 64 open "),
         (resource.RLIMIT_NOFILE, (20, MIN_OPEN_FILES), None),
         (resource.RLIMIT_NOFILE, (20, SOME), None),
     ],

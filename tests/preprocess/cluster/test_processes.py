@@ -38,7 +38,8 @@ def test_a_run_of_plain_processes_needs_no_ray_and_gives_the_same_bytes(tmp_path
     assert done.returncode == 1
     assert done.stderr.startswith("twinstream: Ray cannot be imported (there is no ray); ")
     done = cli(*arguments, "--local", env=environment)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"4 written -> {out}/videos.parquet\n"
     without_ray(root, tmp_path / "peace")
     assert dataset_digests(out) == dataset_digests(tmp_path / "peace")
     log = (out / "run.jsonl").read_text()

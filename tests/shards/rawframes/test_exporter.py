@@ -15,7 +15,11 @@ from tests.support.rawframes import stored
 from twinstream.errors import InputError
 from twinstream.preprocess.catalog.catalog import Catalog
 from twinstream.preprocess.plan import dataset_build, plan_jobs
-from twinstream.shards.rawframes.exporter import export_rawframes, video_folders
+from twinstream.shards.rawframes.exporter import (
+    export_rawframes,
+    refuse_one_folder,
+    video_folder,
+)
 from twinstream.shards.write.combine import merge, subset
 from twinstream.shards.write.convert_codec import convert_codec
 from twinstream.shards.write.copying import Copier
@@ -145,14 +149,14 @@ def test_a_damaged_shard_is_named_and_not_copied(dataset: Path, tmp_path: Path) 
 def test_a_folder_is_class_and_last_part_of_the_key_without_spaces(
     key: str, class_name: str, folder: str
 ) -> None:
-    assert video_folders([(key, class_name)]) == {key: folder}
+    assert video_folder(key, class_name) == folder
 
 
 def test_two_keys_of_one_folder_are_both_named() -> None:
     with pytest.raises(
         InputError, match="test/Run/v and train/Run/v: both would be the folder Run/v"
     ):
-        video_folders([("train/Run/v", "Run"), ("test/Run/v", "Run")])
+        refuse_one_folder([("train/Run/v", "Run"), ("test/Run/v", "Run")])
 
 
 @pytest.mark.parametrize(
@@ -160,7 +164,7 @@ def test_two_keys_of_one_folder_are_both_named() -> None:
 )
 def test_no_key_or_class_leads_out_of_the_output(key: str, class_name: str) -> None:
     with pytest.raises(InputError, match="not usable as the name of a folder"):
-        video_folders([(key, class_name)])
+        video_folder(key, class_name)
 
 
 def test_a_dataset_without_samples_in_a_split_has_no_list_of_it(tmp_path: Path) -> None:
@@ -293,7 +297,7 @@ def test_a_folder_of_the_longest_name_that_a_disk_takes_is_exported(
 )
 def test_a_name_that_no_disk_takes_is_one_line(key: str, class_name: str) -> None:
     with pytest.raises(InputError, match=r"would have a name of 256 bytes, and a disk takes 255"):
-        video_folders([(key, class_name)])
+        video_folder(key, class_name)
 
 
 def test_output_in_what_it_is_made_of_is_refused(dataset: Path, tmp_path: Path) -> None:

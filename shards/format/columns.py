@@ -1,0 +1,249 @@
+"""Records as columns: a sequence that holds no object for what is in it.
+
+Ten million videos are a gigabyte as columns of Arrow, and ten as objects. So a list of videos is a
+table, and a record is made of its row when it is looked at. The price is some microseconds for each
+look; `take` makes many records for little more than one.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from itertools import chain
+from typing import Any, Generic, TypeVar, overload
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+Positions = NDArray[np.signedinteger[Any]]
+
+# Rows that are Python objects at a time.
+BLOCK_ROWS = 2**16
+# Names that come again and again are stored once; keys and paths may be more than 2 GiB together.
+NAME = pa.dictionary(pa.int32(), pa.string())
+TEXT = pa.large_string()
+
+
+class Records(Sequence[T_co]):
+    """The rows of a table, each as `record(**columns)`; it has one chunk a column."""
+
+    def __init__(self, table: pa.Table, record: Callable[..., T_co]) -> None:
+        self.table, self._record = table, record
+
+    def __len__(self) -> int:
+        length: int = self.table.num_rows
+        return length
+
+    @overload
+    def __getitem__(self, position: int) -> T_co: ...
+    @overload
+    def __getitem__(self, position: slice) -> "Some[T_co]": ...
+    def __getitem__(self, position: int | slice) -> "T_co | Some[T_co]":
+        chosen = range(len(self))[position]
+        if isinstance(chosen, range):
+            return Some(self, np.array(chosen, np.int64))
+        return self.take(np.array([chosen]))[0]
+
+    def __iter__(self) -> Iterator[T_co]:
+        for start in range(0, len(self), BLOCK_ROWS):
+            yield from self._records(self.table.slice(start, BLOCK_ROWS))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    @cached_property
+    def by_key(self) -> Positions:
+        """Positions in the order of the column `key`."""
+        return order_of(self.table["key"])
+
+    def take(self, positions: Positions) -> list[T_co]:
+        """The records at these positions."""
+        return self._records(taken(self.table, positions))
+
+    def _records(self, rows: pa.Table) -> list[T_co]:
+        columns = zip(*map(values, rows.columns), strict=True)
+        return [self._record(*row) for row in columns]
+
+
+class Some(Sequence[T_co]):
+    """The items of a sequence at some positions, in that order; `made` is applied to each look.
+
+    It travels to another process as a tuple, without the whole.
+    """
+
+    __slots__ = ("_made", "positions", "whole")
+
+    def __init__(
+        self, whole: Sequence[Any], positions: Positions, made: Callable[[Any], T_co] | None = None
+    ) -> None:
+        self.whole: Sequence[Any] = whole
+        self.positions, self._made = positions, made
+        # Of some of some, so that there is one whole to look at.
+        if isinstance(whole, Some) and whole._made is None:
+            self.whole, self.positions = whole.whole, whole.positions[positions]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @overload
+    def __getitem__(self, position: int) -> T_co: ...
+    @overload
+    def __getitem__(self, position: slice) -> "Some[T_co]": ...
+    def __getitem__(self, position: int | slice) -> "T_co | Some[T_co]":
+        if isinstance(position, slice):
+            return Some(self.whole, self.positions[position], self._made)
+        item = self.whole[int(self.positions[position])]
+        return self._made(item) if self._made else item
+
+    def __iter__(self) -> Iterator[T_co]:
+        for start in range(0, len(self), BLOCK_ROWS):
+            positions = self.positions[start : start + BLOCK_ROWS]
+            items = (
+                self.whole.take(positions)
+                if isinstance(self.whole, Records)
+                else [self.whole[position] for position in positions.tolist()]
+            )
+            yield from map(self._made, items) if self._made else items
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return tuple, (tuple(self),)
+
+
+class TableBuilder:
+    """Collects rows of a schema; those that are Python objects are never more than a block."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._rows: list[list[Any]] = [[] for _ in schema]
+        self._tables: list[pa.Table] = []
+        self._num_waiting = 0
+        self._chunks: list[list[pa.Array]] = [[] for _ in schema]
+
+    def add(self, *row: Any) -> None:
+        """One row, its values in the order of the schema."""
+        for column, value in zip(self._rows, row, strict=True):
+            column.append(value)
+        self._count(1)
+
+    def add_table(self, rows: pa.Table) -> None:
+        """The columns of the schema's names, after all that was added before."""
+        if self._rows[0]:
+            self._flush()
+        self._tables.append(rows)
+        self._count(rows.num_rows)
+
+    def table(self) -> pa.Table:
+        """All rows, one chunk a column; the builder is empty then."""
+        self._flush()
+        columns = []
+        for number, field in enumerate(self._schema):
+            # One column after the other, so that no more than one is there twice.
+            chunks, self._chunks[number] = self._chunks[number], []
+            columns.append(_whole(pa.chunked_array(chunks, field.type)))
+            del chunks
+        return pa.table(columns, schema=self._schema)
+
+    def _count(self, number: int) -> None:
+        self._num_waiting += number
+        if self._num_waiting >= BLOCK_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        tables = pa.concat_tables(self._tables) if self._tables else None
+        for chunks, rows, field in zip(self._chunks, self._rows, self._schema, strict=True):
+            if tables is not None:
+                chunks.append(_whole(tables[field.name].cast(field.type)))
+            if rows:
+                chunks.append(pa.array(rows, field.type))
+                rows.clear()
+        self._tables.clear()
+        self._num_waiting = 0
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    """A column in one chunk."""
+    # A name has another number in each chunk's dictionary.
+    chunks = column.unify_dictionaries().chunks
+    return pa.concat_arrays(chunks) if chunks else pa.array([], column.type)
+
+
+def taken(table: pa.Table, positions: Positions) -> pa.Table:
+    """The rows at these positions, in this order."""
+    return table.take(pa.array(positions))
+
+
+def order_of(column: pa.ChunkedArray) -> Positions:
+    """Positions in ascending order of a text column, as Python sorts it."""
+    # UTF-8 sorts as its code points do.
+    return np.asarray(pc.sort_indices(column)).astype(np.int32)
+
+
+def values(column: pa.ChunkedArray) -> list[Any]:
+    """A column as Python values."""
+    # to_pylist takes a microsecond for each value of a dictionary.
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    found: list[Any] = column.to_pylist()
+    return found
+
+
+class Joined(Generic[T]):
+    """Several lists of items as one table of their attributes, and their positions in it.
+
+    Lists that are parts of one table are not copied; all others become one.
+    """
+
+    def __init__(self, parts: Sequence[Sequence[T]], schema: pa.Schema) -> None:
+        parts = [part for part in parts if len(part)]
+        wholes = {id(part.whole if isinstance(part, Some) else part) for part in parts}
+        whole = parts[0].whole if parts and isinstance(parts[0], Some) else next(iter(parts), None)
+        self.positions: Positions
+        if len(wholes) == 1 and isinstance(whole, Records):
+            self._whole: Records[Any] = whole
+            every = np.arange(len(whole), dtype=np.int32)
+            self.positions = np.concatenate(
+                [part.positions if isinstance(part, Some) else every for part in parts]
+            )
+        else:
+            builder = TableBuilder(schema)
+            for item in chain.from_iterable(parts):
+                builder.add(*(getattr(item, name) for name in schema.names))
+            self._whole = Records(builder.table(), tuple)
+            self.positions = np.arange(len(self._whole), dtype=np.int32)
+        self._names = schema.names
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @property
+    def table(self) -> pa.Table:
+        """The columns of all rows of which the items are some."""
+        return self._whole.table.select(self._names)
+
+    def rows(self, numbers: Positions | slice) -> pa.Table:
+        """The columns of some items, by their numbers."""
+        return taken(self.table, self.positions[numbers])
+
+    def by_key(self) -> Positions:
+        """Numbers of the items, as they stand in the lists, in the order of their keys."""
+        # Of a row that is no item there is no number.
+        numbers = np.full(self.table.num_rows, -1, np.int32)
+        numbers[self.positions] = np.arange(len(self.positions), dtype=np.int32)
+        ordered = numbers[self._whole.by_key]
+        return ordered[ordered >= 0]
+
+
+def slices(length: int, size: int) -> list[slice]:
+    """[0, size), [size, 2 size) ... over so many rows; an empty one where there are none."""
+    return [slice(start, start + size) for start in range(0, max(length, 1), size)]

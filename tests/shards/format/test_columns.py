@@ -1,0 +1,77 @@
+"""Records as columns, and parts of them."""
+
+import pickle
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from twinstream.shards.format import columns
+from twinstream.shards.format.columns import NAME, TEXT, Joined, Records, Some, TableBuilder, values
+
+
+class Named(NamedTuple):
+    """A row."""
+
+    key: str
+    split: str
+
+
+SCHEMA = pa.schema([("key", TEXT), ("split", NAME)])
+ROWS = [Named(f"v{number:02d}", "ab"[number % 2]) for number in (3, 1, 4, 0, 5, 9, 2, 6)]
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columns, "BLOCK_ROWS", 3)
+
+
+def records() -> Records[Named]:
+    builder = TableBuilder(SCHEMA)
+    for row in ROWS:
+        builder.add(*row)
+    return Records(builder.table(), Named)
+
+
+def test_records_are_the_rows_that_were_added() -> None:
+    found = records()
+    assert list(found) == ROWS == [found[n] for n in range(len(ROWS))]
+    assert found == ROWS
+    assert (found[-1], list(found[2:4])) == (ROWS[-1], ROWS[2:4])
+    assert [ROWS[n].key for n in found.by_key] == sorted(row.key for row in ROWS)
+
+
+def test_tables_and_rows_stand_in_the_order_in_which_they_were_added() -> None:
+    builder = TableBuilder(SCHEMA)
+    builder.add("x", "new")
+    builder.add_table(records().table)
+    builder.add("y", "a")
+    assert values(builder.table()["key"]) == ["x", *(row.key for row in ROWS), "y"]
+    assert builder.table().num_rows == 0
+
+
+def test_some_travel_without_the_whole() -> None:
+    some = Some(records(), np.array([5, 0, 0]))
+    assert pickle.loads(pickle.dumps(some)) == (ROWS[5], ROWS[0], ROWS[0]) == tuple(some)
+    assert len(pickle.dumps(some)) < 500
+
+
+def test_some_of_some_look_at_the_whole() -> None:
+    whole = records()
+    part = Some(Some(whole, np.array([7, 6, 5])), np.array([2, 0]))
+    assert part.whole is whole
+    assert list(part) == [ROWS[5], ROWS[7]]
+    keys = Some(part, np.array([1]), lambda row: row.key)
+    assert list(keys) == ["v06"] == [keys[0]]
+
+
+def test_parts_of_one_table_are_joined_without_a_copy_and_others_with_one() -> None:
+    whole = records()
+    parts = [Some(whole, np.array([2, 0])), Some(whole, np.array([1]))]
+    for lists, num_rows in ((parts, len(ROWS)), ([tuple(part) for part in parts], 3)):
+        joined = Joined(lists, SCHEMA)
+        assert joined.table.num_rows == num_rows
+        assert values(joined.rows(slice(None))["key"]) == ["v04", "v03", "v01"]
+        assert joined.by_key().tolist() == [2, 1, 0]
+    assert len(Joined([], SCHEMA)) == 0
