@@ -236,7 +236,11 @@ def drive(build: DatasetBuild[Video]) -> int:
     """The pool, its log and its progress over every job; returns the number of messages."""
     cluster = InstantCluster()
     plans = list(build.plans)
-    with open(os.devnull, "w", encoding="utf-8") as nowhere, Progress("", 1, "video") as progress:
+    total = sum(len(plan.items) for plan in plans)
+    with (
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+        Progress("driver", total, "video") as progress,
+    ):
         log = RunLog(nowhere)
         pool = Pool(
             cluster,

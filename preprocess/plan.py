@@ -22,7 +22,7 @@ Job = ShardPlan[Video]
 
 def plan_jobs(videos: Sequence[Video], videos_per_shard: int, seed: int) -> list[Job]:
     """One job a shard; videos that are not on disk are left out."""
-    present = Some(videos, np.flatnonzero(presence(videos)))
+    present: Some[Video] = Some(videos, np.flatnonzero(presence(videos)))
     return plan_shards(present, videos_per_shard, lambda key: key_hash(f"{seed}/{key}"))
 
 

@@ -85,6 +85,14 @@ def presence(videos: Sequence[Video]) -> NDArray[np.bool_]:
     return np.array([video.present for video in videos], bool)
 
 
+def paths_on_disk(videos: Sequence[Video]) -> Sequence[str]:
+    """The path of each video that is there."""
+    present = np.flatnonzero(presence(videos))
+    if isinstance(videos, Records):
+        return Some(Records(videos.table.select(["path"]), str), present)
+    return [videos[position].path for position in present.tolist()]
+
+
 def kinetics_catalog(listed: Sequence[Listed], files: Sequence[str]) -> Catalog:
     """Files are found by name, ID_SSSSSS_EEEEEE with any extension, in whatever folder they are.
 

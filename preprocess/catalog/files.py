@@ -6,11 +6,12 @@ unless it lies beside a video of its name. What is left out is told.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from posixpath import dirname, splitext
+from sys import intern
 
 from twinstream.errors import InputError
 from twinstream.shards.format.classes import first_few
@@ -91,14 +92,20 @@ def list_files(root: Location, exclude: Sequence[str] = (), out: Location | None
         paths = tuple(path for path in there if not is_excluded(path, exclude))
         broken, leaves = (), ()
     usable, warnings = usable_paths(paths)
-    unsure = {splitext(path)[0] for path in usable if _is_unsure(path)}
+    # Of millions of paths it is asked once, and the text of each suffix is there once.
+    suffix_of = [intern(_suffix(path)) for path in usable]
+
+    def each() -> Iterator[tuple[str, str]]:
+        return zip(usable, suffix_of, strict=True)
+
+    unsure = {splitext(path)[0] for path, suffix in each() if _is_unsure(suffix)}
     # Of millions of videos few lie beside a file that may be one.
     beside = {
         stem
-        for path in usable
-        if unsure and has_video_suffix(path) and (stem := splitext(path)[0]) in unsure
+        for path, suffix in each()
+        if unsure and suffix in VIDEOS and (stem := splitext(path)[0]) in unsure
     }
-    others = [path for path in usable if _is_other(path, beside)]
+    others = [path for path, suffix in each() if _is_other(path, suffix, beside)]
     left_out = {*others}
     videos = sorted(path for path in usable if path not in left_out)
     parents = {dirname(path) for path in videos}
@@ -143,15 +150,14 @@ def excluded_warning(paths: Sequence[str], exclude: Sequence[str], what: str) ->
     return [f"{len(paths)} {what}{names} left out by dataset.exclude{none}"]
 
 
-def _is_other(path: str, beside: set[str]) -> bool:
-    if _is_unsure(path):
+def _is_other(path: str, suffix: str, beside: set[str]) -> bool:
+    if _is_unsure(suffix):
         return splitext(path)[0] in beside
-    return not has_video_suffix(path)
+    return suffix not in VIDEOS
 
 
-def _is_unsure(path: str) -> bool:
-    """Whether the suffix is neither that of a video nor of something else."""
-    suffix = _suffix(path)
+def _is_unsure(suffix: str) -> bool:
+    """Whether a suffix is neither that of a video nor of something else."""
     # yt-dlp leaves parts such as `clip.mp4.part-Frag7`.
     return suffix not in VIDEOS and suffix not in NOT_VIDEOS and not suffix.startswith(".part-")
 

@@ -2,28 +2,22 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from operator import attrgetter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from twinstream.errors import InputError
-from twinstream.preprocess.catalog.catalog import (
-    Catalog,
-    Video,
-    csv_catalog,
-    folders_catalog,
-    held,
-    kinetics_catalog,
-    presence,
-)
 from twinstream.preprocess.catalog.files import excluded_warning, list_files, splits_folder
-from twinstream.preprocess.catalog.folds import hmdb51_catalog, ucf101_catalog
-from twinstream.shards.format.columns import Records, Some
 from twinstream.shards.format.listings import Listed, csv_videos, kinetics_videos
 from twinstream.shards.rawframes.folders import list_frame_folders
 from twinstream.shards.storage.location import Location, files_sha256, locate, read_text
 from twinstream.shards.storage.walk import is_excluded, refuse_same_file
+
+# The settings take their choices from here, and load no Arrow.
+if TYPE_CHECKING:
+    from twinstream.preprocess.catalog.catalog import Catalog, Video
+    from twinstream.shards.format.columns import Records
 
 
 @dataclass(frozen=True)
@@ -47,7 +41,7 @@ class DatasetKind:
     `is_folder`: each video is a folder of images. `has_folds`: it has several pairs of lists.
     """
 
-    read: Callable[[Source], Catalog]
+    read: "Callable[[Source], Catalog]"
     is_folder: bool = False
     has_folds: bool = False
 
@@ -60,7 +54,7 @@ def read_catalog(
     annotations: str | Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     out: Location | None = None,
-) -> Catalog:
+) -> "Catalog":
     """The catalog of the videos below `root`, without what a pattern of `exclude` fits.
 
     What lies in a dataset is left out too; `out` is one that is being made.
@@ -70,19 +64,22 @@ def read_catalog(
     for what is absent or malformed or cannot be listed, for one file that would be two videos, and
     if no video at all is there.
     """
+    from twinstream.preprocess.catalog.catalog import paths_on_disk
+
     there = locate(root)
     if not there.is_dir():
         raise InputError(f"dataset.root {root}: no such folder")
     catalog = KINDS[kind].read(Source(kind, there, splits, annotations, exclude, out))
     catalog = _without_excluded(catalog, exclude)
     if isinstance(there, Path):
-        present = np.flatnonzero(presence(catalog.videos))
-        refuse_same_file(there, Some(catalog.videos, present, attrgetter("path")))
+        refuse_same_file(there, paths_on_disk(catalog.videos))
     require_a_video(catalog, root)
     return catalog
 
 
-def _read_ucf101(source: Source) -> Catalog:
+def _read_ucf101(source: Source) -> "Catalog":
+    from twinstream.preprocess.catalog.folds import ucf101_catalog
+
     folder = splits_folder(source.root, source.splits, "classInd.txt")
     there = [number for number in range(1, 100) if any(_pair(folder, number))]
     # Of the first pair both must be there: it gives the splits of the shards.
@@ -99,7 +96,9 @@ def _pair(folder: Location, number: int) -> list[Location]:
     return [path for path in paths if path.exists()]
 
 
-def _read_hmdb51(source: Source) -> Catalog:
+def _read_hmdb51(source: Source) -> "Catalog":
+    from twinstream.preprocess.catalog.folds import hmdb51_catalog
+
     pattern = "*_test_split[0-9].txt"
     folder = splits_folder(source.root, source.splits, pattern)
     names = sorted(path.name for path in folder.glob(pattern))
@@ -112,8 +111,8 @@ def _of_lists(
     source: Source,
     folder: Location,
     names: Sequence[str],
-    catalog_of: Callable[[Mapping[str, str], Sequence[str]], Catalog],
-) -> Catalog:
+    catalog_of: "Callable[[Mapping[str, str], Sequence[str]], Catalog]",
+) -> "Catalog":
     """The catalog of the lists of these names, each with its digest."""
     files = list_files(source.root, source.exclude, source.out)
     texts = {name: read_text(folder / name, "dataset.splits") for name in names}
@@ -125,26 +124,34 @@ def _of_lists(
     return _with_warnings(replace(catalog, lists=lists), files.warnings)
 
 
-def _read_kinetics(source: Source) -> Catalog:
+def _read_kinetics(source: Source) -> "Catalog":
+    from twinstream.preprocess.catalog.catalog import kinetics_catalog
+
     files = list_files(source.root, source.exclude, source.out)
     listed = _read_csvs(source, kinetics_videos)
     return _with_warnings(kinetics_catalog(listed, files.videos), files.warnings)
 
 
-def _read_folders(source: Source) -> Catalog:
+def _read_folders(source: Source) -> "Catalog":
+    from twinstream.preprocess.catalog.catalog import folders_catalog
+
     files = list_files(source.root, source.exclude, source.out)
     name = source.root.resolve().name
     catalog = folders_catalog(files.videos, name, broken=files.broken)
     return _with_warnings(catalog, (*files.barren_warning, *files.warnings))
 
 
-def _read_csv(source: Source) -> Catalog:
+def _read_csv(source: Source) -> "Catalog":
+    from twinstream.preprocess.catalog.catalog import csv_catalog
+
     files = list_files(source.root, source.exclude, source.out)
     listed = _read_csvs(source, csv_videos)
     return _with_warnings(csv_catalog(listed, files.videos, others=files.others), files.warnings)
 
 
-def _read_rawframes(source: Source) -> Catalog:
+def _read_rawframes(source: Source) -> "Catalog":
+    from twinstream.preprocess.catalog.catalog import csv_catalog, folders_catalog
+
     if not isinstance(source.root, Path):
         raise InputError(f"dataset.root {source.root}: folders of frames must be on a disk")
     found = list_frame_folders(source.root, source.exclude, source.out)
@@ -168,7 +175,9 @@ KINDS = {
 }
 
 
-def _read_csvs(source: Source, parse: Callable[[str, str], Iterable[Listed]]) -> Records[Listed]:
+def _read_csvs(source: Source, parse: Callable[[str, str], Iterable[Listed]]) -> "Records[Listed]":
+    from twinstream.preprocess.catalog.catalog import held
+
     annotations = source.annotations
     paths = [annotations] if isinstance(annotations, str) else list(annotations or ())
     if not paths:
@@ -182,12 +191,14 @@ def _read_csvs(source: Source, parse: Callable[[str, str], Iterable[Listed]]) ->
     )
 
 
-def _with_warnings(catalog: Catalog, warnings: Iterable[str]) -> Catalog:
+def _with_warnings(catalog: "Catalog", warnings: Iterable[str]) -> "Catalog":
     return replace(catalog, warnings=(*catalog.warnings, *warnings))
 
 
-def _without_excluded(catalog: Catalog, exclude: Sequence[str]) -> Catalog:
+def _without_excluded(catalog: "Catalog", exclude: Sequence[str]) -> "Catalog":
     """Without the videos that only a list names and a pattern fits. Classes and labels stay."""
+    from twinstream.shards.format.columns import Some
+
     if not exclude:
         return catalog
     out = {video.path for video in catalog.videos if is_excluded(video.path, exclude)}
@@ -204,8 +215,10 @@ def _without_excluded(catalog: Catalog, exclude: Sequence[str]) -> Catalog:
     return _with_warnings(replace(catalog, videos=videos, lists=lists), told)
 
 
-def require_a_video(catalog: Catalog, root: str) -> None:
+def require_a_video(catalog: "Catalog", root: str) -> None:
     """InputError when videos are named and none is there: the root is most likely wrong."""
+    from twinstream.preprocess.catalog.catalog import presence
+
     if catalog.videos and not presence(catalog.videos).any():
         first = catalog.videos[0].path
         raise InputError(

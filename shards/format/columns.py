@@ -125,23 +125,25 @@ class TableBuilder:
 
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema
-        self._rows: list[list[Any]] = [[] for _ in schema]
+        self._rows: list[tuple[Any, ...]] = []
         self._tables: list[pa.Table] = []
         self._num_waiting = 0
         self._chunks: list[list[pa.Array]] = [[] for _ in schema]
 
     def add(self, *row: Any) -> None:
         """One row, its values in the order of the schema."""
-        for column, value in zip(self._rows, row, strict=True):
-            column.append(value)
-        self._count(1)
+        self._rows.append(row)
+        if len(self._rows) >= BLOCK_ROWS:
+            self._flush()
 
     def add_table(self, rows: pa.Table) -> None:
         """The columns of the schema's names, after all that was added before."""
-        if self._rows[0]:
+        if self._rows:
             self._flush()
         self._tables.append(rows)
-        self._count(rows.num_rows)
+        self._num_waiting += rows.num_rows
+        if self._num_waiting >= BLOCK_ROWS:
+            self._flush()
 
     def table(self) -> pa.Table:
         """All rows, one chunk a column; the builder is empty then."""
@@ -154,19 +156,14 @@ class TableBuilder:
             del chunks
         return pa.table(columns, schema=self._schema)
 
-    def _count(self, number: int) -> None:
-        self._num_waiting += number
-        if self._num_waiting >= BLOCK_ROWS:
-            self._flush()
-
     def _flush(self) -> None:
-        tables = pa.concat_tables(self._tables) if self._tables else None
-        for chunks, rows, field in zip(self._chunks, self._rows, self._schema, strict=True):
-            if tables is not None:
-                chunks.append(_whole(tables[field.name].cast(field.type)))
-            if rows:
-                chunks.append(pa.array(rows, field.type))
-                rows.clear()
+        for table in [pa.concat_tables(self._tables)] if self._tables else []:
+            for chunks, field in zip(self._chunks, self._schema, strict=True):
+                chunks.append(_whole(table[field.name].cast(field.type)))
+        columns = zip(*self._rows, strict=True)
+        for chunks, field, column in zip(self._chunks, self._schema, columns, strict=False):
+            chunks.append(pa.array(column, field.type))
+        self._rows.clear()
         self._tables.clear()
         self._num_waiting = 0
 
@@ -211,9 +208,11 @@ class Joined(Generic[T]):
         self.positions: Positions
         if len(wholes) == 1 and isinstance(whole, Records):
             self._whole: Records[Any] = whole
-            every = np.arange(len(whole), dtype=np.int32)
             self.positions = np.concatenate(
-                [part.positions if isinstance(part, Some) else every for part in parts]
+                [
+                    part.positions if isinstance(part, Some) else np.arange(len(whole))
+                    for part in parts
+                ]
             )
         else:
             builder = TableBuilder(schema)

@@ -24,7 +24,7 @@ from twinstream.shards.format import tables
 from twinstream.shards.format.columns import Records
 from twinstream.shards.format.manifest import ShardEntry, from_json
 from twinstream.shards.format.sample import SampleMeta
-from twinstream.shards.format.video_table import VideoRow, rows_of
+from twinstream.shards.format.video_table import VideoRow, refuse_values, table_of
 from twinstream.shards.storage.location import Location, read_whole
 
 Rows = NDArray[np.int64]
@@ -124,16 +124,23 @@ class IndexFile:
     record: JobRecord
 
 
-def read_index_file(path: Location) -> IndexFile:
-    """What a resumed run needs of an index, in one read; InputError when it is not ours."""
+def read_index_file(path: Location, *, check_values: bool = True) -> IndexFile:
+    """What a resumed run needs of an index, in one read; InputError when it is not ours.
+
+    Whoever reads many may check the values of their rows together: for each index that takes as
+    long as all the rest.
+    """
     # Rows stay unparsed: the metadata says all, and a run may have thousands of shards.
     data = _bytes(path)
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         fields = from_json(file.metadata.metadata[METADATA_KEY])
         # As columns: a run reads this of every video, and objects would cost more than the rest.
-        record = JobRecord(**fields | {"videos": Records(rows_of(fields["videos"]), VideoRow)})
+        videos = table_of(fields["videos"])
+        record = JobRecord(**fields | {"videos": Records(videos, VideoRow)})
         _refuse_record(record)
+        if check_values:
+            refuse_values("videos", videos)
     except (pa.ArrowException, KeyError, OSError, TypeError, ValueError) as error:
         raise InputError(
             f"{path}: not a shard index of twinstream ({tables.first_line(error)})"

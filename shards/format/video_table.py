@@ -222,7 +222,7 @@ class StoredRows(Collection[VideoRow]):
                 for table in tables.parse_groups(
                     self._path, file, SCHEMA, what, names=names, may_be_null=MAY_BE_NULL
                 ):
-                    _refuse_values(str(self._path), table, begin)
+                    refuse_values(str(self._path), table, begin)
                     begin += table.num_rows
                     yield table
         except OSError as error:
@@ -282,14 +282,8 @@ def read_columns(path: Location, names: list[str] | None = None) -> pa.Table:
     return pa.concat_tables(StoredRows(path).tables(names))
 
 
-def rows_of(videos: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """The rows with these fields; TypeError or ValueError for a value that no video has."""
-    table = table_of(videos)
-    _refuse_values("videos", table)
-    return table
-
-
-def _refuse_values(where: str, table: pa.Table, begin: int = 0) -> None:
+def refuse_values(where: str, table: pa.Table, begin: int = 0) -> None:
+    """InputError, which begins with `where`, for a value that no video has."""
     known = {*table.column_names}
     for name in PATHS & known:
         tables.require_usable_texts(where, table[name])

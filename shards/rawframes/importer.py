@@ -19,7 +19,14 @@ from twinstream.shards.format.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL, deq
 from twinstream.shards.format.image import decode_unchanged, has_jpeg_end
 from twinstream.shards.format.manifest import FlowCodec, our_codec
 from twinstream.shards.format.sample import SampleMeta
-from twinstream.shards.format.video_table import Reason, Status, VideoError, VideoRow, video_row
+from twinstream.shards.format.video_table import (
+    Reason,
+    Status,
+    StoredRows,
+    VideoError,
+    VideoRow,
+    video_row,
+)
 from twinstream.shards.rawframes.alignment import Aligned, Layout, align
 from twinstream.shards.rawframes.folders import VideoFolder
 from twinstream.shards.storage.location import Location
@@ -42,7 +49,7 @@ def import_rawframes(
     videos_per_shard: int,
     skip_bad: bool = False,
     progress: Callable[[str], None] = lambda key: None,
-) -> list[VideoRow]:
+) -> StoredRows:
     """Write the dataset and return every video's row; InputError names an unusable video."""
     present = [video for video in videos if (root / video.folder).is_dir()]
     absent = [video for video in videos if not (root / video.folder).is_dir()]

@@ -251,9 +251,10 @@ def _part(*columns: Any) -> Part:
 
 def _relabelled(videos: pa.Table, classes: tuple[str, ...]) -> pa.Table:
     names = videos["class_name"].chunk(0)
+    label_of = {name: label for label, name in enumerate(classes)}
     # Of a class that is left out no video is kept.
-    labels = [classes.index(n) if n in classes else -1 for n in names.dictionary.to_pylist()]
-    labels = pa.array(labels, pa.int32()).take(names.indices)
+    known = [label_of.get(name, -1) for name in names.dictionary.to_pylist()]
+    labels = pa.array(known, pa.int32()).take(names.indices)
     return videos.set_column(videos.column_names.index("label"), PART.field("label"), labels)
 
 

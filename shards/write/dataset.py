@@ -12,7 +12,7 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, BinaryIO, Generic, NamedTuple
 
 import numpy as np
@@ -50,6 +50,7 @@ from twinstream.shards.format.video_table import (
     Status,
     StoredRows,
     VideoRow,
+    refuse_values,
     table_of,
     write_groups,
 )
@@ -162,7 +163,8 @@ class DatasetBuild(Generic[T]):
             for block in slices(len(found), READ_AHEAD):
                 plans = found[block]
                 paths = [index_path(self.out / plan.split, plan.name) for plan in plans]
-                files = list(pool.map(read_index_file, paths))
+                files = list(pool.map(partial(read_index_file, check_values=False), paths))
+                _refuse_values(files, paths)
                 self._refuse_other_shards(files, plans)
                 for plan, file in zip(plans, files, strict=True):
                     # A tar that is cut or gone is made again; a shard without a sample has none.
@@ -213,9 +215,8 @@ class DatasetBuild(Generic[T]):
             self._refuse_other_settings(file.record.settings)
         found = [file.record.videos for file in files]
         wanted = [plan.items for plan in plans]
-        tables = [rows.table for rows in found if isinstance(rows, Records)]
         is_alike = [*map(len, found)] == [*map(len, wanted)] and _is_alike(
-            pa.concat_tables(tables), Joined(wanted, KNOWN).rows(slice(None)), is_missing=False
+            rows_of(files), Joined(wanted, KNOWN).rows(slice(None)), is_missing=False
         )
         # One by one only to find the difference.
         for there, here in () if is_alike else zip(found, wanted, strict=True):
@@ -301,7 +302,7 @@ def finish_dataset(
     out: Location,
     shards: Iterable[FinishedShard],
     contents: Contents,
-    videos: Joined[LabelledVideo],
+    videos: Joined[Any],
 ) -> StoredRows:
     """Write videos.parquet and then dataset.json, which makes the dataset complete.
 
@@ -332,7 +333,7 @@ def finish_dataset(
     return StoredRows(out / VIDEOS_NAME)
 
 
-def _write_videos(out: Location, videos: Joined[LabelledVideo], found: TableBuilder) -> FileEntry:
+def _write_videos(out: Location, videos: Joined[Any], found: TableBuilder) -> FileEntry:
     """videos.parquet; `found` has the rest of the row of each of `videos`."""
     rest, order = found.table(), videos.by_key()
 
@@ -373,6 +374,23 @@ class HashedFile(io.RawIOBase):
     def hexdigest(self) -> str:
         """Of all bytes so far."""
         return self._hash.hexdigest()
+
+
+def rows_of(files: Sequence[IndexFile]) -> pa.Table:
+    """The rows of the videos of some jobs, as columns."""
+    rows = (file.record.videos for file in files)
+    return pa.concat_tables([one.table for one in rows if isinstance(one, Records)])
+
+
+def _refuse_values(files: Sequence[IndexFile], paths: Sequence[Location]) -> None:
+    """InputError for the first index with a value that no video has."""
+    try:
+        if files:
+            refuse_values("", rows_of(files))
+    except InputError:
+        for file, path in zip(files, paths, strict=True):
+            refuse_values(f"{path}: videos", rows_of([file]))
+        raise
 
 
 def _is_alike(found: pa.Table, wanted: pa.Table, is_missing: NDArray[np.bool_] | bool) -> bool:

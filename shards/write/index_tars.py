@@ -26,7 +26,7 @@ from twinstream.shards.format.index import (
 )
 from twinstream.shards.format.manifest import FILE_NAME, FORMAT, FlowCodec, shard_name
 from twinstream.shards.format.sample import SampleMeta, member_names, meta_from_json, num_members
-from twinstream.shards.format.video_table import KNOWN, LabelledVideo, Status, StoredRows, video_row
+from twinstream.shards.format.video_table import KNOWN, Status, StoredRows, video_row
 from twinstream.shards.storage.atomic import one_line_disk_faults, write_atomically
 from twinstream.shards.storage.location import (
     Location,
@@ -41,6 +41,7 @@ from twinstream.shards.write.dataset import (
     Contents,
     FinishedShard,
     finish_dataset,
+    rows_of,
 )
 
 Member = tuple[str, int, int]
@@ -94,7 +95,7 @@ def _index(
     known, shards = TableBuilder(KNOWN), []
     for name in tars:
         split = split_of_shard(name)
-        known.add_table(index_shard(folder, name, split, settings).record.videos.table)
+        known.add_table(rows_of([index_shard(folder, name, split, settings)]))
         shards.append((split, name.removesuffix(".tar")))
         progress(name)
         check()
@@ -108,7 +109,7 @@ def _index(
     return finish_dataset(folder, finished, contents, videos)
 
 
-def _refuse_twice(folder: Location, videos: Joined[LabelledVideo]) -> None:
+def _refuse_twice(folder: Location, videos: Joined[Any]) -> None:
     keys = videos.table["key"].take(pa.array(videos.by_key()))
     twice = keys[1:].filter(pc.equal(keys[1:], keys[:-1]))
     if len(twice):

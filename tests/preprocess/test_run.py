@@ -63,7 +63,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(root: Path, out: Path, *overrides: str) -> list[VideoRow]:
     settings = build_settings(Settings, tree(root, out), overrides)
-    return preprocess(settings.dataset, settings.preprocess, settings.shards)
+    return list(preprocess(settings.dataset, settings.preprocess, settings.shards))
 
 
 @pytest.fixture(scope="module")

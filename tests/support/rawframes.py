@@ -34,8 +34,10 @@ def bring_in(
 ) -> list[VideoRow]:
     """Import with our codec; returns every row."""
     found = found or found_videos(root, None)
-    return import_rawframes(
-        root, out, found.videos, found.classes, OURS, **{"videos_per_shard": 16} | options
+    return list(
+        import_rawframes(
+            root, out, found.videos, found.classes, OURS, **{"videos_per_shard": 16} | options
+        )
     )
 
 

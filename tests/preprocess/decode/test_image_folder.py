@@ -244,7 +244,7 @@ def written(root: Path, out: Path, chunk_frames: int, on_damage: str = "skip") -
     jobs = plan_jobs(catalog.videos, 2, seed=0)
     for job in jobs:
         list(run_job(job, root=root, out=out, recipe=make_recipe(setup)))
-    return dataset_build(out, catalog, jobs, made_with, settings.preprocess.bound).finish()
+    return list(dataset_build(out, catalog, jobs, made_with, settings.preprocess.bound).finish())
 
 
 def test_folders_of_frames_become_a_sound_dataset_and_every_one_has_a_row(tmp_path: Path) -> None:

@@ -69,7 +69,8 @@ def denseflow(tmp_path: Path) -> Path:
 
 
 def convert(path: Path, out: Path, **options: object) -> tuple[list[VideoRow], FlowChange]:
-    return convert_codec(path, out, **{"default_quality": 95} | options)
+    rows, change = convert_codec(path, out, **{"default_quality": 95} | options)
+    return list(rows), change
 
 
 def motion(dataset: Path) -> dict[str, np.ndarray]:

@@ -1,9 +1,12 @@
 """The one builder: what is there already, what is refused, and the files that come last."""
 
+import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.support.datasets import BOUND, SETTINGS, make_catalog, write_job
@@ -12,9 +15,11 @@ from twinstream.errors import InputError
 from twinstream.preprocess.catalog.catalog import Catalog, Video
 from twinstream.preprocess.plan import dataset_build, plan_jobs
 from twinstream.shards.format.manifest import FlowCodec
+from twinstream.shards.format.video_table import SCHEMA as VIDEO_SCHEMA
 from twinstream.shards.format.video_table import Reason, Status, VideoRow, video_row
 from twinstream.shards.rawframes.folders import VideoFolder
 from twinstream.shards.verify import faults
+from twinstream.shards.write import dataset as dataset_module
 from twinstream.shards.write.dataset import Contents, DatasetBuild, write_dataset
 from twinstream.shards.write.plan import key_hash, plan_shards
 from twinstream.shards.write.writer import ShardWriter
@@ -46,6 +51,22 @@ def test_shards_may_be_written_elsewhere_and_in_any_order(tmp_path: Path) -> Non
     assert list(faults(tmp_path / "out")) == []
     assert list(rows) == list(build.finished_rows())
     assert [row.key for row in rows] == sorted(video.key for video in make_catalog(COUNTS).videos)
+
+
+def test_the_table_that_is_written_in_parts_has_the_bytes_of_one_that_is_written_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog = make_catalog(COUNTS)
+    videos = [replace(video, present=video.key != "left/test0") for video in catalog.videos]
+    build = write_shards(build_of(tmp_path, replace(catalog, videos=tuple(videos))))
+    # Two groups of rows, the second of one row.
+    monkeypatch.setattr(dataset_module, "GROUP_ROWS", 6)
+    rows = [vars(row) for row in build.finish()]
+    assert [row["key"] for row in rows] == sorted(video.key for video in videos)
+    whole = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, VIDEO_SCHEMA), whole, row_group_size=6)
+    assert (tmp_path / "videos.parquet").read_bytes() == whole.getvalue()
+    assert list(faults(tmp_path)) == []
 
 
 def test_a_tar_that_is_cut_or_gone_is_not_done(tmp_path: Path) -> None:
