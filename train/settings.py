@@ -211,7 +211,7 @@ class TrainSettings(Section):
     """
     stream_url: str | None = None
     """Where stream reads shards from, {shard} for a shard's path in the dataset: `pipe:curl -sSf
-    https://host/{shard}`, where -f tells an answer such as 404.
+    https://host/{shard}`, where -f tells an answer such as 404. The path is quoted for it.
     """
     workers: int | None = Field(None, ge=0)
     """Processes that read and decode; one for every CPU, at most 8, when not set."""

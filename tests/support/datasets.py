@@ -1,6 +1,8 @@
 """Small shard datasets for tests, through the real writer but without videos and flow engines."""
 
 import hashlib
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,12 @@ from twinstream.preprocess.catalog.catalog import Catalog, Video
 from twinstream.preprocess.plan import Job, dataset_build, plan_jobs
 from twinstream.shards.format.flow_codec import quantize
 from twinstream.shards.format.image import encode_jpeg
-from twinstream.shards.format.manifest import manifest_bytes, read_manifest
+from twinstream.shards.format.manifest import (
+    manifest_bytes,
+    read_manifest,
+    settings_digest,
+    spelt,
+)
 from twinstream.shards.format.sample import SampleMeta
 from twinstream.shards.format.video_table import Status, VideoRow, video_row
 from twinstream.shards.storage.location import Location
@@ -112,6 +119,16 @@ def rewritten(dataset: Path, name: str, data: bytes) -> None:
                 f'"num_bytes":{len(data)},"sha256":"{hashlib.sha256(data).hexdigest()}"',
             )
     (dataset / "dataset.json").write_bytes(manifest_bytes(type(manifest).model_validate_json(text)))
+
+
+def forged(dataset: Path, change: Callable[[str], str]) -> None:
+    """Change the text of dataset.json and let its own digest fit, whatever it says then."""
+    path = dataset / "dataset.json"
+    fields = json.loads(change(path.read_text()))
+    del fields["sha256"]
+    fields["settings_sha256"] = settings_digest(fields["settings"])
+    fields["sha256"] = hashlib.sha256(spelt(fields)).hexdigest()
+    path.write_bytes(spelt(fields))
 
 
 def bare(dataset: Path) -> Path:

@@ -4,11 +4,16 @@ Both loaders give the same batches when both mix the same number of shards at a 
 fit.py does not know which one is used.
 """
 
+import re
+import shlex
 from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
 
 from twinstream.errors import InputError
 from twinstream.shards.read.dataset import ShardDataset
-from twinstream.shards.read.samples import Samples
+from twinstream.shards.read.samples import Samples, require_tar
+from twinstream.shards.storage.location import Location, dataset_file
 from twinstream.train.data.batch import Batch
 from twinstream.train.data.loader import (
     SnippetRecipe,
@@ -17,10 +22,13 @@ from twinstream.train.data.loader import (
     num_workers,
 )
 from twinstream.train.data.order import EpochSampler, Positions, RankPart, num_repeated
-from twinstream.train.data.stream import StreamedShards, load_streamed_batches
+from twinstream.train.data.stream import STORES, StreamedShards, load_streamed_batches
 from twinstream.train.ranks import Ranks
 from twinstream.train.settings import TrainSettings
 from twinstream.train.snippet_shape import SnippetShape
+
+# What means nothing to a shell, within quotes or without; a space parts words at most.
+COMMAND_WORD = re.compile(r"[\w ./:,+@%=-]+")
 
 
 class Feed:
@@ -109,14 +117,46 @@ class Feed:
         yield from zip(sampler.parts, batches, strict=True)
 
 
-def shard_urls(samples: Samples, template: str | None) -> list[str]:
-    """The URL of each shard of a split; `{shard}` in the template is its path in the dataset."""
+def shard_urls(samples: Samples, template: str | None) -> list[str | Location]:
+    """Where each shard of a split is; `{shard}` in the template is its path in the dataset.
+
+    That path comes with the dataset: it is quoted as the template needs it, and only the template
+    makes a URL or a command.
+    """
     # Without it every shard would be read from the same URL.
     if template is not None and "{shard}" not in template:
         raise InputError(
             f"train.stream_url: {template!r} names no {{shard}}, which stands for a shard's path"
         )
-    paths = [entry.tar.path for entry in samples.entries]
-    if template is None:
-        return [str(samples.dataset / path) for path in paths]
-    return [template.replace("{shard}", path) for path in paths]
+    entries = [entry.tar for entry in samples.entries]
+    if template is not None:
+        return [shard_url(template, entry.path) for entry in entries]
+    tars = [dataset_file(samples.dataset, entry.path) for entry in entries]
+    for tar, entry in zip(tars, entries, strict=True):
+        require_tar(tar, entry.num_bytes)
+    return [*tars]
+
+
+def shard_url(template: str, path: str) -> str | Location:
+    """The template with a shard's path in it; a path on a disk where it has no scheme.
+
+    InputError for a path that this template cannot name without a second meaning.
+    """
+    scheme, colon, before = template.partition("{shard}")[0].partition(":")
+    if not colon:
+        return Path(template.replace("{shard}", path)).absolute()
+    if scheme == "pipe":
+        # A command may hand its words to a second shell, as ssh does, and no quoting is for two.
+        if path.startswith("-") or not COMMAND_WORD.fullmatch(path):
+            raise InputError(
+                f"train.stream_url: {path!r} is no path to put into a command; expected letters, "
+                "digits, spaces and any of _./:,+@%=-"
+            )
+        is_quoted = before.count("'") % 2 or before.count('"') % 2
+        return template.replace("{shard}", path if is_quoted else shlex.quote(path))
+    if template.startswith(STORES):
+        # There options of the connection begin.
+        if "?" in path:
+            raise InputError(f"train.stream_url: {path!r} has a '?', which no URL of a store can")
+        return template.replace("{shard}", path)
+    return template.replace("{shard}", quote(path))

@@ -12,6 +12,7 @@ import re
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from twinstream.errors import InputError
 from twinstream.shards.format.image import decode_gray, decode_rgb
 from twinstream.shards.format.sample import SampleMeta, meta_from_json
-from twinstream.shards.storage.location import locate
+from twinstream.shards.storage.location import Location, is_regular, locate
 from twinstream.train.data import transforms
 from twinstream.train.data.batch import Batch, batch_of_rows, new_batch
 from twinstream.train.data.loader import SnippetRecipe, loaded
@@ -58,7 +59,7 @@ class StreamedShards:
 
     def __init__(
         self,
-        urls: Sequence[str],
+        urls: Sequence[str | Location],
         shard_sizes: Sequence[int],
         classes: Sequence[str],
         recipe: SnippetRecipe,
@@ -98,11 +99,11 @@ class StreamedShards:
         self, epoch: int, members: Members, rgb: Bytes, flow: Bytes
     ) -> tuple[NDArray[np.float32], int]:
         recipe, shape, meta = self.recipe, self.recipe.shape, _meta(members)
-        named = self.class_of.get(meta.label, "no class")
-        if meta.class_name != named:
+        named = self.class_of.get(meta.label)
+        if named is None or meta.class_name != named:
             raise InputError(
-                f"{_where(members)}: label {meta.label} is {meta.class_name} here, {named} in "
-                "dataset.json; expected the shards of that dataset"
+                f"{_where(members)}: label {meta.label} is {meta.class_name} here, "
+                f"{named or 'no class'} in dataset.json; expected the shards of that dataset"
             )
         try:
             starts, view = recipe.draw(epoch, meta.key, meta.num_frames, meta.height, meta.width)
@@ -151,11 +152,17 @@ def epoch_pieces(
     return [(epoch, shard, tuple(sorted(rows))) for shard, rows in wanted.items()]
 
 
-def stream_samples(url: str) -> Iterator[Members]:
-    """Every sample of a tar as webdataset gives it; InputError for a tar that breaks off."""
+def stream_samples(where: str | Location) -> Iterator[Members]:
+    """Every sample of a tar as webdataset gives it; InputError for a tar that breaks off.
+
+    Only a text is a URL or command of webdataset's; a location is opened as a file.
+    """
     stream: _Watched | None = None
+    url, tar = str(where), locate(where) if str(where).startswith(STORES) else where
+    if isinstance(tar, Path):
+        is_regular(tar)
     try:
-        stream = _Watched(locate(url).open("rb") if url.startswith(STORES) else wds.gopen(url))
+        stream = _Watched(wds.gopen(tar) if isinstance(tar, str) else tar.open("rb"))
         try:
             yield from group_by_keys(tar_file_expander([{"url": url, "stream": stream}]))
         finally:

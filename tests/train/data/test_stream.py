@@ -1,10 +1,12 @@
 """Streaming gives what the index gives, from files and pipes, and tells what it cannot read."""
 
+import json
+import os
 import re
 import shutil
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,12 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.datasets import write_dataset
+from tests.support.datasets import forged, write_dataset
 from twinstream.errors import InputError
-from twinstream.shards.format.manifest import manifest_bytes, read_manifest
+from twinstream.shards.format.manifest import Manifest, manifest_bytes, read_manifest
 from twinstream.shards.read.dataset import ShardDataset
 from twinstream.train.data.batch import Batch
-from twinstream.train.data.feed import Feed, shard_urls
+from twinstream.train.data.feed import Feed, shard_url, shard_urls
 from twinstream.train.ranks import Ranks
 from twinstream.train.settings import TrainSettings
 from twinstream.train.snippet_shape import SnippetShape
@@ -116,6 +118,82 @@ def test_a_pipe_is_streamed_and_no_index_is_needed(dataset: Path, tmp_path: Path
     shutil.copy(dataset / "dataset.json", bare)
     url = f"pipe:cat {dataset}/{{shard}}"
     assert_same(read(bare, loader="stream", stream_url=url), read(dataset))
+
+
+def renamed(dataset: Path, folder: Path, name: str) -> Path:
+    """A copy whose first training shard has another name, as dataset.json says."""
+    shutil.copytree(dataset, folder)
+    old = "train/train-000000.tar"
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / old).rename(folder / name)
+    text = read_manifest(dataset).model_dump_json().replace(f'"{old}"', json.dumps(name))
+    (folder / "dataset.json").write_bytes(manifest_bytes(Manifest.model_validate_json(text)))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name", ["x; touch OWNED ;#", "$(touch OWNED)", "'`touch OWNED`'", "-x", "a b.tar", "é%41.tar"]
+)
+def test_a_shards_name_is_data_wherever_it_is_streamed_from(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    here = renamed(dataset, tmp_path / "here", name)
+    monkeypatch.chdir(here)
+    by_index = read(dataset)
+    for template in (None, "{shard}", f"{here}/{{shard}}", f"file://{here}/{{shard}}"):
+        assert_same(read(Path("."), loader="stream", stream_url=template), by_index)
+    for template in ("pipe:cat {shard}", "pipe:cat './{shard}'", 'pipe:sh -c "cat ./{shard}"'):
+        # A second shell parts the words of the first one's quotes.
+        if name == "é%41.tar" or (name == "a b.tar" and "sh -c" not in template):
+            assert_same(read(Path("."), loader="stream", stream_url=template), by_index)
+        else:
+            with pytest.raises(InputError, match=r"no path to put into a command|cannot be strea"):
+                read(Path("."), loader="stream", stream_url=template)
+    assert not [*tmp_path.rglob("OWNED")]
+
+
+@pytest.mark.parametrize("name", ["pipe:touch OWNED", "http://127.0.0.1:9/x.tar", "file:x.tar"])
+def test_a_shard_whose_name_is_a_url_is_refused(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    shutil.copytree(dataset, tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    old = "train/train-000000.tar"
+    forged(Path("."), lambda text: text.replace(old, name))
+    with pytest.raises(InputError, match=r"begins like a URL|not a usable path"):
+        read(Path("."), loader="stream")
+    assert not [*tmp_path.rglob("OWNED")]
+
+
+@pytest.mark.parametrize(
+    ("template", "url"),
+    [
+        ("https://host/d/{shard}", "https://host/d/a%20b%3F%23.tar"),
+        ("{shard}", Path.cwd() / "a b?#.tar"),
+        ("d/{shard}:x", Path.cwd() / "d/a b?#.tar:x"),
+    ],
+)
+def test_a_shards_path_is_quoted_for_a_url(template: str, url: str | Path) -> None:
+    assert shard_url(template, "a b?#.tar") == url
+
+
+def test_a_shards_path_adds_no_options_to_a_store() -> None:
+    with pytest.raises(InputError, match=r"has a '\?'"):
+        shard_url("s3://bucket/{shard}", "x.tar?endpoint_override=host")
+    assert shard_url("s3://bucket/{shard}", "a b.tar") == "s3://bucket/a b.tar"
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_a_pipe_or_device_in_place_of_a_shard_is_not_streamed(
+    dataset: Path, tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    shutil.copytree(dataset, tmp_path / "here")
+    tar = tmp_path / "here" / "train" / "train-000000.tar"
+    tar.unlink()
+    make(tar)
+    for template in (None, f"{tmp_path}/here/{{shard}}"):
+        with pytest.raises(InputError, match=r"train-000000\.tar: a pipe, socket or device"):
+            read(tmp_path / "here", loader="stream", stream_url=template)
 
 
 def test_where_shards_are_streamed_from() -> None:
