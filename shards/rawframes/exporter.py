@@ -36,7 +36,7 @@ from twinstream.shards.storage.atomic import (
     temporary_name,
     write_atomically,
 )
-from twinstream.shards.storage.location import Location, require_outside
+from twinstream.shards.storage.location import Location, dataset_file, require_outside
 from twinstream.shards.storage.lock import owned
 from twinstream.shards.storage.walk import folder_entries
 from twinstream.shards.write.copying import Copier, StoredBytes, stored_samples
@@ -76,7 +76,7 @@ def export_rawframes(
 
 def _written_videos(dataset: Location) -> Iterator[tuple[str, str]]:
     """Key and class of every sample."""
-    for rows in StoredRows(dataset / VIDEOS_NAME).tables(["key", "class_name", "status"]):
+    for rows in StoredRows(dataset_file(dataset, VIDEOS_NAME)).tables(["key", "class_name", "status"]):
         there = rows.filter(pc.equal(rows["status"], Status.WRITTEN.value))
         yield from zip(values(there["key"]), values(there["class_name"]), strict=True)
 
