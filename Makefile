@@ -29,7 +29,8 @@ chaos: $(STAMP)
 	$(BIN)/python -m tests.chaos
 
 fuzz: $(STAMP)
-	$(BIN)/python -m tests.fuzz
+	$(BIN)/python -m tests.fuzz.videos
+	$(BIN)/python -m tests.fuzz.files
 
 # What needs a GPU: its tests, then its benchmark on the videos below $TWINSTREAM_DATA.
 gpu: $(STAMP)

@@ -3,7 +3,6 @@
 Running it again does only what is missing; a dataset that is complete is left alone.
 """
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Generator
@@ -11,6 +10,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from twinstream.errors import InputError
+from twinstream.output import say, tell
 from twinstream.preprocess.catalog.catalog import Catalog, Video
 from twinstream.preprocess.catalog.files import has_video_suffix
 from twinstream.preprocess.catalog.kinds import read_catalog
@@ -84,8 +84,8 @@ def preprocess(
             # It may be where nothing can be written any more, and is whole without them.
             except OSError as error:
                 reason = error.strerror or error
-                print(f"{out}: its lists cannot be stored as splits ({reason})", file=sys.stderr)
-        print(f"{out}: finished already", file=sys.stderr)
+                tell(f"{out}: its lists cannot be stored as splits ({reason})")
+        tell(f"{out}: finished already")
         return rows
     if dry_run:
         _print_plan(catalog, jobs, _left(build), engine, out)
@@ -121,12 +121,11 @@ def with_fold(dataset: DatasetSettings, fold: int | None) -> DatasetSettings:
     if fold is None:
         return dataset
     if dataset.fold != fold:
-        print(
+        tell(
             f"dataset.fold {dataset.fold}: changes nothing, the splits of the shards are those of "
             f"lists {fold}; train with train.split=train{dataset.fold}, "
             f"test.split=test{dataset.fold}; shards of lists {dataset.fold} that an older version "
-            "made can be read, not finished",
-            file=sys.stderr,
+            "made can be read, not finished"
         )
     return dataset.model_copy(update={"fold": fold})
 
@@ -196,7 +195,7 @@ def run_catalog(dataset: DatasetSettings, shards_path: str) -> Catalog:
         out=out,
     )
     for warning in catalog.warnings:
-        print(warning, file=sys.stderr)
+        tell(warning)
     if not catalog.videos:
         raise InputError(
             f"dataset.root {dataset.root}: no videos there for dataset.kind {dataset.kind}"
@@ -236,11 +235,11 @@ def _print_plan(
         present[job.split] += len(job.items)
     missing = len(catalog.videos) - present.total()
     splits = ", ".join(f"{count} {split}" for split, count in sorted(present.items()))
-    print(
+    say(
         f"{len(catalog.videos)} videos of {len(catalog.classes)} classes: {splits}; "
         f"{missing} missing"
     )
-    print(f"{len(jobs)} shards to {out}, {len(jobs) - len(left)} of them done · engine {engine}")
+    say(f"{len(jobs)} shards to {out}, {len(jobs) - len(left)} of them done · engine {engine}")
 
 
 def _run(

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from twinstream.errors import InputError
+from twinstream.output import say, tell
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -88,7 +89,7 @@ def info(path: str) -> None:
     from twinstream.shards.info import describe
     from twinstream.shards.storage.location import locate
 
-    click.echo(describe(locate(path)))
+    say(describe(locate(path)))
 
 
 @shards.command()
@@ -116,11 +117,11 @@ def verify(path: str, fast: bool) -> None:
         )
         # Printed as they are found: a large dataset takes long, and the first fault may be enough.
         for fault in lines:
-            click.echo(fault, err=True)
+            tell(fault)
             found += 1
     if found:
         raise InputError(f"{dataset}: {found} fault{'s' if found > 1 else ''}")
-    click.echo(f"{dataset}: {'every byte as written' if fast else 'sound'}")
+    say(f"{dataset}: {'every byte as written' if fast else 'sound'}")
 
 
 @shards.command()
@@ -152,7 +153,7 @@ def preview(path: str, keys: tuple[str, ...], out: Path) -> None:
         write_preview_video(dataset, samples, out)
     else:
         write_preview(dataset, samples, out)
-    click.echo(str(out))
+    say(str(out))
 
 
 @shards.command()
@@ -183,8 +184,8 @@ def export(path: str, out: Path, layout: str) -> None:
             dataset, out, progress=lambda folder: progress.advance(note=folder)
         )
     codec = manifest.flow_codec
-    click.echo(f"{copied} of {total} videos copied, the others were there -> {out}")
-    click.echo(f"flow: pixels = (byte - {codec.zero}) * {codec.bound:g} / {codec.levels}")
+    say(f"{copied} of {total} videos copied, the others were there -> {out}")
+    say(f"flow: pixels = (byte - {codec.zero}) * {codec.bound:g} / {codec.levels}")
 
 
 @shards.command("import")
@@ -262,7 +263,7 @@ def import_(
     )
     # On stderr: stdout has the result line only.
     for warning in found.warnings:
-        click.echo(warning, err=True)
+        tell(warning)
     with Progress("import", len(found.videos), "video") as progress:
         rows = import_rawframes(
             folder,
@@ -276,7 +277,7 @@ def import_(
             skip_bad=skip_bad,
             progress=lambda key: progress.advance(note=key),
         )
-    click.echo(f"{summary(rows)} -> {target / 'videos.parquet'}")
+    say(f"{summary(rows)} -> {target / 'videos.parquet'}")
 
 
 @shards.command()
@@ -300,17 +301,16 @@ def merge(paths: tuple[str, ...], out: str) -> None:
         bound = manifest.flow_codec.bound
         cut = cut_at(manifest.settings, bound)
         if cut is not None:
-            click.echo(
+            tell(
                 f"{source}: its bound was {cut:g} px before it was converted to {bound:g}; motion "
-                f"beyond {cut:g} px stays cut",
-                err=True,
+                f"beyond {cut:g} px stays cut"
             )
     entries = (
         shard for manifest in manifests for shards in manifest.splits.values() for shard in shards
     )
     with Progress("merge", sum(shard.num_samples for shard in entries), "video") as progress:
         rows = merge(sources, target, progress=lambda key: progress.advance(note=key))
-    click.echo(f"{summary(rows)} -> {target}")
+    say(f"{summary(rows)} -> {target}")
 
 
 @shards.command()
@@ -357,7 +357,7 @@ def subset(
         split=split,
         max_per_class=max_per_class,
     )
-    click.echo(f"{summary(rows)} -> {target}")
+    say(f"{summary(rows)} -> {target}")
 
 
 @shards.command()
@@ -387,8 +387,8 @@ def splits(path: str, name: str | None, source: str | None, remove: str | None) 
     if name is not None and source is not None:
         added = add_split(dataset, name, source)
         if note := added.note():
-            click.echo(note, err=True)
-    click.echo(describe_splits(dataset))
+            tell(note)
+    say(describe_splits(dataset))
 
 
 @shards.command("convert-codec")
@@ -423,11 +423,11 @@ def convert_codec(path: str, out: str, bound: float | None) -> None:
             default_quality=ShardSettings().jpeg_quality,
             progress=lambda key: done.advance(note=key),
         )
-    click.echo(f"{summary(rows)} -> {target}")
+    say(f"{summary(rows)} -> {target}")
     made = read_manifest(target)
     cut = cut_at(made.settings, made.flow_codec.bound)
     if change.num_values:
-        click.echo(
+        say(
             f"flow is changed by {change.mean:.3f} px in the mean, {change.largest:.2f} px at most"
             + ("" if cut is None else f"; motion beyond {cut:g} px stays cut")
         )
@@ -454,4 +454,4 @@ def index(path: str, bound: float, zero: float, levels: float) -> None:
         "index", sum(name.endswith(".tar") for name in file_sizes(folder)), "shard"
     ) as progress:
         rows = index_dataset(folder, codec, progress=lambda tar: progress.advance(note=tar))
-    click.echo(f"{summary(rows)} -> {folder}")
+    say(f"{summary(rows)} -> {folder}")

@@ -17,6 +17,7 @@ from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from twinstream.output import figure_text
 from twinstream.shards.read.dataset import ShardDataset
 from twinstream.shards.read.members import read_flow, read_frames, read_meta
 from twinstream.shards.read.samples import StoredSample
@@ -135,7 +136,9 @@ def _draw(rows: NDArray[Any], dataset: ShardDataset, sample: StoredSample, colum
     for column, t in enumerate(times):
         rows[0, column].imshow(frames[column])
         rows[0, column].set_title(
-            f"{sample.index.key}\nframe 0" if column == 0 else f"frame {t}", fontsize=7, loc="left"
+            f"{figure_text(sample.index.key)}\nframe 0" if column == 0 else f"frame {t}",
+            fontsize=7,
+            loc="left",
         )
         rows[1, column].imshow(flow_to_rgb(flow[column], fastest))
         speed = np.linalg.norm(flow[column], axis=-1)

@@ -158,8 +158,8 @@ def _sample_faults(sample: SampleIndex, tar: int) -> Iterator[str]:
                 f"its JSON names {meta.key}, label {meta.label}, {meta.num_frames} frames; the "
                 "index differs"
             )
-    except (TypeError, ValueError):
-        yield "damaged JSON member"
+    except InputError as error:
+        yield str(error)
     size = (sample.height, sample.width)
     for position, (name, data) in enumerate(
         zip(member_names("", sample.num_frames), members, strict=True)
@@ -172,7 +172,7 @@ def _sample_faults(sample: SampleIndex, tar: int) -> Iterator[str]:
 
 def _image_faults(data: bytes, shape: tuple[int, ...]) -> Iterator[str]:
     try:
-        found = decode_unchanged(data).shape
+        found = decode_unchanged(data, (shape[0], shape[1])).shape
         if found != shape:
             yield f"its JPEG is {found}, expected {shape}"
     except InputError as error:

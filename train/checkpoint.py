@@ -6,7 +6,8 @@ dropout follow from (seed, stage, epoch, step).
 """
 
 import hashlib
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,11 +15,13 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from twinstream.errors import InputError
+from twinstream.errors import InputError, shortened
 from twinstream.shards.storage.atomic import atomic_file, one_line_disk_faults
 from twinstream.train.choices import BOTH, BranchName
-from twinstream.train.network.weight_files import has_bias, read_state
+from twinstream.train.network.weight_files import has_bias, is_plain, read_state
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
                 state["schedule"],
                 state["log_bytes"],
             )
-        return Checkpoint(
+        checkpoint = Checkpoint(
             state["model"],
             state["classes"],
             state["bound"],
@@ -149,6 +152,103 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: not a checkpoint of twinstream") from error
+    if fault := next(_faults(checkpoint), None):
+        raise InputError(f"{path}: not a checkpoint of twinstream: {fault}")
+    return checkpoint
+
+
+def load_learning(
+    training: TrainingState, optimizer: Optimizer, schedule: ReduceLROnPlateau, where: Path
+) -> None:
+    """Put momentum and learning rate of a checkpoint into a new optimizer and its schedule.
+
+    InputError where they are not those of the same network and settings.
+    """
+    rates = schedule.state_dict()
+    try:
+        # What another version of torch has left out stays as it is new, what it has more is left.
+        found = {key: training.schedule.get(key, own) for key, own in rates.items()}
+        fresh = optimizer.state_dict()["param_groups"]
+        groups = [
+            {key: group.get(key, own[key]) for key in own}
+            for group, own in zip(training.optimizer["param_groups"], fresh, strict=True)
+        ]
+        if not _is_alike(groups, fresh) or not _is_alike(found, rates):
+            raise ValueError("other settings")
+        optimizer.load_state_dict({"state": training.optimizer["state"], "param_groups": groups})
+        for own, state in optimizer.state.items():
+            buffer = state.get("momentum_buffer")
+            if buffer is not None and not (is_plain(buffer) and buffer.shape == own.shape):
+                raise ValueError("other shapes")
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise InputError(f"{where}: its optimizer is that of another network") from error
+    schedule.load_state_dict(found)
+
+
+def _is_alike(found: object, own: object) -> bool:
+    """Whether a value of an optimizer is of the kind of a new one's, which training may change."""
+    if isinstance(own, dict):
+        return isinstance(found, dict) and all(
+            name in found and _is_alike(found[name], value) for name, value in own.items()
+        )
+    if isinstance(own, list | tuple):
+        return (
+            isinstance(found, list | tuple)
+            and len(found) == len(own)
+            and all(map(_is_alike, found, own))
+        )
+    if isinstance(own, int | float) and not isinstance(own, bool):
+        return type(found) in (int, float) and found == found
+    return type(found) is type(own) and found == own
+
+
+def _faults(checkpoint: Checkpoint) -> Iterator[str]:
+    """What in a file of another program is not what it must be here; none for one of ours."""
+    model, classes, training = checkpoint.model, checkpoint.classes, checkpoint.training
+    if not isinstance(model, dict) or not all(
+        isinstance(name, str) and is_plain(value) for name, value in model.items()
+    ):
+        yield "its model is no state_dict of plain tensors"
+        return
+    if not _are_words(classes) or len({*classes}) != len(classes) or not classes:
+        yield f"classes {shortened(classes)}, expected names, each once"
+        return
+    for branch in BOTH:
+        bias = model.get(f"{branch}.fc.bias")
+        # Before a network of so many classes is built
+        if bias is not None and bias.shape != (len(classes),):
+            yield f"{len(classes)} classes, {tuple(bias.shape)} biases of branch {branch}"
+    bound = checkpoint.bound
+    if type(bound) not in (int, float) or not 0 < bound < math.inf:
+        yield f"bound {shortened(bound)}, expected pixels of motion"
+    if not isinstance(checkpoint.dataset_sha256, str):
+        yield f"dataset_sha256 {shortened(checkpoint.dataset_sha256)}, expected a digest"
+    for name in ("attending", "trained", "learned"):
+        branches = getattr(checkpoint, name)
+        if branches is not None and not all(each in BOTH for each in branches):
+            yield f"{name} {shortened(branches)}, expected branches: {', '.join(BOTH)}"
+    made_with, seen = checkpoint.made_with, checkpoint.trained_on
+    if made_with is not None and not (isinstance(made_with, dict) and _are_words([*made_with])):
+        yield f"made_with {shortened(made_with)}, expected settings"
+    if seen is not None and not (is_plain(seen) and seen.dtype == torch.int64 and seen.ndim == 1):
+        yield "trained_on is no list of digests"
+    lists = checkpoint.lists
+    if not isinstance(lists, dict) or not _are_words([*lists, *lists.values()]):
+        yield f"lists {shortened(lists)}, expected digests by setting"
+    if training is not None:
+        for name, value in (vars(training.position) | {"log_bytes": training.log_bytes}).items():
+            if type(value) is not int or not 0 <= value < 2**63:
+                yield f"{name} {shortened(value)}, expected a whole number from 0 on"
+                return
+        at = training.position
+        if at.correct > at.seen:
+            yield f"{at.correct} of {at.seen} videos correct"
+        if not isinstance(training.optimizer, dict) or not isinstance(training.schedule, dict):
+            yield "its optimizer is no state_dict"
+
+
+def _are_words(values: object) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
 
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint, where: Path) -> None:

@@ -24,6 +24,7 @@ from twinstream.signals import StopSignal, noted_signals
 from twinstream.train.checkpoint import (
     Position,
     TrainingState,
+    load_learning,
     save_checkpoint,
 )
 from twinstream.train.data.feed import Feed
@@ -95,8 +96,7 @@ def fit(session: Session, start: TrainingState, log: TrainingLog, stop: StopSign
         stage = with_acting(planned, attending_branches(model))
         optimizer, schedule = begin_stage(model, stage, train)
         if not at.is_stage_start:
-            optimizer.load_state_dict(start.optimizer)
-            schedule.load_state_dict(start.schedule)
+            load_learning(start, optimizer, schedule, session.out / CHECKPOINT)
         feed: Feed | FeatureFeed = session.feed
         held_out: Features | None = None
         # Where all epochs are done, the features may be removed already.

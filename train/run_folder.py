@@ -213,9 +213,9 @@ def _recorded(run: Path, name: str) -> list[dict[str, str]]:
     """What the starts of a run say of its weights or lists."""
     path = run / STARTS
     found = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_bytes().splitlines() if path.exists() else []:
         # A line may be torn where the disk was full.
-        with suppress(ValueError, AttributeError):
+        with suppress(ValueError, AttributeError, TypeError, RecursionError):
             found.append(dict(json.loads(line).get(name, {})))
     return found
 

@@ -6,6 +6,7 @@ line for every start, with the versions it ran with.
 """
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -40,7 +41,8 @@ class TrainingLog:
         if run is None:
             return
         with resumable_faults(run / LOG), open(run / LOG, "r+b") as file:
-            file.truncate(num_bytes)
+            # Never longer: zeros would stand where lines are missing.
+            file.truncate(min(num_bytes, file.seek(0, os.SEEK_END)))
         threading.excepthook = self._thread_ended
         try:
             with resumable_faults(run / EVENTS):

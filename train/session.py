@@ -5,7 +5,6 @@ on from its checkpoint; either way its classifiers and attention are known to be
 """
 
 import hashlib
-import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from twinstream.errors import InputError
+from twinstream.output import tell
 from twinstream.shards.format.manifest import FILE_NAME, pixel_settings
 from twinstream.shards.read.dataset import ShardDataset
 from twinstream.shards.storage.location import file_sha256
@@ -50,7 +50,7 @@ from twinstream.train.run_folder import (
     write_settings,
 )
 from twinstream.train.run_log import TrainingLog, record_start
-from twinstream.train.score.run_weights import open_run_dataset
+from twinstream.train.score.run_weights import open_run_dataset, refuse_other_position
 from twinstream.train.settings import CHECKPOINT
 
 
@@ -100,10 +100,9 @@ def open_session(settings: RunSettings, out: Path, ranks: Ranks) -> Session:
         dataset.samples(settings.test.split)
     feed = Feed(dataset, settings.train, settings.model.snippet)
     if ranks.is_first and (repeated := feed.num_repeated(ranks.size)):
-        print(
+        tell(
             f"train.batch_size: {repeated} places of an epoch repeat samples, because its batches "
-            f"do not divide by {ranks.size} processes; they do not count",
-            file=sys.stderr,
+            f"do not divide by {ranks.size} processes; they do not count"
         )
     settings, validation = open_validation(dataset, settings, ranks)
     lists = opened_lists(dataset, settings, ranks)
@@ -152,7 +151,7 @@ def opened_lists(dataset: ShardDataset, settings: RunSettings, ranks: Ranks) -> 
             # Of its videos: LIST:train and LIST:test are one file.
             digests[setting] = hashlib.sha256("\n".join(listed.keys).encode()).hexdigest()
             if ranks.is_first and (note := listed.note()):
-                print(f"{setting}: {note}", file=sys.stderr)
+                tell(f"{setting}: {note}")
     refuse_other_ranks(ranks, digests.values(), "train.split, train.validate_split")
     return digests
 
@@ -170,10 +169,9 @@ def open_validation(
     held_out = {name for name, samples in by_index.items() if samples} - {train.split}
     split = validation_split(train.validate_split, held_out)
     if split == train.split and ranks.is_first:
-        print(
+        tell(
             f"twinstream: train.validate_split: {split} is what is trained on; its accuracy does "
-            "not tell when to cut the rate",
-            file=sys.stderr,
+            "not tell when to cut the rate"
         )
     chosen = train.model_copy(update={"validate_split": split or False})
     settings = settings.model_copy(update={"train": chosen})
@@ -183,10 +181,9 @@ def open_validation(
     samples = dataset.samples(split)
     usable(samples, shape)
     if ranks.is_first and (shared := num_shared(dataset, train.split, split)):
-        print(
+        tell(
             f"train.validate_split: {shared} of the {len(samples)} videos of {split} are trained on"
-            " too; what they add to its accuracy does not tell when to cut the rate",
-            file=sys.stderr,
+            " too; what they add to its accuracy does not tell when to cut the rate"
         )
     own = samples[ranks.rank :: ranks.size]
     # A rank may have no video of a small split.
@@ -294,7 +291,7 @@ def begin_training(session: Session) -> tuple[Session, TrainingState]:
     start = TrainingState(Position(), {}, {}, log_bytes=0)
     if session.ranks.is_first:
         for line in [*(origin.said for origin in origins.values() if origin.said), *warnings]:
-            print(line, file=sys.stderr)
+            tell(line)
         begin_run(session.out, session.settings)
         keep_manifest(session.out, manifest)
         # With the first weights in it, they are not asked for again when the run goes on.
@@ -319,6 +316,13 @@ def load_training(session: Session) -> tuple[Session, TrainingState]:
     if checkpoint.dataset_sha256 != session.dataset_sha256:
         raise InputError(
             f"{session.out}: was trained on another dataset than the one at {session.dataset.path}"
+        )
+    refuse_other_position(training.position, session.settings.train, session.out)
+    at, steps = training.position, session.feed.epoch_steps
+    if at.step > steps or (at.step == steps and not at.seen):
+        raise InputError(
+            f"{session.out}: {CHECKPOINT} is at step {at.step} of an epoch of {steps}, {at.seen} "
+            "videos seen"
         )
     for setting in sorted({*session.lists, *checkpoint.lists}):
         if checkpoint.lists.get(setting) != session.lists.get(setting):

@@ -17,6 +17,7 @@ import click
 
 from twinstream import __version__
 from twinstream.errors import InputError
+from twinstream.output import one_line, say, tell
 from twinstream.shards.commands import shards
 from twinstream.train.choices import NUM_CROPS, DeviceName
 
@@ -137,7 +138,7 @@ def doctor(hours: float, size: int) -> None:
     """
     from twinstream.preprocess.doctor import report
 
-    click.echo(report(hours, size))
+    say(report(hours, size))
 
 
 @cli.command()
@@ -166,7 +167,7 @@ def preprocess(
         dry_run=dry_run,
     )
     if not dry_run:
-        click.echo(f"{summary(rows)} -> {settings.shards.path}/videos.parquet")
+        say(f"{summary(rows)} -> {settings.shards.path}/videos.parquet")
         check_skipped(rows, settings.preprocess.max_skipped, settings.shards.path)
 
 
@@ -217,10 +218,10 @@ def check(
     )
     unusable = [row for row in rows if row.status != Status.USABLE]
     for row in unusable[:NUM_SHOWN]:
-        click.echo(f"{row.path}: {row.reason}: {row.detail}")
+        say(f"{row.path}: {row.reason}: {row.detail}")
     if len(unusable) > NUM_SHOWN:
-        click.echo(f"... and {len(unusable) - NUM_SHOWN} more")
-    click.echo(f"{summary(rows, Status.USABLE)} -> {out}")
+        say(f"... and {len(unusable) - NUM_SHOWN} more")
+    say(f"{summary(rows, Status.USABLE)} -> {out}")
     if unusable:
         sys.exit(1)
 
@@ -240,7 +241,7 @@ def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool) -> 
     train(load_settings(config, overrides).run_settings(), out, resume=resume)
     # Under torchrun every rank runs this; one of them answers.
     if shows_output():
-        click.echo(str(out))
+        say(str(out))
 
 
 @cli.command()
@@ -293,7 +294,7 @@ def test(
     settings = read_run_settings(run).test.model_copy(
         update={k: v for k, v in given.items() if v is not None}
     )
-    click.echo(metrics_table(score_run(run, settings, shards_path, stage, out, known_classes)))
+    say(metrics_table(score_run(run, settings, shards_path, stage, out, known_classes)))
 
 
 @cli.command()
@@ -352,7 +353,7 @@ def predict(
     )
     if predictor.network.progress:
         network = predictor.network
-        click.echo(f"unfinished: {network.stage} is at {network.progress}", err=True)
+        tell(f"unfinished: {network.stage} is at {network.progress}")
     failed = False
     with Progress("predict", len(videos), "video") as progress:
         for video in videos:
@@ -362,7 +363,7 @@ def predict(
             except InputError as error:
                 failed = True
                 # Through the bar: a plain print would end up inside of it.
-                progress.write(f"twinstream: {error}", sys.stderr)
+                progress.write(f"twinstream: {one_line(str(error))}", sys.stderr)
             else:
                 text = json.dumps(asdict(found)) if as_json else "\n".join(lines(found))
                 progress.write(text, sys.stdout)
@@ -397,11 +398,11 @@ def report(runs: tuple[Path, ...], out: Path, unfinished: bool) -> None:
     evidence = read_evidence(runs, unfinished=unfinished)
     # On stderr: stdout holds the page's path alone, for scripts.
     for note in report_notes(evidence):
-        click.echo(note, err=True)
+        tell(note)
     for table in write_report(evidence, out):
         for command in table.gaps:
-            click.echo(f"{table.name} lacks: {command}", err=True)
-    click.echo(str(out / PAGE))
+            tell(f"{table.name} lacks: {command}")
+    say(str(out / PAGE))
 
 
 def _positions(
@@ -480,7 +481,7 @@ def attention(
     places = [(query[0], query[1]) for query in queries]
     times = [query[2] if len(query) > 2 else None for query in queries]
     show(run, key, out, places, times=times, t=t, at=at, stage=stage, shards_path=shards_path)
-    click.echo(str(out))
+    say(str(out))
 
 
 cli.add_command(shards)
@@ -531,15 +532,15 @@ def main() -> None:
         sys.exit(128 + signal.SIGINT)
     except InputError as error:
         # One write: of ranks that end together the lines would run into one another.
-        sys.stderr.write(f"twinstream: {error}\n")
+        sys.stderr.write(f"twinstream: {one_line(str(error))}\n")
         sys.exit(1)
     # A full disk or a missing right is the machine's, not a bug of ours: no traceback.
     except OSError as error:
         from twinstream.shards.storage.atomic import FULL
 
         room = "; make room and run the same command again" if error.errno in FULL else ""
-        reason = f"{error.strerror or error}{room}"
-        sys.stderr.write(f"twinstream: {error.filename or 'system'}: {reason}\n")
+        reason = f"{error.filename or 'system'}: {error.strerror or error}{room}"
+        sys.stderr.write(f"twinstream: {one_line(reason)}\n")
         sys.exit(1)
 
 

@@ -5,8 +5,27 @@ ours and keeps its traceback. It is a ValueError so that library users need not 
 it.
 """
 
+import reprlib
+
+# What a file holds is repeated in a message as far as a reader needs it.
+MAX_SHOWN = 200
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
+
 
 class InputError(ValueError):
     """Input that cannot be used as it is; the message says what was wrong, what is right, and
     where.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception of another library says, in one line."""
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__
+
+
+def shortened(value: object) -> str:
+    """The repr of a value that was read, cut where it is long or deep."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."

@@ -12,6 +12,8 @@ from typing import Self, TextIO
 
 from tqdm import tqdm
 
+from twinstream.output import one_line, plain, tell
+
 PLAIN_LINE_SECONDS = 10.0
 
 
@@ -49,6 +51,7 @@ class Progress:
     def advance(self, units: int = 1, note: str = "") -> None:
         """Count `units` more."""
         self._done += units
+        note = one_line(note)
         self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(units)
         now = time.monotonic()
@@ -58,11 +61,11 @@ class Progress:
             begun, done_then = self._first
             left = time_left(self._done - done_then, self._total - self._done, now - begun)
             parts = (f"{self._name}: {self._done}/{self._total} {self._unit}", left, note)
-            print(" · ".join(part for part in parts if part), file=sys.stderr, flush=True)
+            tell(" · ".join(part for part in parts if part))
 
     def write(self, line: str, file: TextIO) -> None:
         """Print a line above the bar, or just print it where there is no bar."""
-        self._bar.write(line, file=file)
+        self._bar.write(plain(line), file=file)
         file.flush()
 
 

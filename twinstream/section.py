@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from twinstream.credentials import refuse_credentials
-from twinstream.errors import InputError
+from twinstream.errors import InputError, shortened
 
 
 class Section(BaseModel):
@@ -41,7 +41,8 @@ def read_settings(
         tree = yaml.safe_load(path.read_text())
     except (FileNotFoundError, IsADirectoryError) as error:
         raise InputError(f"{path}: no such settings file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    # RecursionError: brackets in brackets; ValueError: no UTF-8, a date or a number that is none.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if tree is not None and not isinstance(tree, dict):
         raise InputError(
@@ -58,7 +59,7 @@ def build_settings(
     for override in overrides:
         refuse_credentials(override, "--set")
         _set(tree, override)
-    _refuse_credentials(tree, "")
+    _refuse_credentials(tree, "", set())
     try:
         return model.model_validate(tree)
     except ValidationError as error:
@@ -80,23 +81,28 @@ def _set(tree: dict[str, Any], override: str) -> None:
             raise InputError(f"--set {override}: {name} is no section")
     try:
         tree[key] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(
             f"--set {override}: {value!r} is not a YAML value; a text with signs of YAML stands in "
             f"quotes within quotes: '{path}=\"...\"'"
         ) from error
 
 
-def _refuse_credentials(value: object, path: str) -> None:
+def _refuse_credentials(value: object, path: str, seen: set[int]) -> None:
     """InputError for a URI with a secret anywhere in the tree; it names the key."""
+    # An alias of YAML may stand in itself, or in so many places that walking them has no end.
+    if id(value) in seen:
+        return
+    if isinstance(value, dict | list):
+        seen.add(id(value))
     if isinstance(value, str):
         refuse_credentials(value, path)
     elif isinstance(value, dict):
         for key, below in value.items():
-            _refuse_credentials(below, f"{path}.{key}".lstrip("."))
+            _refuse_credentials(below, f"{path}.{key}".lstrip("."), seen)
     elif isinstance(value, list):
         for item in value:
-            _refuse_credentials(item, path)
+            _refuse_credentials(item, path, seen)
 
 
 def _one_line(error: ValidationError, model: type[BaseModel]) -> str:
@@ -111,7 +117,9 @@ def _one_line(error: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         text = f"{path}: no such key{_nearest(path, model)}"
     else:
-        text = f"{path}: {first['msg'].removeprefix('Value error, ')}, not {first['input']!r}"
+        text = (
+            f"{path}: {first['msg'].removeprefix('Value error, ')}, not {shortened(first['input'])}"
+        )
     return text + (f" (and {len(others)} more)" if others else "")
 
 

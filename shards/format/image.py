@@ -1,8 +1,11 @@
 """JPEG bytes <-> arrays. Colour images are RGB outside of this file, although OpenCV uses BGR.
 
 The encoder is OpenCV's libjpeg-turbo: every OpenCV wheel contains it, and it gives the same bytes
-for the same pixels and quality, so shards are reproducible.
+for the same pixels and quality, so shards are reproducible. A decoder takes memory for the size
+that a header claims, so the header is read before it: a few bytes can claim gigabytes.
 """
+
+import struct
 
 import cv2
 import numpy as np
@@ -14,6 +17,13 @@ END_OF_IMAGE = b"\xff\xd9"
 TAIL_BYTES = 1024
 # JPEG_MAX_DIMENSION of libjpeg, in pixels; the format itself ends at 65,535.
 MAX_SIDE = 65_500
+# Huffman codes take a bit at least, and a block of 8 x 8 pixels a code: 512 pixels a byte at most.
+MAX_PIXELS_PER_BYTE = 1024
+Size = tuple[int, int]
+_SIDES = struct.Struct(">HH").unpack_from
+# Markers of a frame's header: C4, C8 and CC among them mean something else.
+_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_SCAN, _BARE = frozenset({0xD8, 0xD9, 0xDA}), frozenset({0x00, 0x01, *range(0xD0, 0xD8)})
 
 
 def has_jpeg_end(data: bytes) -> bool:
@@ -30,25 +40,55 @@ def encode_jpeg(image: NDArray[np.uint8], quality: int) -> bytes:
     return encoded.tobytes()
 
 
-def decode_rgb(data: bytes | memoryview) -> NDArray[np.uint8]:
-    """JPEG bytes -> (H, W, 3) RGB uint8; InputError when they are no image."""
-    return _decode(data, cv2.IMREAD_COLOR_RGB)
+def decode_rgb(data: bytes | memoryview, size: Size | None = None) -> NDArray[np.uint8]:
+    """JPEG bytes -> (H, W, 3) RGB uint8; InputError when they are no image, or not of `size`."""
+    return _decode(data, size, cv2.IMREAD_COLOR_RGB)
 
 
-def decode_gray(data: bytes | memoryview) -> NDArray[np.uint8]:
-    """JPEG bytes of one channel -> (H, W) uint8; InputError when they are no image."""
-    return _decode(data, cv2.IMREAD_GRAYSCALE)
+def decode_gray(data: bytes | memoryview, size: Size | None = None) -> NDArray[np.uint8]:
+    """JPEG bytes of one channel -> (H, W) uint8; InputError as for `decode_rgb`."""
+    return _decode(data, size, cv2.IMREAD_GRAYSCALE)
 
 
-def decode_unchanged(data: bytes | memoryview) -> NDArray[np.uint8]:
-    """JPEG bytes -> (H, W) or (H, W, 3) BGR as stored; InputError when they are no image."""
-    return _decode(data, cv2.IMREAD_UNCHANGED)
+def decode_unchanged(data: bytes | memoryview, size: Size | None = None) -> NDArray[np.uint8]:
+    """JPEG bytes -> (H, W) or (H, W, 3) BGR as stored; InputError as for `decode_rgb`."""
+    return _decode(data, size, cv2.IMREAD_UNCHANGED)
 
 
-def _decode(data: bytes | memoryview, flags: int) -> NDArray[np.uint8]:
-    # imdecode returns None for bytes that are no image, but raises cv2.error for no bytes at all.
-    buffer = np.frombuffer(data, np.uint8)
-    image = cv2.imdecode(buffer, flags) if buffer.size else None
+def jpeg_size(data: bytes | memoryview) -> Size | None:
+    """(H, W) as the frame's header says, without decoding; None where there is no such header."""
+    at, end = 2, len(data) - 9
+    if data[:3] != b"\xff\xd8\xff":
+        return None
+    while at <= end:
+        marker = data[at + 1]
+        # What stands between segments is skipped as libjpeg does it.
+        if data[at] != 0xFF or marker == 0xFF:
+            at += 1
+        elif marker in _FRAME:
+            height, width = _SIDES(data, at + 5)
+            return height, width
+        elif marker in _SCAN:
+            return None
+        else:
+            at += 2 + (0 if marker in _BARE else data[at + 2] << 8 | data[at + 3])
+    return None
+
+
+def _decode(data: bytes | memoryview, size: Size | None, flags: int) -> NDArray[np.uint8]:
+    found = jpeg_size(data)
+    if found is None:
+        raise InputError(f"{len(data)} bytes do not decode as a JPEG")
+    height, width = found
+    if size is not None and found != size:
+        raise InputError(f"its JPEG is {height} by {width}, expected {size[0]} by {size[1]}")
+    if height * width > MAX_PIXELS_PER_BYTE * len(data):
+        raise InputError(f"{len(data)} bytes cannot hold a JPEG of {height} by {width}")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    # Of some damaged headers it raises in place of returning None.
+    except cv2.error as error:
+        raise InputError(f"{len(data)} bytes do not decode as a JPEG") from error
     if image is None:
-        raise InputError(f"{buffer.size} bytes do not decode as a JPEG")
+        raise InputError(f"{len(data)} bytes do not decode as a JPEG")
     return image.astype(np.uint8, copy=False)

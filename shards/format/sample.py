@@ -10,7 +10,18 @@ t.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
+
+from twinstream.errors import InputError, first_line, shortened
+from twinstream.shards.format.image import MAX_SIDE
+from twinstream.shards.storage.location import is_plain, is_usable_path
+
+# As large as the columns of an index
+MAX_NUMBER = 2**31 - 1
+# Key, class and numbers of a video take a few hundred bytes.
+MAX_JSON_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -40,8 +51,40 @@ def meta_to_json(meta: SampleMeta) -> bytes:
 
 
 def meta_from_json(data: bytes) -> SampleMeta:
-    """The inverse of `meta_to_json`; TypeError or ValueError when `data` is something else."""
-    return SampleMeta(**json.loads(data))
+    """The inverse of `meta_to_json`; InputError for what no sample can have."""
+    try:
+        if len(data) > MAX_JSON_BYTES:
+            raise ValueError(f"{len(data)} bytes, expected {MAX_JSON_BYTES} at most")
+        meta = SampleMeta(**json.loads(data))
+    # RecursionError: brackets in brackets without end.
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"damaged JSON member ({first_line(error)})") from error
+    for name, (is_right, expected) in _EXPECTED.items():
+        if not is_right(value := getattr(meta, name)):
+            raise InputError(f"its JSON has {name} {shortened(value)}, expected {expected}")
+    return meta
+
+
+def _whole(least: int, most: int) -> tuple[Callable[[Any], bool], str]:
+    # A bool is an int in Python, and none in JSON.
+    return lambda n: type(n) is int and least <= n <= most, f"{least} to {most}"
+
+
+# A sample has a flow field, and a negative label would count from the end of the classes.
+_EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "key": (lambda key: isinstance(key, str) and is_usable_path(key), "the path of a video"),
+    "class_name": (lambda name: isinstance(name, str) and is_plain(name), "a name on one line"),
+    "label": _whole(0, MAX_NUMBER),
+    "num_frames": _whole(2, MAX_NUMBER),
+    "width": _whole(1, MAX_SIDE),
+    "height": _whole(1, MAX_SIDE),
+    "fps": (
+        lambda fps: type(fps) in (int, float) and 0 <= fps <= MAX_NUMBER,
+        "frames a second, or 0",
+    ),
+    "source_width": _whole(0, MAX_NUMBER),
+    "source_height": _whole(0, MAX_NUMBER),
+}
 
 
 # Readers compute positions with these functions and never search for names in a tar.

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from twinstream.errors import InputError
+from twinstream.output import csv_text
 from twinstream.shards.format import tables
 from twinstream.shards.format.columns import NAME, TEXT, Records, slices, values
 from twinstream.shards.storage.location import NOT_PLAIN, Location
@@ -247,12 +248,21 @@ def counts_of(rows: Iterable[VideoRow]) -> Counter[tuple[str, str | None]]:
 
 
 def videos_csv(rows: Iterable[VideoRow]) -> bytes:
-    """The same as comma-separated text with a line of names; an unknown value is an empty cell."""
+    """The same as comma-separated text with a line of names; an unknown value is an empty cell.
+
+    Text is as `csv_text` has it.
+    """
     ordered = sorted(rows, key=lambda row: row.key)
     text = io.StringIO()
     writer = csv.DictWriter(text, SCHEMA.names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(row) for row in ordered)
+    writer.writerows(
+        {
+            name: csv_text(value) if isinstance(value, str) else value
+            for name, value in asdict(row).items()
+        }
+        for row in ordered
+    )
     return text.getvalue().encode()
 
 

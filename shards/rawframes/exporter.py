@@ -76,7 +76,9 @@ def export_rawframes(
 
 def _written_videos(dataset: Location) -> Iterator[tuple[str, str]]:
     """Key and class of every sample."""
-    for rows in StoredRows(dataset_file(dataset, VIDEOS_NAME)).tables(["key", "class_name", "status"]):
+    for rows in StoredRows(dataset_file(dataset, VIDEOS_NAME)).tables(
+        ["key", "class_name", "status"]
+    ):
         there = rows.filter(pc.equal(rows["status"], Status.WRITTEN.value))
         yield from zip(values(there["key"]), values(there["class_name"]), strict=True)
 

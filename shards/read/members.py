@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinstream.errors import InputError
-from twinstream.shards.format.image import decode_gray, decode_rgb
+from twinstream.shards.format.image import Size, decode_gray, decode_rgb
 from twinstream.shards.format.sample import SampleMeta, flow_member, frame_member, meta_from_json
 from twinstream.shards.read.samples import StoredSample
 from twinstream.shards.storage.block_cache import BLOCK_BYTES
@@ -34,8 +34,8 @@ def read_meta(sample: StoredSample) -> SampleMeta:
     ((data,),) = _read_spans(sample, [[0]])
     try:
         return meta_from_json(bytes(data))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{sample.tar.name}: {sample.index.key}: damaged JSON member") from error
+    except InputError as error:
+        raise InputError(f"{sample.tar.name}: {sample.index.key}: {error}") from error
 
 
 def read_frames(sample: StoredSample, indices: Sequence[int]) -> NDArray[np.uint8]:
@@ -196,12 +196,12 @@ def _read_members(sample: StoredSample, members: list[int]) -> Members:
 def _decoded(
     sample: StoredSample,
     what: str,
-    decode: Callable[[memoryview], NDArray[np.uint8]],
+    decode: Callable[[memoryview, Size], NDArray[np.uint8]],
     data: memoryview,
     shape: tuple[int, ...],
 ) -> NDArray[np.uint8]:
     try:
-        image = decode(data)
+        image = decode(data, (shape[0], shape[1]))
     except InputError as error:
         raise InputError(f"{sample.tar.name}: {sample.index.key}: {what}: {error}") from error
     # Otherwise NumPy might broadcast it into the batch, or fail far from the file.

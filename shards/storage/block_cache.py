@@ -10,7 +10,6 @@ read it.
 
 import fcntl
 import os
-import sys
 import time
 import zlib
 from collections.abc import Container, Iterator
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from twinstream.errors import InputError
+from twinstream.output import tell
 from twinstream.shards.storage.location import Location, read_range
 
 BLOCK_BYTES = 64 * 2**10
@@ -116,10 +116,7 @@ class BlockCache:
             yield
         except OSError as error:
             self.is_off = True
-            print(
-                f"shards.cache_dir {self.folder}: {error.strerror}; reading without the cache",
-                file=sys.stderr,
-            )
+            tell(f"shards.cache_dir {self.folder}: {error.strerror}; reading without the cache")
 
 
 def open_cache(folder: str | None, max_bytes: int) -> BlockCache | None:

@@ -15,7 +15,6 @@ import json
 import os
 import secrets
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from twinstream.errors import InputError
+from twinstream.output import tell
 from twinstream.shards.storage.atomic import write_atomically
 from twinstream.shards.storage.remote import RemotePath
 
@@ -124,10 +124,7 @@ def _locked_file(path: Path) -> int | None:
 
 
 def _without_lock(path: Path, file: int, reason: str) -> int:
-    print(
-        f"{path.parent}: cannot be locked ({reason}); see to it that no other run writes there",
-        file=sys.stderr,
-    )
+    tell(f"{path.parent}: cannot be locked ({reason}); see to it that no other run writes there")
     return file
 
 
@@ -185,10 +182,9 @@ def _watch(folder: RemotePath, path: RemotePath, advice: str) -> None:
     found = _read(path)
     if found in (b"", SIGNED_OFF):
         return
-    print(
+    tell(
         f"{folder}: {_name(found)} has not signed off; watching for {WATCH_SECONDS:g} s whether it "
-        "is alive, and going on if not",
-        file=sys.stderr,
+        "is alive, and going on if not"
     )
     until = time.monotonic() + WATCH_SECONDS
     while time.monotonic() < until:

@@ -36,7 +36,7 @@ from twinstream.shards.format.video_table import (
     refuse_other_classes,
 )
 from twinstream.shards.storage.location import Location, dataset_file, file_sha256, require_outside
-from twinstream.shards.write.copying import Copier, SampleFinder, fill_spool
+from twinstream.shards.write.copying import Copier, SampleFinder, StoredBytes, fill_spool
 from twinstream.shards.write.dataset import Contents, DatasetBuild, write_dataset
 from twinstream.shards.write.plan import key_hash, plan_shards
 from twinstream.shards.write.writer import SampleSpool, ShardWriter, sample_spool
@@ -204,6 +204,22 @@ def written(videos: pa.Table) -> NDArray[np.bool_]:
     return np.asarray(pc.equal(videos["status"].cast(pa.string()), Status.WRITTEN.value))
 
 
+def _meta(stored: StoredBytes, data: bytes) -> SampleMeta:
+    """The JSON member of a sample; InputError where it is not that of its index."""
+    where = f"{stored.dataset / stored.shard.tar.path}: {stored.index.key}"
+    try:
+        meta = meta_from_json(data)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    # So many images are copied as the JSON says.
+    if (meta.key, meta.num_frames) != (stored.index.key, stored.index.num_frames):
+        raise InputError(
+            f"{where}: its JSON names {meta.key!r} of {meta.num_frames} frames, the index "
+            f"{stored.index.num_frames}"
+        )
+    return meta
+
+
 def _fill_alike(spool: SampleSpool, meta: SampleMeta, images: Iterator[bytes]) -> dict[str, Any]:
     fill_spool(spool, meta.num_frames, images)
     return {}
@@ -232,8 +248,9 @@ def write_parts(
 
     def write(writer: ShardWriter, part: Part) -> VideoRow:
         row = part.row
-        members = copier.members(finders[part.source].find(row.split, row.shard, row.key))
-        meta = replace(meta_from_json(next(members)), label=part.label)
+        stored = finders[part.source].find(row.split, row.shard, row.key)
+        members = copier.members(stored)
+        meta = replace(_meta(stored, next(members)), label=part.label)
         # Through the spool, as the writer puts the JSON with the new label before the images.
         with sample_spool(out) as spool:
             changes = fill(spool, meta, members)

@@ -22,7 +22,7 @@ from webdataset.gopen import Pipe
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from twinstream.errors import InputError
-from twinstream.shards.format.image import decode_gray, decode_rgb
+from twinstream.shards.format.image import Size, decode_gray, decode_rgb
 from twinstream.shards.format.sample import SampleMeta, meta_from_json
 from twinstream.shards.storage.location import Location, is_regular, locate
 from twinstream.train.data import transforms
@@ -109,12 +109,13 @@ class StreamedShards:
             starts, view = recipe.draw(epoch, meta.key, meta.num_frames, meta.height, meta.width)
         except InputError as error:
             raise InputError(f"{_where(members)}: {error}") from error
+        size = (meta.height, meta.width)
         frames = (
-            _image(members, f"rgb.{t:05d}.jpg", decode_rgb)
+            _image(members, f"rgb.{t:05d}.jpg", decode_rgb, size)
             for start in starts.tolist()
             for t in range(start, start + shape.frames * shape.stride, shape.stride)
         )
-        stacks = (_stack(members, t, shape) for t in starts.tolist())
+        stacks = (_stack(members, t, shape, size) for t in starts.tolist())
         scale = transforms.apply_views(
             frames, stacks, [view], rgb, flow, scale_motion=recipe.scale_motion
         )
@@ -220,20 +221,24 @@ class _Watched:
 def _meta(members: Members) -> SampleMeta:
     try:
         return meta_from_json(members["json"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{_where(members)}: damaged JSON member") from error
+    except KeyError as error:
+        raise InputError(f"{_where(members)}: no JSON member") from error
+    except InputError as error:
+        raise InputError(f"{_where(members)}: {error}") from error
 
 
-def _stack(members: Members, start: int, shape: SnippetShape) -> Iterator[Bytes]:
+def _stack(members: Members, start: int, shape: SnippetShape, size: Size) -> Iterator[Bytes]:
     """2L fields (H, W), dx0 dy0 dx1 ..."""
     times = range(start, start + shape.fields * shape.stride, shape.stride)
     names = [f"flow_{axis}.{t:05d}.jpg" for t in times for axis in "xy"]
-    return (_image(members, name, decode_gray) for name in names)
+    return (_image(members, name, decode_gray, size) for name in names)
 
 
-def _image(members: Members, name: str, decode: Callable[[bytes], Bytes]) -> Bytes:
+def _image(
+    members: Members, name: str, decode: Callable[[bytes, Size], Bytes], size: Size
+) -> Bytes:
     try:
-        return decode(members[name])
+        return decode(members[name], size)
     except KeyError as error:
         raise InputError(f"{_where(members)}: no member {name}") from error
     except InputError as error:

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from twinstream.errors import InputError
+from twinstream.output import figure_text
 from twinstream.shards.preview import flow_to_rgb, save_figure, write_video
 from twinstream.train.look.maps import BlockMap, Seen, over_features
 from twinstream.train.look.picture import COLOURS, Picture, dotted, enlarged, on_panel, shaded
@@ -119,7 +120,7 @@ def write_strip(
         line[0].set_ylabel(name, fontsize=6)
     for n, axis in enumerate(axes[0]):
         axis.set_title(f"frame {first + n * stride}", fontsize=7)
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle(figure_text(title), fontsize=9)
     save_figure(figure, path, dpi=110)
 
 

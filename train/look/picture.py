@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from twinstream.output import figure_text
 from twinstream.shards.preview import flow_to_rgb, save_figure, write_video
 from twinstream.train.look.maps import (
     BlockMap,
@@ -46,7 +47,9 @@ def write_look(look: Look, title: str, path: Path) -> None:
             axis.imshow(panel)
             axis.set_title(text, fontsize=8)
             axis.set_axis_off()
-    figure.suptitle(f"{title} · {', '.join(block.name for block in look.blocks)}", fontsize=9)
+    figure.suptitle(
+        f"{figure_text(title)} · {', '.join(block.name for block in look.blocks)}", fontsize=9
+    )
     save_figure(figure, path, dpi=110)
 
 

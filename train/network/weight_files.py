@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -41,6 +41,9 @@ DAMAGED = (
     AssertionError,
     TypeError,
     AttributeError,
+    RecursionError,
+    MemoryError,
+    OverflowError,
 )
 
 
@@ -67,7 +70,28 @@ def read_state(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: {_fault(error)}") from error
     if not isinstance(loaded, dict):
         raise InputError(f"{path}: holds a {type(loaded).__name__}, expected a state_dict")
+    if name := _unstored(loaded):
+        raise InputError(f"{path}: {name} has more numbers than the file holds")
     return loaded
+
+
+def is_plain(value: object) -> TypeGuard[Tensor]:
+    """Whether it is a dense tensor of real numbers that are all there."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and not (value.is_quantized or value.is_meta or value.is_complex())
+    )
+
+
+def _unstored(loaded: Mapping[Any, Any], depth: int = 0) -> str | None:
+    """The key of a tensor that would take more memory than its file: one number, repeated."""
+    for key, value in loaded.items():
+        if is_plain(value) and value.nbytes > value.untyped_storage().nbytes():
+            return str(key)
+        if isinstance(value, dict) and depth < MAX_DEPTH and (name := _unstored(value, depth + 1)):
+            return name
+    return None
 
 
 def branch_state(loaded: Mapping[str, Any], branch: BranchName, where: str, marks: Marks) -> State:

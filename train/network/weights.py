@@ -27,6 +27,7 @@ from twinstream.train.network.weight_files import (
     State,
     branch_state,
     has_bias,
+    is_plain,
     read_state,
 )
 from twinstream.train.settings import weights_file
@@ -331,10 +332,10 @@ def _is_optional(key: str) -> bool:
 
 def _is_like(value: Tensor, own: Tensor) -> bool:
     """Whether it is a plain tensor whose numbers are finite in the type that they are used in."""
-    if value.layout != torch.strided or value.is_quantized or value.is_meta:
-        return False
-    return value.is_floating_point() == own.is_floating_point() and bool(
-        value.to(own.dtype).isfinite().all()
+    return (
+        is_plain(value)
+        and value.is_floating_point() == own.is_floating_point()
+        and bool(value.to(own.dtype).isfinite().all())
     )
 
 

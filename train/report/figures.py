@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from twinstream.output import figure_text
 from twinstream.shards.preview import save_figure
 from twinstream.train.report.evidence import RGB_ALONE, Evidence
 from twinstream.train.report.sources import Variant
@@ -133,7 +134,7 @@ def write_gains(table: Table, path: Path) -> None:
         )
     axis.set_xticks(
         centres,
-        [str(row[0]) for row in table.rows],
+        [figure_text(str(row[0])) for row in table.rows],
         rotation=40,
         ha="right",
         rotation_mode="anchor",

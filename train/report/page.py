@@ -6,10 +6,10 @@ a figure is a third larger in base64.
 
 import base64
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from string import Template
 
+from twinstream.output import html_text
 from twinstream.train.network.families import DEFAULT_FAMILY
 from twinstream.train.report.evidence import Evidence
 from twinstream.train.report.tables import Cell, Table, beside_paper, shown
@@ -65,10 +65,10 @@ def page(
 ) -> str:
     """The whole page as text; `pictures` are the PNG files of those parts that are figures."""
     return PAGE.substitute(
-        summary=escape(summary(evidence)),
-        notes="\n".join(f'<p class="soft">{escape(note)}</p>' for note in notes),
+        summary=html_text(summary(evidence)),
+        notes="\n".join(f'<p class="soft">{html_text(note)}</p>' for note in notes),
         parts="\n".join(_section(table, pictures.get(table.name)) for table in parts),
-        runs="".join(f"<li>{escape(run)}</li>" for run in evidence.runs),
+        runs="".join(f"<li>{html_text(run)}</li>" for run in evidence.runs),
     )
 
 
@@ -107,8 +107,8 @@ def _section(table: Table, picture: Path | None) -> str:
         if not table.name.startswith("figure")
         else ""
     )
-    note = f'<p class="soft">{escape(table.note)}</p>' if table.note else ""
-    return f"<section><h2>{escape(table.title)}</h2>{body}{note}{_gaps(table)}</section>"
+    note = f'<p class="soft">{html_text(table.note)}</p>' if table.note else ""
+    return f"<section><h2>{html_text(table.title)}</h2>{body}{note}{_gaps(table)}</section>"
 
 
 def _table(table: Table) -> str:
@@ -118,7 +118,7 @@ def _table(table: Table) -> str:
         for column in range(len(table.columns))
     ]
     head = "".join(
-        f"<th{_side(left)}>{escape(name)}</th>"
+        f"<th{_side(left)}>{html_text(name)}</th>"
         for name, left in zip(table.columns, text, strict=True)
     )
     rows = "".join(_row(row, text) for row in table.rows)
@@ -129,7 +129,8 @@ def _row(row: Sequence[Cell], text: Sequence[bool]) -> str:
     # tables.py marks the paper's rows by the end of their first cell.
     kind = ' class="paper"' if str(row[0]).endswith(", paper") else ""
     cells = "".join(
-        f"<td{_side(left)}>{escape(shown(cell))}</td>" for cell, left in zip(row, text, strict=True)
+        f"<td{_side(left)}>{html_text(shown(cell))}</td>"
+        for cell, left in zip(row, text, strict=True)
     )
     return f"<tr{kind}>{cells}</tr>"
 
@@ -146,11 +147,11 @@ def _side(left: bool) -> str:
 def _gaps(table: Table) -> str:
     if not table.gaps:
         return ""
-    commands = escape("\n".join(table.gaps))
+    commands = "\n".join(map(html_text, table.gaps))
     lead = "Not everything here was trained and tested yet. To fill it:"
     return f'<div class="gaps">{lead}<pre>{commands}</pre></div>'
 
 
 def _image(picture: Path, title: str) -> str:
     data = base64.b64encode(picture.read_bytes()).decode()
-    return f'<img alt="{escape(title)}" src="data:image/png;base64,{data}">'
+    return f'<img alt="{html_text(title)}" src="data:image/png;base64,{data}">'

@@ -175,7 +175,7 @@ def datasets(sources: Iterable[Source]) -> tuple[str, ...]:
     named: dict[str, str] = {}
     for source in sources:
         if digest := source.predictions.about.get(DATASET):
-            named.setdefault(digest, f"{source.predictions.about['dataset']} [{digest[:8]}]")
+            named.setdefault(digest, f"{source.predictions.about.get('dataset')} [{digest[:8]}]")
     return tuple(named.values())
 
 

@@ -11,6 +11,7 @@ import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from twinstream.output import csv_text, markdown_text, one_line
 from twinstream.shards.storage.atomic import write_atomically
 from twinstream.shards.storage.lock import owned
 from twinstream.train.report.clips import clips_table, has_clips
@@ -91,27 +92,32 @@ def report_notes(evidence: Evidence) -> list[str]:
 
 def as_markdown(table: Table, notes: Sequence[str] = ()) -> str:
     """Title, table, note, notes on all tables, and gaps."""
-    lines = [f"| {' | '.join(table.columns)} |", "|" + "---|" * len(table.columns)]
-    lines += [f"| {' | '.join(shown(cell) for cell in row)} |" for row in table.rows]
+    lines = [
+        f"| {' | '.join(map(markdown_text, table.columns))} |",
+        "|" + "---|" * len(table.columns),
+    ]
+    lines += [f"| {' | '.join(markdown_text(shown(cell)) for cell in row)} |" for row in table.rows]
     missing = (
-        ["Missing; to fill it:", *(f"    {command}" for command in table.gaps)]
+        ["Missing; to fill it:", *(f"    {one_line(command)}" for command in table.gaps)]
         if table.gaps
         else []
     )
     blocks = [
-        f"## {table.title}",
+        f"## {markdown_text(table.title)}",
         "\n".join(lines),
-        table.note,
-        "\n".join(f"- {note}" for note in notes),
+        markdown_text(table.note),
+        "\n".join(f"- {markdown_text(note)}" for note in notes),
         "\n\n".join([*missing[:1], "\n".join(missing[1:])]),
     ]
     return "\n\n".join(block for block in blocks if block.strip()) + "\n"
 
 
 def as_csv(table: Table) -> str:
-    """A header and the rows; numbers in full, gaps empty."""
+    """A header and the rows; numbers in full, gaps empty, text as `csv_text` has it."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(table.columns)
-    writer.writerows(table.rows)
+    writer.writerow(map(csv_text, table.columns))
+    writer.writerows(
+        [csv_text(cell) if isinstance(cell, str) else cell for cell in row] for row in table.rows
+    )
     return text.getvalue()

@@ -7,7 +7,6 @@ that has not learned to classify is left out. The price: 250 forward passes for 
 
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from twinstream.errors import InputError
+from twinstream.output import tell
 from twinstream.progress import Progress
 from twinstream.shards.format.manifest import FILE_NAME
 from twinstream.shards.read.dataset import ShardDataset
@@ -134,11 +134,11 @@ def score_run(
     split = test.split or default_split(dataset)
     listed = dataset.virtual(split)
     if listed is not None and (note := listed.note()):
-        print(note, file=sys.stderr)
+        tell(note)
     crops = crops_to_score(test.crops, test.flip, settings.train.flip)
     samples, left_out = known_samples(dataset, split, checkpoint.classes)
     if left_out:
-        print(f"{dataset.path}: {left_out}", file=sys.stderr)
+        tell(f"{dataset.path}: {left_out}")
     views = TestSnippets(
         samples,
         segments=test.segments,
@@ -235,16 +235,15 @@ def tell_replaced(path: Path, about: Mapping[str, Any]) -> None:
         return
     before = read_about(path)
     if before is None:
-        print(f"{path}: cannot be read, and is replaced", file=sys.stderr)
+        tell(f"{path}: cannot be read, and is replaced")
         return
     # What a file does not say is not compared.
     named = ("run", "kind", "depth", "stage", "dataset_sha256", "split")
     if any(before.get(key, about[key]) != about[key] for key in named):
         where = f"split {before.get('split')} of {before.get('dataset')}"
-        print(
+        tell(
             f"{path}: replaces those of {before.get('run')}, {before.get('stage')}, {where}; "
-            "another --out keeps both",
-            file=sys.stderr,
+            "another --out keeps both"
         )
 
 

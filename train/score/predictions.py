@@ -11,27 +11,75 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
 
-from twinstream.errors import InputError
+from twinstream.errors import InputError, shortened
 from twinstream.shards.storage.atomic import atomic_file
+from twinstream.train.choices import BOTH, STAGE_NAME, ModelKind
 
 BranchScores = dict[str, NDArray[np.float32]]
 
 FILE_NAME = "predictions{suffix}.parquet"
 
 METADATA = b"twinstream"
+MAX_VALUES_PER_BYTE, MANY_VALUES = 64, 2**24
 FIELDS = [
     ("key", pa.string()),
     ("label", pa.int32()),
     ("branch", pa.string()),
     ("scores", pa.list_(pa.float32())),
 ]
+
+
+def _names_once(names: list[str]) -> list[str]:
+    if len({*names}) != len(names):
+        raise ValueError("expected each class once")
+    return names
+
+
+class About(BaseModel):
+    """What is checked of what a file says of its predictions; a file of before may lack any."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    kind: ModelKind = "cma"
+    family: str = ""
+    depth: int = 0
+    clip_length: int | None = None
+    clip_stride: int | None = None
+    attention_at: str | list[str] = ""
+    stage: Annotated[str, StringConstraints(pattern=STAGE_NAME)] = "rgb"
+    classes: Annotated[list[str], Field(min_length=1), AfterValidator(_names_once)] = [""]
+    split: str = ""
+    segments: int = Field(1, ge=1)
+    crops: int = Field(1, ge=1)
+    flip: bool | None = None
+    scale: float = 1.0
+    dataset_kind: str | None = None
+    run: str = ""
+    dataset: str = ""
+    dataset_sha256: str = ""
+    list_sha256: str | None = None
+    weights_sha256: dict[str, str] = {}
+    finished: bool | None = None
+    progress: str | None = None
+    epochs: int | None = None
+    trained_on: int | None = None
+    trainable: str | None = None
+    left_out: str | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +121,8 @@ def read_predictions(path: Path) -> Predictions:
     """
     try:
         with pq.ParquetFile(path) as file:
-            table = file.read(use_threads=False)
+            _refuse_more_than_bytes(path, file.metadata)
+            table = file.read(columns=[name for name, _ in FIELDS], use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise InputError(
             f"{path}: cannot be read as parquet ({str(error).splitlines()[0]})"
@@ -83,19 +132,22 @@ def read_predictions(path: Path) -> Predictions:
         raise InputError(
             f"{path}: does not say what it holds predictions of; run `twinstream test` again"
         )
-    rows = table.to_pydict()
-    branches = np.array(rows["branch"], dtype=object)
-    keys, labels = np.array(rows["key"], dtype=object), np.array(rows["label"])
+    about = _about(path, metadata[METADATA])
+    columns = _columns(path, table)
+    branches = np.array(columns["branch"].to_pylist(), dtype=object)
+    keys = np.array(columns["key"].to_pylist(), dtype=object)
+    labels = columns["label"].to_numpy()
+    values = _matrix(path, columns["scores"], about.get("classes"))
     scores: BranchScores = {}
-    about = json.loads(metadata[METADATA])
     # Every branch has the same videos in the same order, so the rows of the first one name them.
     first = branches == branches[:1]
-    for name in dict.fromkeys(rows["branch"]):
+    for name in dict.fromkeys(branches):
+        if name not in BOTH:
+            raise InputError(f"{path}: scores of {shortened(name)}, expected {' or '.join(BOTH)}")
         kept = branches == name
-        same = (np.array_equal(values[kept], values[first]) for values in (keys, labels))
-        if not all(same):
+        if not all(np.array_equal(each[kept], each[first]) for each in (keys, labels)):
             raise InputError(f"{path}: {name} is scored on other videos than {branches[0]}")
-        scores[name] = _matrix(path, rows["scores"], kept, about.get("classes"))
+        scores[name] = values[kept]
     found = Predictions(tuple(keys[first]), labels[first].astype(np.int64), scores, about)
     _refuse_faults(path, found)
     return found
@@ -105,10 +157,9 @@ def read_about(path: Path) -> dict[str, Any] | None:
     """What the predictions in `path` are of, without them; None for an absent or damaged file."""
     try:
         metadata = pq.read_schema(path).metadata or {}
-        about: dict[str, Any] = json.loads(metadata[METADATA])
+        return _about(path, metadata[METADATA])
     except (OSError, pa.ArrowException, KeyError, ValueError):
         return None
-    return about
 
 
 def refuse_no_numbers(scores: BranchScores, keys: Sequence[str], where: str | Path) -> None:
@@ -122,16 +173,61 @@ def refuse_no_numbers(scores: BranchScores, keys: Sequence[str], where: str | Pa
             )
 
 
-def _matrix(
-    path: Path, rows: list[list[float]], kept: NDArray[np.bool_], classes: list[str] | None
-) -> NDArray[np.float32]:
-    """(V, C) of the rows that are kept; InputError where C is not the number of classes."""
-    chosen = [row for row, keep in zip(rows, kept, strict=True) if keep]
-    wanted = len(classes or chosen[0])
-    odd = next((len(row) for row in chosen if len(row) != wanted), None)
-    if odd is not None:
-        raise InputError(f"{path}: {odd} scores of a video, for {wanted} classes")
-    return np.array(chosen, dtype=np.float32)
+def _refuse_more_than_bytes(path: Path, metadata: pq.FileMetaData) -> None:
+    """InputError for a few bytes that would be read as far more: one value, repeated."""
+    size, groups = path.stat().st_size, range(metadata.num_row_groups)
+    values = sum(
+        metadata.row_group(group).column(column).num_values
+        for group in groups
+        for column in range(metadata.num_columns)
+    )
+    # A row has a key of its own; scores may be alike.
+    if metadata.num_rows > size or values > MAX_VALUES_PER_BYTE * size + MANY_VALUES:
+        raise InputError(f"{path}: {metadata.num_rows} rows of {values} values in {size} bytes")
+
+
+def _about(path: Path, data: bytes) -> dict[str, Any]:
+    """What a file says of its predictions; InputError where a value is not of its kind."""
+    try:
+        about = json.loads(data)
+        About.model_validate(about)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        raise InputError(
+            f"{path}: {name}: {first['msg']}, not {shortened(first['input'])}"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: what it says of its predictions is no JSON") from error
+    return dict(about)
+
+
+def _columns(path: Path, table: pa.Table) -> dict[str, pa.Array]:
+    """The columns by name; InputError for one that is absent, there twice, or of another kind."""
+    found = {}
+    for name, kind in FIELDS:
+        if table.column_names.count(name) != 1:
+            raise InputError(f"{path}: {table.column_names.count(name)} columns {name}, expected 1")
+        column = table.column(name)
+        if column.type != kind or column.null_count:
+            raise InputError(
+                f"{path}: column {name} of {column.type} with {column.null_count} nulls, expected "
+                f"{kind}"
+            )
+        # Rows of no file are one array too.
+        found[name] = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], kind)
+    return found
+
+
+def _matrix(path: Path, rows: pa.Array, classes: list[str] | None) -> NDArray[np.float32]:
+    """(V, C) of lists of scores; InputError where C is not the number of classes."""
+    sizes = np.diff(rows.offsets.to_numpy())
+    wanted = len(classes) if classes else int(sizes[0]) if len(sizes) else 0
+    if len(odd := sizes[sizes != wanted]):
+        raise InputError(f"{path}: {odd[0]} scores of a video, for {wanted} classes")
+    # A null among the scores becomes NaN, which is refused as such.
+    values: NDArray[np.float32] = rows.flatten().to_numpy(zero_copy_only=False)
+    return values.astype(np.float32).reshape(len(rows), wanted)
 
 
 def _refuse_faults(path: Path, found: Predictions) -> None:

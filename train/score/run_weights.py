@@ -1,7 +1,6 @@
 """Which weights of a run are looked at, what they have learned, and whether shards fit them."""
 
 import hashlib
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from twinstream.errors import InputError
+from twinstream.output import tell
 from twinstream.shards.format.classes import class_difference, first_few
 from twinstream.shards.format.manifest import FILE_NAME, pixel_settings
 from twinstream.shards.read.dataset import ShardDataset, open_dataset
@@ -19,6 +19,7 @@ from twinstream.shards.settings import ShardSettings
 from twinstream.shards.storage.location import file_sha256, locate
 from twinstream.train.checkpoint import (
     Checkpoint,
+    Position,
     count_shared,
     load_checkpoint,
     load_resumable,
@@ -29,7 +30,7 @@ from twinstream.train.data.normalise import refuse_other_codec
 from twinstream.train.network.two_branch import TwoBranch, attending_branches, build_model
 from twinstream.train.network.weights import other_settings
 from twinstream.train.run_folder import RunSettings
-from twinstream.train.settings import CHECKPOINT
+from twinstream.train.settings import CHECKPOINT, TrainSettings
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def read_weights(run: Path, settings: RunSettings, stage: str | None) -> Scored:
         return Scored(stage, load_checkpoint(path), "")
     checkpoint, training = load_resumable(run / CHECKPOINT)
     at = training.position
+    refuse_other_position(at, settings.train, run)
     if not at.is_stage_start:
         epoch = min(at.epoch + 1, settings.train.epochs)
         # After the last epoch the stage has ended, though STAGE.pt may not be there yet.
@@ -85,6 +87,16 @@ def read_weights(run: Path, settings: RunSettings, stage: str | None) -> Scored:
     if at.stage == 0:
         raise InputError(f"{run}: nothing is trained yet; `twinstream train --resume` goes on")
     return Scored(stages[at.stage - 1], checkpoint, "")
+
+
+def refuse_other_position(at: Position, train: TrainSettings, run: Path) -> None:
+    """InputError for a place in training that these settings do not have."""
+    num_stages = len(train.stages)
+    if at.stage + (not at.is_stage_start) > num_stages or at.epoch > train.epochs:
+        raise InputError(
+            f"{run}: {CHECKPOINT} is at epoch {at.epoch} of stage {at.stage}, its settings have "
+            f"{num_stages} stages of {train.epochs} epochs"
+        )
 
 
 def open_network(
@@ -102,10 +114,9 @@ def acting_branches(model: TwoBranch, checkpoint: Checkpoint, run: Path) -> tupl
     for name in acting:
         # Runs that began with another run's attention once left it out in training.
         if name not in checkpoint.attending:
-            print(
+            tell(
                 f"{run}: was trained while the {name} branch's attention was left out; it acts "
-                "here, train again for true figures",
-                file=sys.stderr,
+                "here, train again for true figures"
             )
     return acting
 
@@ -203,4 +214,4 @@ def refuse_other_dataset(
             f"{checkpoint.bound}; `twinstream shards convert-codec --bound` makes shards of it"
         )
     for line in other_settings(checkpoint.made_with, pixel_settings(manifest.settings), "flow"):
-        print(f"{dataset.path}: {line}", file=sys.stderr)
+        tell(f"{dataset.path}: {line}")

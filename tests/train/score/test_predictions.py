@@ -1,5 +1,6 @@
 """predictions.parquet: what goes in comes out, and other files are refused in a line."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -86,4 +87,57 @@ def test_branches_on_other_videos_are_one_line(tmp_path: Path) -> None:
     schema = pa.schema(FIELDS, metadata={METADATA: "{}"})
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), tmp_path / "p.parquet")
     with pytest.raises(InputError, match=r"p\.parquet: flow is scored on other videos than rgb"):
+        read_predictions(tmp_path / "p.parquet")
+
+
+SCHEMA = pa.schema(FIELDS, metadata={METADATA: "{}"})
+ROW = {"key": "a", "label": 0, "branch": "rgb", "scores": [1.0, 0.0]}
+
+
+def forged(about: object = None, **columns: pa.Array) -> pa.Table:
+    """A table of one row with other columns, or with what it says of itself."""
+    table = pa.Table.from_pylist([ROW], schema=SCHEMA)
+    for name, column in columns.items():
+        table = table.set_column(table.column_names.index(name), name, column)
+    if about is not None:
+        table = table.replace_schema_metadata({METADATA: json.dumps(about)})
+    return table
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (forged().drop_columns(["label"]), "0 columns label, expected 1"),
+        (forged().append_column("key", pa.array(["a"])), "2 columns key, expected 1"),
+        (forged(label=pa.array(["0"])), "column label of string with 0 nulls, expected int32"),
+        (forged(label=pa.array([0.0])), "column label of double"),
+        (forged(label=pa.nulls(1, pa.int32())), "column label of int32 with 1 nulls"),
+        (forged(key=pa.nulls(1, pa.string())), "column key of string with 1 nulls"),
+        (forged(scores=pa.nulls(1, SCHEMA.field("scores").type)), "column scores of list"),
+        (forged(scores=pa.array([[1.0, None]], SCHEMA.field("scores").type)), "rgb scores of 1 of"),
+        (forged(branch=pa.array(["x" * 9])), "scores of 'xxxxxxxxx', expected rgb or flow"),
+        (forged([]), "Input should be"),
+        (forged({"stage": "../../x"}), "stage: String should match pattern"),
+        (forged({"classes": ["a", "a"]}), "classes: Value error, expected each class once"),
+        (forged({"classes": 7}), "classes: Input should be a valid list, not 7"),
+        (forged({"depth": "18"}), "depth: Input should be a valid integer, not '18'"),
+        (forged({"weights_sha256": None}), "weights_sha256: Input should be a valid dictionary"),
+        (
+            forged().replace_schema_metadata({METADATA: "[" * 100_000}),
+            "what it says of its predictions is no JSON",
+        ),
+    ],
+)
+def test_forged_predictions_are_one_line(tmp_path: Path, table: pa.Table, message: str) -> None:
+    path = tmp_path / "p.parquet"
+    pq.write_table(table, path)
+    with pytest.raises(InputError, match=rf"p\.parquet: (: )?{message}") as told:
+        read_predictions(path)
+    assert "\n" not in str(told.value)
+
+
+def test_one_row_a_million_times_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    table = forged().take(pa.array(np.zeros(1_000_000, np.int64)))
+    pq.write_table(table, tmp_path / "p.parquet")
+    with pytest.raises(InputError, match=r"p\.parquet: 1000000 rows of 5000000 values in \d+ byt"):
         read_predictions(tmp_path / "p.parquet")

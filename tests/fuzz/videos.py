@@ -1,4 +1,4 @@
-"""`make fuzz`: thousands of broken inputs, none of which may end otherwise than by its named error.
+"""Thousands of broken videos and lists, none of which may end otherwise than by its named error.
 
 Drawn videos of every container are changed, cut and spliced, random bytes follow the first bytes
 of formats, and lists get bytes that do not belong there. Each input is drawn from the seed and its
@@ -12,17 +12,17 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
-from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import click
 
 from benchmarks.encodings import ENCODINGS, encode
+from tests.fuzz.watching import parts_of, watched
 from twinstream.errors import InputError
 from twinstream.preprocess.decode.image_folder import open_frames
 from twinstream.preprocess.decode.video import open_video
@@ -32,7 +32,6 @@ from twinstream.shards.format.video_table import VideoError
 from twinstream.shards.rawframes.names import read_list
 from twinstream.shards.storage.location import read_text
 
-HANG_SECONDS = 60
 MEMORY_BYTES = 8 * 2**30
 MAX_PIXELS = 7680 * 4320
 MAGIC = {
@@ -150,7 +149,7 @@ def tried(path: Path) -> str:
 
 
 def work(
-    numbers: range, seed: int, sources: list[Path], keep: Path | None, answers: Connection
+    numbers: range, answers: Connection, seed: int, sources: list[Path], keep: Path | None = None
 ) -> None:
     """Try these inputs, and tell of each before and after it."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
@@ -161,35 +160,6 @@ def work(
             # Whatever else it raises ends the process, which is what is looked for.
             found = tried(path)
             answers.send((number, found))
-
-
-def watched(
-    numbers: range, seed: int, sources: list[Path], keep: Path | None = None
-) -> Iterator[tuple[int, str]]:
-    """(number, outcome) of each input, with a new process after one that died or was silent."""
-    context = get_context("spawn")
-    while numbers:
-        answers, end = context.Pipe(duplex=False)
-        process = context.Process(target=work, args=(numbers, seed, sources, keep, end))
-        process.start()
-        end.close()
-        number, hangs = numbers[0], False
-        try:
-            while numbers and not hangs:
-                if hangs := not answers.poll(HANG_SECONDS):
-                    process.kill()
-                    continue
-                number, found = answers.recv()
-                if found:
-                    yield number, found
-                    numbers = numbers[1:]
-        except EOFError:
-            pass
-        process.join()
-        if numbers:
-            # A negative code is a signal's; 1 is an exception, told on stderr.
-            yield number, "hangs" if hangs else f"ended its process with code {process.exitcode}"
-            numbers = range(number + 1, numbers.stop)
 
 
 def write_sources(folder: Path, seed: int) -> list[Path]:
@@ -209,7 +179,9 @@ NAMED = {
 }
 
 
-@click.command(help="Broken inputs, for example: python -m tests.fuzz --inputs 10000 --seed 0")
+@click.command(
+    help="Broken inputs, for example: python -m tests.fuzz.videos --inputs 10000 --seed 0"
+)
 @click.option("--inputs", default=10_000, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--begin", default=0, show_default=True, help="Number of the first input.")
@@ -220,15 +192,13 @@ def main(inputs: int, seed: int, begin: int, workers: int, keep: Path | None) ->
     begun = time.monotonic()
     if keep:
         keep.mkdir(parents=True, exist_ok=True)
-    step = -(-inputs // workers)
-    parts = [
-        range(start, min(start + step, begin + inputs))
-        for start in range(begin, begin + inputs, step)
-    ]
+    parts = parts_of(range(begin, begin + inputs), workers)
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(workers) as pool:
         sources = write_sources(Path(name), seed)
-        run = partial(watched, seed=seed, sources=sources, keep=keep)
-        outcomes = list(chain.from_iterable(pool.map(lambda part: list(run(part)), parts)))
+        tries = partial(work, seed=seed, sources=sources, keep=keep)
+        outcomes = list(
+            chain.from_iterable(pool.map(lambda part: list(watched(part, tries)), parts))
+        )
     counts = Counter(outcome for _, outcome in outcomes if outcome in NAMED)
     click.echo(", ".join(f"{count} {outcome}" for outcome, count in counts.most_common()))
     findings = [(number, outcome) for number, outcome in outcomes if outcome not in NAMED]

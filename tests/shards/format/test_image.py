@@ -1,0 +1,71 @@
+"""The header of a JPEG is read before a decoder takes memory for what it claims."""
+
+import struct
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import pytest
+
+from twinstream.errors import InputError
+from twinstream.shards.format import image
+from twinstream.shards.format.image import decode_gray, decode_rgb, encode_jpeg, jpeg_size
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+JPEG = encode_jpeg(PIXELS, 90)
+
+
+def claiming(height: int, width: int) -> bytes:
+    """The same with other sides in its frame's header."""
+    at = JPEG.index(b"\xff\xc0")
+    return JPEG[: at + 5] + struct.pack(">HH", height, width) + JPEG[at + 9 :]
+
+
+@pytest.mark.parametrize(
+    ("data", "size"),
+    [
+        (JPEG, (24, 32)),
+        (encode_jpeg(PIXELS[:, :, 0].copy(), 50), (24, 32)),
+        (cv2.imencode(".jpg", PIXELS, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes(), (24, 32)),
+        (claiming(30_000, 30_000), (30_000, 30_000)),
+        # Segments may have fill bytes before them, and others in front, such as Exif's.
+        (JPEG[:2] + b"\xff\xe1\0\x06\xff\xc0\0\0" + b"\xff" + JPEG[2:], (24, 32)),
+        (JPEG[:100], None),
+        (b"", None),
+        (b"\x89PNG\r\n\x1a\n", None),
+        (JPEG[:2] + b"\xff\xe0\0\0" * 50, None),
+    ],
+)
+def test_the_size_of_a_jpeg_is_read_from_its_header(
+    data: bytes, size: tuple[int, int] | None
+) -> None:
+    assert jpeg_size(data) == jpeg_size(memoryview(data)) == size
+
+
+@pytest.mark.parametrize("decode", [decode_rgb, decode_gray])
+@pytest.mark.parametrize(
+    ("data", "size", "message"),
+    [
+        (claiming(30_000, 30_000), (24, 32), "^its JPEG is 30000 by 30000, expected 24 by 32$"),
+        (claiming(30_000, 30_000), None, r"^\d+ bytes cannot hold a JPEG of 30000 by 30000$"),
+        (claiming(32, 24), (24, 32), "^its JPEG is 32 by 24, expected 24 by 32$"),
+        (cv2.imencode(".png", PIXELS)[1].tobytes(), None, r"^\d+ bytes do not decode as a JPEG$"),
+        (JPEG[:100], (24, 32), "^100 bytes do not decode as a JPEG$"),
+    ],
+)
+def test_what_a_header_claims_never_reaches_the_decoder(
+    decode: Callable[..., object],
+    data: bytes,
+    size: tuple[int, int] | None,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(image.cv2, "imdecode", lambda *arguments: pytest.fail("was decoded"))
+    with pytest.raises(InputError, match=message):
+        decode(data, size)
+
+
+def test_what_has_the_size_is_decoded_with_and_without_it() -> None:
+    assert np.array_equal(decode_rgb(JPEG, (24, 32)), decode_rgb(JPEG))
+    flat = encode_jpeg(np.full((2000, 2000), 128, np.uint8), 50)
+    assert decode_gray(flat, (2000, 2000)).shape == (2000, 2000)
