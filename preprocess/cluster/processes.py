@@ -11,6 +11,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -49,7 +50,8 @@ class ProcessCluster:
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._connections: dict[Connection, int] = {}
         self._gpu_of: dict[int, str] = {}
-        # What it writes to stderr, kept in memory: its last line may be all that a death leaves.
+        # What it writes to stderr, a file without a name: its last line may be all that a death
+        # leaves.
         self._said: dict[int, int] = {}
 
     def start(self) -> int:
@@ -63,7 +65,8 @@ class ProcessCluster:
             self._gpu_of[worker] = min(self._gpus, key=used.count)
             variables["CUDA_VISIBLE_DEVICES"] = self._gpu_of[worker]
         try:
-            said = os.memfd_create(f"worker {worker}")
+            said, name = tempfile.mkstemp(prefix="twinstream-")
+            os.unlink(name)
             ours, theirs = Pipe()
             with theirs:
                 process = subprocess.Popen(
