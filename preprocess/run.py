@@ -192,6 +192,8 @@ def run_catalog(dataset: DatasetSettings, shards_path: str) -> Catalog:
         splits=dataset.splits,
         annotations=dataset.annotations,
         exclude=dataset.exclude,
+        held_out=dataset.hold_out,
+        group=dataset.group,
         out=out,
     )
     for warning in catalog.warnings:

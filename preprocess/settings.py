@@ -1,9 +1,10 @@
 """Sections `dataset` and `preprocess` of pipeline.yaml."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from twinstream.errors import InputError
 from twinstream.preprocess.catalog.kinds import KINDS
@@ -42,6 +43,16 @@ def _one_of(choices: Callable[[], Iterable[str]]) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _grouping(value: str) -> str:
+    try:
+        num_groups = re.compile(value).groups
+    except re.error as error:
+        raise ValueError(f"expected a regular expression ({error})") from error
+    if not num_groups:
+        raise ValueError("expected a regular expression with a group in parentheses")
+    return value
+
+
 Side = Annotated[int, Field(ge=MIN_SIDE, le=4096)]
 Size = Annotated[tuple[Side, Side], BeforeValidator(_size)]
 Pattern = Annotated[str, Field(min_length=1)]
@@ -73,6 +84,21 @@ class DatasetSettings(Section):
     and `extras` at any depth, `train/*.gif` and `/extras` from the root on; `**` is any number of
     folders.
     """
+    hold_out: float | None = Field(None, gt=0, lt=1)
+    """Part of the videos in class folders that becomes the split test, by class and by a hash of
+    each key, so that a video stays in its split when others are added; off when not set.
+    """
+    group: Annotated[str, AfterValidator(_grouping)] | None = None
+    """Regular expression whose first group names in a key what hold_out keeps on one side, such as
+    a person or a source: `/([a-z]+)_` finds daria in `wave/daria_wave`; each video by itself when
+    not set.
+    """
+
+    @model_validator(mode="after")
+    def _held_out(self) -> Self:
+        if self.group is not None and self.hold_out is None:
+            raise ValueError("group is for hold_out, which is not set: expected both or neither")
+        return self
 
 
 class PreprocessSettings(Section):
@@ -210,9 +236,12 @@ def byte_settings(
         settings |= {
             f"preprocess.tvl1.{name}": value for name, value in preprocess.tvl1.as_dict().items()
         }
-    # Only where it is chosen: datasets from before the choice was there do not name it.
+    # These only where they are chosen: datasets from before the choice was there do not name them.
     if preprocess.on_damage == "keep":
         settings["preprocess.on_damage"] = "keep"
+    if dataset.hold_out is not None:
+        settings["dataset.hold_out"] = dataset.hold_out
+        settings |= {"dataset.group": dataset.group} if dataset.group is not None else {}
     settings["dataset.kind"] = dataset.kind
     settings["dataset.fold"] = dataset.fold if KINDS[dataset.kind].has_folds else None
     settings["shards.videos_per_shard"] = shards.videos_per_shard

@@ -52,7 +52,7 @@ def copy_checkout(folder: Path) -> Path:
     for name in PACKAGES:
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=ignored)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "pipeline.yaml"):
         shutil.copy(ROOT / name, folder)
     return folder
 
@@ -101,12 +101,12 @@ def imported_files(folder: Path) -> list[str]:
 
 
 def assert_holds_the_package_alone(wheel: Path) -> None:
-    """Every module of the four folders as a plain file of the same bytes, and nothing beside."""
+    """Every module of the four folders and pipeline.yaml, as plain files of the same bytes."""
     expected = {
         f"{inside}/{path.relative_to(ROOT / folder).as_posix()}": path.read_bytes()
         for folder, inside in PACKAGES.items()
         for path in (ROOT / folder).rglob("*")
-        if path.suffix in (".py", ".typed")
+        if path.suffix in (".py", ".typed", ".yaml")
     }
     with ZipFile(wheel) as archive:
         top = {info.filename.partition("/")[0] for info in archive.infolist()}
@@ -162,6 +162,9 @@ def test_commands_work_in_a_folder_with_a_users_train_and_shards_and_preprocess(
     assert "preprocess" in run([*TWINSTREAM, "--help"], users_folder, installed)
     info = run([*TWINSTREAM, "shards", "info", str(dataset)], users_folder, installed)
     assert "train" in info
+    # Its text is that of pipeline.yaml, which lies beside the packages in a checkout.
+    assert run([*TWINSTREAM, "init"], users_folder, installed) == "pipeline.yaml\n"
+    assert "hold_out: 0.2" in (users_folder / "pipeline.yaml").read_text()
     assert imported_files(users_folder) == []
 
 

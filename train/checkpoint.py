@@ -35,6 +35,12 @@ class Position:
     """Videos of the epoch that were trained on, over all ranks"""
     correct: int = 0
     """How many of them were classified correctly"""
+    ended: tuple[int, ...] = ()
+    """Epochs of each stage before this one; older files do not say"""
+
+    def epochs_before(self, epochs: int) -> int:
+        """Epochs of all stages before this one, each of `epochs` where the file does not say."""
+        return sum(self.ended) if len(self.ended) == self.stage else self.stage * epochs
 
     @property
     def is_stage_start(self) -> bool:
@@ -52,7 +58,13 @@ class Position:
 
     def after_stage(self) -> Self:
         """The beginning of the next stage."""
-        return replace(self, stage=self.stage + 1, epoch=0, step=0, seen=0, correct=0)
+        ended = (*self.ended, self.epoch)
+        return replace(self, stage=self.stage + 1, epoch=0, step=0, seen=0, correct=0, ended=ended)
+
+    def before_end(self) -> Self:
+        """The end of the last epoch of the stage before, for a stage that takes more."""
+        *ended, epoch = self.ended
+        return replace(self, stage=self.stage - 1, epoch=epoch, ended=tuple(ended))
 
 
 @dataclass(frozen=True)
@@ -61,7 +73,9 @@ class TrainingState:
 
     position: Position
     optimizer: dict[str, Any]
-    """A state_dict; empty at the start of a stage, which begins with a new optimizer"""
+    """A state_dict; empty at the start of a stage, which begins with a new optimizer. Behind the
+    last stage that of its end, with which it can take more epochs
+    """
     schedule: dict[str, Any]
     """The learning rate's, in the same way"""
     log_bytes: int

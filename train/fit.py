@@ -11,6 +11,7 @@ price: the generator is seeded again before every step.
 import math
 import signal
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -38,7 +39,7 @@ from twinstream.train.features import (
     held_out_scores,
     remove_features,
 )
-from twinstream.train.gradient import add_gradients
+from twinstream.train.gradient import add_gradients, one_line_memory_faults
 from twinstream.train.memory import keep_freed_memory
 from twinstream.train.network.stages import Stage, with_acting
 from twinstream.train.network.two_branch import TwoBranch, attending_branches
@@ -47,6 +48,7 @@ from twinstream.train.run_folder import (
     SETTINGS,
     RunSettings,
     settings_to_use,
+    takes_more_epochs,
 )
 from twinstream.train.run_log import TrainingLog
 from twinstream.train.score.evaluate import score_videos
@@ -64,17 +66,26 @@ from twinstream.train.session import (
 from twinstream.train.settings import CHECKPOINT, TrainSettings
 
 
-def train(settings: RunSettings, out: Path, *, resume: bool) -> None:
+def train(
+    settings: RunSettings,
+    out: Path,
+    *,
+    resume: bool,
+    announce: Callable[[Session, TrainingState], None] | None = None,
+) -> None:
     """Train into the run directory `out`, from the beginning or from its checkpoint.
 
-    Under torchrun this process is one of the ranks. InputError for what the user can mend.
+    `announce` is called before the first step. Under torchrun this process is one of the ranks.
+    InputError for what the user can mend.
     """
     keep_freed_memory()
     with joined_ranks(choose_device(settings.train.device)) as ranks, ExitStack() as held:
         # Before anything of it is read: another run may be writing there.
         held.enter_context(owned_run(out, ranks))
-        session = open_session(settings_to_use(out, settings, resume=resume), out, ranks)
-        check_disk(session)
+        settings = settings_to_use(out, settings, resume=resume)
+        more_epochs = takes_more_epochs(out, settings)
+        session = open_session(settings, out, ranks)
+        check_disk(session, more_epochs)
         found = (out / SETTINGS).exists() and (out / CHECKPOINT).exists()
         # Sync: before any rank goes on, all of them must start from the same weights.
         if ranks.sums(found)[0] not in (0, ranks.size):
@@ -82,8 +93,10 @@ def train(settings: RunSettings, out: Path, *, resume: bool) -> None:
                 f"--out {out}: not every rank sees the checkpoint; the folder must be one for all "
                 "of them"
             )
-        session, start = load_training(session) if found else begin_training(session)
+        session, start = load_training(session, more_epochs) if found else begin_training(session)
         if start.position.stage < len(session.stages):
+            if announce is not None:
+                announce(session, start)
             with closing(open_log(session, start)) as log, noted_signals() as stop:
                 fit(session, start, log, stop)
 
@@ -101,7 +114,7 @@ def fit(session: Session, start: TrainingState, log: TrainingLog, stop: StopSign
         held_out: Features | None = None
         # Where all epochs are done, the features may be removed already.
         if train.cache_features and at.epoch < train.epochs:
-            begun_at = at.stage * train.epochs
+            begun_at = at.epochs_before(train.epochs)
             num_views = min(train.cache_features, train.epochs)
             feed = feature_feed(session, stage, begun_at, num_views, stop)
             held_out = feed.held_out
@@ -109,16 +122,18 @@ def fit(session: Session, start: TrainingState, log: TrainingLog, stop: StopSign
         with Progress(stage.name, total, "step", done, shown=ranks.is_first) as progress:
             while at.epoch < train.epochs:
                 # Counted over all stages: it fixes order and augmentation.
-                epoch = at.stage * train.epochs + at.epoch
+                epoch = at.epochs_before(train.epochs) + at.epoch
                 model.train()
                 waiting = time.perf_counter()
                 for part, batch in feed.batches(epoch, at.step, ranks):
                     begun = time.perf_counter()
                     torch.manual_seed(step_seed(train.seed, epoch, at.step, ranks.rank))
                     optimizer.zero_grad()
-                    loss, correct = add_gradients(
-                        model, batch, part, stage, ranks.device, train.segments, train.micro_batch
-                    )
+                    with one_line_memory_faults(train.micro_batch or len(batch)):
+                        loss, correct = add_gradients(
+                            *(model, batch, part, stage, ranks.device),
+                            *(train.segments, train.micro_batch),
+                        )
                     # Sync: one gradient on all ranks, so that their networks stay equal.
                     ranks.sum_gradients(model.parameters())
                     optimizer.step()
@@ -163,7 +178,9 @@ def fit(session: Session, start: TrainingState, log: TrainingLog, stop: StopSign
         # Sync: no rank puts features of the next stage into the folder that is being removed.
         ranks.sums(0)
         at = at.after_stage()
-        save(session, log, at)
+        # Behind the last stage they are kept: a finished run may take more epochs.
+        over = at.stage == len(session.stages)
+        save(session, log, at, optimizer if over else None, schedule if over else None)
 
 
 def begin_stage(

@@ -5,10 +5,14 @@ the whole batch, because each loss is divided by the number of videos in the who
 BatchNorm in training takes its statistics from one micro-batch.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from twinstream.errors import InputError
 from twinstream.train.choices import BranchName
 from twinstream.train.data.batch import Batch, FeatureBatch
 from twinstream.train.data.order import RankPart
@@ -66,3 +70,20 @@ def add_gradients(
         correct += (video_scores.argmax(1) == labels).sum()
     # Read once: each reading makes the host wait for the GPU.
     return float(loss), int(correct)
+
+
+@contextmanager
+def one_line_memory_faults(size: int) -> Iterator[None]:
+    """In the block so many videos are computed at a time: a GPU that is full is an InputError."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise cannot_fit(size, "more memory than the GPU has left", size // 2) from error
+
+
+def cannot_fit(size: int, needed: str, fits: int) -> InputError:
+    """The error for `size` videos at a time; `fits` are as many as are proposed, if any."""
+    smaller = (
+        f"set train.micro_batch: {fits}" if 0 < fits < size else "choose a smaller network or crop"
+    )
+    return InputError(f"train.batch_size: {size} videos at a time need {needed}; {smaller}")

@@ -3,8 +3,8 @@
 It holds settings.yaml, dataset.json (a copy of the dataset's), starts.jsonl, log.jsonl,
 checkpoint.pt, STAGE.pt for each finished stage, and the files of `twinstream test`. A run resumes
 with the settings it was begun with. A key that is set beside `--resume` must be the same, or one
-that does not change the result, or weights that have moved; the message names the first that
-differs.
+that does not change the result, weights that have moved, or more epochs; the message names the
+first that differs.
 """
 
 import json
@@ -83,9 +83,21 @@ def settings_to_use(run: Path, wanted: RunSettings, *, resume: bool) -> RunSetti
     return resumed_settings(run, read_run_settings(run), wanted)
 
 
-def refuse_small_disk(run: Path, weights: int, learning: Mapping[str, int]) -> None:
-    """InputError where the run's disk lacks room for its files; see `bytes_to_write`."""
+def takes_more_epochs(run: Path, settings: RunSettings) -> bool:
+    """Whether the settings are those of the run in this folder with a higher number of epochs."""
+    begun = (run / SETTINGS).exists()
+    return begun and read_run_settings(run).train.epochs < settings.train.epochs
+
+
+def refuse_small_disk(
+    run: Path, weights: int, learning: Mapping[str, int], again: str | None = None
+) -> None:
+    """InputError where the run's disk lacks room for its files; see `bytes_to_write`.
+
+    `again` is a stage that may be finished and will be once more.
+    """
     there = {path.name: path.stat().st_size for path in run.glob("*.pt")}
+    there.pop(f"{again}.pt", None)
     needed, free = bytes_to_write(weights, learning, there), shutil.disk_usage(run).free
     if free < needed:
         raise InputError(
@@ -185,7 +197,9 @@ def resumed_settings(run: Path, found: RunSettings, wanted: RunSettings) -> RunS
         # Null leaves the choice to the run, which has made it.
         if key == "train.validate_split" and value is None:
             continue
-        if old[key] != value and not (key.startswith(MAY_DIFFER) or has_moved(run, key, value)):
+        more_epochs = key == "train.epochs" and value > old[key]
+        same = old[key] == value or key.startswith(MAY_DIFFER) or more_epochs
+        if not (same or has_moved(run, key, value)):
             raise InputError(
                 f"{run}: was begun with {key} = {old[key]}, not {value}; --set "
                 f"{key}={json.dumps(old[key])} goes on with it, or choose another --out"

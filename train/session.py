@@ -240,7 +240,7 @@ def owned_run(out: Path, ranks: Ranks) -> Iterator[None]:
         yield
 
 
-def check_disk(session: Session) -> None:
+def check_disk(session: Session, more_epochs: bool) -> None:
     """InputError on every rank where the disk is too small for what the run will write."""
     model = session.model
     weights = sum(value.nbytes for value in model.state_dict().values())
@@ -248,8 +248,9 @@ def check_disk(session: Session) -> None:
         stage.name: sum(value.nbytes for value in model.branch(stage.trains).parameters())
         for stage in session.stages
     }
+    again = session.stages[-1].name if more_epochs else None
     by_first_rank(
-        session.ranks, session.out, lambda: refuse_small_disk(session.out, weights, learning)
+        session.ranks, session.out, lambda: refuse_small_disk(session.out, weights, learning, again)
     )
 
 
@@ -310,8 +311,11 @@ def refuse_other_ranks(ranks: Ranks, digests: Iterable[str], settings: str) -> N
         )
 
 
-def load_training(session: Session) -> tuple[Session, TrainingState]:
-    """Load the weights of the checkpoint; returns its training state too."""
+def load_training(session: Session, more_epochs: bool) -> tuple[Session, TrainingState]:
+    """Load the weights of the checkpoint; returns its training state too.
+
+    With `more_epochs` the settings have more than the run had until now.
+    """
     checkpoint, training = load_resumable(session.out / CHECKPOINT)
     if checkpoint.dataset_sha256 != session.dataset_sha256:
         raise InputError(
@@ -337,6 +341,16 @@ def load_training(session: Session) -> tuple[Session, TrainingState]:
             f"{session.out}: was begun with trained attention of the {' and '.join(sorted(lost))} "
             "branch, which was left out in training; begin it anew with another --out"
         )
+    at = training.position
+    if more_epochs and len(at.ended) != at.stage:
+        raise InputError(
+            f"{session.out}: an older version left it without the epochs of each stage, and so it "
+            f"takes no more; begin another run with --set model.weights={session.out}"
+        )
+    # Not only where they are more than before: this may have been stopped before its first step.
+    is_over = at.stage == len(session.stages) == len(at.ended)
+    if is_over and at.ended[-1] < session.settings.train.epochs:
+        training = replace(training, position=at.before_end())
     known = Known(
         trained_branches(checkpoint),
         learned_branches(checkpoint),
@@ -383,7 +397,7 @@ def open_log(session: Session, start: TrainingState) -> TrainingLog:
             session.out, dataset, ranks.device, ranks.size, session.known.files, session.lists
         )
     at, epochs = start.position, session.settings.train.epochs
-    first_step = (at.stage * epochs + at.epoch) * session.feed.epoch_steps + at.step
+    first_step = (at.epochs_before(epochs) + at.epoch) * session.feed.epoch_steps + at.step
     run = session.out if session.ranks.is_first else None
     return TrainingLog(run, first_step=first_step, num_bytes=start.log_bytes)
 

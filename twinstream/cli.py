@@ -8,6 +8,7 @@ of ours.
 
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 # Of those that cannot be used; the table has all.
 NUM_SHOWN = 10
 
+# Which `twinstream init` writes
+SETTINGS_FILE = "pipeline.yaml"
+PRESET_NAMES = ("laptop", "ucf101", "kinetics")
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -36,8 +41,7 @@ def with_settings(command: F) -> F:
         "-c",
         "--config",
         type=click.Path(path_type=Path),
-        default=Path("pipeline.yaml"),
-        show_default=True,
+        help=f"Settings file; {SETTINGS_FILE} of this folder when not given, or else the defaults.",
     )
     override = click.option(
         "--set",
@@ -142,19 +146,56 @@ def doctor(hours: float, size: int) -> None:
 
 
 @cli.command()
+@click.option(
+    "--preset",
+    type=click.Choice(PRESET_NAMES),
+    default="laptop",
+    show_default=True,
+    help="Settings to begin with: a laptop without a GPU, UCF-101, or the paper's Kinetics-400.",
+)
+def init(preset: str) -> None:
+    """Write a commented pipeline.yaml into this folder; one that is there is kept.
+
+    Example: twinstream init --preset laptop
+    """
+    from twinstream.presets import write_preset
+
+    write_preset(preset, Path(SETTINGS_FILE))
+    say(SETTINGS_FILE)
+
+
+@cli.command()
+@click.argument("path", required=False, metavar="[SECTION[.KEY]]")
+@click.option("--markdown", is_flag=True, help="Print the page docs/settings.md.")
+def settings(path: str | None, markdown: bool) -> None:
+    """Every setting with its default, its type and what it means; or those of a section, or one.
+
+    Example: twinstream settings train.micro_batch
+    """
+    from twinstream.explain import as_markdown, as_text, chosen_settings
+    from twinstream.settings import Settings
+
+    found = chosen_settings(Settings, path)
+    say(as_markdown(found).removesuffix("\n") if markdown else as_text(found))
+
+
+@cli.command()
 @with_settings
 @with_machines
 @click.option("--dry-run", is_flag=True, help="Tell what would be done, and do nothing.")
 def preprocess(
-    config: Path, overrides: tuple[str, ...], address: str | None, local: bool, dry_run: bool
+    config: Path | None,
+    overrides: tuple[str, ...],
+    address: str | None,
+    local: bool,
+    dry_run: bool,
 ) -> None:
     """Videos to shards of aligned RGB and flow; the same command again resumes.
 
-    Example: twinstream preprocess -c pipeline.yaml --set dataset.root=videos --set
-    shards.path=out/shards
+    Example: twinstream preprocess --set dataset.root=videos --set shards.path=out/shards
     """
     from twinstream.preprocess.run import check_skipped, preprocess
-    from twinstream.shards.format.video_table import summary
+    from twinstream.shards.format.video_table import Status, summary
 
     refuse_both(address, local)
     settings = load_settings(config, overrides)
@@ -168,6 +209,9 @@ def preprocess(
     )
     if not dry_run:
         say(f"{summary(rows)} -> {settings.shards.path}/videos.parquet")
+        if settings.dataset.hold_out is not None:
+            splits = Counter(row.split for row in rows if row.status == Status.WRITTEN)
+            say(", ".join(f"{count} {split}" for split, count in sorted(splits.items())))
         check_skipped(rows, settings.preprocess.max_skipped, settings.shards.path)
 
 
@@ -184,7 +228,7 @@ def preprocess(
 @with_machines
 def check(
     videos: tuple[Path, ...],
-    config: Path,
+    config: Path | None,
     overrides: tuple[str, ...],
     out: Path,
     address: str | None,
@@ -205,7 +249,7 @@ def check(
     folders = [video for video in videos if not video.is_file()]
     if folders and len(videos) > 1:
         raise InputError(f"{folders[0]}: not a file; expected one folder, or files")
-    settings = check_settings(config, overrides, str(folders[0]) if folders else None, bool(videos))
+    settings = load_settings(config, overrides, str(folders[0]) if folders else None)
     files = () if folders else videos
     rows = check(
         settings.dataset,
@@ -230,15 +274,24 @@ def check(
 @with_settings
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
 @click.option("--resume", is_flag=True, help="Go on from the run's checkpoint.")
-def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool) -> None:
+def train(config: Path | None, overrides: tuple[str, ...], out: Path, resume: bool) -> None:
     """Train the stages of train.stages from a shard dataset.
 
-    Example: twinstream train -c pipeline.yaml --set train.stages=[flow,iter1] --out runs/cma
-    """
-    from twinstream.train.fit import train
-    from twinstream.train.ranks import shows_output
+    With --resume the folder says all: pipeline.yaml is read only where -c names it.
 
-    train(load_settings(config, overrides).run_settings(), out, resume=resume)
+    Example: twinstream train --set train.stages=[flow,iter1] --out runs/cma
+    """
+    from twinstream.section import build_settings
+    from twinstream.train.fit import train
+    from twinstream.train.forecast import announce
+    from twinstream.train.ranks import shows_output
+    from twinstream.train.run_folder import SETTINGS, RunSettings
+
+    if resume and config is None and (out / SETTINGS).exists():
+        settings = build_settings(RunSettings, {}, overrides, source="--set")
+    else:
+        settings = load_settings(config, overrides).run_settings()
+    train(settings, out, resume=resume, announce=announce)
     # Under torchrun every rank runs this; one of them answers.
     if shows_output():
         say(str(out))
@@ -493,28 +546,22 @@ def refuse_both(address: str | None, local: bool) -> None:
         raise click.UsageError("--local is without a cluster: leave out --address")
 
 
-def check_settings(
-    config: Path, overrides: tuple[str, ...], folder: str | None, has_videos: bool
+def load_settings(
+    config: Path | None, overrides: tuple[str, ...], folder: str | None = None
 ) -> "Settings":
-    """All sections, with the folder in the place of the dataset's; of VIDEOS no file is needed."""
+    """All sections, checked: of the file, or of pipeline.yaml where there is one, or the defaults.
+
+    A folder stands in the place of the dataset's.
+    """
     from twinstream.section import build_settings, read_settings
     from twinstream.settings import Settings
 
     def change(tree: dict[str, Any]) -> dict[str, Any]:
         return tree if folder is None else tree | {"dataset": {"kind": "folders", "root": folder}}
 
-    source = click.get_current_context().get_parameter_source("config")
-    if has_videos and source == click.core.ParameterSource.DEFAULT and not config.exists():
+    if config is None and not Path(SETTINGS_FILE).exists():
         return build_settings(Settings, change({}), overrides)
-    return read_settings(Settings, config, overrides, change)
-
-
-def load_settings(config: Path, overrides: tuple[str, ...]) -> "Settings":
-    """All sections of a settings file, checked."""
-    from twinstream.section import read_settings
-    from twinstream.settings import Settings
-
-    return read_settings(Settings, config, overrides)
+    return read_settings(Settings, config or Path(SETTINGS_FILE), overrides, change)
 
 
 def main() -> None:

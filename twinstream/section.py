@@ -115,7 +115,7 @@ def _one_line(error: ValidationError, model: type[BaseModel]) -> str:
         if not str(part).startswith(("function-", "constrained-"))
     )
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        text = f"{path}: no such key{_nearest(path, model)}"
+        text = f"{path}: no such key{nearest_key(path, model)}"
     else:
         text = (
             f"{path}: {first['msg'].removeprefix('Value error, ')}, not {shortened(first['input'])}"
@@ -123,7 +123,7 @@ def _one_line(error: ValidationError, model: type[BaseModel]) -> str:
     return text + (f" (and {len(others)} more)" if others else "")
 
 
-def _nearest(path: str, model: type[BaseModel]) -> str:
+def nearest_key(path: str, model: type[BaseModel]) -> str:
     """A hint at the key that was probably meant, or at the keys of the section."""
     keys = _all_keys(model)
     leaf = path.rpartition(".")[2]

@@ -53,6 +53,8 @@ def read_catalog(
     splits: str | None = None,
     annotations: str | Sequence[str] | None = None,
     exclude: Sequence[str] = (),
+    held_out: float | None = None,
+    group: str | None = None,
     out: Location | None = None,
 ) -> "Catalog":
     """The catalog of the videos below `root`, without what a pattern of `exclude` fits.
@@ -60,9 +62,10 @@ def read_catalog(
     What lies in a dataset is left out too; `out` is one that is being made.
 
     `splits` is the folder of the lists of ucf101 and hmdb51; None looks in the root and beside it.
-    `annotations` is the CSV, or several; without one `rawframes` goes by its folders. InputError
-    for what is absent or malformed or cannot be listed, for one file that would be two videos, and
-    if no video at all is there.
+    `annotations` is the CSV, or several; without one `rawframes` goes by its folders. `held_out` is
+    the part of videos in class folders that become the split test, `group` the pattern of what
+    stays together. InputError for what is absent or malformed or cannot be listed, for one file
+    that would be two videos, and if no video at all is there.
     """
     from twinstream.preprocess.catalog.catalog import paths_on_disk
 
@@ -74,7 +77,16 @@ def read_catalog(
     if isinstance(there, Path):
         refuse_same_file(there, paths_on_disk(catalog.videos))
     require_a_video(catalog, root)
-    return catalog
+    if held_out is None:
+        return catalog
+    if kind not in ("folders", "rawframes") or annotations:
+        raise InputError(
+            f"dataset.hold_out {held_out:g}: the lists of kind {kind} name the splits; it is for "
+            "class folders, kind folders, and rawframes without annotations"
+        )
+    from twinstream.preprocess.catalog.hold_out import hold_out
+
+    return hold_out(catalog, held_out, group)
 
 
 def _read_ucf101(source: Source) -> "Catalog":

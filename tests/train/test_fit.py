@@ -172,7 +172,8 @@ def test_checkpoints_are_plain_dicts_of_tensors_and_plain_values(
         torch.load(whole_run / f"{name}.pt", weights_only=True) for name in ("flow", "checkpoint")
     )
     assert (stage.keys(), last.keys()) == (weights, weights | training)
-    assert last["position"] == {"stage": 2, "epoch": 0, "step": 0, "seen": 0, "correct": 0}
+    position = {"stage": 2, "epoch": 0, "step": 0, "seen": 0, "correct": 0}
+    assert last["position"] == position | {"ended": (2, 2)}
     assert last["attending"] == ["rgb"]
     torch.save(
         last | {"position": {"stage": 1, "epoch": 0, "step": 1, "seen": 2, "correct": 1}},

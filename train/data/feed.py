@@ -93,6 +93,11 @@ class Feed:
             first_step=first_step,
         )
 
+    def read_one(self) -> None:
+        """Read what the first sample shows; by the index loader only."""
+        assert isinstance(self._source, TrainSnippets)
+        self._source.batch([(0, 0)])
+
     def in_order(self, epoch: int, positions: Positions) -> Iterator[Batch]:
         """These samples one after another, as that epoch sees them; by the index loader only."""
         assert isinstance(self._source, TrainSnippets)
