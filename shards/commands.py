@@ -81,15 +81,34 @@ def shards() -> None:
 
 @shards.command()
 @click.argument("path")
-def info(path: str) -> None:
-    """What is in a dataset: splits, classes, hours, bytes, settings, skipped videos.
+@click.option("--keys", is_flag=True, help="List the samples instead: a key a line.")
+@click.option("--split", help="With --keys: of this split alone, of the shards or a stored list.")
+@click.option("--class", "class_name", help="With --keys: of this class alone.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="With --keys: a line of JSON for each sample: key, class, split, num_frames, fps.",
+)
+def info(path: str, keys: bool, split: str | None, class_name: str | None, as_json: bool) -> None:
+    """What is in a dataset: splits, classes, hours, bytes, settings, skipped videos; or its keys.
 
-    Example: twinstream shards info out/shards
+    Example: twinstream shards info out/shards --keys --split test --class Walk
     """
-    from twinstream.shards.info import describe
+    import json
+
+    from twinstream.shards.info import describe, listed
     from twinstream.shards.storage.location import locate
 
-    say(describe(locate(path)))
+    if not keys:
+        if split is not None or class_name is not None or as_json:
+            raise click.UsageError("--split, --class and --json belong to --keys")
+        say(describe(locate(path)))
+        return
+    for row in listed(locate(path), split, class_name):
+        facts: dict[str, object] = {"key": row.key, "class": row.class_name, "split": row.split}
+        facts |= {"num_frames": row.num_frames, "fps": row.fps}
+        say(json.dumps(facts) if as_json else row.key)
 
 
 @shards.command()
@@ -144,11 +163,15 @@ def preview(path: str, keys: tuple[str, ...], out: Path) -> None:
     from twinstream.shards.preview import write_preview, write_preview_video
     from twinstream.shards.read.dataset import ShardDataset
 
+    if out.suffix not in (".png", ".mp4"):
+        raise InputError(f"--out {out}: expected a name that ends in .png or .mp4")
     dataset = ShardDataset(path)
     samples = [dataset.sample(key) for key in keys]
     # Three of each split at most, so that no split is read further than it is shown.
     if not keys:
         samples = [sample for split in dataset.splits.values() for sample in split[:3]][:3]
+    if not samples:
+        raise InputError(f"{dataset.path}: has no samples to show")
     if out.suffix == ".mp4":
         write_preview_video(dataset, samples, out)
     else:

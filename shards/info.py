@@ -36,6 +36,32 @@ def describe(dataset: Location) -> str:
     return "\n".join(lines)
 
 
+def listed(
+    dataset: Location, split: str | None = None, class_name: str | None = None
+) -> list[VideoRow]:
+    """The samples of a split, one of the shards or a stored list, and of a class; all when None.
+
+    InputError for a split or a class that the dataset lacks.
+    """
+    manifest, stored = read_manifest(dataset), stored_splits(dataset)
+    rows = [row for row in read_videos(dataset / VIDEOS_NAME) if row.status == Status.WRITTEN]
+    if class_name is not None and class_name not in manifest.classes:
+        raise InputError(
+            f"--class {class_name}: {dataset} has {first_few(manifest.classes)} and no such class"
+        )
+    rows = [row for row in rows if class_name in (None, row.class_name)]
+    if split is None or split in manifest.splits:
+        return [row for row in rows if split in (None, row.split)]
+    if split not in stored:
+        names = first_few([*manifest.splits, *stored])
+        raise InputError(f"--split {split}: {dataset} has {names} and no such split")
+    found = stored[split]
+    if isinstance(found, InputError):
+        raise found
+    keys = {*found.keys}
+    return [row for row in rows if row.key in keys]
+
+
 def _left_out(rows: list[VideoRow]) -> list[str]:
     """A line for each reason why videos are in no shard, with the first of these videos."""
     reasons: dict[str, list[str]] = {}

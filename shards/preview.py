@@ -2,8 +2,10 @@
 
 The colour of the flow is the direction of motion: red is to the right, green down, cyan left,
 violet up, as the wheel at the right shows. Saturation is speed, and white is no motion. Each sample
-is scaled to its own fastest motion, which is printed beside it; the price is that the colours of
-two samples cannot be compared.
+is scaled to a speed that nearly all of its motion is below, which is printed beside it: to the
+fastest alone, one wrong pixel would make all else white. The prices are that what is faster looks
+alike, and that the colours of two samples cannot be compared. A field far faster than the sample's
+others is marked, as between two shots there is no motion to show.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,12 +20,19 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from twinstream.output import figure_text
+from twinstream.shards.format.classes import first_few
 from twinstream.shards.read.dataset import ShardDataset
 from twinstream.shards.read.members import read_flow, read_frames, read_meta
 from twinstream.shards.read.samples import StoredSample
 from twinstream.shards.storage.atomic import atomic_file
 
 DEFAULT_FPS = 25.0
+# Of the speeds in a field, and of the fields of a sample, in percent
+FULL_COLOUR, FULL_FIELDS = 99.0, 95.0
+# A field is of a shot change where its mean speed is so many times that of the sample's median
+# field, still ones aside, and at least so many pixels
+SHOT_RATIO, SHOT_PIXELS, STILL_PIXELS = 4.0, 2.0, 0.1
+SHOT_COLOUR = (200, 30, 30)
 
 
 def flow_to_rgb(flow: NDArray[np.floating[Any]], fastest: float) -> NDArray[np.uint8]:
@@ -35,6 +44,44 @@ def flow_to_rgb(flow: NDArray[np.floating[Any]], fastest: float) -> NDArray[np.u
     colours = hsv_to_rgb(np.stack([angle, speed, np.ones_like(speed)], -1))
     levels: NDArray[np.uint8] = np.rint(colours * 255).astype(np.uint8)
     return levels
+
+
+def full_colour(flow: NDArray[np.floating[Any]]) -> float:
+    """The speed in pixels that has full colour, of fields (T, ..., 2) that are shown together."""
+    return full_speed([field_speed(field) for field in flow])
+
+
+def field_speed(field: NDArray[np.floating[Any]]) -> float:
+    """A speed in pixels that nearly all of a field (..., 2) is below."""
+    return float(np.percentile(np.linalg.norm(field, axis=-1), FULL_COLOUR))
+
+
+def full_speed(speeds: Sequence[float]) -> float:
+    """Of the speeds of fields, each by `field_speed`, the one that has full colour."""
+    return float(np.percentile(speeds, FULL_FIELDS))
+
+
+def shot_changes(mean_speeds: Sequence[float]) -> NDArray[np.bool_]:
+    """(T,) mean speeds of a sample's fields -> which of them lie between two shots, as it seems."""
+    speeds = np.asarray(mean_speeds, float)
+    # Many videos repeat frames: still fields say nothing of how fast the others usually are.
+    moving = speeds[speeds > STILL_PIXELS]
+    usual = float(np.median(moving)) if len(moving) else 0.0
+    return np.asarray(speeds > max(SHOT_RATIO * usual, SHOT_PIXELS), bool)
+
+
+def _scale(dataset: ShardDataset, sample: StoredSample) -> tuple[float, NDArray[np.bool_]]:
+    """The speed of full colour of all a sample's fields, and which are between two shots."""
+    speeds, means = [], []
+    for t in range(sample.index.num_frames - 1):
+        field = dataset.flow_pixels(read_flow(sample, t, 1))[0]
+        speeds.append(field_speed(field))
+        means.append(float(np.linalg.norm(field, axis=-1).mean()))
+    changes = shot_changes(means)
+    # The others: between two shots the motion is none.
+    return full_speed(
+        [speed for speed, cut in zip(speeds, changes, strict=True) if not cut]
+    ), changes
 
 
 def colour_wheel(size: int) -> NDArray[np.uint8]:
@@ -111,20 +158,19 @@ def side_by_side(
 ) -> Iterator[NDArray[np.uint8]]:
     """Each frame beside its flow, (height, 2 width, 3) uint8, white where there is no image.
 
-    A sample is read twice, because colours are scaled to its fastest motion.
+    A sample is read twice, because colours are scaled to its motion. A bar above a flow says that
+    it is of a shot change.
     """
-    times = range(sample.index.num_frames - 1)
-    speeds = (
-        np.linalg.norm(dataset.flow_pixels(read_flow(sample, t, 1)), axis=-1).max() for t in times
-    )
-    fastest = float(max(speeds))
+    fastest, changes = _scale(dataset, sample)
     rows, columns = min(height, sample.index.height), min(width, sample.index.width)
-    for t in times:
+    for t in range(sample.index.num_frames - 1):
         # yuv420p halves both sides, so the height must be even; 2 * width always is.
         picture = np.full((height + height % 2, 2 * width, 3), 255, np.uint8)
         flow = dataset.flow_pixels(read_flow(sample, t, 1))[0]
         picture[:rows, :columns] = read_frames(sample, [t])[0, :rows, :columns]
         picture[:rows, width : width + columns] = flow_to_rgb(flow, fastest)[:rows, :columns]
+        if changes[t]:
+            picture[: max(2, height // 30), width:] = SHOT_COLOUR
         yield picture
 
 
@@ -132,7 +178,7 @@ def _draw(rows: NDArray[Any], dataset: ShardDataset, sample: StoredSample, colum
     times = preview_times(sample.index.num_frames, columns)
     frames = read_frames(sample, times)
     flow = dataset.flow_pixels(np.concatenate([read_flow(sample, t, 1) for t in times]))
-    fastest = float(np.linalg.norm(flow, axis=-1).max())
+    fastest, changes = _scale(dataset, sample)
     for column, t in enumerate(times):
         rows[0, column].imshow(frames[column])
         rows[0, column].set_title(
@@ -142,6 +188,11 @@ def _draw(rows: NDArray[Any], dataset: ShardDataset, sample: StoredSample, colum
         )
         rows[1, column].imshow(flow_to_rgb(flow[column], fastest))
         speed = np.linalg.norm(flow[column], axis=-1)
-        rows[1, column].set_title(f"flow {t}: mean {speed.mean():.2f} px", fontsize=7, loc="left")
+        title = f"flow {t}: " + ("shot change" if changes[t] else f"mean {speed.mean():.2f} px")
+        ink = [level / 255 for level in SHOT_COLOUR] if changes[t] else "black"
+        rows[1, column].set_title(title, fontsize=7, loc="left", color=ink)
     rows[1, -1].imshow(colour_wheel(101))
     rows[1, -1].set_title(f"to {fastest:.1f} px", fontsize=7)
+    if changes.any():
+        where = first_few([str(t + 1) for t in np.flatnonzero(changes)])
+        rows[0, -1].set_title(f"shot changes\nat {where}", fontsize=7)

@@ -1,8 +1,9 @@
 """Checkpoints: weights and all else that training needs to go on, written whole or not at all.
 
-The file is a flat dict of tensors and plain values, read with `weights_only=True`: opening the
-checkpoint of somebody else runs no code. It has no random state, because order, augmentation and
-dropout follow from (seed, stage, epoch, step).
+checkpoint.pt is a flat dict of tensors and plain values, read with `weights_only=True`; the weights
+of a finished stage are safetensors, the plain values JSON in its metadata. Opening either of
+somebody else runs no code. There is no random state, because order, augmentation and dropout follow
+from (seed, stage, epoch, step).
 """
 
 import hashlib
@@ -21,7 +22,13 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from twinstream.errors import InputError, shortened
 from twinstream.shards.storage.atomic import atomic_file, one_line_disk_faults
 from twinstream.train.choices import BOTH, BranchName
-from twinstream.train.network.weight_files import has_bias, is_plain, read_state
+from twinstream.train.network.weight_files import (
+    SAFETENSORS,
+    has_bias,
+    is_plain,
+    read_state,
+    safetensors_bytes,
+)
 
 
 @dataclass(frozen=True)
@@ -108,11 +115,16 @@ class Checkpoint:
     lists: dict[str, str] = field(default_factory=dict)
     """SHA-256 of the keys of each split of the run's settings that is a list, by setting"""
     training: TrainingState | None = None
-    """None in STAGE.pt, from which nothing goes on"""
+    """None in a stage's file, from which nothing goes on"""
+    network: dict[str, Any] | None = None
+    """Kind, family, depth and input of the network; None in files that do not say"""
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Replace `path` by this checkpoint; InputError where the disk does not take it."""
+    """Replace `path`, safetensors by its suffix, by this checkpoint.
+
+    InputError where the disk does not take it.
+    """
     # Not asdict: it would copy every tensor.
     state: dict[str, Any] = {
         key: list(value) if isinstance(value, tuple) else value
@@ -121,8 +133,13 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     training = state.pop("training")
     if training is not None:
         state |= vars(training) | {"position": asdict(training.position)}
+    # Before the disk is touched: the bytes of all weights at once are the price of one true error.
+    data = safetensors_bytes(state) if path.suffix == SAFETENSORS else None
     # A run can be killed while it writes: the checkpoint before it must survive.
     with resumable_faults(path), atomic_file(path) as file:
+        if data is not None:
+            file.write(data)
+            return
         try:
             torch.save(state, file)
         except RuntimeError as error:
@@ -163,6 +180,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             state.get("trained_on"),
             state.get("lists", {}),
             training,
+            state.get("network"),
         )
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: not a checkpoint of twinstream") from error

@@ -43,6 +43,7 @@ from twinstream.train.gradient import add_gradients, one_line_memory_faults
 from twinstream.train.memory import keep_freed_memory
 from twinstream.train.network.stages import Stage, with_acting
 from twinstream.train.network.two_branch import TwoBranch, attending_branches
+from twinstream.train.network.weight_files import SAFETENSORS
 from twinstream.train.ranks import joined_ranks
 from twinstream.train.run_folder import (
     SETTINGS,
@@ -173,7 +174,7 @@ def fit(session: Session, start: TrainingState, log: TrainingLog, stop: StopSign
                 at = at.after_epoch()
                 save(session, log, at, optimizer, schedule)
         if ranks.is_first:
-            save_checkpoint(session.out / f"{stage.name}.pt", checkpoint_at(session, at))
+            save_checkpoint(session.out / f"{stage.name}{SAFETENSORS}", checkpoint_at(session, at))
             remove_features(session.out)
         # Sync: no rank puts features of the next stage into the folder that is being removed.
         ranks.sums(0)

@@ -1,10 +1,10 @@
 """A run folder and the settings that it belongs to.
 
 It holds settings.yaml, dataset.json (a copy of the dataset's), starts.jsonl, log.jsonl,
-checkpoint.pt, STAGE.pt for each finished stage, and the files of `twinstream test`. A run resumes
-with the settings it was begun with. A key that is set beside `--resume` must be the same, or one
-that does not change the result, weights that have moved, or more epochs; the message names the
-first that differs.
+checkpoint.pt, STAGE.safetensors for each finished stage, and the files of `twinstream test`. A run
+resumes with the settings it was begun with. A key that is set beside `--resume` must be the same,
+or one that does not change the result, weights that have moved, or more epochs; the message names
+the first that differs.
 """
 
 import json
@@ -31,6 +31,7 @@ from twinstream.shards.storage.location import file_sha256, locate
 from twinstream.train.choices import BOTH, BranchName
 from twinstream.train.settings import (
     CHECKPOINT,
+    STAGE_ENDS,
     ModelSettings,
     TestSettings,
     TrainSettings,
@@ -71,6 +72,21 @@ class RunSettings(Section):
     test: TestSettings = TestSettings()
 
 
+def network_facts(settings: RunSettings) -> dict[str, Any]:
+    """What a file of weights says of its network: kind, family, depth and input."""
+    model, shape = settings.model, settings.model.snippet
+    return {
+        "kind": model.kind,
+        "family": model.family,
+        "depth": model.depth,
+        "attention_at": model.attention_at,
+        "frames": shape.frames,
+        "fields": shape.fields,
+        "stride": shape.stride,
+        "crop_size": settings.train.crop_size,
+    }
+
+
 def settings_to_use(run: Path, wanted: RunSettings, *, resume: bool) -> RunSettings:
     """The settings of a run to begin, or of one to go on with.
 
@@ -96,24 +112,25 @@ def refuse_small_disk(
 
     `again` is a stage that may be finished and will be once more.
     """
-    there = {path.name: path.stat().st_size for path in run.glob("*.pt")}
-    there.pop(f"{again}.pt", None)
+    there = {path.name: path.stat().st_size for path in run.glob("*") if path.suffix in STAGE_ENDS}
+    for end in STAGE_ENDS:
+        there.pop(f"{again}{end}", None)
     needed, free = bytes_to_write(weights, learning, there), shutil.disk_usage(run).free
     if free < needed:
         raise InputError(
-            f"--out {run}: checkpoint.pt, twice while it is replaced, and each STAGE.pt take "
-            f"{needed / 1e6:,.1f} MB more, and {free / 1e6:,.1f} MB are free; make room or choose "
-            "another --out"
+            f"--out {run}: checkpoint.pt, twice while it is replaced, and each STAGE.safetensors "
+            f"take {needed / 1e6:,.1f} MB more, and {free / 1e6:,.1f} MB are free; make room or "
+            "choose another --out"
         )
 
 
 def bytes_to_write(weights: int, learning: Mapping[str, int], there: Mapping[str, int]) -> int:
-    """Bytes that a run's files still take: checkpoint.pt twice, and a STAGE.pt of each stage left.
+    """Bytes that a run's files still take: checkpoint.pt twice, and a file of each stage left.
 
     `weights` are the network's bytes, `learning` those of the branch that learns in each stage,
     whose momentum is in checkpoint.pt as well. `there` are sizes of files in the folder, by name.
     """
-    left = [stage for stage in learning if f"{stage}.pt" not in there]
+    left = [stage for stage in learning if not {f"{stage}{end}" for end in STAGE_ENDS} & {*there}]
     if not left:
         return 0
     checkpoint = weights + max(learning[stage] for stage in left)
@@ -122,7 +139,7 @@ def bytes_to_write(weights: int, learning: Mapping[str, int], there: Mapping[str
 
 def remove_leftovers(run: Path) -> None:
     """Remove what killed training runs left; `twinstream test` may be writing files of its own."""
-    for name in ("*.pt", SETTINGS, FILE_NAME):
+    for name in (*(f"*{end}" for end in STAGE_ENDS), SETTINGS, FILE_NAME):
         for leftover in run.glob(f".{name}.*.tmp"):
             leftover.unlink(missing_ok=True)
 

@@ -45,6 +45,7 @@ from twinstream.train.run_folder import (
     RunSettings,
     begin_run,
     keep_manifest,
+    network_facts,
     refuse_small_disk,
     remove_leftovers,
     write_settings,
@@ -421,4 +422,5 @@ def checkpoint_at(
         known.trained_on,
         session.lists,
         training,
+        network_facts(session.settings),
     )

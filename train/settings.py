@@ -34,6 +34,8 @@ from twinstream.train.snippet_shape import SnippetShape
 
 # In a run's folder, the network as its last step has left it
 CHECKPOINT = "checkpoint.pt"
+# Ends of the weights of a finished stage: as they are written, and as older versions wrote them
+STAGE_ENDS = (".safetensors", ".pt")
 StageName = Annotated[str, StringConstraints(pattern=STAGE_NAME)]
 
 
@@ -244,3 +246,9 @@ def weights_file(source: str | Path) -> Path:
     """The file itself; of a run's folder its checkpoint.pt."""
     path = Path(source)
     return path / CHECKPOINT if path.is_dir() else path
+
+
+def stage_file(run: Path, stage: str) -> Path:
+    """STAGE.safetensors of a run, or the STAGE.pt that an older version wrote in its place."""
+    new, old = (run / f"{stage}{end}" for end in STAGE_ENDS)
+    return old if old.exists() and not new.exists() else new

@@ -48,7 +48,7 @@ class TrainedNetwork(TwoBranch):
         self.settings, self.stage, self.progress = settings, scored.stage, scored.progress
         self.outputs = trained_branches(checkpoint)
         self.attending = acting_branches(self, checkpoint, run)
-        self.dataset_sha256 = checkpoint.dataset_sha256
+        self.dataset_sha256, self.bound = checkpoint.dataset_sha256, checkpoint.bound
 
     def forward(
         self,

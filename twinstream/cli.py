@@ -24,6 +24,7 @@ from twinstream.train.choices import NUM_CROPS, DeviceName
 
 if TYPE_CHECKING:
     from twinstream.settings import Settings
+    from twinstream.train.export import Format
 
 # Of those that cannot be used; the table has all.
 NUM_SHOWN = 10
@@ -439,6 +440,9 @@ def predict(
 def report(runs: tuple[Path, ...], out: Path, unfinished: bool) -> None:
     """The paper's tables and figures from tested runs, as markdown, CSV, PNG and one HTML page.
 
+    Of one run alone the page is its own: loss and accuracy by epoch, confusion matrix, best and
+    worst classes, confusions with frames.
+
     Runs on the same videos are repeats (mean and spread), runs on others are folds (the mean of
     their accuracies). What does not count, or not like the rest, is a line on stderr.
 
@@ -452,7 +456,7 @@ def report(runs: tuple[Path, ...], out: Path, unfinished: bool) -> None:
     # On stderr: stdout holds the page's path alone, for scripts.
     for note in report_notes(evidence):
         tell(note)
-    for table in write_report(evidence, out):
+    for table in write_report(evidence, out, runs[0] if len(runs) == 1 else None):
         for command in table.gaps:
             tell(f"{table.name} lacks: {command}")
     say(str(out / PAGE))
@@ -478,7 +482,7 @@ def _positions(
 @click.option(
     "--key",
     required=True,
-    help="Sample to look at; `twinstream shards info` tells where keys are listed.",
+    help="Sample to look at; `twinstream shards info SHARDS --keys` lists them.",
 )
 @click.option(
     "--out",
@@ -500,7 +504,7 @@ def _positions(
     "--frame",
     "t",
     type=click.IntRange(min=0),
-    help="Frame to look at, the first one of a clip; the middle one when not given.",
+    help="Frame to look at, the first one of a clip; one that moves when not given.",
 )
 @click.option(
     "--at", help="Residual block whose attention to show; the last of res4 when not given."
@@ -525,7 +529,8 @@ def attention(
     """Where the RGB branch looks: frame, flow, and what each query position attends to. --query may
     be given again.
 
-    Without it the fastest place, the fastest one far from it and the stillest are taken.
+    Without it the fastest place, the fastest one far from it and the stillest are taken; in a video
+    those of a frame that moves, for all frames.
 
     Example: twinstream attention runs/cma --key Run/v_Run_g01_c01 --query 60,90 --out run.png
     """
@@ -534,6 +539,42 @@ def attention(
     places = [(query[0], query[1]) for query in queries]
     times = [query[2] if len(query) > 2 else None for query in queries]
     show(run, key, out, places, times=times, t=t, at=at, stage=stage, shards_path=shards_path)
+    say(str(out))
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "form",
+    required=True,
+    type=click.Choice(["torchscript", "onnx", "safetensors"]),
+    help="The first two are programs that need no twinstream, the last one are weights alone.",
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="File to write.")
+@click.option(
+    "--stage",
+    help="Export the network as it was behind this stage; as training left it when not given.",
+)
+def export(run: Path, form: "Format", out: Path, stage: str | None) -> None:
+    """A run's network as one file: RGB bytes and flow in pixels in, scores out.
+
+    What goes in, what comes out and the classes are JSON in the file's metadata, and are printed.
+
+    Example: twinstream export runs/cma --format onnx --out cma.onnx
+    """
+    import json
+
+    from twinstream.train.export import export_network
+    from twinstream.train.trained import load_network
+
+    network = load_network(run, stage)
+    if network.progress:
+        tell(f"unfinished: {network.stage} is at {network.progress}")
+    facts = export_network(network, form, out)
+    # Classes can be many, and are in the file.
+    shown = {key: value for key, value in facts.items() if key != "classes"}
+    tell(json.dumps(shown | {"num_classes": len(facts["classes"])}))
     say(str(out))
 
 

@@ -49,7 +49,7 @@ def seed_runs(folder: Path, seed: int) -> dict[str, list[str]]:
     CMA starts from the flow branch of the baseline, so it comes last.
     """
     longer = [f"train.epochs={CMA_EPOCHS}"]
-    weights = f"model.flow_weights={folder / 'two_stream' / 'flow.pt'}"
+    weights = f"model.flow_weights={folder / 'two_stream' / 'flow.safetensors'}"
     return {
         "two_stream": [f"train.seed={seed}"],
         "nonlocal": ["model.kind=nonlocal", f"train.seed={seed}"],

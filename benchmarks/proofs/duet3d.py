@@ -50,8 +50,8 @@ def seed_runs(folder: Path, seed: int) -> dict[str, list[str]]:
 
     Each starts from what those before it have trained.
     """
-    flow = f"model.flow_weights={folder / 'flow' / 'flow.pt'}"
-    rgb = f"model.rgb_weights={folder / 'two_stream' / 'rgb.pt'}"
+    flow = f"model.flow_weights={folder / 'flow' / 'flow.safetensors'}"
+    rgb = f"model.rgb_weights={folder / 'two_stream' / 'rgb.safetensors'}"
     behind = ("train.trainable=behind_attention", "train.cache_features=2")
     runs = {
         "flow": ["model.kind=flow", "train.stages=[flow]", "train.epochs=3"],

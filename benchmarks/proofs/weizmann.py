@@ -76,7 +76,7 @@ def fold_runs(folder: Path) -> dict[str, list[str]]:
 
     CMA starts from the flow branch of the baseline, so it comes last.
     """
-    weights = f"model.flow_weights={folder / 'two_stream' / 'flow.pt'}"
+    weights = f"model.flow_weights={folder / 'two_stream' / 'flow.safetensors'}"
     return {
         "two_stream": [],
         "nonlocal": ["model.kind=nonlocal"],

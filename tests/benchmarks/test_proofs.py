@@ -47,7 +47,7 @@ def test_every_run_of_the_proofs_has_settings_and_stages_that_fit(tmp_path: Path
                 Settings, {name: dict(section) for name, section in tree.items()}, changes
             )
             plan_stages(settings.train.stages, settings.model.kind)
-        assert settings.model.flow_weights == str(tmp_path / "two_stream" / "flow.pt")
+        assert settings.model.flow_weights == str(tmp_path / "two_stream" / "flow.safetensors")
 
 
 def test_every_transfer_starts_from_a_whole_run_and_stores_what_does_not_change(
@@ -85,7 +85,10 @@ def test_every_run_of_duet3d_begins_from_those_before_it(tmp_path: Path) -> None
         begun[name] = settings.model.rgb_weights, settings.model.flow_weights
         # Of a clip that takes the whole video; the 2-D network looks at all that can start.
         assert num_starts(2 * len(STEPS), settings.model.snippet) == settings.test.segments
-    flow, rgb = str(tmp_path / "flow" / "flow.pt"), str(tmp_path / "two_stream" / "rgb.pt")
+    flow, rgb = (
+        str(tmp_path / "flow" / "flow.safetensors"),
+        str(tmp_path / "two_stream" / "rgb.safetensors"),
+    )
     assert begun == {
         "flow": (None, None),
         "two_stream": (None, flow),

@@ -35,7 +35,7 @@ def write_run(
     dataset_sha256: str | None = None,
     **model_settings: Any,
 ) -> TwoBranch:
-    """A run of depth 18 after its last stage, with each STAGE.pt, on `dataset` or that SHA-256.
+    """A run of depth 18 after its last stage, with each stage's file, on `dataset` or that SHA-256.
 
     `model_settings` are of the section model. With `trained` the attention blocks change their
     input; a new block is the identity.
@@ -74,7 +74,7 @@ def write_run(
             stage.attending,
             tuple(name for name in model.names if name in {each.trains for each in plan[:number]}),
         )
-        save_checkpoint(run / f"{stage.name}.pt", weights)
+        save_checkpoint(run / f"{stage.name}.safetensors", weights)
         training = TrainingState(Position(stage=number), {}, {}, log_bytes=0)
         save_checkpoint(run / CHECKPOINT, replace(weights, training=training))
     return model

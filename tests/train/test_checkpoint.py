@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -17,6 +18,7 @@ from twinstream.train.checkpoint import (
     Checkpoint,
     Position,
     TrainingState,
+    key_digests,
     load_checkpoint,
     load_learning,
     save_checkpoint,
@@ -41,10 +43,11 @@ class FailingFile(io.FileIO):
 
 @pytest.mark.parametrize("limit", [0, 700, 20_000, 45_000])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
+@pytest.mark.parametrize("name", ["checkpoint.pt", "flow.safetensors"])
 def test_a_disk_that_fails_is_one_line_and_the_old_checkpoint_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, number: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, limit: int, number: int
 ) -> None:
-    path = tmp_path / "checkpoint.pt"
+    path = tmp_path / name
     save_checkpoint(path, SMALL)
 
     def failing(path: Path, mode: str) -> io.BufferedWriter:
@@ -58,7 +61,7 @@ def test_a_disk_that_fails_is_one_line_and_the_old_checkpoint_stays(
         f"{path}: {os.strerror(number)}; what was saved before is kept, {room}run the same command "
         "with --resume"
     )
-    assert os.listdir(tmp_path) == ["checkpoint.pt"]
+    assert os.listdir(tmp_path) == [name]
     assert torch.equal(load_checkpoint(path).model["a"], SMALL.model["a"])
 
 
@@ -184,3 +187,44 @@ def test_another_networks_optimizer_is_one_line(part: str, name: str, value: obj
     getattr(state, part)[name] = value
     with pytest.raises(InputError, match=r"^c\.pt: its optimizer is that of another network$"):
         load_learning(state, optimizer, schedule, Path("c.pt"))
+
+
+def test_a_stage_comes_back_from_safetensors_as_it_was_saved(tmp_path: Path) -> None:
+    network = {"kind": "cma", "family": "resnet", "attention_at": ["layer2.1"]}
+    saved = Checkpoint(
+        # As the weights of a network lie in memory.
+        {"conv": torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)},
+        ["Lüge", "run"],
+        20.0,
+        "0" * 64,
+        ("rgb",),
+        ("rgb", "flow"),
+        None,
+        {"preprocess.size": [32, 32], "preprocess.bound": 20.0},
+        key_digests(["a", "b"]),
+        {"train.split": "1" * 64},
+        network=network,
+    )
+    path = tmp_path / "iter1.safetensors"
+    save_checkpoint(path, saved)
+    found = load_checkpoint(path)
+    tensors = [{**vars(each), "model": 0, "trained_on": 0} for each in (saved, found)]
+    assert tensors[0] == tensors[1]
+    assert torch.equal(found.model["conv"], saved.model["conv"])
+    assert torch.equal(found.trained_on, saved.trained_on)  # type: ignore[arg-type]
+    # What any reader of safetensors sees.
+    assert safetensors.torch.load_file(path).keys() == {"conv", "trained_on"}
+
+
+@pytest.mark.parametrize("own", ["5", "[1, 2]", "{", "[" * 9999, '{"classes": 3}', '"model"'])
+def test_metadata_that_is_not_ours_is_one_line(tmp_path: Path, own: str) -> None:
+    path = tmp_path / "flow.safetensors"
+    safetensors.torch.save_file({"a": torch.ones(1)}, path, {"twinstream": own})
+    with pytest.raises(InputError, match=r"flow\.safetensors: "):
+        load_checkpoint(path)
+
+
+def test_a_file_that_has_another_name_now_is_told(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "flow.safetensors", SMALL)
+    with pytest.raises(InputError, match=r"flow\.pt: .*; flow\.safetensors is there"):
+        load_checkpoint(tmp_path / "flow.pt")

@@ -27,6 +27,7 @@ from twinstream.train.fit import begin_stage, train
 from twinstream.train.gradient import add_gradients
 from twinstream.train.network.stages import Stage
 from twinstream.train.network.two_branch import TwoBranch
+from twinstream.train.network.weight_files import read_state
 from twinstream.train.ranks import Ranks
 from twinstream.train.run_folder import read_run_settings
 from twinstream.train.run_log import TrainingLog, git_revision
@@ -65,16 +66,13 @@ def test_a_resumed_run_has_the_same_losses_and_weights(
     assert losses(tmp_path / "part") == losses(whole_run)
     assert len(losses(whole_run)) == 8
     one, other = (
-        torch.load(run / "iter1.pt", weights_only=True)["model"]
-        for run in (tmp_path / "part", whole_run)
+        load_checkpoint(run / "iter1.safetensors").model for run in (tmp_path / "part", whole_run)
     )
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_stage_leaves_the_other_branch_as_it_was(whole_run: Path) -> None:
-    before, after = (
-        torch.load(whole_run / f"{stage}.pt", weights_only=True) for stage in ("flow", "iter1")
-    )
+    before, after = (read_state(whole_run / f"{stage}.safetensors") for stage in ("flow", "iter1"))
     changed = {
         name.split(".")[0]
         for name in before["model"]
@@ -166,11 +164,9 @@ def test_checkpoints_are_plain_dicts_of_tensors_and_plain_values(
     whole_run: Path, tmp_path: Path
 ) -> None:
     weights = {"model", "classes", "bound", "dataset_sha256", "attending"}
-    weights |= {"trained", "learned", "made_with", "trained_on", "lists"}
+    weights |= {"trained", "learned", "made_with", "trained_on", "lists", "network"}
     training = {"position", "optimizer", "schedule", "log_bytes"}
-    stage, last = (
-        torch.load(whole_run / f"{name}.pt", weights_only=True) for name in ("flow", "checkpoint")
-    )
+    stage, last = (read_state(whole_run / name) for name in ("flow.safetensors", "checkpoint.pt"))
     assert (stage.keys(), last.keys()) == (weights, weights | training)
     position = {"stage": 2, "epoch": 0, "step": 0, "seen": 0, "correct": 0}
     assert last["position"] == position | {"ended": (2, 2)}
@@ -185,8 +181,8 @@ def test_checkpoints_are_plain_dicts_of_tensors_and_plain_values(
 
 
 def test_a_file_that_training_cannot_go_on_from_is_refused(whole_run: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"flow\.pt: holds the weights of a stage"):
-        load_resumable(whole_run / "flow.pt")
+    with pytest.raises(InputError, match=r"flow\.safetensors: holds the weights of a stage"):
+        load_resumable(whole_run / "flow.safetensors")
     torch.save({"model": {}}, tmp_path / "other.pt")
     with pytest.raises(InputError, match=r"other\.pt: not a checkpoint of twinstream"):
         load_checkpoint(tmp_path / "other.pt")
@@ -388,7 +384,7 @@ def test_clips_give_the_same_network_streamed_and_resumed(
     train(stream, tmp_path / "part", resume=True)
     assert losses(tmp_path / "part") == losses(tmp_path / "whole")
     assert len(losses(tmp_path / "whole")) == 2
-    one, other = (load_checkpoint(tmp_path / run / "rgb.pt") for run in ("part", "whole"))
+    one, other = (load_checkpoint(tmp_path / run / "rgb.safetensors") for run in ("part", "whole"))
     assert all(torch.equal(one.model[name], other.model[name]) for name in one.model)
     metrics = score_run(tmp_path / "whole", read_run_settings(tmp_path / "whole").test)
     assert metrics["scores"].keys() == {"rgb"}

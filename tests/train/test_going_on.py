@@ -21,6 +21,7 @@ from twinstream.train.checkpoint import load_checkpoint, load_resumable
 from twinstream.train.choices import BOTH
 from twinstream.train.data.feed import Feed
 from twinstream.train.fit import train
+from twinstream.train.network.weight_files import read_state
 from twinstream.train.ranks import Ranks
 from twinstream.train.run_folder import read_run_settings
 from twinstream.train.score.evaluate import score_run
@@ -66,11 +67,11 @@ def test_a_run_that_goes_on_from_checkpoints_has_the_losses_of_one_run_through_a
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     counted_from(epochs, monkeypatch)
-    weights = [f"model.{name}_weights={three_stages}/{before}.pt" for name in BOTH]
+    weights = [f"model.{name}_weights={three_stages}/{before}.safetensors" for name in BOTH]
     train(make_settings(dataset, f"train.stages=[{stage}]", *weights), tmp_path, resume=False)
     expected = [line for line in losses(three_stages) if line[0] == stage]
     assert losses(tmp_path) == expected
-    one, other = (load_checkpoint(run / f"{stage}.pt") for run in (tmp_path, three_stages))
+    one, other = (load_checkpoint(run / f"{stage}.safetensors") for run in (tmp_path, three_stages))
     assert (one.attending, one.trained) == (other.attending, other.trained) == (BOTH, BOTH)
     assert all(torch.equal(one.model[name], other.model[name]) for name in one.model)
 
@@ -79,7 +80,7 @@ def test_attention_acts_in_the_test_and_in_predictions_as_in_training(
     dataset: Path, three_stages: Path, tmp_path: Path
 ) -> None:
     """A run that began with trained attention in RGB and trains flow only, scored by RGB."""
-    weights = [f"model.{name}_weights={three_stages}/iter1.pt" for name in BOTH]
+    weights = [f"model.{name}_weights={three_stages}/iter1.safetensors" for name in BOTH]
     train(make_settings(dataset, "train.stages=[iter2]", *weights), tmp_path / "run", resume=False)
     test = make_settings(dataset).test
     score_run(tmp_path / "run", test)
@@ -99,9 +100,11 @@ def test_a_checkpoint_with_attention_does_not_begin_a_model_without(
         dataset,
         f"model.kind={kind}",
         "train.stages=[rgb]",
-        f"model.rgb_weights={three_stages}/iter1.pt",
+        f"model.rgb_weights={three_stages}/iter1.safetensors",
     )
-    with pytest.raises(InputError, match=r"iter1\.pt: has trained attention .* no place here"):
+    with pytest.raises(
+        InputError, match=r"iter1\.safetensors: has trained attention .* no place here"
+    ):
         train(settings, tmp_path / "run", resume=False)
     assert not (tmp_path / "run").exists()
 
@@ -118,11 +121,11 @@ def test_a_classifier_follows_the_names_of_the_shards_classes(
     dataset: Path, three_stages: Path, tmp_path: Path
 ) -> None:
     other = with_classes(dataset, tmp_path / "data", ("right", "left"))
-    weights = f"model.flow_weights={three_stages}/iter2.pt"
+    weights = f"model.flow_weights={three_stages}/iter2.safetensors"
     settings = make_settings(other, "train.stages=[iter1]", weights, "train.learning_rate=1e-9")
     train(settings, tmp_path / "run", resume=False)
-    there = load_checkpoint(three_stages / "iter2.pt").model["flow.fc.weight"]
-    here = load_checkpoint(tmp_path / "run" / "iter1.pt").model["flow.fc.weight"]
+    there = load_checkpoint(three_stages / "iter2.safetensors").model["flow.fc.weight"]
+    here = load_checkpoint(tmp_path / "run" / "iter1.safetensors").model["flow.fc.weight"]
     assert torch.equal(here, there[[1, 0]])
     assert score_run(tmp_path / "run", settings.test)["scores"].keys() >= {"rgb", "flow"}
 
@@ -143,7 +146,7 @@ def test_a_branch_without_a_trained_classifier_is_not_scored(
     dataset: Path, three_stages: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = with_classes(dataset, tmp_path / "data", ("right", "up"))
-    weights = f"model.flow_weights={three_stages}/iter2.pt"
+    weights = f"model.flow_weights={three_stages}/iter2.safetensors"
     train(make_settings(other, "train.stages=[iter1]", weights), tmp_path / "run", resume=False)
     assert "classifier of 1 of 2 classes" in capsys.readouterr().err
     assert [*score_run(tmp_path / "run", make_settings(other).test)["scores"]] == ["rgb"]
@@ -171,7 +174,7 @@ def test_a_stream_without_the_table_of_videos_trains(dataset: Path, tmp_path: Pa
         index.unlink()
     stream = ("train.loader=stream", "train.shuffle_window=1", "train.stages=[flow]")
     train(make_settings(bare, *stream), tmp_path / "run", resume=False)
-    assert load_checkpoint(tmp_path / "run" / "flow.pt").trained_on is None
+    assert load_checkpoint(tmp_path / "run" / "flow.safetensors").trained_on is None
     # Of what is not known to be otherwise nothing is said.
     assert score_run(tmp_path / "run", make_settings(bare).test, str(dataset))["trained_on"] == 0
 
@@ -179,8 +182,8 @@ def test_a_stream_without_the_table_of_videos_trains(dataset: Path, tmp_path: Pa
 def test_a_run_that_left_trained_attention_out_does_not_go_on(
     dataset: Path, three_stages: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As versions made it that trained [iter2] from both branches of iter1.pt."""
-    weights = [f"model.{name}_weights={three_stages}/iter1.pt" for name in BOTH]
+    """As versions made it that trained [iter2] from both branches of iter1.safetensors."""
+    weights = [f"model.{name}_weights={three_stages}/iter1.safetensors" for name in BOTH]
     settings = make_settings(dataset, "train.stages=[iter2]", *weights)
     train(settings, tmp_path / "run", resume=False)
     state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
@@ -244,7 +247,7 @@ def test_videos_that_were_trained_on_are_counted(
     # Weights take the knowledge along: trained on the test split, gone on with on the other.
     leaked = make_settings(dataset, "train.split=test", "train.stages=[flow]")
     train(leaked, tmp_path / "leaked", resume=False)
-    weights = f"model.flow_weights={tmp_path}/leaked/flow.pt"
+    weights = f"model.flow_weights={tmp_path}/leaked/flow.safetensors"
     train(make_settings(dataset, "train.stages=[iter1]", weights), tmp_path / "run", resume=False)
     assert score_run(tmp_path / "run", test)["trained_on"] == 2
 
@@ -289,9 +292,9 @@ def stop(*arguments: Any, **options: Any) -> None:
 def test_a_run_goes_on_after_its_dataset_and_weights_have_moved(
     dataset: Path, three_stages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, weights = tmp_path / "before", tmp_path / "weights.pt"
+    before, weights = tmp_path / "before", tmp_path / "weights.safetensors"
     shutil.copytree(dataset, before)
-    shutil.copy(three_stages / "iter2.pt", weights)
+    shutil.copy(three_stages / "iter2.safetensors", weights)
     overrides = ["train.stages=[iter1]", "train.checkpoint_steps=1"]
     start = make_settings(before, *overrides, f"model.flow_weights={weights}")
     run = tmp_path / "run"
@@ -304,7 +307,9 @@ def test_a_run_goes_on_after_its_dataset_and_weights_have_moved(
     with pytest.raises(InputError, match=r"before: no dataset\.json, .* --set shards\.path=PATH$"):
         train(start, run, resume=True)
     other = make_settings(tmp_path / "after", *overrides, "model.flow_weights=x.pt")
-    with pytest.raises(InputError, match=r"was begun with model\.flow_weights = .*s\.pt, not"):
+    with pytest.raises(
+        InputError, match=r"was begun with model\.flow_weights = .*s\.safetensors, not"
+    ):
         train(other, run, resume=True)
     # The weights that were loaded at the start are not asked for again; nor what is not set.
     there = make_settings(tmp_path / "after", *overrides, f"model.flow_weights={weights}")
@@ -316,16 +321,16 @@ def test_a_run_goes_on_after_its_dataset_and_weights_have_moved(
 def test_weights_that_moved_are_known_by_their_content(
     dataset: Path, three_stages: Path, tmp_path: Path
 ) -> None:
-    shutil.copy(three_stages / "iter2.pt", tmp_path / "a.pt")
+    shutil.copy(three_stages / "iter2.safetensors", tmp_path / "a.safetensors")
     stages = "train.stages=[iter1]"
-    begun = make_settings(dataset, stages, f"model.flow_weights={tmp_path}/a.pt")
+    begun = make_settings(dataset, stages, f"model.flow_weights={tmp_path}/a.safetensors")
     train(begun, tmp_path / "run", resume=False)
-    (tmp_path / "a.pt").rename(tmp_path / "b.pt")
-    same = make_settings(dataset, stages, f"model.flow_weights={tmp_path}/b.pt")
+    (tmp_path / "a.safetensors").rename(tmp_path / "b.safetensors")
+    same = make_settings(dataset, stages, f"model.flow_weights={tmp_path}/b.safetensors")
     train(same, tmp_path / "run", resume=True)
-    assert read_run_settings(tmp_path / "run").model.flow_weights == f"{tmp_path}/b.pt"
-    shutil.copy(three_stages / "iter1.pt", tmp_path / "c.pt")
-    other = make_settings(dataset, stages, f"model.flow_weights={tmp_path}/c.pt")
+    assert read_run_settings(tmp_path / "run").model.flow_weights == f"{tmp_path}/b.safetensors"
+    shutil.copy(three_stages / "iter1.safetensors", tmp_path / "c.safetensors")
+    other = make_settings(dataset, stages, f"model.flow_weights={tmp_path}/c.safetensors")
     with pytest.raises(InputError, match=r"was begun with model\.flow_weights"):
         train(other, tmp_path / "run", resume=True)
 
@@ -374,11 +379,12 @@ def test_a_checkpoint_that_does_not_say_what_was_trained_is_read_by_its_weights(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(three_stages, run)
-    for name in ("checkpoint", "iter1", "iter2"):
-        state = torch.load(run / f"{name}.pt", weights_only=True)
+    for name in ("checkpoint.pt", "iter1.safetensors", "iter2.safetensors"):
+        state = read_state(run / name)
+        (run / name).unlink()
         for key in ("trained", "made_with", "trained_on"):
             del state[key]
-        torch.save(state, run / f"{name}.pt")
+        torch.save(state, (run / name).with_suffix(".pt"))
     test = make_settings(dataset).test
     assert {*score_run(run, test)["scores"]} >= {"rgb", "flow"}
     assert [*score_run(run, test, stage="iter1")["scores"]] == ["rgb"]

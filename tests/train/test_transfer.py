@@ -247,8 +247,12 @@ def test_a_run_of_clips_begins_from_a_caffemodel_and_goes_into_another(
         resume=False,
     )
     assert f"flow weights: {path}, names and input of Caffe's P3D" in capsys.readouterr().err
-    made = load_checkpoint(tmp_path / "first" / "flow.pt").made_with or {}
+    made = load_checkpoint(tmp_path / "first" / "flow.safetensors").made_with or {}
     assert (made["model.clip_length"], made["model.clip_stride"]) == (3, 1)
-    other = (*once, "model.clip_length=2", f"model.flow_weights={tmp_path / 'first' / 'flow.pt'}")
+    other = (
+        *once,
+        "model.clip_length=2",
+        f"model.flow_weights={tmp_path / 'first' / 'flow.safetensors'}",
+    )
     train(make_settings(dataset, *other), tmp_path / "second", resume=False)
     assert "trained on model.clip_length 3, not 2" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from twinstream.errors import InputError
 from twinstream.output import figure_text
-from twinstream.shards.preview import flow_to_rgb, save_figure, write_video
+from twinstream.shards.preview import flow_to_rgb, full_colour, save_figure, write_video
 from twinstream.train.look.maps import BlockMap, Seen, over_features
 from twinstream.train.look.picture import COLOURS, Picture, dotted, enlarged, on_panel, shaded
 
@@ -84,8 +84,8 @@ def query_panels(seen: Seen, block: BlockMap, number: int, at: int) -> list[Pict
 
 
 def flow_pictures(seen: Seen) -> list[Picture]:
-    """The clip's fields in colours, relative to its fastest motion."""
-    return list(flow_to_rgb(seen.flow, float(np.linalg.norm(seen.flow, axis=-1).max())))
+    """The clip's fields in colours, relative to its own motion."""
+    return list(flow_to_rgb(seen.flow, full_colour(seen.flow)))
 
 
 def write_strip(
@@ -95,7 +95,7 @@ def write_strip(
 
     `frames` are those of the queries, counted in the clip, which begins at frame `first`.
     """
-    fastest = float(np.linalg.norm(seen.flow, axis=-1).max())
+    fastest = full_colour(seen.flow)
     rows: list[tuple[str, Sequence[Picture]]] = [
         ("RGB", list(seen.frames)),
         (f"flow, to {fastest:.1f} px", flow_pictures(seen)),

@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from twinstream.errors import InputError
-from twinstream.shards.read.members import read_snippets
+from twinstream.progress import Progress
+from twinstream.shards.preview import shot_changes
+from twinstream.shards.read.members import read_flow, read_snippets
 from twinstream.shards.read.samples import StoredSample
 from twinstream.train.choices import BranchName
 from twinstream.train.data.batch import new_batch
@@ -111,6 +113,21 @@ class Observer:
         return range(
             num_starts(self.dataset.sample(key).index.num_frames, self.settings.model.snippet)
         )
+
+    def moving(self, key: str) -> int:
+        """The start of a snippet of that sample that moves most, shot changes aside.
+
+        Its first field decides: of a 2-D network it is the one that is shown.
+        """
+        sample, starts = self.dataset.sample(key), self.times(key)
+        means = [
+            float(np.linalg.norm(self.dataset.flow_pixels(read_flow(sample, t, 1)), axis=-1).mean())
+            for t in starts
+        ]
+        # The middle one of the fastest tenth: the fastest alone is often a fault of the video.
+        calm = np.where(shot_changes(means), -1.0, means)
+        order = np.argsort(-calm, kind="stable")
+        return starts[int(order[len(order) // 20])]
 
     def look(self, key: str, t: int, queries: Sequence[tuple[int, int]] = ()) -> Look:
         """What these queries attend to: (x, y) pixels of the stored frame; by motion when none."""
@@ -265,9 +282,18 @@ def query_map(
 
 
 def looks(observer: Observer, key: str, queries: Sequence[tuple[int, int]]) -> Iterator[Look]:
-    """One look for each frame at which a snippet can start."""
-    for t in observer.times(key):
-        yield observer.look(key, t, queries)
+    """One look for each frame at which a snippet can start, all with the same queries.
+
+    Without any those of the snippet that moves stay, so that a panel shows one place over time.
+    """
+    if not queries:
+        seen = observer.see(key, observer.moving(key))
+        queries = [(x + seen.corner[0], y + seen.corner[1]) for x, y in seen.queries]
+    times = observer.times(key)
+    with Progress("attention", len(times), "frame") as progress:
+        for t in times:
+            yield observer.look(key, t, queries)
+            progress.advance()
 
 
 def _block_before(branch: Branch, at: str | None) -> str:

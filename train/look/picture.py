@@ -15,7 +15,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from twinstream.output import figure_text
-from twinstream.shards.preview import flow_to_rgb, save_figure, write_video
+from twinstream.shards.preview import (
+    colour_wheel,
+    field_speed,
+    flow_to_rgb,
+    save_figure,
+    write_video,
+)
 from twinstream.train.look.maps import (
     BlockMap,
     Look,
@@ -27,13 +33,16 @@ from twinstream.train.look.maps import (
 Picture = NDArray[np.uint8]
 
 PANEL = 288
+# Even, as H.264 wants it
+TITLE_HEIGHT = 40
+SCALE = "light is weight: a quarter of it for none, all of it for the strongest, where arrows go"
 ARROWS = 4
 COLOURS = ((230, 60, 60), (30, 130, 230), (20, 160, 90), (230, 150, 20), (160, 70, 200))
 
 
 def write_look(look: Look, title: str, path: Path) -> None:
     """A row for each block: frame and flow with the queries marked, then a panel for each query."""
-    fastest = float(np.linalg.norm(look.flow, axis=-1).max())
+    fastest = field_speed(look.flow)
     columns = 2 + len(look.queries)
     figure = Figure(figsize=(2.7 * columns, 3.15 * len(look.blocks) + 0.4), layout="constrained")
     axes = figure.subplots(len(look.blocks), columns, squeeze=False)
@@ -47,6 +56,11 @@ def write_look(look: Look, title: str, path: Path) -> None:
             axis.imshow(panel)
             axis.set_title(text, fontsize=8)
             axis.set_axis_off()
+        # The scale of the flow, in its lower right corner.
+        wheel = row[1].inset_axes((0.8, 0, 0.2, 0.2))
+        wheel.imshow(colour_wheel(61))
+        wheel.set_axis_off()
+    figure.supxlabel(SCALE, fontsize=8)
     figure.suptitle(
         f"{figure_text(title)} · {', '.join(block.name for block in look.blocks)}", fontsize=9
     )
@@ -54,17 +68,33 @@ def write_look(look: Look, title: str, path: Path) -> None:
 
 
 def write_looks(found: Iterator[Look], fps: float, path: Path) -> None:
-    """One frame of an H.264 video for each look; flow is scaled to each frame's fastest motion."""
+    """One frame of an H.264 video for each look, with a line of titles above each row.
+
+    Flow is scaled to each frame's own motion, which the title gives.
+    """
     write_video(
-        (np.vstack([np.hstack(panels(look, block)) for block in look.blocks]) for look in found),
-        fps,
-        path,
+        (np.vstack([_titled(look, block) for block in look.blocks]) for look in found), fps, path
     )
+
+
+def _titled(look: Look, block: BlockMap) -> Picture:
+    fastest = field_speed(look.flow)
+    queries = [_panel_title(look, block, query).splitlines() for query in look.queries]
+    titles = [[f"RGB, frame {look.t}"], [f"flow, to {fastest:.1f} px"], *queries]
+    row = np.hstack(panels(look, block, fastest))
+    head = np.full((TITLE_HEIGHT, row.shape[1], 3), 255, np.uint8)
+    for number, lines in enumerate(titles):
+        for line, text in enumerate(lines):
+            place = number * PANEL + 4, 16 + 16 * line
+            cv2.putText(
+                head, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, (20, 20, 20), 1, cv2.LINE_AA
+            )
+    return np.vstack([head, row])
 
 
 def panels(look: Look, block: BlockMap, fastest: float | None = None) -> list[Picture]:
     """(PANEL, PANEL, 3) pictures: frame, flow, and one for each query."""
-    scale = fastest or float(np.linalg.norm(look.flow, axis=-1).max())
+    scale = fastest or field_speed(look.flow)
     frame, flow = enlarged(look.frame), enlarged(flow_to_rgb(look.flow, scale))
     # The map belongs over what its block reads, not over the query's own picture.
     under = flow if block.reads == "flow" else frame

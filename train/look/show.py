@@ -34,7 +34,9 @@ def show(
     starts = observer.times(key)
     if t is not None and t not in starts:
         raise InputError(f"--frame {t}: a snippet of {key} starts at 0 to {starts[-1]}")
-    first = starts[len(starts) // 2] if t is None else t
+    first = observer.moving(key) if t is None and out.suffix == ".png" else t
+    if first is None:
+        first = starts[len(starts) // 2]
     fps = read_meta(observer.dataset.sample(key)).fps
     shape = observer.settings.model.snippet
     if shape.has_time:

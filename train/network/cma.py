@@ -104,7 +104,7 @@ def _attention(
     mask = None if offsets is None else offsets[:, None]
     z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
     # No copy where features are channels_last, as they are in TwoBranch.
-    return z.squeeze(1).transpose(1, 2).reshape(len(query), -1, *query.shape[2:])
+    return z.squeeze(1).transpose(1, 2).reshape(query.shape[0], -1, *query.shape[2:])
 
 
 def _plane(features: Tensor) -> Tensor:

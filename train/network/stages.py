@@ -52,7 +52,7 @@ def plan_stages(names: Sequence[str], kind: ModelKind) -> list[Stage]:
                 "stage"
             )
         stages.append(Stage(name, trains, attending))
-    # STAGE.pt is named after its stage: the second would replace the first.
+    # Their files are named after them: the second would replace the first.
     if len({*names}) != len(names):
         raise InputError(f"train.stages: {', '.join(names)} names a stage twice")
     return stages

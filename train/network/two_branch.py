@@ -142,7 +142,7 @@ class TwoBranch(nn.Module):
         """The branches that `fixed_features` has features of."""
         if self.branch(learner).learning == "fc":
             return [learner]
-        return self._needed((learner,), tuple(attending))
+        return self.needed((learner,), tuple(attending))
 
     def fixed_state(self, learner: BranchName) -> dict[str, Tensor]:
         """The weights that `fixed_features` depend on, by name."""
@@ -178,6 +178,16 @@ class TwoBranch(nn.Module):
             self.branch(each).set_learning(learning, through_frozen=through_frozen)
         self.train(self.training)
 
+    def needed(
+        self, wanted: tuple[BranchName, ...], readers: tuple[BranchName, ...]
+    ) -> list[BranchName]:
+        """The branches that must run: those wanted, and those that they read."""
+        read = {OTHER[name] for name in wanted if name in readers}
+        # For the ValueError of `branch`: the list below would leave a wrong name out unseen.
+        for name in wanted:
+            self.branch(name)
+        return [name for name in self.names if name in wanted or name in read]
+
     def _before_attention(
         self,
         rgb: Tensor | None,
@@ -189,7 +199,7 @@ class TwoBranch(nn.Module):
         inputs: dict[BranchName, Tensor | None] = {"rgb": rgb, "flow": flow}
         return {
             name: self.branch(name).run_stretch(_given(inputs[name], name), 0)
-            for name in self._needed(wanted, readers)
+            for name in self.needed(wanted, readers)
         }
 
     def _pooled(
@@ -210,16 +220,6 @@ class TwoBranch(nn.Module):
                 name: self.branch(name).run_stretch(x, number + 1) for name, x in features.items()
             }
         return {name: self.branch(name).pool(features[name]) for name in wanted}
-
-    def _needed(
-        self, wanted: tuple[BranchName, ...], readers: tuple[BranchName, ...]
-    ) -> list[BranchName]:
-        """The branches that must run: those wanted, and those that they read."""
-        read = {OTHER[name] for name in wanted if name in readers}
-        # For the ValueError of `branch`: the list below would leave a wrong name out unseen.
-        for name in wanted:
-            self.branch(name)
-        return [name for name in self.names if name in wanted or name in read]
 
     def _exchange(
         self,

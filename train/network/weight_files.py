@@ -7,6 +7,7 @@ The price: a file with two networks of which none is called rgb or flow is refus
 is not known.
 """
 
+import json
 import pickle
 import re
 import struct
@@ -16,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
+import safetensors.torch
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from twinstream.errors import InputError
@@ -27,6 +30,10 @@ from twinstream.train.network.caffemodel import read_caffemodel
 State = Mapping[str, Tensor]
 Marks = Sequence[Sequence[str]]
 
+SAFETENSORS = ".safetensors"
+# Of our own files: the metadata that holds all but tensors as JSON, and the name of the one tensor
+# that is no weight
+OWN, TRAINED_ON = "twinstream", "trained_on"
 MAX_DEPTH = 3
 WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "net", "network", "weights")
 # torch.load has no single error for a damaged file: each of these was raised for a file with a few
@@ -63,7 +70,9 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         loaded = _load(path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+        renamed = path.with_suffix(SAFETENSORS)
+        hint = f"; {renamed.name} is there" if renamed != path and renamed.exists() else ""
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}{hint}") from error
     except InputError:
         raise
     except DAMAGED as error:
@@ -124,18 +133,41 @@ def has_bias(state: Mapping[str, Any], prefix: str = "") -> bool:
     return isinstance(bias, Tensor) and bool(bias.any())
 
 
+def safetensors_bytes(state: Mapping[str, Any]) -> bytes:
+    """A checkpoint, with its tensors in `model`, as a file that `read_state` gives back the same.
+
+    Tensors have the names of the network's state_dict, so that any reader of safetensors finds
+    them; all else is JSON in the metadata `twinstream`.
+    """
+    model, trained_on = state["model"], state.get(TRAINED_ON)
+    tensors = model if trained_on is None else {**model, TRAINED_ON: trained_on}
+    plain = {key: value for key, value in state.items() if key not in ("model", TRAINED_ON)}
+    # "format" is what other libraries look for.
+    return safetensors.torch.save(
+        {key: value.contiguous() for key, value in tensors.items()},
+        {"format": "pt", OWN: json.dumps(plain)},
+    )
+
+
 def _load(path: Path) -> Any:
     if path.suffix == ".caffemodel":
         return read_caffemodel(path)
-    if path.suffix == ".safetensors":
-        # Here, because few need it; a file cut short raises an error that is no ValueError.
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
+    if path.suffix == SAFETENSORS:
         try:
-            return load_file(path)
+            with safe_open(path, "pt") as file:
+                names = list(file.keys())
+                tensors = {name: file.get_tensor(name) for name in names}
+                own = (file.metadata() or {}).get(OWN)
+        # A file cut short raises an error that is no ValueError.
         except SafetensorError as error:
             raise ValueError(str(error)) from error
+        if own is None:
+            return tensors
+        return {
+            **dict(json.loads(own)),
+            TRAINED_ON: tensors.pop(TRAINED_ON, None),
+            "model": tensors,
+        }
     with warnings.catch_warnings():
         # torch warns of a TorchScript archive before it refuses it.
         warnings.simplefilter("ignore")

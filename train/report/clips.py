@@ -71,7 +71,8 @@ def _commands(family: str, depth: int, variant: Variant) -> list[str]:
     base, name = f"{family}_{frames}", f"{family}_{frames}" + "_cma" * bool(variant.iteration)
     more = (
         " --set train.trainable=behind_attention"
-        f" --set model.rgb_weights=runs/{base}/rgb.pt --set model.flow_weights=runs/{base}/flow.pt"
+        f" --set model.rgb_weights=runs/{base}/rgb.safetensors"
+        f" --set model.flow_weights=runs/{base}/flow.safetensors"
     )
     text = TRAIN.format(
         family=family,

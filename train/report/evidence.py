@@ -7,7 +7,7 @@ of each, as is usual on UCF-101; a variant without a run on some fold has none a
 
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,6 +74,8 @@ class Evidence:
     """Each folder and its stages that count"""
     notes: list[str]
     """What a reader of the numbers has to know, a line each"""
+    folders: dict[Variant, Path] = field(default_factory=dict)
+    """The first run of each variant"""
 
     def repeats(
         self, variant: Variant, weights: Weights
@@ -172,6 +174,7 @@ def read_evidence(runs: Sequence[Path], *, unfinished: bool = False) -> Evidence
         _about(sources),
         [f"{run}: {', '.join(names)}" for run, names in stages.items()],
         [*notes, *how_tested(sources)],
+        {source.variant: source.run for source in reversed(sources)},
     )
 
 

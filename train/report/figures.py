@@ -4,13 +4,16 @@ Figure 3 is accuracy against the weights of the two branches in the sum, Figure 
 that gain most. Both are tables first: the same numbers become CSV, and the picture needs no more.
 """
 
+import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from twinstream.output import figure_text
+from twinstream.output import figure_text, html_text
 from twinstream.shards.preview import save_figure
 from twinstream.train.report.evidence import RGB_ALONE, Evidence
 from twinstream.train.report.sources import Variant
@@ -31,6 +34,8 @@ from twinstream.train.score.metrics import EQUAL, Weights, accuracy_by_class
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee")
 # Weights of RGB; flow has 1 - w. The ratios of the paper, 1:5, 1:1 and 5:1, are among them.
 RGB_WEIGHTS = sorted({*np.linspace(0, 1, 25).tolist(), 1 / 6, 1 / 2, 5 / 6})
+# A bar too low for its number to stand inside
+LOW_BAR = 0.08
 TICKS = {
     0.0: "0:1",
     1 / 6: "1:5",
@@ -76,9 +81,29 @@ def sweep_table(evidence: Evidence) -> Table:
     )
 
 
-def write_sweep(table: Table, path: Path) -> None:
+def new_figure(height: float) -> Figure:
+    """A figure whose text can be read where a page shows it 400 pixels wide; `height` in inches."""
+    return Figure(figsize=(5.4, height), layout="constrained")
+
+
+def as_svg(figure: Figure, name: str, alt: str) -> str:
+    """The figure as an SVG element of a page, with `alt` for those who do not see it.
+
+    `name` tells the ids of its parts from those of the page's other figures.
+    """
+    text = io.StringIO()
+    # Text as text: it is read aloud and found. The salt and no date: the same bytes every time.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    # Without its metadata, which names addresses.
+    plain = re.sub(r"\s*<metadata>.*?</metadata>", "", text.getvalue(), flags=re.DOTALL)
+    _, _, svg = plain.partition("<svg ")
+    return f'<svg role="img" aria-label="{html_text(alt)}" {svg}'
+
+
+def sweep_figure(table: Table) -> Figure:
     """One line for each network; the ratios RGB:flow are on the axis."""
-    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    figure = new_figure(3.6)
     axis = figure.subplots()
     for column, name in enumerate(table.columns[1:], start=1):
         heights = _numbers(table, column)
@@ -89,7 +114,7 @@ def write_sweep(table: Table, path: Path) -> None:
     axis.grid(color="#dddddd", linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
-    save_figure(figure, path, dpi=130)
+    return figure
 
 
 def gains_table(evidence: Evidence) -> Table:
@@ -115,16 +140,16 @@ def gains_table(evidence: Evidence) -> Table:
     )
 
 
-def write_gains(table: Table, path: Path) -> None:
-    """A group of bars for each category."""
+def gains_figure(table: Table) -> Figure:
+    """A group of bars for each category, the largest gain on top."""
     names: Sequence[str] = table.columns[1:]
     centres = np.arange(len(table.rows))
     width = 0.8 / len(names)
-    figure = Figure(figsize=(max(6.0, 1.6 + 0.55 * len(centres)), 4.6), layout="constrained")
+    figure = new_figure(1.2 + 0.4 * len(centres))
     axis = figure.subplots()
     for number, name in enumerate(names):
         heights = _numbers(table, number + 1)
-        axis.bar(
+        axis.barh(
             # The group as a whole is centred over its category.
             centres + (number - (len(names) - 1) / 2) * width,
             heights,
@@ -132,18 +157,12 @@ def write_gains(table: Table, path: Path) -> None:
             label=name,
             color=COLOURS[number],
         )
-    axis.set_xticks(
-        centres,
-        [figure_text(str(row[0])) for row in table.rows],
-        rotation=40,
-        ha="right",
-        rotation_mode="anchor",
-    )
-    # Room above 100 %: a full bar must not touch the frame or the legend.
-    axis.set(ylabel="accuracy of the category, %", ylim=(0, 108))
+    axis.set_yticks(centres, [figure_text(str(row[0])) for row in table.rows])
+    axis.invert_yaxis()
+    axis.set(xlabel="accuracy of the category, %", xlim=(0, 100))
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, ncols=len(names), loc="upper center", bbox_to_anchor=(0.5, 1.12))
-    save_figure(figure, path, dpi=130)
+    figure.legend(frameon=False, ncols=2, loc="outside upper center")
+    return figure
 
 
 def write_bars(reached: Mapping[str, float], ceilings: Mapping[str, float], path: Path) -> None:
@@ -151,9 +170,15 @@ def write_bars(reached: Mapping[str, float], ceilings: Mapping[str, float], path
     figure = Figure(figsize=(1.6 + 1.3 * len(reached), 3.6), layout="constrained")
     axis = figure.subplots()
     bars = axis.bar(list(reached), list(reached.values()), width=0.6, color="#4477aa")
-    axis.bar_label(bars, [f"{value:.0%}" for value in reached.values()], padding=2)
-    for bar, name in enumerate(reached):
-        axis.hlines(ceilings[name], bar - 0.4, bar + 0.4, color="#cc3311", linewidth=2)
+    for bar, value in zip(bars, reached.values(), strict=True):
+        # Inside the bar: above it the line of the best possible would run through the figure.
+        low = value < LOW_BAR
+        place = (bar.get_x() + bar.get_width() / 2, value + 0.03 if low else value / 2)
+        axis.text(
+            *place, f"{value:.0%}", ha="center", va="center", color="black" if low else "white"
+        )
+    for number, name in enumerate(reached):
+        axis.hlines(ceilings[name], number - 0.4, number + 0.4, color="#cc3311", linewidth=2)
     # Empty, for its entry in the legend: one for each of the lines above would be too many.
     axis.plot([], [], color="#cc3311", linewidth=2, label="best possible")
     axis.set(ylim=(0, 1.1), ylabel="top-1 accuracy on held-out videos")

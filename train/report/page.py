@@ -1,12 +1,10 @@
-"""The report as one HTML page: figures inside as PNG, no script, nothing loaded from elsewhere.
+"""The report as one HTML page: figures inside as SVG, no script, nothing loaded from elsewhere.
 
 It can be sent as one file and opened offline; light or dark follows the reader's system. The price:
-a figure is a third larger in base64.
+text of a figure is set in the reader's own font, which may be a little wider.
 """
 
-import base64
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from string import Template
 
 from twinstream.output import html_text
@@ -43,17 +41,26 @@ th { color: var(--soft); font-weight: 600; font-size: .85rem; border-bottom-widt
 td.text, th.text { text-align: left; }
 tr:last-child td { border-bottom: 0; }
 tr.paper td { color: var(--soft); font-style: italic; }
-img { display: block; max-width: 100%; margin: 0 auto; border-radius: 8px; background: #ffffff; }
+svg { display: block; width: 100%; max-width: 40rem; height: auto; margin: 0 auto;
+      border-radius: 8px; background: #ffffff; }
+figure { margin: 0 0 1.2rem; }
+.frames div { display: flex; flex-wrap: wrap; gap: .4rem; }
+.frames img { max-width: 100%; border-radius: 6px; }
+figcaption { font-size: .9rem; margin-top: .3rem; overflow-wrap: anywhere; }
+@media (max-width: 40rem) { main { padding: 1rem .5rem; } section { padding: 1rem .7rem; }
+  ul { columns: 1; } }
 .gaps { background: var(--gap); border-radius: 8px; padding: .7rem 1rem; margin-top: 1rem;
         font-size: .9rem; }
 pre { margin: .4rem 0 0; font-size: .8rem; white-space: pre-wrap; word-break: break-word; }
-ul { columns: 2; padding-left: 1.1rem; margin: .4rem 0 0; font-size: .9rem; color: var(--soft); }
+ul { columns: 2; overflow-wrap: anywhere; padding-left: 1.1rem; margin: .4rem 0 0;
+     font-size: .9rem; color: var(--soft); }
 </style>
 </head>
 <body><main>
 <h1>Two branches and cross-modality attention</h1>
 <p class="soft">$summary</p>
 $notes
+$lead
 $parts
 <section><h2>Runs</h2><ul>$runs</ul></section>
 </main></body></html>
@@ -61,12 +68,20 @@ $parts
 
 
 def page(
-    evidence: Evidence, notes: Sequence[str], parts: Sequence[Table], pictures: Mapping[str, Path]
+    evidence: Evidence,
+    notes: Sequence[str],
+    parts: Sequence[Table],
+    pictures: Mapping[str, str],
+    lead: Sequence[str] = (),
 ) -> str:
-    """The whole page as text; `pictures` are the PNG files of those parts that are figures."""
+    """The whole page as text; `pictures` are the SVG of those parts that are figures.
+
+    `lead` are sections that stand before the parts.
+    """
     return PAGE.substitute(
         summary=html_text(summary(evidence)),
         notes="\n".join(f'<p class="soft">{html_text(note)}</p>' for note in notes),
+        lead="\n".join(lead),
         parts="\n".join(_section(table, pictures.get(table.name)) for table in parts),
         runs="".join(f"<li>{html_text(run)}</li>" for run in evidence.runs),
     )
@@ -98,17 +113,17 @@ def summary(evidence: Evidence) -> str:
     return text
 
 
-def _section(table: Table, picture: Path | None) -> str:
+def section(title: str, body: str | Table, note: str = "") -> str:
+    """A section of a table, or of HTML that is as it should be."""
+    text = body if isinstance(body, str) else _table(body)
+    said = f'<p class="soft">{html_text(note)}</p>' if note else ""
+    return f"<section><h2>{html_text(title)}</h2>{text}{said}</section>"
+
+
+def _section(table: Table, picture: str | None) -> str:
     # A figure without a picture has no data: its numbers would be an empty table.
-    body = (
-        _image(picture, table.title)
-        if picture
-        else _table(table)
-        if not table.name.startswith("figure")
-        else ""
-    )
-    note = f'<p class="soft">{html_text(table.note)}</p>' if table.note else ""
-    return f"<section><h2>{html_text(table.title)}</h2>{body}{note}{_gaps(table)}</section>"
+    body = picture or ("" if table.name.startswith("figure") else _table(table))
+    return section(table.title, body + _gaps(table), table.note)
 
 
 def _table(table: Table) -> str:
@@ -150,8 +165,3 @@ def _gaps(table: Table) -> str:
     commands = "\n".join(map(html_text, table.gaps))
     lead = "Not everything here was trained and tested yet. To fill it:"
     return f'<div class="gaps">{lead}<pre>{commands}</pre></div>'
-
-
-def _image(picture: Path, title: str) -> str:
-    data = base64.b64encode(picture.read_bytes()).decode()
-    return f'<img alt="{html_text(title)}" src="data:image/png;base64,{data}">'

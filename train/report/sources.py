@@ -28,7 +28,7 @@ from twinstream.train.score.predictions import (
     predictions_file,
     read_predictions,
 )
-from twinstream.train.settings import TestSettings
+from twinstream.train.settings import TestSettings, stage_file
 
 # In files of every version
 WRITTEN = (
@@ -205,8 +205,8 @@ def _unfinished(path: Path, about: Mapping[str, Any]) -> str | None:
     if finished is not None:
         where = f"at {about['progress']}" if about.get("progress") else "before its end"
         return None if finished else f"{path.parent}: {stage} was tested {where}"
-    # Files written before there was the key: STAGE.pt is written at the end of the stage.
-    weights = path.parent / f"{stage}.pt"
+    # Files written before there was the key: weights are written at the end of the stage.
+    weights = stage_file(path.parent, stage)
     if not weights.exists():
         why = f"there is no {weights.name} in its run"
     elif weights.stat().st_mtime > path.stat().st_mtime:

@@ -51,7 +51,7 @@ FROM_WHOLE = (
     "twinstream train -c pipeline.yaml --set model.kind={kind} --set model.weights=runs/{kind} "
     "--set train.stages=[{stages}] --set train.trainable=fc --out runs/transfer/{kind}"
 )
-ON_FLOW = " --set model.flow_weights=runs/two_stream/flow.pt"
+ON_FLOW = " --set model.flow_weights=runs/two_stream/flow.safetensors"
 
 
 @dataclass(frozen=True)

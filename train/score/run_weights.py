@@ -30,7 +30,7 @@ from twinstream.train.data.normalise import refuse_other_codec
 from twinstream.train.network.two_branch import TwoBranch, attending_branches, build_model
 from twinstream.train.network.weights import other_settings
 from twinstream.train.run_folder import RunSettings
-from twinstream.train.settings import CHECKPOINT, TrainSettings
+from twinstream.train.settings import CHECKPOINT, TrainSettings, stage_file
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def read_weights(run: Path, settings: RunSettings, stage: str | None) -> Scored:
     if stage is not None:
         if stage not in stages:
             raise InputError(f"{run}: no stage {stage}, it trains {', '.join(stages)}")
-        path = run / f"{stage}.pt"
+        path = stage_file(run, stage)
         if not path.exists():
             raise InputError(f"{run}: stage {stage} is not finished; there is no {path.name} yet")
         return Scored(stage, load_checkpoint(path), "")
@@ -80,7 +80,7 @@ def read_weights(run: Path, settings: RunSettings, stage: str | None) -> Scored:
     refuse_other_position(at, settings.train, run)
     if not at.is_stage_start:
         epoch = min(at.epoch + 1, settings.train.epochs)
-        # After the last epoch the stage has ended, though STAGE.pt may not be there yet.
+        # After the last epoch the stage has ended, though its file may not be there yet.
         is_over = at.epoch == settings.train.epochs
         progress = f"epoch {epoch} of {settings.train.epochs}, step {at.step}"
         return Scored(stages[at.stage], checkpoint, "" if is_over else progress)

@@ -22,12 +22,13 @@ from twinstream.train.look.maps import (
     attention_blocks,
     cell_centre,
     key_centre,
+    looks,
     over_features,
     pick_queries,
     position_in_view,
     query_map,
 )
-from twinstream.train.look.picture import PANEL, attended, on_panel, panels
+from twinstream.train.look.picture import PANEL, TITLE_HEIGHT, attended, on_panel, panels
 from twinstream.train.network.cma import CMABlock
 from twinstream.train.network.two_branch import TwoBranch
 
@@ -230,7 +231,7 @@ def test_a_pixel_of_an_oblong_picture_has_its_place_on_the_panel() -> None:
     assert on_panel((10, 0), (20, 40)) == (75, 7)
 
 
-def test_the_frame_in_the_middle_is_looked_at_where_none_is_named(
+def test_a_frame_that_moves_is_looked_at_where_none_is_named(
     dataset: Path, tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_run(tmp_path / "run", dataset)
@@ -238,7 +239,18 @@ def test_the_frame_in_the_middle_is_looked_at_where_none_is_named(
     monkeypatch.setattr(attention, "write_look", lambda look, title, path: times.append(look.t))
     attention.show(tmp_path / "run", key, tmp_path / "a.png", ())
     attention.show(tmp_path / "run", key, tmp_path / "a.png", (), t=0)
-    assert times == [1, 0], "a stack of 5 starts at frame 0 or 1 of 7"
+    # A stack of 5 starts at frame 0 or 1 of 7; field 0 of these videos is still.
+    assert times == [1, 0]
+
+
+def test_a_video_keeps_the_queries_of_a_frame_that_moves(
+    dataset: Path, tmp_path: Path, key: str
+) -> None:
+    write_run(tmp_path / "run", dataset)
+    observer = attention.Observer(tmp_path / "run")
+    found = [*looks(observer, key, ())]
+    assert [look.t for look in found] == [0, 1]
+    assert found[0].queries == found[1].queries == observer.look(key, 1).queries
 
 
 def test_the_command_writes_a_picture(
@@ -279,7 +291,9 @@ def test_the_command_writes_a_video_of_every_frame_with_a_stack(
     )
     with av.open(str(tmp_path / "look.mp4")) as video:
         frames = list(video.decode(video=0))
-    assert [(frame.width, frame.height) for frame in frames] == [(5 * PANEL, PANEL)] * 2
+    assert [(frame.width, frame.height) for frame in frames] == [
+        (5 * PANEL, PANEL + TITLE_HEIGHT)
+    ] * 2
 
 
 @pytest.mark.parametrize(

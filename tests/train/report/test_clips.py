@@ -54,8 +54,8 @@ def test_table_5_has_a_row_for_each_network_and_length_of_clips(tmp_path: Path) 
     assert table.gaps == [
         "twinstream train -c pipeline.yaml --set model.family=p3d --set model.depth=152 --set "
         "model.clip_length=12 --set model.kind=cma --set train.stages=[iter1] --set "
-        "train.trainable=behind_attention --set model.rgb_weights=runs/p3d_12/rgb.pt --set "
-        "model.flow_weights=runs/p3d_12/flow.pt --out runs/p3d_12_cma",
+        "train.trainable=behind_attention --set model.rgb_weights=runs/p3d_12/rgb.safetensors "
+        "--set model.flow_weights=runs/p3d_12/flow.safetensors --out runs/p3d_12_cma",
         "twinstream test runs/p3d_12_cma",
     ]
 
@@ -105,10 +105,13 @@ def test_a_report_of_clips_replaces_all_of_another_report_in_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     frame = write_tested(tmp_path / "2d", "rgb", "rgb", {"rgb": RIGHT}, LABELS)
-    clip = write_tested(tmp_path / "p3d", "rgb", "rgb", {"rgb": RIGHT}, LABELS, **p3d(12))
+    clips = [
+        write_tested(tmp_path / f"p3d{n}", "rgb", "rgb", {"rgb": RIGHT}, LABELS, **p3d(n))
+        for n in (12, 16)
+    ]
     out = tmp_path / "out"
     write_report(read_evidence([frame]), out)
-    assert run(monkeypatch, "report", str(clip), "--out", str(out)) == 0
+    assert run(monkeypatch, "report", *map(str, clips), "--out", str(out)) == 0
     assert "table5 lacks: twinstream train" in capsys.readouterr().err
     assert {path.name for path in out.iterdir()} == {"report.html", "table5.md", "table5.csv"}
     page = (out / "report.html").read_text()

@@ -319,7 +319,7 @@ def test_what_is_left_out_does_not_refuse_the_rest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("age", "why"),
     [
-        (None, "there is no rgb.pt in its run"),
+        (None, "there is no rgb.safetensors in its run"),
         (-1, "rgb.pt in its run is newer"),
         (0, None),
         (1, None),

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from tests.support.command import run
 from tests.support.runs import from_shards, write_tested
@@ -17,7 +18,13 @@ from twinstream.errors import InputError
 from twinstream.shards.storage.lock import owned
 from twinstream.train.report import paper
 from twinstream.train.report.evidence import Evidence, read_evidence
-from twinstream.train.report.figures import gains_table, sweep_table, write_gains, write_sweep
+from twinstream.train.report.figures import (
+    as_svg,
+    gains_figure,
+    gains_table,
+    sweep_figure,
+    sweep_table,
+)
 from twinstream.train.report.sources import Variant
 from twinstream.train.report.tables import (
     ITERATIONS,
@@ -101,7 +108,7 @@ def test_the_comparison_with_non_local_blocks_leaves_a_gap_that_says_what_fills_
     assert table.gaps == [
         "twinstream train -c pipeline.yaml --set model.kind=cma_nonlocal --set "
         "train.stages=[iter1] "
-        "--set model.flow_weights=runs/two_stream/flow.pt --out runs/cma_nonlocal",
+        "--set model.flow_weights=runs/two_stream/flow.safetensors --out runs/cma_nonlocal",
         "twinstream test runs/cma_nonlocal --stage iter1",
     ]
 
@@ -169,12 +176,13 @@ def test_the_sweep_has_the_networks_that_are_there(runs: list[Path]) -> None:
     )
 
 
-@pytest.mark.parametrize(("make", "draw"), [(sweep_table, write_sweep), (gains_table, write_gains)])
+@pytest.mark.parametrize(
+    ("make", "draw"), [(sweep_table, sweep_figure), (gains_table, gains_figure)]
+)
 def test_every_column_of_a_figure_is_drawn(
     make: Callable[[Evidence], Table],
-    draw: Callable[[Table, Path], None],
+    draw: Callable[[Table], Figure],
     runs: list[Path],
-    tmp_path: Path,
 ) -> None:
     table, pictures = make(read_evidence(runs)), set()
     for column in range(len(table.columns)):
@@ -183,8 +191,7 @@ def test_every_column_of_a_figure_is_drawn(
             [7.0 if place == column > 0 else cell for place, cell in enumerate(row)]
             for row in table.rows
         ]
-        draw(replace(table, rows=rows), tmp_path / "figure.png")
-        pictures.add((tmp_path / "figure.png").read_bytes())
+        pictures.add(as_svg(draw(replace(table, rows=rows)), "figure", ""))
     assert len(pictures) == len(table.columns) > 3
 
 
@@ -199,7 +206,7 @@ def test_one_branch_alone_leaves_a_gap_and_a_missing_network_all_its_commands(
         "twinstream test runs/two_stream",
         "twinstream train -c pipeline.yaml --set model.kind=cma --set "
         "train.stages=[iter1,iter2,iter3] "
-        "--set model.flow_weights=runs/two_stream/flow.pt --out runs/cma",
+        "--set model.flow_weights=runs/two_stream/flow.safetensors --out runs/cma",
         *(f"twinstream test runs/cma --stage iter{n}" for n in (1, 2, 3)),
     ]
 
@@ -301,9 +308,10 @@ def test_the_page_needs_no_other_file_and_closes_what_it_opens(tmp_path: Path) -
     page = Page()
     page.feed(text)
     assert page.open == []
-    assert len(page.sources) == 2
-    assert all(source.startswith("data:image/png;base64,") for source in page.sources)
-    assert not re.search(r"https?://|<script", text)
+    assert page.sources == []
+    assert text.count('<svg role="img" aria-label="Figure ') == 2
+    # Names of namespaces are no addresses that a browser asks.
+    assert not re.search(r"https?://(?!www.w3.org/)|<script|@import", text)
     assert "class &lt;0&gt; &amp; co" in text
     assert "class <0>" not in text
 
@@ -318,7 +326,7 @@ def test_a_report_has_a_file_for_each_table_and_figure(
     assert run(monkeypatch, "report", *map(str, runs), "--out", str(out)) == 0
     printed = capsys.readouterr()
     assert printed.out == f"{out}/report.html\n"
-    assert "table1 lacks: twinstream test runs/cma --stage iter3" in printed.err
+    assert f"table1 lacks: twinstream test {runs[0].parent}/cma --stage iter3" in printed.err
     tables = {f"table{n}.{suffix}" for n in range(1, 5) for suffix in ("md", "csv")}
     figures = {f"figure{n}.{suffix}" for n in (3, 4) for suffix in ("png", "csv")}
     assert {path.name for path in out.iterdir()} == {*tables, *figures, "report.html"}

@@ -18,7 +18,12 @@ from tests.support.runs import write_run
 from twinstream.errors import InputError
 from twinstream.shards.format.manifest import manifest_bytes, read_manifest
 from twinstream.shards.storage.location import file_sha256
-from twinstream.train.checkpoint import Checkpoint, trained_branches
+from twinstream.train.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    trained_branches,
+)
 from twinstream.train.choices import BranchName
 from twinstream.train.run_folder import read_run_settings
 from twinstream.train.score.evaluate import score_run
@@ -126,17 +131,17 @@ def test_a_branch_that_nothing_has_taught_to_classify_is_not_scored(
 
 def test_a_run_of_which_no_branch_can_classify_is_told(dataset: Path, tmp_path: Path) -> None:
     write_run(tmp_path / "run", dataset)
-    state = torch.load(tmp_path / "run" / "flow.pt", weights_only=True)
-    torch.save(state | {"trained": []}, tmp_path / "run" / "flow.pt")
+    weights = tmp_path / "run" / "flow.safetensors"
+    save_checkpoint(weights, replace(load_checkpoint(weights), trained=()))
     with pytest.raises(InputError, match="no branch has learned to classify at stage flow"):
         score_run(tmp_path / "run", read_run_settings(tmp_path / "run").test, stage="flow")
 
 
 def test_scores_that_are_no_numbers_are_told_and_not_written(dataset: Path, tmp_path: Path) -> None:
     write_run(tmp_path / "run", dataset)
-    state = torch.load(tmp_path / "run" / "flow.pt", weights_only=True)
-    state["model"]["flow.bn1.running_mean"][0] = float("nan")
-    torch.save(state, tmp_path / "run" / "flow.pt")
+    checkpoint = load_checkpoint(tmp_path / "run" / "flow.safetensors")
+    checkpoint.model["flow.bn1.running_mean"][0] = float("nan")
+    save_checkpoint(tmp_path / "run" / "flow.safetensors", checkpoint)
     with pytest.raises(InputError, match="flow scores of 2 of 2 videos are no numbers"):
         score_run(tmp_path / "run", read_run_settings(tmp_path / "run").test, stage="flow")
     assert not (tmp_path / "run" / "predictions-flow.parquet").exists()
@@ -145,7 +150,7 @@ def test_scores_that_are_no_numbers_are_told_and_not_written(dataset: Path, tmp_
 def test_weights_of_another_network_in_a_run_are_told(dataset: Path, tmp_path: Path) -> None:
     write_run(tmp_path / "run", dataset)
     write_run(tmp_path / "other", dataset, "two_stream", ["flow"])
-    (tmp_path / "other" / "flow.pt").rename(tmp_path / "run" / "flow.pt")
+    (tmp_path / "other" / "flow.safetensors").rename(tmp_path / "run" / "flow.safetensors")
     with pytest.raises(InputError, match="holds the weights of another network than the settings"):
         score_run(tmp_path / "run", read_run_settings(tmp_path / "run").test, stage="flow")
 
@@ -183,8 +188,10 @@ def test_a_stage_that_is_not_there_is_told(dataset: Path, tmp_path: Path) -> Non
     test = read_run_settings(tmp_path / "run").test
     with pytest.raises(InputError, match="no stage iter3, it trains flow, iter1"):
         score_run(tmp_path / "run", test, stage="iter3")
-    (tmp_path / "run" / "iter1.pt").unlink()
-    with pytest.raises(InputError, match=r"stage iter1 is not finished; there is no iter1\.pt"):
+    (tmp_path / "run" / "iter1.safetensors").unlink()
+    with pytest.raises(
+        InputError, match=r"stage iter1 is not finished; there is no iter1\.safetensors"
+    ):
         score_run(tmp_path / "run", test, stage="iter1")
 
 
