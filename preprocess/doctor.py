@@ -33,6 +33,7 @@ from twinstream.preprocess.flow.engines import (
 )
 from twinstream.preprocess.flow.stored import stored_flow
 from twinstream.preprocess.settings import PreprocessSettings
+from twinstream.progress import Progress
 from twinstream.shards.format.image import encode_jpeg
 from twinstream.shards.settings import ShardSettings
 
@@ -134,7 +135,14 @@ def gray_frames(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def report(hours_of_video: float, size: int) -> str:
     """Everything as lines for a person."""
     node, best = this_node(), resolve_engine(AUTO)
-    rates = {name: _rate_or_reason(name, size) for name in measured_engines()}
+    names = measured_engines()
+    rates: dict[str, float | str] = {}
+    with Progress("doctor", len(names) + 1, "measurement") as progress:
+        for name in names:
+            rates[name] = _rate_or_reason(name, size)
+            progress.advance(note=f"flow by {name}")
+        cost = measured_cost(size)
+        progress.advance(note="decode and encode")
     lines = [
         f"{platform.machine()}, {node.cores} cores, {_gpus_text(node)}, Python "
         f"{platform.python_version()}",
@@ -144,7 +152,7 @@ def report(hours_of_video: float, size: int) -> str:
             for name, rate in rates.items()
         ),
     ]
-    flow, cost = rates[best], measured_cost(size)
+    flow = rates[best]
     # `auto` takes only what can run here.
     assert isinstance(flow, float), f"auto took {best}: {flow}"
     lines.append(f"  decode and encode: {1 / cost.seconds:.1f} frames/s on one core")

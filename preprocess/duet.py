@@ -22,6 +22,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from twinstream.progress import Progress
+
 Array = NDArray[np.float64]
 
 TABLE = ((0, 1, 3, 2), (2, 3, 4, 5), (4, 5, 7, 6), (6, 7, 0, 1))
@@ -105,13 +107,16 @@ def write_pairs(
     seed: int,
 ) -> None:
     """Write root/SPLIT/CLASS/aA_mM_NNN.mp4: `draw(rng, colour, motion)`, its class by TABLE."""
-    for split_index, (split, count) in enumerate(videos_per_pair.items()):
-        for colour, motion, number in np.ndindex(4, 4, count):
-            # Each video has its own seed, so a larger count leaves the earlier videos unchanged.
-            rng = np.random.default_rng([seed, split_index, colour, motion, number])
-            folder = root / split / f"class{TABLE[colour][motion]}"
-            folder.mkdir(parents=True, exist_ok=True)
-            write_mp4(folder / f"a{colour}_m{motion}_{number:03d}.mp4", draw(rng, colour, motion))
+    with Progress("draw", 16 * sum(videos_per_pair.values()), "video") as progress:
+        for split_index, (split, count) in enumerate(videos_per_pair.items()):
+            for colour, motion, number in np.ndindex(4, 4, count):
+                # Each video has its own seed, so a larger count leaves the earlier ones unchanged.
+                rng = np.random.default_rng([seed, split_index, colour, motion, number])
+                folder = root / split / f"class{TABLE[colour][motion]}"
+                folder.mkdir(parents=True, exist_ok=True)
+                name = f"a{colour}_m{motion}_{number:03d}.mp4"
+                write_mp4(folder / name, draw(rng, colour, motion))
+                progress.advance()
 
 
 def write_mp4(path: Path, frames: NDArray[np.uint8]) -> None:

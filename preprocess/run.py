@@ -10,7 +10,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from twinstream.errors import InputError
-from twinstream.output import say, tell
+from twinstream.output import say
 from twinstream.preprocess.catalog.catalog import Catalog, Video
 from twinstream.preprocess.catalog.files import has_video_suffix
 from twinstream.preprocess.catalog.kinds import read_catalog
@@ -24,7 +24,7 @@ from twinstream.preprocess.cluster.run_log import LOG_NAME, RunLog, write_report
 from twinstream.preprocess.flow.engines import open_engine, resolve_engine
 from twinstream.preprocess.plan import Job, dataset_build, plan_jobs
 from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings, byte_settings
-from twinstream.progress import Progress
+from twinstream.progress import LOGGER, Progress
 from twinstream.shards.format.classes import first_few
 from twinstream.shards.format.manifest import FILE_NAME
 from twinstream.shards.format.video_table import (
@@ -84,8 +84,8 @@ def preprocess(
             # It may be where nothing can be written any more, and is whole without them.
             except OSError as error:
                 reason = error.strerror or error
-                tell(f"{out}: its lists cannot be stored as splits ({reason})")
-        tell(f"{out}: finished already")
+                LOGGER.warning(f"{out}: its lists cannot be stored as splits ({reason})")
+        LOGGER.info(f"{out}: finished already")
         return rows
     if dry_run:
         _print_plan(catalog, jobs, _left(build), engine, out)
@@ -121,7 +121,7 @@ def with_fold(dataset: DatasetSettings, fold: int | None) -> DatasetSettings:
     if fold is None:
         return dataset
     if dataset.fold != fold:
-        tell(
+        LOGGER.warning(
             f"dataset.fold {dataset.fold}: changes nothing, the splits of the shards are those of "
             f"lists {fold}; train with train.split=train{dataset.fold}, "
             f"test.split=test{dataset.fold}; shards of lists {dataset.fold} that an older version "
@@ -197,7 +197,7 @@ def run_catalog(dataset: DatasetSettings, shards_path: str) -> Catalog:
         out=out,
     )
     for warning in catalog.warnings:
-        tell(warning)
+        LOGGER.warning(warning)
     if not catalog.videos:
         raise InputError(
             f"dataset.root {dataset.root}: no videos there for dataset.kind {dataset.kind}"

@@ -365,21 +365,25 @@ def subset(
 
     Example: twinstream shards subset out/shards --out out/few --split train --max-per-class 10
     """
+    from twinstream.progress import Progress
     from twinstream.shards.format.video_table import summary
     from twinstream.shards.storage.location import locate, read_text
     from twinstream.shards.write.combine import subset
 
     target = locate(out)
-    rows = subset(
-        locate(path),
-        target,
-        classes=None if classes is None else [name.strip() for name in classes.split(",")],
-        keys=None
-        if keys_file is None
-        else [line for line in read_text(keys_file, "--keys").splitlines() if line],
-        split=split,
-        max_per_class=max_per_class,
-    )
+    with Progress("subset", 0, "video") as progress:
+        rows = subset(
+            locate(path),
+            target,
+            classes=None if classes is None else [name.strip() for name in classes.split(",")],
+            keys=None
+            if keys_file is None
+            else [line for line in read_text(keys_file, "--keys").splitlines() if line],
+            split=split,
+            max_per_class=max_per_class,
+            expect=progress.expect,
+            progress=lambda key: progress.advance(note=key),
+        )
     say(f"{summary(rows)} -> {target}")
 
 

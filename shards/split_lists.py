@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from twinstream.errors import InputError
-from twinstream.output import tell
+from twinstream.progress import LOGGER
 from twinstream.shards.format.listings import Listed
 from twinstream.shards.format.manifest import FILE_NAME, MAX_BYTES, read_manifest
 from twinstream.shards.format.split_file import (
@@ -76,13 +76,13 @@ def store_splits(dataset: Location, lists: Sequence[SplitList]) -> None:
         try:
             split = _split_file(digest, resolve(listed, videos, one.source, one.sha256))
         except InputError as error:
-            tell(f"no split {one.name}: {error}")
+            LOGGER.warning(f"no split {one.name}: {error}")
             continue
         path = dataset_file(dataset, f"{FOLDER}/{one.name}.json")
         before = parse_split(read_whole(path, MAX_BYTES), path) if path.exists() else None
         if before is not None and before.dataset_sha256 == digest:
             if before.keys != split.keys:
-                tell(f"{path}: kept, though {one.source} names other videos")
+                LOGGER.warning(f"{path}: kept, though {one.source} names other videos")
             continue
         _write(dataset, one.name, split)
 

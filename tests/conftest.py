@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 
 from tests.support.stores import Store, serve
+from twinstream.progress import log_to_stderr
 
 # One thread a process, set before torch is imported: thread pools that share busy cores wait for
 # one another.
@@ -26,6 +27,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """
     is_test = collection_path.suffix == ".py" and config.getoption("markexpr") == "gpu"
     return True if is_test and "pytest.mark.gpu" not in collection_path.read_text() else None
+
+
+@pytest.fixture(autouse=True)
+def told() -> None:
+    """Notes are told on stderr, as by the command line; what a test made quiet ends with it."""
+    log_to_stderr()
 
 
 @pytest.fixture(scope="session")

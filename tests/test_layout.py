@@ -20,7 +20,7 @@ from twinstream.train.network.families import FAMILIES
 SOURCES = ("twinstream", "preprocess", "shards", "train")
 PROGRAMS = ("preprocess", "shards", "train")
 # What all three programs share and none of them owns; it imports none of them.
-SHARED = ("credentials", "errors", "output", "progress", "section", "signals")
+SHARED = ("cores", "credentials", "errors", "output", "progress", "section", "signals")
 # Libraries that a program must do without, wherever in it they would be imported
 FORBIDDEN = {
     "shards": {"ray", "torch", "torchvision", "webdataset"},

@@ -3,10 +3,13 @@ work beside a user's files of any name.
 """
 
 import os
+import re
+import runpy
 import shutil
 import stat
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -52,7 +55,7 @@ def copy_checkout(folder: Path) -> Path:
     for name in PACKAGES:
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=ignored)
-    for name in ("pyproject.toml", "README.md", "LICENSE", "pipeline.yaml"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "pipeline.yaml"):
         shutil.copy(ROOT / name, folder)
     return folder
 
@@ -134,6 +137,32 @@ def test_so_does_the_wheel_of_its_source_distribution(checkout: Path, tmp_path: 
     run([PYTHON, "-c", code], checkout)
     (sdist,) = tmp_path.glob("*.tar.gz")
     assert_holds_the_package_alone(build_wheel(sdist, tmp_path / "wheel"))
+
+
+def test_no_link_of_the_long_description_is_relative(wheel: Path) -> None:
+    with ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        about = archive.read(name).decode()
+    assert "Description-Content-Type: text/markdown\n" in about
+    text = about.partition("\n\n")[2]
+    assert "(docs/results.md)" in text
+    assert not re.search(r"\]\((?![a-z]+:|#)", text)
+
+
+def test_links_lead_to_the_source_where_its_address_is_known() -> None:
+    portable = runpy.run_path(str(ROOT / "setup.py"))["portable"]
+    text = "[page](docs/a.md#b), [paper](https://arxiv.org/x) and [below](#below)"
+    assert portable(text, None) == "page, [paper](https://arxiv.org/x) and [below](#below)"
+    assert portable(text, "https://host/code/") == text.replace("docs/", "https://host/code/docs/")
+
+
+def test_one_line_of_the_documentation_installs_what_training_needs_and_no_more() -> None:
+    tree = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    all_names = {re.split(r"[^\w-]", line)[0] for line in tree["project"]["dependencies"]}
+    text = (ROOT / "docs" / "install.md").read_text()
+    (line,) = re.findall(r"^    pip install --no-deps \. && pip install (.*)", text, re.M)
+    left_out = {"av", "numba", "opencv-contrib-python", "ray"}
+    assert {*line.split()} == all_names - left_out | {"opencv-python-headless"}
 
 
 def test_the_version_is_the_same_in_every_file_that_names_it() -> None:

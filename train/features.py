@@ -113,8 +113,10 @@ def feature_feed(
             tests = load_test_batches(
                 session.validation, train.batch_size, num_workers(train.workers)
             )
-            for _ in _store(session, stage, tests, there, num_rows, num_rows * ranks.size):
-                stop.check()
+            with Progress("features val", num_rows, "video", shown=ranks.is_first) as progress:
+                for done in _store(session, stage, tests, there, num_rows, num_rows * ranks.size):
+                    progress.advance(done)
+                    stop.check()
         held_out = _read(there)
     # Sync: a rank reads what the others have computed.
     ranks.sums(0)

@@ -20,7 +20,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from twinstream.errors import InputError
-from twinstream.progress import Progress
+from twinstream.progress import LOGGER, Progress
 from twinstream.signals import StopSignal, noted_signals
 from twinstream.train.checkpoint import (
     Position,
@@ -51,7 +51,7 @@ from twinstream.train.run_folder import (
     settings_to_use,
     takes_more_epochs,
 )
-from twinstream.train.run_log import TrainingLog
+from twinstream.train.run_log import TrainingLog, epoch_line
 from twinstream.train.score.evaluate import score_videos
 from twinstream.train.score.metrics import ranked_classes
 from twinstream.train.session import (
@@ -95,6 +95,12 @@ def train(
                 "of them"
             )
         session, start = load_training(session, more_epochs) if found else begin_training(session)
+        if ranks.is_first:
+            train = session.settings.train
+            LOGGER.debug(
+                f"{session.dataset.path}: {len(session.feed.samples)} videos of {train.split} · "
+                f"{ranks.device}, {ranks.size} processes with {num_workers(train.workers)} loaders"
+            )
         if start.position.stage < len(session.stages):
             if announce is not None:
                 announce(session, start)
@@ -125,7 +131,8 @@ def fit(session: Session, start: TrainingState, log: TrainingLog, stop: StopSign
                 # Counted over all stages: it fixes order and augmentation.
                 epoch = at.epochs_before(train.epochs) + at.epoch
                 model.train()
-                waiting = time.perf_counter()
+                losses, seen_before = log.losses(stage.name, at.epoch) if at.step else [], at.seen
+                waiting = epoch_begun = time.perf_counter()
                 for part, batch in feed.batches(epoch, at.step, ranks):
                     begun = time.perf_counter()
                     torch.manual_seed(step_seed(train.seed, epoch, at.step, ranks.rank))
@@ -150,8 +157,9 @@ def fit(session: Session, start: TrainingState, log: TrainingLog, stop: StopSign
                     line |= {"learning_rate": optimizer.param_groups[0]["lr"]}
                     line |= {"data_ms": data_ms, "step_ms": step_ms}
                     log.write(line, epoch * epoch_steps + at.step)
+                    losses.append(loss)
                     at = at.after_step(part.num_global, int(right))
-                    times = f"data {data_ms:.0f} · step {step_ms:.0f} ms"
+                    times = f"data {data_ms:.0f}, step {step_ms:.0f} ms"
                     progress.advance(
                         note=f"epoch {at.epoch + 1}/{train.epochs} · loss {loss:.3f} · {times}"
                     )
@@ -164,9 +172,21 @@ def fit(session: Session, start: TrainingState, log: TrainingLog, stop: StopSign
                         stop.number = stop.number or signal.SIGTERM
                         stop.check()
                     waiting = time.perf_counter()
+                seconds = time.perf_counter() - epoch_begun
                 accuracies = {"train_accuracy": at.correct / at.seen}
                 if train.validate_split:
                     accuracies["validation_accuracy"] = validate(session, stage, held_out)
+                if ranks.is_first:
+                    LOGGER.info(
+                        epoch_line(
+                            f"{stage.name} {at.epoch + 1}/{train.epochs}",
+                            losses=losses,
+                            accuracies=[*accuracies.values()],
+                            rate=optimizer.param_groups[0]["lr"],
+                            samples_a_second=(at.seen - seen_before) / seconds,
+                            seconds=time.perf_counter() - epoch_begun,
+                        )
+                    )
                 # The last one decides; it is the same on all ranks, and so the rate stays the same.
                 schedule.step([*accuracies.values()][-1])
                 line = {"stage": stage.name, "epoch": at.epoch, **accuracies}
@@ -217,6 +237,7 @@ def validate(session: Session, stage: Stage, held_out: Features | None) -> float
                 attending=stage.attending,
                 batch_views=session.settings.train.batch_size,
                 workers=num_workers(session.settings.train.workers),
+                shown=session.ranks.is_first,
             )[stage.trains]
             if held_out is None
             else held_out_scores(session, stage, held_out)
@@ -250,6 +271,10 @@ def save(
             log.num_bytes,
         )
         save_checkpoint(session.out / CHECKPOINT, checkpoint_at(session, at, training))
+        LOGGER.debug(
+            f"{session.out / CHECKPOINT}: stage {at.stage + 1}, epoch {at.epoch + 1}, "
+            f"step {at.step}"
+        )
 
 
 def diverged(session: Session, at: Position, what: str) -> InputError:

@@ -6,6 +6,7 @@ step on a CPU, and of the time for a batch in a worker. The price: the process n
 """
 
 import ctypes
+import sys
 
 # Options of mallopt and their largest value, from glibc's malloc.h
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -16,6 +17,9 @@ OLDER = 32 << 20
 
 def keep_freed_memory() -> None:
     """Keep it from now on, in this process; without effect where libc has no mallopt."""
+    # Windows has no library of the process itself to open.
+    if sys.platform == "win32":
+        return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_TRIM_THRESHOLD, LARGEST)

@@ -10,12 +10,14 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
+from tqdm import tqdm
 
 from twinstream.errors import InputError
 from twinstream.train.checkpoint import resumable_faults
@@ -56,6 +58,14 @@ class TrainingLog:
         """Length of the log now."""
         return self._path.stat().st_size if self._path else 0
 
+    def losses(self, stage: str, epoch: int) -> list[float]:
+        """Of the steps of an epoch that are logged, in their order; none without a directory."""
+        if self._path is None:
+            return []
+        lines = map(json.loads, self._path.read_text().splitlines())
+        of_epoch = (line for line in lines if (line["stage"], line["epoch"]) == (stage, epoch))
+        return [line["loss"] for line in of_epoch if "loss" in line]
+
     def write(self, figures: dict[str, Any], step: int) -> None:
         """One line; its numbers also go to TensorBoard, under the name of the stage."""
         if self._path is None:
@@ -84,6 +94,35 @@ class TrainingLog:
         is_told = type(ended.thread).__name__ == "_AsyncWriterThread"
         if not (is_told and isinstance(ended.exc_value, OSError)):
             self._hook(ended)
+
+
+def epoch_line(
+    name: str,
+    *,
+    losses: Sequence[float],
+    accuracies: Sequence[float],
+    rate: float,
+    samples_a_second: float,
+    seconds: float,
+) -> str:
+    """What stays on the screen of an epoch, within 80 columns: the mean loss of its steps, accuracy
+    in training and of validation if there is any, learning rate, samples a second, time.
+
+    `flow 3/40 · loss 1.234 · train 56.1% · val 43.2% · rate 0.001 · 812/s · 01:23`
+    """
+    parts = [
+        f"{what} {value:.1%}" for what, value in zip(("train", "val"), accuracies, strict=False)
+    ]
+    return " · ".join(
+        (
+            name,
+            f"loss {fmean(losses):.3f}",
+            *parts,
+            f"rate {rate:.3g}",
+            f"{samples_a_second:.3g}/s",
+            tqdm.format_interval(seconds),
+        )
+    )
 
 
 def open_events(folder: Path, first_step: int) -> "SummaryWriter | None":

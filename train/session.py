@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from twinstream.errors import InputError
-from twinstream.output import tell
+from twinstream.progress import LOGGER
 from twinstream.shards.format.manifest import FILE_NAME, pixel_settings
 from twinstream.shards.read.dataset import ShardDataset
 from twinstream.shards.storage.location import file_sha256
@@ -101,7 +101,7 @@ def open_session(settings: RunSettings, out: Path, ranks: Ranks) -> Session:
         dataset.samples(settings.test.split)
     feed = Feed(dataset, settings.train, settings.model.snippet)
     if ranks.is_first and (repeated := feed.num_repeated(ranks.size)):
-        tell(
+        LOGGER.warning(
             f"train.batch_size: {repeated} places of an epoch repeat samples, because its batches "
             f"do not divide by {ranks.size} processes; they do not count"
         )
@@ -152,7 +152,7 @@ def opened_lists(dataset: ShardDataset, settings: RunSettings, ranks: Ranks) -> 
             # Of its videos: LIST:train and LIST:test are one file.
             digests[setting] = hashlib.sha256("\n".join(listed.keys).encode()).hexdigest()
             if ranks.is_first and (note := listed.note()):
-                tell(f"{setting}: {note}")
+                LOGGER.warning(f"{setting}: {note}")
     refuse_other_ranks(ranks, digests.values(), "train.split, train.validate_split")
     return digests
 
@@ -170,7 +170,7 @@ def open_validation(
     held_out = {name for name, samples in by_index.items() if samples} - {train.split}
     split = validation_split(train.validate_split, held_out)
     if split == train.split and ranks.is_first:
-        tell(
+        LOGGER.warning(
             f"twinstream: train.validate_split: {split} is what is trained on; its accuracy does "
             "not tell when to cut the rate"
         )
@@ -182,7 +182,7 @@ def open_validation(
     samples = dataset.samples(split)
     usable(samples, shape)
     if ranks.is_first and (shared := num_shared(dataset, train.split, split)):
-        tell(
+        LOGGER.warning(
             f"train.validate_split: {shared} of the {len(samples)} videos of {split} are trained on"
             " too; what they add to its accuracy does not tell when to cut the rate"
         )
@@ -292,8 +292,11 @@ def begin_training(session: Session) -> tuple[Session, TrainingState]:
     session = replace(session, known=known)
     start = TrainingState(Position(), {}, {}, log_bytes=0)
     if session.ranks.is_first:
-        for line in [*(origin.said for origin in origins.values() if origin.said), *warnings]:
-            tell(line)
+        for origin in origins.values():
+            if origin.said:
+                LOGGER.info(origin.said)
+        for line in warnings:
+            LOGGER.warning(line)
         begin_run(session.out, session.settings)
         keep_manifest(session.out, manifest)
         # With the first weights in it, they are not asked for again when the run goes on.

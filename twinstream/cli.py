@@ -6,6 +6,7 @@ at fault (one line, no traceback); 2 usage; 130 and 143 stopped by a signal. A t
 of ours.
 """
 
+import logging
 import signal
 import sys
 from collections import Counter
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
 # Of those that cannot be used; the table has all.
 NUM_SHOWN = 10
+# Of what is told, in click's context
+LEVEL = "twinstream.level"
+# What may be left out where shards are only read (docs/training.md)
+BESIDE_TRAINING = ("av", "numba", "ray")
 
 # Which `twinstream init` writes
 SETTINGS_FILE = "pipeline.yaml"
@@ -99,12 +104,16 @@ def with_views(command: F) -> F:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Action videos -> aligned RGB/TV-L1-flow shards -> two-branch network with cross-modality
     attention.
 
     Example: twinstream demo
     """
+    from twinstream.progress import log_to_stderr
+
+    log_to_stderr(context.meta.get(LEVEL, logging.INFO))
 
 
 @cli.command()
@@ -404,6 +413,7 @@ def predict(
         stage=stage,
         engine=engine,
         device=device,
+        shown=True,
     )
     if predictor.network.progress:
         network = predictor.network
@@ -581,6 +591,44 @@ def export(run: Path, form: "Format", out: Path, stage: str | None) -> None:
 cli.add_command(shards)
 
 
+def _set_level(context: click.Context, option: click.Parameter, level: int | None) -> None:
+    """Of what is told; said behind a command it holds over what was said before it."""
+    if level is not None:
+        from twinstream.progress import log_to_stderr
+
+        context.meta[LEVEL] = level
+        log_to_stderr(level)
+
+
+def add_levels(command: click.Command) -> None:
+    """Give a command, and those below it, -v and -q."""
+    for short, long, level, says in (
+        (
+            "-v",
+            "--verbose",
+            logging.DEBUG,
+            "Tell more, and where an error arose.",
+        ),
+        ("-q", "--quiet", logging.WARNING, "Tell warnings and results alone."),
+    ):
+        command.params.append(
+            click.Option(
+                [short, long],
+                flag_value=level,
+                default=None,
+                type=int,
+                help=says,
+                expose_value=False,
+                callback=_set_level,
+            )
+        )
+    for below in command.commands.values() if isinstance(command, click.Group) else ():
+        add_levels(below)
+
+
+add_levels(cli)
+
+
 def refuse_both(address: str | None, local: bool) -> None:
     """A usage error for a cluster and none."""
     if local and address is not None:
@@ -618,18 +666,34 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         sys.stderr.write("twinstream: stopped\n")
         sys.exit(128 + signal.SIGINT)
+    except ModuleNotFoundError as error:
+        if error.name not in BESIDE_TRAINING:
+            raise
+        tell_origin()
+        sys.stderr.write(
+            f"twinstream: this needs {error.name}, which is not installed; run `pip install "
+            f"{error.name}`\n"
+        )
+        sys.exit(1)
     except InputError as error:
+        tell_origin()
         # One write: of ranks that end together the lines would run into one another.
         sys.stderr.write(f"twinstream: {one_line(str(error))}\n")
         sys.exit(1)
     # A full disk or a missing right is the machine's, not a bug of ours: no traceback.
     except OSError as error:
+        tell_origin()
         from twinstream.shards.storage.atomic import FULL
 
         room = "; make room and run the same command again" if error.errno in FULL else ""
         reason = f"{error.filename or 'system'}: {error.strerror or error}{room}"
         sys.stderr.write(f"twinstream: {one_line(reason)}\n")
         sys.exit(1)
+
+
+def tell_origin() -> None:
+    """With -v the traceback of the error that is being handled."""
+    logging.getLogger("twinstream").debug("the error arose here:", exc_info=True)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -7,7 +7,6 @@ grow with the length of a video. The price: it takes as long as to preprocess th
 is not called predict, because it would hide the function `twinstream.predict`.
 """
 
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from typing import TypedDict, Unpack, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from twinstream.cores import usable_cores
 from twinstream.errors import InputError
 from twinstream.preprocess.cluster.worker import WorkerSetup, make_recipe
 from twinstream.preprocess.flow.engines import resolve_engine
@@ -81,7 +81,8 @@ class Predictor:
     `segments`, `crops` and `flip` are the run's test settings when None, `stage` the last one. Half
     of 10 crops are mirrors, and where `flip` is off there are 5. `engine` computes flow with
     another engine than the dataset's: auto, numba, cuda ...; `device` is auto, cpu or cuda, the
-    run's train.device when None. InputError for a run that cannot be used.
+    run's train.device when None. With `shown` the progress within a video is told on stderr.
+    InputError for a run that cannot be used.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Predictor:
         stage: str | None = None,
         engine: str | None = None,
         device: DeviceName | None = None,
+        shown: bool = False,
     ) -> None:
         run = Path(run)
         self.network = load_network(run, stage)
@@ -106,7 +108,7 @@ class Predictor:
         _refuse_other_manifest(run, self.network, manifest)
         made = made_settings(manifest.settings, f"{run}: {FILE_NAME}")
         self._recipe = _recipe(run, manifest, made, engine)
-        self._device = choose_device(device or settings.train.device)
+        self._device, self._shown = choose_device(device or settings.train.device), shown
         self.network.to(self._device)
 
     def __call__(self, video: str | Path, *, top: int = 5) -> Prediction:
@@ -152,7 +154,7 @@ class Predictor:
                 attending=self.network.attending,
                 batch_views=self._test.batch_views,
                 workers=0,
-                shown=False,
+                shown=self._shown,
             )
         return scores, num_frames
 
@@ -306,7 +308,7 @@ def _recipe(run: Path, manifest: Manifest, made: PreprocessSettings, engine: str
         preprocess=made.model_copy(update={"on_damage": "skip"}),
         shards=ShardSettings(jpeg_quality=made_with["shards.jpeg_quality"]),
         engine=name,
-        cores=len(os.sched_getaffinity(0)),
+        cores=usable_cores(),
     )
     try:
         return make_recipe(setup)

@@ -38,7 +38,7 @@ def read_settings(
     `change` is applied to what the file says, before it is checked.
     """
     try:
-        tree = yaml.safe_load(path.read_text())
+        tree = yaml.safe_load(path.read_text("utf-8"))
     except (FileNotFoundError, IsADirectoryError) as error:
         raise InputError(f"{path}: no such settings file") from error
     # RecursionError: brackets in brackets; ValueError: no UTF-8, a date or a number that is none.

@@ -23,6 +23,7 @@ from benchmarks.measuring import machine
 from twinstream.demo import DEMO_FRAMES, demo_settings, train_and_score
 from twinstream.preprocess.duet import CEILINGS, write_duet
 from twinstream.preprocess.run import preprocess
+from twinstream.progress import log_to_stderr
 from twinstream.section import build_settings
 from twinstream.settings import Settings
 from twinstream.shards.format.video_table import summary
@@ -158,6 +159,7 @@ def moving_keys(speed: NDArray[np.floating[Any]], block: BlockMap) -> NDArray[np
 )
 def main(out: Path, seeds: int) -> None:
     """Train what is not trained yet and print the table."""
+    log_to_stderr()
     out.mkdir(parents=True, exist_ok=True)
     tree = demo_settings(out)
     click.echo(make_dataset(out, tree, draw))

@@ -17,6 +17,7 @@ from benchmarks.measuring import machine
 from benchmarks.proofs.duet import Row, make_dataset, table, train_seeds
 from twinstream.demo import demo_settings
 from twinstream.preprocess.duet3d import CEILINGS, CLIP_LENGTH, CLIP_STRIDE, write_duet3d
+from twinstream.progress import log_to_stderr
 
 VIDEOS_PER_PAIR = {"train": 120, "test": 20}
 ROWS: tuple[Row, ...] = (
@@ -85,6 +86,7 @@ def draw(folder: Path, size: int) -> None:
 )
 def main(out: Path, seeds: int) -> None:
     """Train what is not trained yet and print the table."""
+    log_to_stderr()
     out.mkdir(parents=True, exist_ok=True)
     tree = proof_settings(out)
     click.echo(make_dataset(out, tree, draw))

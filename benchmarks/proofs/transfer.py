@@ -19,6 +19,7 @@ from benchmarks.measuring import machine
 from benchmarks.proofs.duet import make_dataset
 from twinstream.demo import DEMO_FRAMES, demo_settings, train_and_score
 from twinstream.preprocess.duet import CEILINGS, OTHER_HUES, write_duet
+from twinstream.progress import log_to_stderr
 
 VIDEOS_PER_PAIR = {"train": 20, "test": 20}
 EPOCHS, VIEWS = 20, 10
@@ -102,6 +103,7 @@ def draw(folder: Path, size: int) -> None:
 )
 def main(demo: Path, out: Path, seeds: int) -> None:
     """Train what is not trained yet and print the table."""
+    log_to_stderr()
     out.mkdir(parents=True, exist_ok=True)
     tree = demo_settings(out)
     click.echo(make_dataset(out, tree, draw))

@@ -18,6 +18,7 @@ import numpy as np
 from benchmarks.measuring import machine
 from twinstream.demo import train_and_score
 from twinstream.preprocess.run import preprocess
+from twinstream.progress import log_to_stderr
 from twinstream.section import build_settings
 from twinstream.settings import Settings
 from twinstream.train.score.metrics import fuse, ranked_classes, wilson_interval
@@ -141,6 +142,7 @@ def run_fold(data: Path, out: Path, fold: int) -> dict[str, Predictions]:
 @click.option("--fold", "only", type=click.IntRange(min=1), help="One fold alone.")
 def main(data: Path | None, out: Path, only: int | None) -> None:
     """Do every fold that is not done yet and print the pooled table."""
+    log_to_stderr()
     folder = (
         next((path for path in (data / "weizmann", data) if (path / "splits").is_dir()), None)
         if data

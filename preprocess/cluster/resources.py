@@ -6,10 +6,10 @@ to compute its flow, and while one worker does that, the flow of another is comp
 each worker has its own GPU context.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from twinstream.cores import usable_cores
 from twinstream.errors import InputError
 from twinstream.preprocess.flow.engines import cpu_engine, find_engine, num_gpus, resolve_engine
 
@@ -36,7 +36,7 @@ class WorkerResources:
 
 def this_node() -> Node:
     """The cores this process may use, and the GPUs that torch sees."""
-    return Node(len(os.sched_getaffinity(0)), num_gpus())
+    return Node(usable_cores(), num_gpus())
 
 
 def cluster_engine(name: str, nodes: Sequence[Node]) -> str:

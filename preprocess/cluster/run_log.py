@@ -6,7 +6,7 @@ counts of videos, which are of the whole dataset.
 """
 
 import json
-import sys
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import IO, Any
 
-from tqdm import tqdm
-
 from twinstream.preprocess.cluster.nodes import package_version, versions_here
 from twinstream.preprocess.job import PARTS, VideoDone
+from twinstream.progress import LOGGER
 from twinstream.shards.format.video_table import Status, VideoRow, counts_of
 from twinstream.shards.storage.atomic import write_atomically
 from twinstream.shards.storage.location import Location
@@ -92,9 +91,9 @@ class RunTotals:
             self.slowest = sorted([*self.slowest, one], reverse=True)[:NUM_SLOWEST]
 
     def note(self, now: float) -> str:
-        """One line for the progress bar.
+        """One line for the progress bar, whose end a narrow terminal leaves out.
 
-        `48 frames/s · decode 1.2 · flow 31 · encode 2.0 ms/frame · 3 skipped: too_short 3 · 2
+        `3 skipped · too_short 3 · 48 frames/s · decode 1.2, flow 31, encode 2.0 ms/frame · 2
         workers`
         """
         parts = [
@@ -104,10 +103,12 @@ class RunTotals:
             if self.seconds[part]
         ]
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(self.skipped.items()))
-        skipped = f"{self.skipped.total()} skipped" + (f": {reasons}" if reasons else "")
+        skipped = [f"{self.skipped.total()} skipped", *([reasons] if reasons else [])]
         rate = self.num_frames / max(now - self.started, 1e-9)
         workers = f"{len(self.alive)} worker{'' if len(self.alive) == 1 else 's'}"
-        return f"{rate:.3g} frames/s · {' · '.join(parts)} ms/frame · {skipped} · {workers}"
+        return " · ".join(
+            (*skipped, f"{rate:.3g} frames/s", f"{', '.join(parts)} ms/frame", workers)
+        )
 
 
 def event_line(event: Event) -> str:
@@ -153,8 +154,8 @@ class RunLog:
         self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
         # At once, so that the log of a run that is killed is complete.
         self._file.flush()
-        if event.kind in SHOWN_AT_ONCE:
-            tqdm.write(event_line(event), file=sys.stderr)
+        level = logging.WARNING if event.kind in SHOWN_AT_ONCE else logging.DEBUG
+        LOGGER.log(level, event_line(event))
 
     def note(self) -> str:
         """The sums for the progress line, a tenth of a second old at most."""

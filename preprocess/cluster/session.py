@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from twinstream.cores import usable_cores
 from twinstream.errors import InputError
 from twinstream.preprocess.cluster.local_ray import (
     FILES,
@@ -44,7 +45,10 @@ from twinstream.signals import noted_signals
 
 # Ray notices that a silent node is dead only after some of its health checks have failed.
 NODE_SECONDS = 20.0
-CONNECT_SECONDS = 10.0
+CONNECT_SECONDS = 5.0
+# A cluster's head speaks gRPC: either side begins with its settings (RFC 9113, 3.4). None are set.
+HTTP2_SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + HTTP2_SETTINGS
 
 
 @contextmanager
@@ -258,7 +262,7 @@ def _start_here(temp_dir: Path, num_cpus: int | None) -> None:
     try:
         ray.init(
             "local",  # Never a cluster that happens to run on this machine.
-            num_cpus=num_cpus or len(os.sched_getaffinity(0)),
+            num_cpus=num_cpus or usable_cores(),
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
@@ -287,8 +291,9 @@ def _connect(address: str) -> None:
             "a node of the cluster with --address auto, by hand or with `ray job submit`"
         )
     try:
-        _check_listening(address)
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        found = _found_address() if address == "auto" else address
+        _check_listening(found)
+        ray.init(address=found, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError, AuthenticationError) as error:
         raise InputError(
             f"--address {address}: no Ray cluster answers there, or not to this token "
@@ -296,11 +301,26 @@ def _connect(address: str) -> None:
         ) from error
 
 
+def _found_address() -> str:
+    """The cluster that Ray itself would take for `auto`; ConnectionError where there is none."""
+    from ray._private.services import canonicalize_bootstrap_address_or_die
+
+    found: str = canonicalize_bootstrap_address_or_die("auto")
+    return found
+
+
 def _check_listening(address: str) -> None:
-    """OSError where nobody listens: Ray itself would try for minutes."""
+    """OSError where no cluster answers: Ray itself would try for three minutes, and end us."""
     host, _, port = address.rpartition(":")
-    if host and port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    if not (host and port.isdecimal()):
+        return
+    with socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS) as connection:
+        # With TLS the first word is another.
+        if os.environ.get("RAY_USE_TLS", "0") in ("", "0"):
+            connection.sendall(HTTP2_HELLO)
+            answer = connection.recv(len(HTTP2_SETTINGS))
+            if answer[3:4] != HTTP2_SETTINGS[3:4]:
+                raise ConnectionError("what listens there is something else")
 
 
 def _first_line(error: BaseException) -> str:

@@ -4,7 +4,6 @@ An engine that was opened is kept for the next call with the same parameters: th
 need not be made again. One call computes at a time, because an engine works in that memory.
 """
 
-import os
 from collections.abc import Sequence
 from functools import lru_cache
 from threading import Lock
@@ -14,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from twinstream.cores import usable_cores
 from twinstream.errors import InputError
 from twinstream.preprocess.flow.engine import Engine, Gray, TvL1Params
 from twinstream.preprocess.flow.engines import open_engine, resolve_engine
@@ -39,7 +39,7 @@ def tvl1(
     """
     given = build_settings(TvL1Params, dict(params), source="tvl1")
     gray = gray_frames(_stacked(frames))
-    cores = len(os.sched_getaffinity(0)) if threads is None else threads
+    cores = usable_cores() if threads is None else threads
     # An engine works in memory of its own: two threads in it would mix their frames.
     with _computing:
         return _opened(resolve_engine(engine), given, cores)(gray)

@@ -8,18 +8,18 @@ made by removing whole files, the least recently used first; a process that has 
 read it.
 """
 
-import fcntl
 import os
 import time
 import zlib
 from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
 from twinstream.errors import InputError
-from twinstream.output import tell
+from twinstream.progress import LOGGER
 from twinstream.shards.storage.location import Location, read_range
 
 BLOCK_BYTES = 64 * 2**10
@@ -116,13 +116,20 @@ class BlockCache:
             yield
         except OSError as error:
             self.is_off = True
-            tell(f"shards.cache_dir {self.folder}: {error.strerror}; reading without the cache")
+            LOGGER.warning(
+                f"shards.cache_dir {self.folder}: {error.strerror}; reading without the cache"
+            )
 
 
 def open_cache(folder: str | None, max_bytes: int) -> BlockCache | None:
-    """The cache in this folder, which is created; None for None. InputError if not writable."""
+    """The cache in this folder, which is created; None for None.
+
+    InputError if it cannot be written to, or where a system has no file locks.
+    """
     if folder is None:
         return None
+    if find_spec("fcntl") is None:
+        raise InputError(f"shards.cache_dir {folder}: needs file locks as of POSIX; leave it out")
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         with _opened(Path(folder) / LOCK_NAME, os.O_RDWR | os.O_CREAT):
@@ -168,6 +175,9 @@ def _sum(data: bytes) -> bytes:
 
 def _make_room(folder: Path, max_bytes: int) -> None:
     """Remove the files used longest ago until the others fit; one process at a time."""
+    # Imported here: Windows does not have it.
+    import fcntl
+
     with _opened(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         files = [

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from twinstream.errors import InputError
-from twinstream.output import tell
+from twinstream.progress import LOGGER
 from twinstream.shards.storage.atomic import write_atomically
 from twinstream.shards.storage.remote import RemotePath
 
@@ -73,7 +73,7 @@ def owned(
         # The lock holds without it: a disk that is full is told by who needs the room.
         with suppress(OSError):
             os.ftruncate(file, 0)
-            os.pwrite(file, _held[path], 0)
+            os.write(file, _held[path])
         yield lambda: None
     finally:
         del _held[path]
@@ -83,6 +83,9 @@ def owned(
             path.unlink()
         os.close(file)
         with suppress(OSError):
+            # Windows removes no file that is open, and has none of these locks.
+            if os.name == "nt":
+                path.unlink(missing_ok=True)
             for each in made:
                 each.rmdir()
 
@@ -124,7 +127,9 @@ def _locked_file(path: Path) -> int | None:
 
 
 def _without_lock(path: Path, file: int, reason: str) -> int:
-    tell(f"{path.parent}: cannot be locked ({reason}); see to it that no other run writes there")
+    LOGGER.warning(
+        f"{path.parent}: cannot be locked ({reason}); see to it that no other run writes there"
+    )
     return file
 
 
@@ -182,7 +187,7 @@ def _watch(folder: RemotePath, path: RemotePath, advice: str) -> None:
     found = _read(path)
     if found in (b"", SIGNED_OFF):
         return
-    tell(
+    LOGGER.warning(
         f"{folder}: {_name(found)} has not signed off; watching for {WATCH_SECONDS:g} s whether it "
         "is alive, and going on if not"
     )

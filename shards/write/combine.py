@@ -134,6 +134,7 @@ def subset(
     keys: Collection[str] | None = None,
     split: str | None = None,
     max_per_class: int | None = None,
+    expect: Callable[[int], None] = lambda total: None,
     progress: Callable[[str], None] = lambda key: None,
 ) -> StoredRows:
     """A dataset of the samples that pass every given filter; returns every row.
@@ -167,6 +168,7 @@ def subset(
             f"{source}: no sample is left by this choice; `twinstream shards info` tells what "
             "there is"
         )
+    expect(int((kept & is_written).sum()))
     choice = {"classes": classes, "keys": keys, "split": split, "max_per_class": max_per_class}
     settings = manifest.settings | {
         f"subset.{name}": sorted(value)

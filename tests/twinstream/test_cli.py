@@ -1,5 +1,6 @@
 """The command line: help with an example everywhere, and one line for every fault of the user's."""
 
+import logging
 from pathlib import Path
 
 import click
@@ -8,6 +9,7 @@ import pytest
 from tests.support.command import run
 from tests.support.datasets import rewritten
 from twinstream import cli, demo
+from twinstream.progress import LOGGER
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -135,3 +137,48 @@ def test_a_demo_does_not_delete_what_another_demo_is_making(
     monkeypatch.setattr(demo, "_run", lambda *arguments: {})
     demo.run_demo(out)
     assert [path.name for path in out.iterdir()] == [".twinstream-demo"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "level"),
+    [
+        (("shards", "info", "x"), logging.INFO),
+        (("-q", "shards", "info", "x"), logging.WARNING),
+        (("shards", "-q", "info", "x"), logging.WARNING),
+        (("shards", "info", "x", "--quiet"), logging.WARNING),
+        (("shards", "info", "-v", "x"), logging.DEBUG),
+        (("-q", "shards", "info", "-v", "x"), logging.DEBUG),
+    ],
+)
+def test_how_much_is_told_may_be_said_before_or_behind_a_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: tuple[str, ...], level: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, *arguments) == 1
+    assert LOGGER.level == level
+
+
+@pytest.mark.parametrize("option", ["-v", "-q"])
+def test_verbose_tells_where_an_error_arose_above_its_line(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+) -> None:
+    assert run(monkeypatch, option, "shards", "info", str(tmp_path / "none")) == 1
+    *above, line = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"twinstream: {tmp_path / 'none'}: no dataset.json")
+    assert ("Traceback (most recent call last):" in above) == (option == "-v")
+
+
+def test_a_package_that_was_left_out_is_named_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lacks(*arguments: object) -> None:
+        raise ModuleNotFoundError("No module named 'ray'", name="ray")
+
+    monkeypatch.setattr("twinstream.cli.load_settings", lacks)
+    assert run(monkeypatch, "preprocess") == 1
+    assert capsys.readouterr().err == (
+        "twinstream: this needs ray, which is not installed; run `pip install ray`\n"
+    )

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from twinstream.cores import usable_cores
 from twinstream.errors import InputError
 from twinstream.shards.read.members import read_snippets
 from twinstream.shards.read.samples import Samples, StoredSample
@@ -249,7 +250,7 @@ def num_workers(setting: int | None) -> int:
     if setting is not None:
         return setting
     shared_by = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(len(os.sched_getaffinity(0)) // shared_by, MAX_WORKERS))
+    return max(1, min(usable_cores() // shared_by, MAX_WORKERS))
 
 
 class Batching(Protocol):

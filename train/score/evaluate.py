@@ -17,8 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from twinstream.errors import InputError
-from twinstream.output import tell
-from twinstream.progress import Progress
+from twinstream.progress import LOGGER, Progress
 from twinstream.shards.format.manifest import FILE_NAME
 from twinstream.shards.read.dataset import ShardDataset
 from twinstream.shards.storage.atomic import write_atomically
@@ -134,11 +133,11 @@ def score_run(
     split = test.split or default_split(dataset)
     listed = dataset.virtual(split)
     if listed is not None and (note := listed.note()):
-        tell(note)
+        LOGGER.warning(note)
     crops = crops_to_score(test.crops, test.flip, settings.train.flip)
     samples, left_out = known_samples(dataset, split, checkpoint.classes)
     if left_out:
-        tell(f"{dataset.path}: {left_out}")
+        LOGGER.warning(f"{dataset.path}: {left_out}")
     views = TestSnippets(
         samples,
         segments=test.segments,
@@ -235,13 +234,13 @@ def tell_replaced(path: Path, about: Mapping[str, Any]) -> None:
         return
     before = read_about(path)
     if before is None:
-        tell(f"{path}: cannot be read, and is replaced")
+        LOGGER.warning(f"{path}: cannot be read, and is replaced")
         return
     # What a file does not say is not compared.
     named = ("run", "kind", "depth", "stage", "dataset_sha256", "split")
     if any(before.get(key, about[key]) != about[key] for key in named):
         where = f"split {before.get('split')} of {before.get('dataset')}"
-        tell(
+        LOGGER.warning(
             f"{path}: replaces those of {before.get('run')}, {before.get('stage')}, {where}; "
             "another --out keeps both"
         )

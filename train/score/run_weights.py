@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from twinstream.errors import InputError
-from twinstream.output import tell
+from twinstream.progress import LOGGER
 from twinstream.shards.format.classes import class_difference, first_few
 from twinstream.shards.format.manifest import FILE_NAME, pixel_settings
 from twinstream.shards.read.dataset import ShardDataset, open_dataset
@@ -114,7 +114,7 @@ def acting_branches(model: TwoBranch, checkpoint: Checkpoint, run: Path) -> tupl
     for name in acting:
         # Runs that began with another run's attention once left it out in training.
         if name not in checkpoint.attending:
-            tell(
+            LOGGER.warning(
                 f"{run}: was trained while the {name} branch's attention was left out; it acts "
                 "here, train again for true figures"
             )
@@ -214,4 +214,4 @@ def refuse_other_dataset(
             f"{checkpoint.bound}; `twinstream shards convert-codec --bound` makes shards of it"
         )
     for line in other_settings(checkpoint.made_with, pixel_settings(manifest.settings), "flow"):
-        tell(f"{dataset.path}: {line}")
+        LOGGER.warning(f"{dataset.path}: {line}")

@@ -42,7 +42,7 @@ def test_the_note_has_rate_parts_reasons_and_workers_alive() -> None:
         Event(EventKind.TIMED_OUT, "two/3", "train-000002", "c"),
     )
     assert totals.note(2.0) == (
-        "10 frames/s · flow 30 ms/frame · 1 skipped: too_short 1 · 1 worker"
+        "1 skipped · too_short 1 · 10 frames/s · flow 30 ms/frame · 1 worker"
     )
 
 
