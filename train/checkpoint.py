@@ -268,15 +268,23 @@ def _faults(checkpoint: Checkpoint) -> Iterator[str]:
     if not isinstance(lists, dict) or not _are_words([*lists, *lists.values()]):
         yield f"lists {shortened(lists)}, expected digests by setting"
     if training is not None:
-        for name, value in (vars(training.position) | {"log_bytes": training.log_bytes}).items():
-            if type(value) is not int or not 0 <= value < 2**63:
+        at = training.position
+        counts = vars(at) | {"log_bytes": training.log_bytes}
+        ended = counts.pop("ended")
+        for name, value in counts.items():
+            if not _is_count(value):
                 yield f"{name} {shortened(value)}, expected a whole number from 0 on"
                 return
-        at = training.position
+        if not (isinstance(ended, tuple) and all(map(_is_count, ended)) and len(ended) <= at.stage):
+            yield f"ended {shortened(ended)}, expected epochs of the {at.stage} stages before"
         if at.correct > at.seen:
             yield f"{at.correct} of {at.seen} videos correct"
         if not isinstance(training.optimizer, dict) or not isinstance(training.schedule, dict):
             yield "its optimizer is no state_dict"
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**63
 
 
 def _are_words(values: object) -> bool:

@@ -115,6 +115,8 @@ def changed(name: str, value: object) -> dict[str, Any]:
         ("lists", {"a": 1}, "lists {'a': 1}, expected digests"),
         ("position/epoch", float("nan"), "epoch nan, expected a whole number from 0 on"),
         ("position/stage", -1, "stage -1"),
+        ("position/ended", (2,), r"ended \(2,\), expected epochs of the 0 stages before"),
+        ("position/ended", [None], r"ended \[None\], expected epochs"),
         ("position/correct", 5, "5 of 0 videos correct"),
         ("log_bytes", True, "log_bytes True"),
         ("optimizer", None, "its optimizer is no state_dict"),

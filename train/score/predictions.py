@@ -69,7 +69,7 @@ class About(BaseModel):
     flip: bool | None = None
     scale: float = 1.0
     dataset_kind: str | None = None
-    run: str = ""
+    run: str | None = None
     dataset: str = ""
     dataset_sha256: str = ""
     list_sha256: str | None = None
