@@ -40,7 +40,6 @@ def set_environment() -> None:
     """Variables for a Ray of this machine, which reads them when it is imported."""
     # Otherwise ray replaces 127.0.0.1 by the machine's address and listens on every interface.
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
     # Ray would write one into a home that a container may lack, and that others may read.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 

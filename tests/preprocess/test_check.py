@@ -196,7 +196,7 @@ def test_a_table_that_cannot_be_written_is_refused_at_once(
         (("absent",), "dataset.root absent: no such folder"),
         (("a.avi", "absent"), "absent: not a file; expected one folder, or files"),
         (("-c", "absent.yaml", "."), "absent.yaml: no such settings file"),
-        ((), "pipeline.yaml: no such settings file"),
+        ((), "dataset.root videos: no such folder"),
     ],
     ids=str,
 )
