@@ -21,13 +21,11 @@ from twinstream.errors import InputError
 from twinstream.preprocess.catalog.files import has_video_suffix
 from twinstream.shards.format.classes import first_few, spelling_warning
 from twinstream.shards.format.columns import (
-    BLOCK_ROWS,
     NAME,
     TEXT,
     Records,
     Some,
     TableBuilder,
-    slices,
     taken,
     values,
 )
@@ -250,11 +248,9 @@ def _refuse_one_key(rows: Records[Video], listed: Sequence[Listed]) -> None:
 
 def _absent(files: Sequence[str], paths: pa.ChunkedArray) -> list[str]:
     """Those of `files` that are none of the paths, sorted."""
-    unnamed: list[str] = []
-    for block in slices(len(files), BLOCK_ROWS):
-        there = pa.array(files[block], TEXT)
-        unnamed += there.filter(pc.invert(pc.is_in(there, paths))).to_pylist()
-    return sorted({*unnamed})
+    # All at once, as each call looks at all paths first.
+    there = pa.array(files, TEXT)
+    return sorted({*there.filter(pc.invert(pc.is_in(there, paths))).to_pylist()})
 
 
 def refuse_twice(key: str, first: Listed, second: Listed) -> None:

@@ -17,12 +17,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import pydantic_core
 from numpy.typing import NDArray
 
 from twinstream.errors import InputError
 from twinstream.shards.format import tables
 from twinstream.shards.format.columns import Records
-from twinstream.shards.format.manifest import ShardEntry, from_json
+from twinstream.shards.format.manifest import ShardEntry
 from twinstream.shards.format.sample import SampleMeta
 from twinstream.shards.format.video_table import VideoRow, refuse_values, table_of
 from twinstream.shards.storage.location import Location, read_whole
@@ -134,7 +135,8 @@ def read_index_file(path: Location, *, check_values: bool = True) -> IndexFile:
     data = _bytes(path)
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
-        fields = from_json(file.metadata.metadata[METADATA_KEY])
+        # In half the time of the standard library's, which is the most of reading an index.
+        fields = pydantic_core.from_json(file.metadata.metadata[METADATA_KEY], allow_inf_nan=False)
         # As columns: a run reads this of every video, and objects would cost more than the rest.
         videos = table_of(fields["videos"])
         record = JobRecord(**fields | {"videos": Records(videos, VideoRow)})

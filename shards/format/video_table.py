@@ -173,12 +173,12 @@ GROUP_ROWS = 2**20
 def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Rows with a value for each column and no other, in this order; TypeError for others."""
     named = {*SCHEMA.names}
-    if any(row.keys() != named for row in rows):
+    if any({*row} != named for row in rows):
         raise TypeError(f"a row's columns are not {', '.join(SCHEMA.names)}")
-    columns = {name: [row[name] for row in rows] for name in SCHEMA.names}
+    table = pa.Table.from_struct_array(pa.array(rows, pa.struct([*SCHEMA])))
     # An unknown frame rate, as in VideoRow.
-    columns["fps"] = [fps or None for fps in columns["fps"]]
-    return pa.table(columns, schema=SCHEMA)
+    known = pc.if_else(pc.equal(table["fps"], 0), None, table["fps"])
+    return table.set_column(SCHEMA.get_field_index("fps"), "fps", known)
 
 
 def videos_bytes(rows: Iterable[VideoRow]) -> bytes:
