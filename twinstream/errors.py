@@ -27,5 +27,9 @@ def first_line(error: BaseException) -> str:
 
 def shortened(value: object) -> str:
     """The repr of a value that was read, cut where it is long or deep."""
-    text = _SHORT.repr(value)
+    return beginning(_SHORT.repr(value))
+
+
+def beginning(text: str) -> str:
+    """A text that was read, cut where it is long."""
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."

@@ -9,6 +9,8 @@ import re
 import sys
 from html import escape
 
+from twinstream.errors import beginning
+
 # A spreadsheet computes a cell that begins so.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _MARKS = re.compile(r"[\\`|<>*\[\]~]|&(?=#?\w+;)|(?<!\w)_|_(?!\w)")
@@ -63,5 +65,8 @@ def csv_text(text: str) -> str:
 
 
 def figure_text(text: str) -> str:
-    """Text in a picture; between two dollars matplotlib would read a formula."""
-    return plain(text).replace("$", r"\$")
+    """Text in a picture, cut where it is long: it is drawn whole before the picture is cut.
+
+    Between two dollars matplotlib would read a formula.
+    """
+    return plain(beginning(text)).replace("$", r"\$")

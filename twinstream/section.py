@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from twinstream.credentials import refuse_credentials
-from twinstream.errors import InputError, shortened
+from twinstream.errors import InputError, beginning, shortened
 
 
 class Section(BaseModel):
@@ -115,11 +115,10 @@ def _one_line(error: ValidationError, model: type[BaseModel]) -> str:
         if not str(part).startswith(("function-", "constrained-"))
     )
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        text = f"{path}: no such key{nearest_key(path, model)}"
+        said = f"no such key{nearest_key(path, model)}"
     else:
-        text = (
-            f"{path}: {first['msg'].removeprefix('Value error, ')}, not {shortened(first['input'])}"
-        )
+        said = f"{first['msg'].removeprefix('Value error, ')}, not {shortened(first['input'])}"
+    text = f"{beginning(path)}: {said}"
     return text + (f" (and {len(others)} more)" if others else "")
 
 

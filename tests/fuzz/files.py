@@ -75,7 +75,9 @@ from twinstream.train.session import load_training, open_session
 from twinstream.train.settings import TestSettings
 from twinstream.train.trained import load_network
 
-# Far more than a case takes on a machine that has much other work
+# Of the processor, however much other work the machine has: a case takes a second
+CPU_SECONDS = 60
+# By the clock, for what only waits
 HANG_SECONDS = 300
 # Beyond what the process has mapped before its first case
 MEMORY_BYTES = 2**30
@@ -174,6 +176,18 @@ def sealed(data: bytes) -> bytes:
         return data
 
 
+def resealed(dataset: Path, name: str, data: bytes) -> None:
+    """Replace a file, and its size and digest in the manifest, whatever that refuses of them."""
+    (dataset / name).write_bytes(data)
+    path = dataset / "dataset.json"
+    fields = json.loads(path.read_bytes())
+    shards = chain.from_iterable(fields["splits"].values())
+    for entry in [fields["videos"], *chain.from_iterable(shard.values() for shard in shards)]:
+        if isinstance(entry, dict) and entry["path"] == name:
+            entry |= {"num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    path.write_bytes(sealed(spelt(fields)))
+
+
 def change_file(
     pattern: str, change: Callable[[bytes, random.Random], bytes]
 ) -> Callable[[Path, random.Random], bool]:
@@ -184,7 +198,7 @@ def change_file(
         data = path.read_bytes()
         made = mutated(data, data, rng) if rng.random() < 0.2 else change(data, rng)
         if fits := rng.random() < 0.8:
-            rewritten(dataset, path.relative_to(dataset).as_posix(), made)
+            resealed(dataset, path.relative_to(dataset).as_posix(), made)
         else:
             path.write_bytes(made)
         return fits
@@ -505,6 +519,9 @@ def work(numbers: range, answers: Connection, seed: int, originals: Path) -> Non
     ):
         for number in numbers:
             answers.send((number, ""))
+            # Whoever takes more ends by SIGXCPU.
+            used, most = time.process_time(), resource.getrlimit(resource.RLIMIT_CPU)[1]
+            resource.setrlimit(resource.RLIMIT_CPU, (int(used) + CPU_SECONDS, most))
             folder = Path(name, str(number), "case")
             answers.send((number, outcome(tried(number, seed, originals, folder))))
             shutil.rmtree(folder.parent)

@@ -146,13 +146,13 @@ def _odd_cell(value: Any, kind: pa.DataType, rng: random.Random) -> Any:
             [0] * len(value),
             value * 1_000,
             [_odd_cell(one, least, rng) if n == 1 else one for n, one in enumerate(value)],
-            [one + 10_000 for one in value] if value else [],
+            [(one or 0) + 10_000 for one in value],
         ]
         return rng.choice(changes)
     if pa.types.is_integer(kind):
         bits = kind.bit_width
         numbers = (-1, 0, 1, 2, 5, 99, 2 ** (bits - 1) - 1, -(2 ** (bits - 1)), 10**9, 2 * 10**9)
-        return rng.choice([*numbers, value + 1])
+        return rng.choice([*numbers, (value or 0) + 1])
     if pa.types.is_floating(kind):
         return rng.choice([float("nan"), float("inf"), -1.0, 0.0, 3e38])
     if pa.types.is_string(kind):

@@ -1,5 +1,6 @@
 """Tries inputs in processes of their own, so that one that crashes or hangs is a finding."""
 
+import signal
 from collections.abc import Callable, Iterator
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -33,6 +34,8 @@ def watched(
             pass
         process.join()
         if numbers:
+            # What works without an end runs out of the processor's time that it has.
+            hangs = hangs or process.exitcode == -signal.SIGXCPU
             # A negative code is a signal's; 1 is an exception, told on stderr.
             yield number, "hangs" if hangs else f"ended its process with code {process.exitcode}"
             numbers = range(number + 1, numbers.stop)

@@ -13,7 +13,15 @@ from tests.support import datasets
 from tests.support.command import run
 from tests.support.datasets import write_dataset
 from tests.support.runs import write_tested
-from twinstream.output import csv_text, figure_text, html_text, markdown_text, one_line, plain
+from twinstream.errors import MAX_SHOWN
+from twinstream.output import (
+    csv_text,
+    figure_text,
+    html_text,
+    markdown_text,
+    one_line,
+    plain,
+)
 from twinstream.progress import Progress
 from twinstream.shards.format.video_table import VideoRow, videos_csv
 
@@ -78,6 +86,11 @@ def test_a_picture_takes_dollars_as_they_are(text: str) -> None:
     figure = Figure()
     title = figure.suptitle(figure_text(text))
     assert title._preprocess_math(title.get_text())[1] is False
+
+
+def test_a_picture_has_the_beginning_of_a_long_text() -> None:
+    assert figure_text("a" * 100_000) == "a" * MAX_SHOWN + "..."
+    assert figure_text("a" * MAX_SHOWN) == "a" * MAX_SHOWN
 
 
 def harmless(text: str) -> bool:

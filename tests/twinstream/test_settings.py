@@ -132,6 +132,7 @@ def test_a_default_that_hangs_on_a_wrong_value_is_no_second_mistake(
         ("- 1\n", "holds a list, expected sections"),
         ("train:\n  epochs: 1\n  epoch: 2\n", "train.epoch: no such key"),
         ("train: 3\n", "train: Input should be a valid dictionary"),
+        (f"? {'x' * 100_000}\n: 1\n", "x...: no such key"),
     ],
 )
 def test_a_file_that_is_no_settings_file_is_told(tmp_path: Path, text: str, message: str) -> None:
@@ -139,6 +140,7 @@ def test_a_file_that_is_no_settings_file_is_told(tmp_path: Path, text: str, mess
         read_settings(Settings, write(tmp_path, text))
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 1_000
 
 
 def test_an_absent_file_is_told(tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ FILE_NAME = "predictions{suffix}.parquet"
 
 METADATA = b"twinstream"
 MAX_VALUES_PER_BYTE, MANY_VALUES = 64, 2**24
+# A confusion matrix has the square of it.
+MAX_CLASSES = 10_000
 FIELDS = [
     ("key", pa.string()),
     ("label", pa.int32()),
@@ -62,7 +64,9 @@ class About(BaseModel):
     clip_stride: int | None = None
     attention_at: str | list[str] = ""
     stage: Annotated[str, StringConstraints(pattern=STAGE_NAME)] = "rgb"
-    classes: Annotated[list[str], Field(min_length=1), AfterValidator(_names_once)] = [""]
+    classes: Annotated[
+        list[str], Field(min_length=1, max_length=MAX_CLASSES), AfterValidator(_names_once)
+    ] = [""]
     split: str = ""
     segments: int = Field(1, ge=1)
     crops: int = Field(1, ge=1)

@@ -11,6 +11,7 @@ import pytest
 from twinstream.errors import InputError
 from twinstream.train.score.predictions import (
     FIELDS,
+    MAX_CLASSES,
     METADATA,
     Predictions,
     read_predictions,
@@ -120,6 +121,10 @@ def forged(about: object = None, **columns: pa.Array) -> pa.Table:
         (forged({"stage": "../../x"}), "stage: String should match pattern"),
         (forged({"classes": ["a", "a"]}), "classes: Value error, expected each class once"),
         (forged({"classes": 7}), "classes: Input should be a valid list, not 7"),
+        (
+            forged({"classes": list(map(str, range(MAX_CLASSES + 1)))}),
+            "classes: List should have at most 10000 items",
+        ),
         (forged({"depth": "18"}), "depth: Input should be a valid integer, not '18'"),
         (forged({"weights_sha256": None}), "weights_sha256: Input should be a valid dictionary"),
         (
