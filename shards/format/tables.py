@@ -51,14 +51,16 @@ def parse_groups(
     # Looked at first, so that a fault costs no memory.
     with _readable(path, what):
         texts = [name for name in names if schema.field(name).type == pa.string()]
-        file = pq.ParquetFile(data)
+        # Nothing is read ahead: a thread of pyarrow that lets go of the bytes while the process
+        # ends aborts it.
+        file = pq.ParquetFile(data, pre_buffer=False)
         _refuse_other_columns(path, file.schema_arrow, schema, names, what)
         columns = _columns(path, file.metadata, num_rows)
         _refuse_large(path, [one for name in names for one in columns[name]])
         in_full = (one for name in texts for one in columns[name])
         # As much as they can be at most, if the longest text stands in every row.
         if sum(one.num_values * one.total_uncompressed_size for one in in_full) > FLOOR_BYTES:
-            file = pq.ParquetFile(data, read_dictionary=texts)
+            file = pq.ParquetFile(data, pre_buffer=False, read_dictionary=texts)
         wanted = pa.schema([schema.field(name) for name in names])
     for group in range(file.num_row_groups):
         with _readable(path, what):

@@ -124,7 +124,7 @@ def read_predictions(path: Path) -> Predictions:
     InputError for a damaged file, one of another program, or one from which no accuracy follows.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
             _refuse_more_than_bytes(path, file.metadata)
             table = file.read(columns=[name for name, _ in FIELDS], use_threads=False)
     except (pa.ArrowException, OSError) as error:
