@@ -6,11 +6,11 @@ the right size and channels, one row in videos.parquet for each video, and each 
 shard that its row names. `fast_faults` checks the bytes only.
 """
 
-import os
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 from twinstream.errors import InputError
 from twinstream.shards.format.image import decode_unchanged
@@ -135,15 +135,15 @@ def _shard_faults(
             if sample.key in keys:
                 yield f"{name}: {sample.key}: also in {keys[sample.key]}"
             keys[sample.key] = name.removesuffix(".tar")
-            yield from (
-                f"{name}: {sample.key}: {fault}" for fault in _sample_faults(sample, file.fileno())
-            )
+            yield from (f"{name}: {sample.key}: {fault}" for fault in _sample_faults(sample, file))
 
 
-def _sample_faults(sample: SampleIndex, tar: int) -> Iterator[str]:
+def _sample_faults(sample: SampleIndex, tar: IO[bytes]) -> Iterator[str]:
     """Faults of a sample's members in the open file `tar`."""
-    places = zip(sample.offsets.tolist(), sample.sizes.tolist(), strict=True)
-    members = [os.pread(tar, size, at) for at, size in places]
+    members = []
+    for at, size in zip(sample.offsets.tolist(), sample.sizes.tolist(), strict=True):
+        tar.seek(at)
+        members.append(tar.read(size))
     num_flow = (len(members) - 1 - sample.num_frames) / 2
     if num_flow != sample.num_frames - 1:
         yield (

@@ -96,7 +96,8 @@ class Progress:
     def advance(self, units: int = 1, note: str = "") -> None:
         """Count `units` more."""
         self._done += units
-        self._bar.notes = [part for part in one_line(note).split(SEPARATOR) if part]
+        note = one_line(note)
+        self._bar.notes = [part for part in note.split(SEPARATOR) if part]
         self._bar.update(units)
         now = time.monotonic()
         self._first = self._first or (now, self._done)

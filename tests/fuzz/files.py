@@ -36,7 +36,15 @@ import pyarrow.parquet as pq
 import torch
 import yaml
 
-from tests.fuzz.mutations import odd_jpeg, odd_json, odd_parquet, odd_tar, odd_tree, odd_zip
+from tests.fuzz.mutations import (
+    odd_jpeg,
+    odd_json,
+    odd_parquet,
+    odd_safetensors,
+    odd_tar,
+    odd_tree,
+    odd_zip,
+)
 from tests.fuzz.mutations import odd_value as odd
 from tests.fuzz.originals import register, run_settings, write_originals
 from tests.fuzz.videos import mutated
@@ -404,7 +412,9 @@ def drive_run(case: Case, *, trains: bool) -> None:
     first = run_settings(dataset, *(f"{name}={path}" for name, path in weights.items()))
     use = Use(("left", "right"), 20.0)
     model = build_model(first.model, 2)
-    case.maybe(0.3, "first weights", lambda: initialise(model.rgb, run / "flow.pt", "rgb", use))
+    case.maybe(
+        0.3, "first weights", lambda: initialise(model.rgb, run / "flow.safetensors", "rgb", use)
+    )
     if trains:
         case.maybe(0.4, "resume", lambda: train(wanted, run, resume=True))
         return
@@ -413,15 +423,17 @@ def drive_run(case: Case, *, trains: bool) -> None:
         settings = read_run_settings(run)
         shards = settings.shards.model_copy(update={"path": str(dataset)})
         session = open_session(settings.model_copy(update={"shards": shards}), run, Ranks())
-        load_training(session)
+        load_training(session, more_epochs=False)
 
     case.enters("resume", opened)
 
 
 def drive_checkpoint(case: Case) -> None:
     """Change a checkpoint, of a stage or of the whole run, or the file of a branch."""
-    path = case.folder / "run" / case.rng.choice(("checkpoint.pt", "checkpoint.pt", "flow.pt"))
-    path.write_bytes(odd_state(path.read_bytes(), case.rng))
+    name = case.rng.choice(("checkpoint.pt", "flow.safetensors"))
+    path = case.folder / "run" / name
+    change = odd_state if name == "checkpoint.pt" else odd_safetensors
+    path.write_bytes(change(path.read_bytes(), case.rng))
     drive_run(case, trains=True)
 
 

@@ -223,6 +223,27 @@ def odd_jpeg(data: bytes, rng: random.Random) -> bytes:
     return mutated(data, data, rng)
 
 
+def odd_safetensors(data: bytes, rng: random.Random) -> bytes:
+    """A file of safetensors after a change of its header, of what we say there, or of its sizes."""
+    kind = rng.random()
+    if kind < 0.2:
+        return mutated(data, data, rng)
+    size = int.from_bytes(data[:8], "little")
+    header, tensors = data[8 : 8 + size], data[8 + size :]
+    if kind < 0.3:
+        return (
+            rng.choice((0, size - 1, size + 1, 2**40, 2**64 - 1)).to_bytes(8, "little") + data[8:]
+        )
+    if kind < 0.6:
+        header = odd_json(header, rng)
+    else:
+        tree = json.loads(header)
+        own = odd_json(tree["__metadata__"]["twinstream"].encode(), rng)
+        tree["__metadata__"]["twinstream"] = own.decode(errors="replace")
+        header = json.dumps(tree).encode()
+    return len(header).to_bytes(8, "little") + header + tensors
+
+
 def odd_zip(data: bytes, rng: random.Random) -> bytes:
     """A zip, as torch.save writes it, after a change of a member or of the sizes that it claims."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:

@@ -13,6 +13,7 @@ from tests.support.runs import write_tested
 from tests.support.training import make_settings
 from twinstream.shards.split_lists import add_split
 from twinstream.train import fit
+from twinstream.train.checkpoint import load_checkpoint
 from twinstream.train.gradient import add_gradients
 from twinstream.train.network import families
 from twinstream.train.network.branch import Branch
@@ -65,7 +66,8 @@ def write_originals(folder: Path) -> None:
     listed.write_text("left/train0\nright/train1\n")
     add_split(dataset, "few", str(listed))
     train_for(STEPS, run_settings(dataset), folder / "run")
-    torch.save(torch.load(folder / "run" / "flow.pt")["model"], folder / "weights.pt")
+    weights = load_checkpoint(folder / "run" / "flow.safetensors").model
+    torch.save(weights, folder / "weights.pt")
     labels = [0, 1, 2, 0]
     # Of depth 18: the table of parameters builds the network that predictions name.
     answers = {"rgb": [0, 1, 1, 0], "flow": [0, 2, 2, 0]}

@@ -10,7 +10,7 @@ from tests.support.datasets import write_dataset
 from tests.support.training import kill_after, losses, make_settings
 from twinstream.errors import InputError
 from twinstream.section import build_settings
-from twinstream.train.checkpoint import Position, load_resumable
+from twinstream.train.checkpoint import Position, load_checkpoint, load_resumable
 from twinstream.train.fit import train
 from twinstream.train.run_folder import RunSettings, read_run_settings, takes_more_epochs
 
@@ -33,8 +33,7 @@ def go_on(run: Path, *overrides: str) -> None:
 
 
 def weights(run: Path, stage: str) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = torch.load(run / f"{stage}.pt", weights_only=True)["model"]
-    return found
+    return load_checkpoint(run / f"{stage}.safetensors").model
 
 
 def test_a_finished_run_of_one_stage_becomes_the_run_of_more_epochs(
@@ -64,9 +63,9 @@ def test_of_several_stages_the_last_goes_on_and_a_stop_changes_nothing(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, other = (begin(dataset, tmp_path / name, "train.epochs=1") for name in ("one", "other"))
-    before = (one / "flow.pt").read_bytes()
+    before = (one / "flow.safetensors").read_bytes()
     go_on(one, "train.epochs=2")
-    assert (one / "flow.pt").read_bytes() == before
+    assert (one / "flow.safetensors").read_bytes() == before
     assert [line[:3] for line in losses(one)] == [
         *(("flow", 0, 0), ("flow", 0, 1)),
         *(("iter1", 0, 0), ("iter1", 0, 1), ("iter1", 1, 0), ("iter1", 1, 1)),

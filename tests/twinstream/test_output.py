@@ -151,7 +151,8 @@ def test_an_error_is_one_line_whatever_it_names(
 def test_a_bar_and_its_lines_are_harmless(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("twinstream.progress.PLAIN_LINE_SECONDS", 0.0)
+    for name in ("FIRST_LINE_SECONDS", "PLAIN_LINE_SECONDS"):
+        monkeypatch.setattr(f"twinstream.progress.{name}", 0.0)
     with Progress("verify", 2, "shard") as progress:
         progress.advance(note=f"{ESC}\n")
         progress.write(ESC, sys.stderr)
