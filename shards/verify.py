@@ -116,7 +116,8 @@ def _shard_faults(
         samples = read_index(dataset_file(dataset, entry.index.path), entry, num_classes)
         with tarfile.open(tar_path, "r:") as tar:
             members = [(member.name, member.offset_data, member.size) for member in tar]
-    except (InputError, tarfile.TarError) as error:
+    # ValueError: tarfile takes some headers for numbers that they are not.
+    except (InputError, tarfile.TarError, ValueError) as error:
         yield f"{name}: {error}"
         return
     promised = [

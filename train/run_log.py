@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import fmean
@@ -62,9 +63,14 @@ class TrainingLog:
         """Of the steps of an epoch that are logged, in their order; none without a directory."""
         if self._path is None:
             return []
-        lines = map(json.loads, self._path.read_text().splitlines())
-        of_epoch = (line for line in lines if (line["stage"], line["epoch"]) == (stage, epoch))
-        return [line["loss"] for line in of_epoch if "loss" in line]
+        found = []
+        for line in self._path.read_text("utf-8", "replace").splitlines():
+            # A line may be torn where the disk was full, and of an epoch's end there is no loss.
+            with suppress(ValueError, LookupError, TypeError, RecursionError):
+                given = json.loads(line)
+                if (given["stage"], given["epoch"]) == (stage, epoch):
+                    found.append(float(given["loss"]))
+        return found
 
     def write(self, figures: dict[str, Any], step: int) -> None:
         """One line; its numbers also go to TensorBoard, under the name of the stage."""

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from twinstream.errors import InputError
+from twinstream.errors import InputError, beginning
 from twinstream.shards.format.flow_codec import dequantize
 from twinstream.shards.format.manifest import (
     FlowCodec,
@@ -204,7 +204,8 @@ class ShardDataset:
         found = self.written.find(key) if isinstance(key, str) else None
         if found is None:
             raise InputError(
-                f"{self.path}: no sample {key!r} among {len(self)}; {VIDEOS_NAME} lists all"
+                f"{self.path}: no sample {beginning(repr(key))} among {len(self)}; {VIDEOS_NAME} "
+                "lists all"
             )
         split, shard = found
         return split, self.samples(split).of_key(shard, key)

@@ -19,7 +19,7 @@ from typing import IO
 from urllib.parse import parse_qsl, unquote
 
 from twinstream.credentials import refuse_credentials
-from twinstream.errors import InputError
+from twinstream.errors import InputError, beginning
 from twinstream.shards.storage.atomic import write_atomically
 from twinstream.shards.storage.connection import OPTIONS
 from twinstream.shards.storage.lock import OWNER_NAME
@@ -167,8 +167,8 @@ def require_usable_path(path: str, where: str = "") -> None:
     """InputError, which begins with `where`, for a path that is not below a folder."""
     if not is_usable_path(path):
         raise InputError(
-            f"{where}{': ' if where else ''}{path!r}: not a usable path; expected one below the "
-            "root, in UTF-8, without '..', backslashes or control characters"
+            f"{where}{': ' if where else ''}{beginning(repr(path))}: not a usable path; expected "
+            "one below the root, in UTF-8, without '..', backslashes or control characters"
         )
 
 
@@ -177,8 +177,8 @@ def require_file_path(path: str, where: str = "") -> None:
     require_usable_path(path, where)
     if _SCHEME.match(path):
         raise InputError(
-            f"{where}{': ' if where else ''}{path!r}: begins like a URL; expected a path below the "
-            "dataset's folder"
+            f"{where}{': ' if where else ''}{beginning(repr(path))}: begins like a URL; expected a "
+            "path below the dataset's folder"
         )
 
 

@@ -111,9 +111,9 @@ def last_tested(evidence: Evidence) -> tuple[Predictions, Scores, Weights]:
 def read_epochs(run: Path) -> list[Epoch]:
     """What log.jsonl has of each epoch that has ended; [] without a log."""
     path, losses, found = run / LOG, [], []
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    for line in path.read_text("utf-8", "replace").splitlines() if path.is_file() else []:
         # A line may be torn where the disk was full.
-        with suppress(ValueError, KeyError, TypeError):
+        with suppress(ValueError, LookupError, TypeError, RecursionError):
             given: dict[str, Any] = json.loads(line)
             if "loss" in given:
                 losses.append(float(given["loss"]))
