@@ -264,6 +264,9 @@ class Batching(Protocol):
 
 def loaded(source: Batching, workers: int, **sampling: Any) -> Iterator[Batch]:
     """The source's batches through a DataLoader; InputError for bad data or a dead worker."""
+    if workers:
+        # Before the fork: a fork lacks OpenCV's threads, and would wait for their end for good.
+        cv2.setNumThreads(1)
     loader = DataLoader(
         _Batches(source),
         num_workers=workers,

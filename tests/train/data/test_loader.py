@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -162,6 +163,17 @@ def test_workers_do_not_change_the_batches(
 ) -> None:
     snippets = train_snippets(dataset, shape=shape)
     assert equal(read_epoch(snippets, workers), read_epoch(snippets, 0))
+
+
+def test_loaders_start_where_opencv_has_threads_already(dataset: Path) -> None:
+    """A fork has none of them, and waited for their end for good."""
+    threads = cv2.getNumThreads()
+    try:
+        cv2.setNumThreads(4)
+        cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (31, 31), 0)
+        assert read_epoch(train_snippets(dataset), 1)
+    finally:
+        cv2.setNumThreads(threads)
 
 
 @BOTH_SHAPES
