@@ -2,23 +2,30 @@
 
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.fuzz import files
 from tests.fuzz.files import Case, findings, outcome, table, tried, try_all
 from tests.fuzz.originals import write_originals
 from twinstream.errors import InputError
+from twinstream.train.network import families
 
 NUM_CASES = 44
 
 
 @pytest.fixture(scope="module")
-def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def originals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The files, with their family of networks known until the last test of this module."""
     folder = tmp_path_factory.mktemp("fuzz") / "originals"
+    known, threads = families.FAMILIES, torch.get_num_threads()
     write_originals(folder)
-    return folder
+    yield folder
+    families.FAMILIES = known
+    torch.set_num_threads(threads)
 
 
 def test_forged_files_are_read_or_refused_in_one_line(originals: Path) -> None:
