@@ -11,10 +11,12 @@ import secrets
 import shutil
 import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from errno import EAGAIN, EMFILE, ENFILE, ENOMEM, ENOSPC, EROFS
 from pathlib import Path
+from typing import Any
 
 from twinstream.errors import InputError
 
@@ -33,6 +35,9 @@ SHM = "/dev/shm"
 # What Ray's own logs say of a machine that lacks something.
 LACKS = [os.strerror(number) for number in (ENOSPC, EROFS, ENOMEM, EMFILE, ENFILE, EAGAIN)]
 LACKS += ["bad_alloc", "failed to map segment"]
+# Without one of these no Ray starts; it is asked so often whether one has ended.
+SERVERS = {"gcs_server", "raylet"}
+WATCH_SECONDS = 1.0
 WITHOUT = "or use --local, which needs no Ray"
 
 
@@ -40,6 +45,10 @@ def set_environment() -> None:
     """Variables for a Ray of this machine, which reads them when it is imported."""
     # Otherwise ray replaces 127.0.0.1 by the machine's address and listens on every interface.
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    # Waits in Ray's C++ that no signal ends: for the first server's port, so that a failure is told
+    # within 30 s, and for the second to register, which is asked again until 30 s are over.
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "20")
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "5")
     # Ray would write one into a home that a container may lack, and that others may read.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
@@ -97,6 +106,45 @@ def private_temp_dir() -> Iterator[Path]:
 def shm_has_room() -> bool:
     """Whether Ray's object store can lie in shared memory; else its place is among the files."""
     return os.access(SHM, os.W_OK | os.X_OK) and _room(SHM) >= OBJECT_STORE_BYTES
+
+
+@contextmanager
+def watched_start() -> Iterator[None]:
+    """ChildProcessError as soon as a server of Ray ends while the block lasts.
+
+    Ray waits on for one that has ended. Seen on Linux, and from the main thread alone.
+    """
+
+    def look(*_: Any) -> None:
+        if ended := _ended_servers() - before:
+            raise ChildProcessError(f"{' and '.join(sorted(name for _, name in ended))} has ended")
+        # Not an interval, in which one look could interrupt another.
+        signal.setitimer(signal.ITIMER_REAL, WATCH_SECONDS)
+
+    before = _ended_servers()
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, WATCH_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+
+
+def _ended_servers() -> set[tuple[str, str]]:
+    """Number and name of each server that this process has started, that ended, unasked."""
+    ended = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            # `PID (NAME) STATE PARENT ...`; the name of an ended process stays.
+            number, _, rest = stat.read_text(errors="replace").partition(" (")
+            name, _, rest = rest.rpartition(") ")
+            if rest.split()[:2] == ["Z", str(os.getpid())] and name in SERVERS:
+                ended.add((number, name))
+    return ended
 
 
 def what_it_lacked(temp_dir: Path) -> str | None:

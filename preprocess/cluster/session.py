@@ -28,6 +28,7 @@ from twinstream.preprocess.cluster.local_ray import (
     require_limits,
     set_environment,
     shm_has_room,
+    watched_start,
     what_it_lacked,
 )
 from twinstream.preprocess.cluster.nodes import (
@@ -260,17 +261,18 @@ def _start_here(temp_dir: Path, num_cpus: int | None) -> None:
     # Ray opens the folder that it is given to everyone: one below ours.
     files = temp_dir / FILES
     try:
-        ray.init(
-            "local",  # Never a cluster that happens to run on this machine.
-            num_cpus=num_cpus or usable_cores(),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=OBJECT_STORE_BYTES,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=str(files),
-            _plasma_directory=None if shm_has_room() else str(temp_dir),
-        )
+        with watched_start():
+            ray.init(
+                "local",  # Never a cluster that happens to run on this machine.
+                num_cpus=num_cpus or usable_cores(),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(files),
+                _plasma_directory=None if shm_has_room() else str(temp_dir),
+            )
     # Of every kind, Exception itself among them.
     except Exception as error:
         end_leftovers(temp_dir)

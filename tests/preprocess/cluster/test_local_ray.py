@@ -2,7 +2,11 @@
 
 import os
 import resource
+import shutil
+import signal
 import stat
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +24,7 @@ from twinstream.preprocess.cluster.local_ray import (
     require_limits,
     set_environment,
     shm_has_room,
+    watched_start,
     what_it_lacked,
 )
 
@@ -129,8 +134,28 @@ def test_the_logs_of_a_ray_that_did_not_start_say_what_the_machine_lacked(tmp_pa
     assert what_it_lacked(tmp_path) == "raylet.err: Cannot allocate memory"
 
 
+def test_a_server_that_ends_while_ray_starts_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_ray, "WATCH_SECONDS", 0.05)
+    raylet = shutil.copy(shutil.which("sleep") or "sleep", tmp_path / "raylet")
+    handler = signal.getsignal(signal.SIGALRM)
+    # Of a Ray that this process has started and ended before.
+    before = subprocess.Popen([raylet, "0"])
+    os.waitid(os.P_PID, before.pid, os.WEXITED | os.WNOWAIT)
+    with watched_start():
+        time.sleep(0.2)
+    now = subprocess.Popen([raylet, "0.1"])
+    with pytest.raises(ChildProcessError, match=r"^raylet has ended$"), watched_start():
+        time.sleep(60)
+    assert signal.getsignal(signal.SIGALRM) == handler
+    before.wait()
+    now.wait()
+
+
 def test_a_local_ray_has_a_token_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RAY_AUTH_TOKEN", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):
+    waits = ("RAY_gcs_server_port_wait_time_s", "RAY_raylet_start_wait_time_s")
+    for name in ("RAY_AUTH_TOKEN", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", *waits):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     set_environment()
