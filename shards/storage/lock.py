@@ -42,11 +42,12 @@ _held: dict[Path, bytes] = {}
 
 @contextmanager
 def owned(
-    folder: Path | RemotePath, what: str, option: str | None = "--out"
+    folder: Path | RemotePath, what: str, option: str | None = "--out", name: str = OWNER_NAME
 ) -> Iterator[Callable[[], None]]:
     """Make `folder` and hold it for this process while the block lasts.
 
     `what` is the command, for the message to others; `option` is what they can choose another of.
+    What is held is the folder's `name`: two of different names go on side by side.
     Yields a check to call between two steps: InputError when another run has taken the folder, as
     can happen in a store. InputError where another run holds it or it cannot be written to. Folders
     that were made here and are empty at the end are removed.
@@ -55,10 +56,10 @@ def owned(
     other = f" or choose another {option}" if option else ""
     advice = f"wait for it{other}"
     if isinstance(folder, RemotePath):
-        with _recorded(folder, owner, advice) as check:
+        with _recorded(folder / name, owner, advice) as check:
             yield check
         return
-    path = folder.resolve() / OWNER_NAME
+    path = folder.resolve() / name
     try:
         made, file = _made_and_locked(folder, path)
     except OSError as error:
@@ -134,11 +135,9 @@ def _without_lock(path: Path, file: int, reason: str) -> int:
 
 
 @contextmanager
-def _recorded(
-    folder: RemotePath, owner: dict[str, Any], advice: str
-) -> Iterator[Callable[[], None]]:
+def _recorded(path: RemotePath, owner: dict[str, Any], advice: str) -> Iterator[Callable[[], None]]:
     """The same in a store."""
-    path, own = folder / OWNER_NAME, secrets.token_hex(8)
+    folder, own = path.parent, secrets.token_hex(8)
     ended, lost = threading.Event(), threading.Event()
 
     def sign() -> None:

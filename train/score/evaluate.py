@@ -22,6 +22,7 @@ from twinstream.shards.format.manifest import FILE_NAME
 from twinstream.shards.read.dataset import ShardDataset
 from twinstream.shards.storage.atomic import write_atomically
 from twinstream.shards.storage.location import file_sha256
+from twinstream.shards.storage.lock import owned
 from twinstream.train.checkpoint import trained_branches
 from twinstream.train.choices import BOTH, BranchName
 from twinstream.train.data.loader import TestSnippets, load_test_batches, num_workers
@@ -57,6 +58,7 @@ from twinstream.train.score.run_weights import (
 from twinstream.train.settings import TestSettings
 
 METRICS = "metrics"
+OWNER = ".test.json"
 # What predictions say and metrics.json leaves out
 NETWORK = (
     *("kind", "family", "depth", "clip_length", "clip_stride", "attention_at"),
@@ -116,11 +118,25 @@ def score_run(
     `out`. The last stage's are predictions.parquet and metrics.json, another's
     predictions-STAGE.parquet and so on.
     """
-    keep_freed_memory()
     settings = read_run_settings(run)
-    folder = out or run
     if out is not None and (out / SETTINGS).exists() and out.resolve() != run.resolve():
         raise InputError(f"--out {out}: is the folder of another run; choose another --out")
+    # Not the name that training holds: a run is tested while its next stage is trained.
+    with owned(out or run, "twinstream test", name=OWNER):
+        return _score(run, settings, test, shards_path, stage, out or run, known_classes)
+
+
+def _score(
+    run: Path,
+    settings: RunSettings,
+    test: TestSettings,
+    shards_path: str | None,
+    stage: str | None,
+    folder: Path,
+    known_classes: bool,
+) -> dict[str, Any]:
+    """The same for settings that have been read, into a folder that is held."""
+    keep_freed_memory()
     dataset = open_run_dataset(settings.shards, "--shards PATH", shards_path)
     scored = read_weights(run, settings, stage)
     checkpoint, stage = scored.checkpoint, scored.stage

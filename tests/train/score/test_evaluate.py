@@ -18,6 +18,7 @@ from tests.support.runs import write_run
 from twinstream.errors import InputError
 from twinstream.shards.format.manifest import manifest_bytes, read_manifest
 from twinstream.shards.storage.location import file_sha256
+from twinstream.shards.storage.lock import owned
 from twinstream.train.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -26,7 +27,7 @@ from twinstream.train.checkpoint import (
 )
 from twinstream.train.choices import BranchName
 from twinstream.train.run_folder import read_run_settings
-from twinstream.train.score.evaluate import score_run
+from twinstream.train.score.evaluate import OWNER, score_run
 from twinstream.train.score.predictions import read_predictions, write_predictions
 
 
@@ -162,6 +163,21 @@ def test_results_do_not_go_into_the_folder_of_another_run(dataset: Path, tmp_pat
     with pytest.raises(InputError, match=r"--out .*other: is the folder of another run"):
         score_run(tmp_path / "run", test, out=tmp_path / "other")
     score_run(tmp_path / "run", test, out=tmp_path / "run")
+
+
+def test_a_second_test_of_a_run_waits_and_one_beside_its_training_does_not(
+    dataset: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    write_run(folder, dataset)
+    test = read_run_settings(folder).test
+    with owned(folder, "twinstream train"):
+        score_run(folder, test)
+    with (
+        owned(folder, "twinstream test", name=OWNER),
+        pytest.raises(InputError, match=r"run: in use by .*\(twinstream test\); wait for it or "),
+    ):
+        score_run(folder, test)
 
 
 @pytest.mark.parametrize("damage", ["text", "nan"])
