@@ -22,8 +22,9 @@ weizmann: $(STAMP)
 	$(BIN)/python -m benchmarks.proofs.weizmann --out weizmann
 	$(BIN)/twinstream report weizmann/runs/*/* --out weizmann/report
 
+# Two processes, each with the tests of whole files: what a file's tests share is made once.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 chaos: $(STAMP)
 	$(BIN)/python -m tests.chaos

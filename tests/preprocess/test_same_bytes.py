@@ -87,8 +87,10 @@ def is_time(process: subprocess.Popen[str], out: Path, count: int, num_before: i
 def strike(process: subprocess.Popen[str], kind: str) -> None:
     """Kill a worker, or the driver and see it end as it should."""
     if kind == "worker -9":
-        wait_for(lambda: bool(worker_pids(os.getpid())))
-        os.kill(worker_pids(os.getpid())[0], signal.SIGKILL)
+        # The run may have ended meanwhile.
+        wait_for(lambda: process.poll() is not None or bool(worker_pids(os.getpid())))
+        for worker in worker_pids(os.getpid())[:1]:
+            os.kill(worker, signal.SIGKILL)
         return
     process.send_signal(SIGNALS[kind])
     _, said = process.communicate(timeout=PATIENCE_SECONDS)

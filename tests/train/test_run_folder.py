@@ -88,12 +88,15 @@ def start(tmp_path: Path, dataset: Path, run: Path, *launcher: str) -> subproces
 def stop_after_a_checkpoint(process: subprocess.Popen[str], run: Path) -> Position:
     """Wait for a checkpoint behind the first step and hold the process still."""
     path, until = run / "checkpoint.pt", time.monotonic() + PATIENCE
-    while not path.exists() or load_resumable(path)[1].position == Position():
+    while True:
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         assert time.monotonic() < until
+        # Held while it is looked at: on a busy machine the run would be over by then.
+        process.send_signal(signal.SIGSTOP)
+        if path.exists() and (position := load_resumable(path)[1].position) != Position():
+            return position
+        process.send_signal(signal.SIGCONT)
         time.sleep(0.02)
-    process.send_signal(signal.SIGSTOP)
-    return load_resumable(path)[1].position
 
 
 def lines_of(printed: str) -> list[str]:
