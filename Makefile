@@ -33,10 +33,10 @@ fuzz: $(STAMP)
 	$(BIN)/python -m tests.fuzz.videos
 	$(BIN)/python -m tests.fuzz.files
 
-# What needs a GPU: its tests, then its benchmark on the videos below $TWINSTREAM_DATA.
+# What needs a GPU: its tests and its benchmark, on frames of the videos below $TWINSTREAM_DATA.
 gpu: $(STAMP)
-	REQUIRE_GPU=1 $(BIN)/python -m pytest -m gpu
-	$(BIN)/python -m benchmarks.flow --engine cuda
+	$(BIN)/python -m benchmarks.flow_frames .venv/frames.npz
+	PYTHON=$(BIN)/python bash benchmarks/gpu_report.sh .venv/frames.npz gpu-report
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -6,9 +6,7 @@ machine slows all alike; a video's time is the median over its pairs. `cv2.optfl
 default: a median filter of 5 and 30 inner iterations. The difference is the mean endpoint distance
 to the float64 reference, over the first pair of every video.
 
-`--engine cuda` measures a GPU instead (`flow_gpu.py`); neither Ray nor OpenCV's contrib modules are
-needed. Where PyAV is missing too, save the frames elsewhere with --save FILE.npz and give them with
---frames FILE.npz.
+Engines on a GPU are measured by `gpu_report.sh`.
 """
 
 import time
@@ -28,7 +26,6 @@ from benchmarks.measuring import (
     data_option,
     folder_of_videos,
     machine,
-    videos_by_kind,
 )
 from twinstream.preprocess.flow.engine import Gray, TvL1Params
 from twinstream.preprocess.flow.engines import ENGINES, open_engine
@@ -197,84 +194,17 @@ def print_tables(rows: list[Row]) -> None:
     "engines",
     multiple=True,
     default=("numba",),
-    type=click.Choice([entry.name for entry in ENGINES]),
+    type=click.Choice([entry.name for entry in ENGINES if not entry.uses_gpu]),
 )
 @click.option("--pairs", default=3, show_default=True, help="Frame pairs a video.")
 @click.option("--size", "sizes", multiple=True, default=("256x256", "340x256"), show_default=True)
-@click.option(
-    "--batch",
-    "batches",
-    multiple=True,
-    default=(128, 512),
-    show_default=True,
-    help="cuda: pairs a batch.",
-)
-@click.option(
-    "--rounds", default=7, show_default=True, help="cuda: batches a figure is the median of."
-)
-@click.option(
-    "--tiling",
-    "tilings",
-    multiple=True,
-    nargs=3,
-    type=int,
-    default=((4, 64, 64),),
-    help="cuda: depth, columns and rows.",
-)
-@click.option(
-    "--compared",
-    default=8,
-    show_default=True,
-    help="cuda: pairs compared to the reference and numba.",
-)
-@click.option(
-    "--save",
-    type=click.Path(path_type=Path),
-    help="cuda: write the frames there and measure nothing.",
-)
-@click.option(
-    "--frames",
-    type=click.Path(path_type=Path),
-    help="cuda: frames that --save wrote, instead of videos.",
-)
-def main(
-    data: Path | None,
-    engines: tuple[str, ...],
-    pairs: int,
-    sizes: tuple[str, ...],
-    batches: tuple[int, ...],
-    rounds: int,
-    tilings: tuple[tuple[int, int, int], ...],
-    compared: int,
-    save: Path | None,
-    frames: Path | None,
-) -> None:
-    """Print one table a size."""
-    shapes = tuple(parse_size(size) for size in sizes)
-    if frames is None:
-        data = folder_of_videos(data)
-    if "cuda" in engines:
-        # It imports triton, which nothing else here needs.
-        from benchmarks.flow_gpu import GpuPlan, measure_on_gpu, save_runs
-
-        videos = [path for paths in videos_by_kind(data).values() for path in paths] if data else []
-        plan = GpuPlan(videos, frames, shapes, batches, rounds, tilings, compared)
-        if save:
-            save_runs(save, plan)
-        else:
-            measure_on_gpu(plan)
-    elif data is not None:
-        run_on_cpu(data, engines, pairs, shapes)
-
-
-def run_on_cpu(
-    data: Path, engines: tuple[str, ...], pairs: int, sizes: tuple[tuple[int, int], ...]
-) -> None:
-    """One core for each engine in turn."""
+def main(data: Path | None, engines: tuple[str, ...], pairs: int, sizes: tuple[str, ...]) -> None:
+    """Print two tables a size: one core for each engine in turn."""
+    shapes = [parse_size(size) for size in sizes]
     computes = open_all(engines)
-    videos = choose_videos(data)
+    videos = choose_videos(folder_of_videos(data))
     click.echo(f"{machine()}, one thread, {len(videos)} videos, {pairs} pairs each")
-    for width, height in sizes:
+    for width, height in shapes:
         click.echo(f"\n### {width}x{height}\n")
         rows: list[Row] = []
         for path in videos:

@@ -22,7 +22,7 @@ from benchmarks.measuring import machine, peak_kibibytes
 from twinstream.preprocess.catalog.catalog import Video
 from twinstream.preprocess.cluster.resources import CPU_CHUNK_FRAMES
 from twinstream.preprocess.cluster.worker import WorkerSetup, make_recipe
-from twinstream.preprocess.flow.engine import TvL1Params
+from twinstream.preprocess.flow.tvl1_settings import TvL1Settings
 from twinstream.preprocess.job import run_job
 from twinstream.preprocess.plan import Job
 from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings
@@ -75,7 +75,7 @@ def peak_mebibytes(folder: Path, name: str, engine: str, size: int) -> tuple[int
         preprocess=PreprocessSettings(
             size=(size, size),
             chunk_frames=CPU_CHUNK_FRAMES,
-            tvl1=TvL1Params(warps=1, iterations=2),
+            tvl1=TvL1Settings(warps=1, iterations=2),
         ),
         shards=ShardSettings(),
         engine=engine,

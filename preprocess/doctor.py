@@ -7,6 +7,7 @@ GPUs and cores.
 """
 
 import importlib.metadata
+import os
 import platform
 import tempfile
 import time
@@ -155,6 +156,8 @@ def report(hours_of_video: float, size: int) -> str:
     flow = rates[best]
     # `auto` takes only what can run here.
     assert isinstance(flow, float), f"auto took {best}: {flow}"
+    if node.gpus:
+        lines.append(f"  {mps_text()}")
     lines.append(f"  decode and encode: {1 / cost.seconds:.1f} frames/s on one core")
     # GPUs that the best engine does not use would not shorten the run.
     workers = node if find_engine(best).uses_gpu else Node(node.cores)
@@ -191,6 +194,17 @@ def _gpus_text(node: Node) -> str:
 
     names = dict.fromkeys(torch.cuda.get_device_name(number) for number in range(node.gpus))
     return f"{_count(node.gpus, 'GPU')} ({', '.join(names)})"
+
+
+def mps_text() -> str:
+    """Whether NVIDIA's service runs here through which processes use one GPU at the same time."""
+    pipe = Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps")) / "control"
+    if pipe.exists():
+        return "MPS runs: the workers of a GPU compute at the same time"
+    return (
+        "MPS does not run: the workers of a GPU take turns; `nvidia-cuda-mps-control -d` starts it "
+        "before preprocess"
+    )
 
 
 def _workers_text(node: Node) -> str:

@@ -161,7 +161,7 @@ def _engine_and_resources(
     if address is None:
         engine = resolve_engine(settings.engine)
         # What stands against it is said here, in one line, and not by every worker.
-        open_engine(engine, settings.tvl1)
+        open_engine(engine, settings.tvl1.params())
         nodes = [this_node()]
     else:
         # Ray is imported by those alone who need it.

@@ -8,10 +8,12 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from twinstream.errors import InputError
 from twinstream.preprocess.catalog.kinds import KINDS
-from twinstream.preprocess.flow.engine import DEFAULT_GPU_BYTES, MIN_SIDE, TvL1Params
+from twinstream.preprocess.flow.engine import DEFAULT_GPU_BYTES, MIN_SIDE
 from twinstream.preprocess.flow.engines import engine_choices, find_engine
+from twinstream.preprocess.flow.tvl1_settings import TvL1Settings
 from twinstream.section import Section, build_settings
 from twinstream.shards.format.flow_codec import cut_at
+from twinstream.shards.format.manifest import FLOW_DEFINITION
 from twinstream.shards.settings import DEFAULT_STACK_LENGTH, ShardSettings
 
 
@@ -114,7 +116,7 @@ class PreprocessSettings(Section):
     """What computes flow: an engine by its name, as `twinstream doctor` lists them; auto takes the
     fastest that is here, once for the whole run.
     """
-    tvl1: TvL1Params = TvL1Params()
+    tvl1: TvL1Settings = TvL1Settings()
     """Parameters of TV-L1; the defaults are those of OpenCV's GPU version."""
     bound: float = Field(20.0, gt=0, le=1000)
     """Flow is clipped to [-bound, bound] pixels."""
@@ -172,7 +174,7 @@ class PreprocessSettings(Section):
 # What a manifest must say for new videos to be treated like the dataset's, beside their size.
 NEEDED = ("preprocess.engine", "preprocess.bound", "shards.jpeg_quality")
 # Written for the record; no setting changes it.
-FIXED = ("preprocess.tvl1.gamma",)
+FIXED = ("preprocess.tvl1.gamma", FLOW_DEFINITION)
 
 
 def made_settings(made_with: Mapping[str, Any], source: str) -> PreprocessSettings:
@@ -232,10 +234,13 @@ def byte_settings(
     }
     settings: dict[str, Any] = {f"preprocess.{name}": value for name, value in fields.items()}
     # An engine of another method gives the same bytes whatever these are.
-    if find_engine(engine).uses_tvl1:
+    entry = find_engine(engine)
+    if entry.uses_tvl1:
         settings |= {
             f"preprocess.tvl1.{name}": value for name, value in preprocess.tvl1.as_dict().items()
         }
+    if entry.definition is not None:
+        settings[FLOW_DEFINITION] = entry.definition
     # These only where they are chosen: datasets from before the choice was there do not name them.
     if preprocess.on_damage == "keep":
         settings["preprocess.on_damage"] = "keep"

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import settings
 
 from tests.support.stores import Store, serve
-from twinstream.progress import log_to_stderr
 
 # One thread a process, set before torch is imported: thread pools that share busy cores wait for
 # one another.
@@ -30,9 +29,13 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 @pytest.fixture(autouse=True)
-def told() -> None:
+def told(request: pytest.FixtureRequest) -> None:
     """Notes are told on stderr, as by the command line; what a test made quiet ends with it."""
-    log_to_stderr()
+    if request.node.get_closest_marker("gpu") is None:
+        # Not at the head, nor for the tests of a GPU: they need less than this imports.
+        from twinstream.progress import log_to_stderr
+
+        log_to_stderr()
 
 
 @pytest.fixture(scope="session")

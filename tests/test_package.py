@@ -109,7 +109,7 @@ def assert_holds_the_package_alone(wheel: Path) -> None:
         f"{inside}/{path.relative_to(ROOT / folder).as_posix()}": path.read_bytes()
         for folder, inside in PACKAGES.items()
         for path in (ROOT / folder).rglob("*")
-        if path.suffix in (".py", ".typed", ".yaml")
+        if path.suffix in (".py", ".typed", ".yaml", ".cu")
     }
     with ZipFile(wheel) as archive:
         top = {info.filename.partition("/")[0] for info in archive.infolist()}

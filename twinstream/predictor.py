@@ -21,11 +21,18 @@ from numpy.typing import NDArray
 from twinstream.cores import usable_cores
 from twinstream.errors import InputError
 from twinstream.preprocess.cluster.worker import WorkerSetup, make_recipe
-from twinstream.preprocess.flow.engines import resolve_engine
+from twinstream.preprocess.flow.engines import find_engine, resolve_engine
 from twinstream.preprocess.job import Filled, Recipe, Stopwatch, fill_spool
 from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings, made_settings
+from twinstream.progress import LOGGER
 from twinstream.section import build_settings
-from twinstream.shards.format.manifest import FILE_NAME, Manifest, manifest_bytes
+from twinstream.shards.format.manifest import (
+    FILE_NAME,
+    FLOW_DEFINITION,
+    Manifest,
+    manifest_bytes,
+    pixel_settings,
+)
 from twinstream.shards.format.video_table import Reason, VideoError
 from twinstream.shards.read.samples import StoredSample
 from twinstream.shards.settings import ShardSettings
@@ -299,6 +306,12 @@ def _recipe(run: Path, manifest: Manifest, made: PreprocessSettings, engine: str
     """The recipe from a video to frames and flow; the dataset's engine unless one is named."""
     made_with = manifest.settings
     name = resolve_engine(engine or made.engine)
+    here, there = find_engine(name).definition, pixel_settings(made_with)[FLOW_DEFINITION]
+    if here not in (None, there):
+        LOGGER.warning(
+            f"{run}: was trained on flow of definition {there}, that of new videos is of {here}; "
+            "they differ by about 0.1 px"
+        )
     setup = WorkerSetup(
         # Not used here: each video is opened by its own path, and no shard is written.
         root=Path(),

@@ -137,7 +137,10 @@ def make_recipe(setup: WorkerSetup) -> Recipe:
     return Recipe(
         **vars(decode_recipe(setup)),
         engine=open_engine(
-            setup.engine, settings.tvl1, threads=setup.cores, gpu_bytes=settings.gpu_memory_bytes
+            setup.engine,
+            settings.tvl1.params(),
+            threads=setup.cores,
+            gpu_bytes=settings.gpu_memory_bytes,
         ),
         bound=settings.bound,
         jpeg_quality=setup.shards.jpeg_quality,

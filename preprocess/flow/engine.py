@@ -11,7 +11,6 @@ from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
 
 from twinstream.errors import InputError
 
@@ -21,44 +20,30 @@ Flow = npt.NDArray[np.float32]
 # Settings allow no smaller stored side, so an engine need not work below it. It is also where the
 # pyramid of TV-L1 ends.
 MIN_SIDE: Final = 16
+DEFINITION: Final = 2
+"""Version of the flow that `tvl1/reference.py` defines and its engines compute. Version 1 aligned
+pixel centres in the pyramid, as `cv2.resize`.
+"""
 DEFAULT_GPU_BYTES: Final = 4 << 30
 """Memory of the arrays of one batch on a GPU: about 600 pairs of 256x256."""
 
 
-class TvL1Params(BaseModel):
-    """The parameters of TV-L1 under OpenCV's names; its coupling `gamma` is 0 and not offered."""
+@dataclass(frozen=True)
+class TvL1Params:
+    """The parameters of TV-L1 under OpenCV's names; `tvl1_settings.py` says what each is.
 
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        populate_by_name=True,
-        use_attribute_docstrings=True,
-        allow_inf_nan=False,
-    )
+    A plain class: engines run where pydantic is not installed.
+    """
 
-    tau: float = Field(0.25, gt=0)
-    """Time step of the dual update; the scheme converges for at most 0.25."""
-    # `lambda` is a keyword of Python: only settings and manifests call it that.
-    lambda_: float = Field(0.15, gt=0, validation_alias="lambda", serialization_alias="lambda")
-    """Weight of the brightness term, for gray levels 0 to 255: smaller gives smoother flow."""
-    theta: float = Field(0.3, gt=0)
-    """Tightness of the coupling between the brightness and the smoothness step."""
-    scales: int = Field(5, ge=1)
-    """Pyramid levels at most; a level below 16 pixels a side is not used."""
-    warps: int = Field(5, ge=1)
-    """How often a level warps the second frame anew."""
-    epsilon: float = Field(0.01, ge=0)
-    """A warp ends when the flow's root mean square change in pixels is at most this; 0: never."""
-    iterations: int = Field(300, ge=1)
-    """Iterations of one warp at most."""
-    scale_step: float = Field(0.8, gt=0, lt=1)
-    """Size of a level relative to the next finer one."""
+    tau: float = 0.25
+    lambda_: float = 0.15
+    theta: float = 0.3
+    scales: int = 5
+    warps: int = 5
+    epsilon: float = 0.01
+    iterations: int = 300
+    scale_step: float = 0.8
     median: Literal[3, 5] | None = None
-    """Side of a median filter on the flow before every warp; off by default."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Every parameter under its name in the settings, `gamma` included, for the manifest."""
-        return {**self.model_dump(by_alias=True), "gamma": 0.0}
 
 
 @dataclass(frozen=True, kw_only=True)

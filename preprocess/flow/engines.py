@@ -17,7 +17,13 @@ from pathlib import Path
 from typing import Final
 
 from twinstream.errors import InputError
-from twinstream.preprocess.flow.engine import DEFAULT_GPU_BYTES, Engine, EngineOptions, TvL1Params
+from twinstream.preprocess.flow.engine import (
+    DEFAULT_GPU_BYTES,
+    DEFINITION,
+    Engine,
+    EngineOptions,
+    TvL1Params,
+)
 
 AUTO: Final = "auto"
 
@@ -39,6 +45,8 @@ class EngineEntry:
     """Whether `twinstream doctor` measures it: not where that would take minutes."""
     uses_tvl1: bool = True
     """Whether the settings `preprocess.tvl1` change what it computes."""
+    definition: int | None = None
+    """Version of the definition that it follows; None for an engine with versions of its own."""
 
     def open(self, options: EngineOptions) -> Engine:
         """The engine, ready; InputError where this machine cannot run it."""
@@ -69,10 +77,20 @@ ENGINES: tuple[EngineEntry, ...] = (
         uses_gpu=True,
         requires=("torch", "triton"),
         is_automatic=True,
+        definition=DEFINITION,
     ),
-    EngineEntry("numba", f"{TVL1}.numba_engine", is_automatic=True),
+    # By name alone, until a GPU has shown it to be right and faster.
+    EngineEntry(
+        "resident",
+        f"{TVL1}.resident_engine",
+        uses_gpu=True,
+        requires=("torch", "triton"),
+        is_measured=False,
+        definition=DEFINITION,
+    ),
+    EngineEntry("numba", f"{TVL1}.numba_engine", is_automatic=True, definition=DEFINITION),
     EngineEntry("opencv", f"{TVL1}.opencv"),
-    EngineEntry("reference", f"{TVL1}.reference", is_measured=False),
+    EngineEntry("reference", f"{TVL1}.reference", is_measured=False, definition=DEFINITION),
 )
 
 

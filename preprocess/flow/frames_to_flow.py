@@ -17,6 +17,7 @@ from twinstream.cores import usable_cores
 from twinstream.errors import InputError
 from twinstream.preprocess.flow.engine import Engine, Gray, TvL1Params
 from twinstream.preprocess.flow.engines import open_engine, resolve_engine
+from twinstream.preprocess.flow.tvl1_settings import TvL1Settings
 from twinstream.section import build_settings
 
 KEPT_ENGINES = 2
@@ -37,7 +38,7 @@ def tvl1(
     OpenCV's names (tau, lambda_, theta, scales, warps, epsilon, iterations, scale_step, median).
     InputError for other shapes or types, sides below 16 pixels, and an engine that is not here.
     """
-    given = build_settings(TvL1Params, dict(params), source="tvl1")
+    given = build_settings(TvL1Settings, dict(params), source="tvl1").params()
     gray = gray_frames(_stacked(frames))
     cores = usable_cores() if threads is None else threads
     # An engine works in memory of its own: two threads in it would mix their frames.

@@ -42,6 +42,10 @@ SAMPLE_BYTES = 4 * 512
 # What a JSON file that is not ours can be: not JSON, nested too deep, of other fields.
 JSON_FAULTS = (KeyError, RecursionError, TypeError, ValueError)
 
+ENGINE = "preprocess.engine"
+FLOW_DEFINITION = "preprocess.tvl1.definition"
+"""Version of what flow is, where it was computed: no setting of a run, which has the newest."""
+
 # These settings choose and order videos; all others change the pixels of frames or flow, and a
 # network trained on a mix of two of them would learn the difference.
 NO_PIXELS = (
@@ -163,7 +167,11 @@ class Manifest(Record):
 
 def pixel_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Those settings of a manifest that the pixels of frames or flow depend on."""
-    return {name: value for name, value in settings.items() if not name.startswith(NO_PIXELS)}
+    pixels = {name: value for name, value in settings.items() if not name.startswith(NO_PIXELS)}
+    # Computed flow that does not name its definition was made before there was a second one.
+    if ENGINE in pixels:
+        pixels.setdefault(FLOW_DEFINITION, 1)
+    return pixels
 
 
 def settings_digest(settings: dict[str, Any]) -> str:

@@ -310,9 +310,9 @@ def _refuse_unlike(first: Location, mine: Manifest, path: Location, other: Manif
             f"{path}: flow codec {other.flow_codec}, {first} has {mine.flow_codec}; flow of two "
             f"codecs cannot be mixed; {_conversion(first, mine, path, other)} encodes one anew"
         )
-    pixels = pixel_settings(mine.settings)
-    for name in sorted(pixels.keys() & other.settings.keys()):
-        found, wanted = other.settings[name], mine.settings[name]
+    pixels, others = pixel_settings(mine.settings), pixel_settings(other.settings)
+    for name in sorted(pixels.keys() & others.keys()):
+        found, wanted = others[name], pixels[name]
         if found != wanted:
             raise InputError(
                 f"{path}: made with {name} = {found}, {first} with {wanted}; they cannot be mixed"

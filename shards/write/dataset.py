@@ -33,12 +33,14 @@ from twinstream.shards.format.columns import (
 from twinstream.shards.format.index import IndexFile, read_index_file
 from twinstream.shards.format.manifest import (
     FILE_NAME,
+    FLOW_DEFINITION,
     FORMAT,
     FileEntry,
     FlowCodec,
     Manifest,
     ShardEntry,
     manifest_bytes,
+    pixel_settings,
     read_manifest,
 )
 from twinstream.shards.format.video_table import (
@@ -197,12 +199,15 @@ class DatasetBuild(Generic[T]):
                 )
 
     def _refuse_other_settings(self, found: dict[str, Any]) -> None:
-        wanted = self.contents.settings
+        # With the settings that are not spelt out.
+        found = found | pixel_settings(found)
+        wanted = self.contents.settings | pixel_settings(self.contents.settings)
         for name in sorted(found.keys() | wanted.keys()):
             if found.get(name) != wanted.get(name):
+                same = "version of twinstream" if name == FLOW_DEFINITION else "settings"
                 raise InputError(
                     f"{self.option} {self.out}: holds shards made with {name} = {found.get(name)}, "
-                    f"not {wanted.get(name)}; choose another {self.option} or the same settings"
+                    f"not {wanted.get(name)}; choose another {self.option} or the same {same}"
                 )
 
     def _refuse_other_shards(

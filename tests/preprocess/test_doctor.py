@@ -1,5 +1,7 @@
 """Doctor: predictions as arithmetic, and a report that names every engine."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from twinstream.preprocess.doctor import (
     FrameCost,
     drawn_frames,
     gray_frames,
+    mps_text,
     predict,
     report,
     stage_rate,
@@ -64,7 +67,17 @@ def test_the_report_counts_gpus_and_predicts_with_them(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: "H100")
     printed = report(hours_of_video=100, size=256)
     assert "10 cores, 2 GPUs (H100), " in printed
+    assert "\n  MPS " in printed
     assert "  cuda     3000.0 frames/s at 256x256 on one GPU (auto)\n" in printed
     assert printed.endswith(
         "are 9,000,000 frames: 0.5 hours on 2 GPUs and 10 cores, 180 GB of shards"
     )
+
+
+def test_the_report_says_how_workers_share_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    assert "take turns; `nvidia-cuda-mps-control -d` starts it" in mps_text()
+    (tmp_path / "control").touch()
+    assert mps_text() == "MPS runs: the workers of a GPU compute at the same time"

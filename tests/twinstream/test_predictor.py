@@ -24,7 +24,7 @@ from twinstream.preprocess.settings import (
     made_settings,
 )
 from twinstream.section import build_settings
-from twinstream.shards.format.manifest import FILE_NAME, manifest_bytes
+from twinstream.shards.format.manifest import FILE_NAME, FLOW_DEFINITION, manifest_bytes
 from twinstream.shards.settings import ShardSettings
 from twinstream.shards.storage.location import file_sha256
 from twinstream.train.choices import iteration
@@ -246,6 +246,27 @@ def test_how_a_dataset_was_made_is_read_back_from_its_manifest(section: dict[str
     made_with = byte_settings(DatasetSettings(), settings, ShardSettings(), settings.engine)
     stored = json.loads(json.dumps(made_with))
     assert made_settings(stored, "dataset.json") == settings
+
+
+def test_flow_of_an_older_definition_than_the_videos_is_told(
+    preprocessed: Path, run_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Predictor(run_folder)
+    assert not caplog.records
+    manifest = read_run_manifest(run_folder, read_run_settings(run_folder))
+    settings = {k: v for k, v in manifest.settings.items() if k != FLOW_DEFINITION}
+    made_settings(settings, "dataset.json")
+    data = manifest_bytes(manifest.model_copy(update={"settings": settings}))
+    write_run(
+        run_folder,
+        preprocessed / "out" / "shards",
+        classes=["Run", "Walk"],
+        bound=10.0,
+        dataset_sha256=hashlib.sha256(data).hexdigest(),
+    )
+    (run_folder / "dataset.json").write_bytes(data)
+    Predictor(run_folder)
+    assert "trained on flow of definition 1, that of new videos is of 2" in caplog.text
 
 
 def test_another_engine_is_taken_only_when_it_is_named(

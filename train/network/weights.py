@@ -19,6 +19,7 @@ from torchvision import models
 
 from twinstream.errors import InputError
 from twinstream.shards.format.classes import first_few
+from twinstream.shards.format.manifest import pixel_settings
 from twinstream.shards.storage.location import file_sha256
 from twinstream.train.choices import IMAGENET, OTHER, BranchName, iteration
 from twinstream.train.network.branch import RGB_CHANNELS, Branch
@@ -287,7 +288,7 @@ def refuse_other_bound(found: object, wanted: float, where: str) -> None:
 
 def other_settings(found: object, wanted: Mapping[str, Any], name: BranchName) -> list[str]:
     """What the branch's input was made with in training, where these shards differ from it."""
-    made_with = found if isinstance(found, Mapping) else {}
+    made_with = pixel_settings(found) if isinstance(found, Mapping) else {}
     return [
         f"trained on {key} {made_with[key]}, not {wanted[key]}"
         for key in sorted(made_with.keys() & wanted.keys())

@@ -7,6 +7,7 @@ frames, N pairs, pair n leads from frame first[n] to the next.
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from twinstream.preprocess.flow.engine import TvL1Params
 from twinstream.preprocess.flow.tvl1 import triton_kernels, triton_waves
-from twinstream.preprocess.flow.tvl1.levels import level_sizes, positions
+from twinstream.preprocess.flow.tvl1.levels import level_sizes, positions, pyramid_step
 
 BLOCK = 256
 """Pixels of a program of the image kernels."""
@@ -31,6 +32,10 @@ PLANES_OF_A_PAIR = 22
 """Float32 planes at the finest level: 12 of state, 4 of constants, and 2 each of flow that comes
 in, of flow that goes out and of the last batch's flow, which is on its way to the host.
 """
+
+
+Refine = Callable[..., tuple[Tensor, Tensor]]
+"""Takes the arguments of `refined`, and returns what it does."""
 
 
 @dataclass(frozen=True)
@@ -63,20 +68,24 @@ def bytes_of_pair(height: int, width: int) -> int:
 
 
 def batch_flow(
-    frames: Tensor, first: Tensor, params: TvL1Params, tiling: Tiling
+    frames: Tensor,
+    first: Tensor,
+    params: TvL1Params,
+    tiling: Tiling,
+    refine: Refine | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(T, H, W) uint8 and (N,) int32 -> (N, 2, H, W) float32 pixels, dx and dy.
 
-    Also returns how many pixels were updated.
+    Also returns how many pixels were updated. `refine` does the work of `refined`, if it is given.
     """
     levels = pyramids(frames, params)
     flow = levels[-1].new_zeros((len(first), 2, *levels[-1].shape[1:]))
     work = torch.zeros((), dtype=torch.int64, device=frames.device)
-    for images in reversed(levels):
-        if flow.shape[2:] != images.shape[1:]:
+    for number, images in enumerate(reversed(levels)):
+        if number > 0:
             flow = upsampled(flow, images.shape[1], images.shape[2], 1 / params.scale_step)
         # In a function of its own, so that a level's memory is free before the next one's is taken.
-        flow, updated = refined(images, first, flow, params, tiling)
+        flow, updated = (refine or refined)(images, first, flow, params, tiling)
         work += updated
     return flow, work
 
@@ -98,8 +107,8 @@ def refined(
 def pyramids(frames: Tensor, params: TvL1Params) -> list[Tensor]:
     """(T, H, W) uint8 -> (T, h, w) float32 for each level, finest first."""
     levels = [frames.to(torch.float32)]
-    step = 1 / params.scale_step
     for height, width in level_sizes(frames.shape[1], frames.shape[2], params)[1:]:
+        step = pyramid_step(levels[-1].shape[1:], (height, width), params)
         levels.append(resized(levels[-1], height, width, (step, step), 1.0))
     return levels
 

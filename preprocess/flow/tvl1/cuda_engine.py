@@ -163,7 +163,7 @@ class CudaEngine:
             batch = batch or self.loaded(gray, here)
             self.copies.arrive()
             following = self.loaded(gray, ahead) if len(ahead) else None
-            flow, work = batch_flow(batch.frames, batch.first, self.params, self.tiling)
+            flow, work = self.batch_flow(batch)
             self.copies.download(convert(flow), out)
         except torch.OutOfMemoryError:
             # Copies on their way into memory that is set free here would overwrite what comes next.
@@ -171,6 +171,10 @@ class CudaEngine:
             return False, None
         self.work = work if self.work is None else self.work + work
         return True, following
+
+    def batch_flow(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        """(N, 2, H, W) pixels, and how many pixels were updated."""
+        return batch_flow(batch.frames, batch.first, self.params, self.tiling)
 
     def loaded(self, gray: Gray, starts: Starts) -> PairBatch:
         """The frames of these pairs, on their way to the device."""

@@ -16,7 +16,6 @@ import numpy.typing as npt
 from twinstream.preprocess.flow.tvl1.lanes import (
     NUM_LANES,
     floor,
-    keep_above,
     lane,
     load,
     maximum,
@@ -44,6 +43,9 @@ TAP_BORDER = 4
 
 WAVE = 8
 """Iterations in one pass over the rows at most: the rows in flight stay in the cache."""
+
+SMALLEST_SQUARE = 1e-30
+"""Of a gradient: its inverse, times any residual, is a float32."""
 
 _IOTA = np.arange(NUM_LANES, dtype=np.float32)
 _KEYS_CUBED, _KEYS_SQUARED, _KEYS_LINEAR, _KEYS_ONE = (
@@ -194,11 +196,11 @@ def _read_taps(taps: Floats, scratch: Floats, x: int) -> None:
 
 @_kernel
 def _linearise_row(first: Floats, state: Floats, scratch: Floats, y: int, width: int) -> None:
-    """Brightness residual at flow zero, its gradient, and 1 / |gradient|^2.
+    """Brightness residual at flow zero, its gradient, and 1 / |gradient|^2, finite everywhere.
 
-    The last is 0 where |gradient|^2 is below float32 epsilon.
+    Where the definition does not divide, the result is cut at the same limit, or times zero.
     """
-    one, epsilon = splat(np.float32(1)), splat(np.float32(np.finfo(np.float32).eps))
+    one, smallest = splat(np.float32(1)), splat(np.float32(SMALLEST_SQUARE))
     for x in range(NUM_LANES, NUM_LANES + width, NUM_LANES):
         gx, gy = load(scratch, (WARPED_GX, x)), load(scratch, (WARPED_GY, x))
         squared = gx * gx + gy * gy
@@ -208,7 +210,7 @@ def _linearise_row(first: Floats, state: Floats, scratch: Floats, y: int, width:
         store(state, (CONSTANT, y + 1, x), constant)
         store(state, (GX, y + 1, x), gx)
         store(state, (GY, y + 1, x), gy)
-        store(state, (INVERSE, y + 1, x), keep_above(one / squared, squared, epsilon))
+        store(state, (INVERSE, y + 1, x), one / maximum(squared, smallest))
 
 
 @_kernel

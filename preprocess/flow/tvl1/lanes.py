@@ -162,17 +162,6 @@ maximum = _binary(
 )
 
 
-@_primitive
-def keep_above(typing_context: Any, value: Any, measure: Any, bound: Any) -> Any:
-    """The value where the measure is above the bound, lane by lane, else zero."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        value, measure, bound = arguments
-        return builder.select(builder.fcmp_ordered(">", measure, bound), value, _VECTOR(None))
-
-    return Lanes(Lanes, Lanes, Lanes), generate
-
-
 def _overload(symbol: Any, instruction: str) -> None:
     operation = _binary(lambda builder, x, y: getattr(builder, instruction)(x, y), instruction)
 

@@ -28,13 +28,22 @@ def level_sizes(height: int, width: int, params: TvL1Params) -> list[tuple[int, 
     return sizes
 
 
+def pyramid_step(fine: tuple[int, ...], coarse: tuple[int, ...], params: TvL1Params) -> float:
+    """Distance, in pixels of a level, of two pixels of the next coarser one.
+
+    A level that rounds to the size of the one before is its copy, as in OpenCV.
+    """
+    return 1.0 if fine == coarse else 1 / params.scale_step
+
+
 # A run has a handful of sizes, and asks for them at every frame.
 @lru_cache(maxsize=64)
 def positions(num: int, last: int, step: float) -> Positions:
     """Where `num` output pixels read: index of the pixel before, and the distance behind it.
 
-    Pixel i of the output has its centre at (i + 0.5) * step - 0.5, clamped to 0 .. last.
+    Pixel i of the output reads at i * step, as in `cv::cuda::resize`: its first pixel is the
+    image's, and pixel centres are not aligned. Behind `last` the image repeats it.
     """
-    position: npt.NDArray[Any] = np.clip((np.arange(num) + 0.5) * step - 0.5, 0, last)
+    position: npt.NDArray[Any] = np.minimum(np.arange(num) * step, last)
     before = np.floor(position).astype(np.int64)
     return before, (position - before).astype(np.float32)

@@ -22,7 +22,7 @@ from twinstream.preprocess.flow.engine import (
 from twinstream.preprocess.flow.tvl1 import kernels
 from twinstream.preprocess.flow.tvl1.kernels import Floats
 from twinstream.preprocess.flow.tvl1.lanes import NUM_LANES
-from twinstream.preprocess.flow.tvl1.levels import level_sizes, positions
+from twinstream.preprocess.flow.tvl1.levels import level_sizes, positions, pyramid_step
 
 PAIRS_A_TURN = 8
 """Pairs a thread takes at once: the first frame's pyramid is made anew for each turn."""
@@ -66,10 +66,11 @@ class Workspace:
 
     def load(self, frame: Gray, slot: int) -> None:
         """Make a frame's pyramid and gradients."""
-        step = 1 / self.params.scale_step
         self.levels[0].images[slot][:] = frame
-        for fine, coarse in zip(self.levels, self.levels[1:], strict=False):
-            resize(fine.images[slot], coarse.images[slot], step, step, 1.0)
+        for above, below in zip(self.levels, self.levels[1:], strict=False):
+            fine, coarse = above.images[slot], below.images[slot]
+            step = pyramid_step(fine.shape, coarse.shape, self.params)
+            resize(fine, coarse, step, step, 1.0)
         for level in self.levels:
             kernels.fill_taps(level.images[slot], level.taps[slot])
 
@@ -175,10 +176,7 @@ def upsample(coarse: Floats, fine: Floats, gain: float) -> None:
 
 
 def resize(image: Floats, out: Floats, step_y: float, step_x: float, gain: float) -> None:
-    """Bilinear, pixel centre on pixel centre.
-
-    A step is the distance of two output pixels in the image.
-    """
+    """Bilinear; a step is the distance of two output pixels in the image."""
     scratch = np.empty(image.shape[1] + NUM_LANES, np.float32)
     rows, columns = (
         positions(num, last, step)

@@ -2,9 +2,33 @@
 
 The method is Zach, Pock, Bischof, "A Duality Based Approach for Realtime TV-L1 Optical Flow"
 (2007), as described by Sanchez Perez, Meinhardt-Llopis, Facciolo, "TV-L1 Optical Flow Estimation"
-(IPOL 2013), with the choices of OpenCV's GPU implementation (cudaoptflow, `OpticalFlowDual_TVL1`,
-gamma 0): where it differs from the papers, OpenCV is followed. Coordinates are pixel centres, as in
-`cv2.resize`. Gray levels stay 0 to 255. Readable and slow; arrays are (H, W).
+(IPOL 2013), with the choices of OpenCV's GPU implementation (`cv::cuda::OpticalFlowDual_TVL1`,
+gamma 0, no initial flow): where it differs from the papers, OpenCV is followed, from OpenCV 3 to 5
+(opencv_contrib, modules/cudaoptflow and cudawarping). Readable and slow; arrays are (H, W).
+
+What is followed, in OpenCV's order (tvl1flow.cpp, then the kernels of tvl1flow.cu):
+
+- `calcImpl`: gray levels 0 to 255. A level's size is the finer one's times the scale step, rounded
+  half to even; the first level with a side below 16 and all after it are left out. Bilinear from
+  level to level, with nothing smoothed before.
+- `cuda::resize`, linear: pixel i reads at i / scale, without the half pixel that `cv2.resize` adds;
+  the pixel behind the last one is the last one. From level to level 1 / scale is 1 / scale step,
+  whatever the rounded sizes; back up it is their ratio. A level of the same size is a copy.
+- The flow begins with zero at the coarsest level. To the next finer one it is resized, then
+  multiplied by 1 / scale step, whatever the rounded sizes and also where the sizes are equal.
+- `procOneScale`: duals are zero at the beginning of each level and live on from warp to warp. The
+  gradient of the second frame is made once a level, and warped like the frame. A warp ends when the
+  sum of squared changes of the flow is at most epsilon^2 * pixels; the sum is only made in every
+  second iteration, when it could have fallen so far; the duals are updated once more after it.
+- `centeredGradient`, `warpBackward`: half the difference of the neighbours; Keys' cubic with
+  a = -0.5; both repeat the border. OpenCV divides by the sum of the weights, which is one.
+- `estimateU`: the threshold compares rho with lambda theta |grad|^2, and only between the two
+  divides by |grad|^2, if that is above float32's epsilon. Backward differences, with zero before
+  the first pixel.
+- `estimateDualVariables`: forward differences, zero behind the last pixel; one norm for each field.
+
+What is not: OpenCV computes in float32, this in float64. An OpenCV object that once saw a small
+image keeps its fewer levels; a side below 16 pixels is refused here, and the median filter is ours.
 
 u is the flow (two fields), p the dual variable (two vector fields), rho the residual of brightness
 constancy, linear around the flow u0 that the second frame was warped with: rho(u) = I1(x + u0) + (u
@@ -44,8 +68,8 @@ def reference_flow(
     """
     levels = list(zip(pyramid(first, params), pyramid(second, params), strict=True))
     u = (np.zeros(levels[-1][0].shape), np.zeros(levels[-1][0].shape))
-    for i0, i1 in reversed(levels):
-        if u[0].shape != i0.shape:
+    for number, (i0, i1) in enumerate(reversed(levels)):
+        if number > 0:
             # Pixels of a finer level are smaller, so a motion is more of them.
             u = (
                 upsampled(u[0], i0.shape) / params.scale_step,
@@ -66,7 +90,8 @@ def pyramid(image: npt.NDArray[np.uint8], params: TvL1Params) -> Iterator[Field]
         height, width = (round(side * params.scale_step) for side in level.shape)
         if min(height, width) < MIN_SIDE:
             return
-        level = sampled(level, (height, width), (1 / params.scale_step, 1 / params.scale_step))
+        if (height, width) != level.shape:
+            level = sampled(level, (height, width), (1 / params.scale_step, 1 / params.scale_step))
 
 
 def upsampled(field: Field, shape: tuple[int, ...]) -> Field:
@@ -75,9 +100,9 @@ def upsampled(field: Field, shape: tuple[int, ...]) -> Field:
 
 
 def sampled(image: Field, shape: tuple[int, ...], step: tuple[float, float]) -> Field:
-    """Bilinear samples, clamped to the image.
+    """Bilinear samples; pixel i of the result reads at i * step.
 
-    Pixel i of the result has its centre at (i + 0.5) * step - 0.5.
+    The last pixel is repeated behind the image.
     """
     return sampled_rows(sampled_rows(image, shape[0], step[0]).T, shape[1], step[1]).T
 
@@ -85,7 +110,7 @@ def sampled(image: Field, shape: tuple[int, ...], step: tuple[float, float]) -> 
 def sampled_rows(image: Field, num_rows: int, step: float) -> Field:
     """The vertical half of `sampled`."""
     last = image.shape[0] - 1
-    y = np.clip((np.arange(num_rows) + 0.5) * step - 0.5, 0, last)
+    y = np.minimum(np.arange(num_rows) * step, last)
     above = np.floor(y).astype(int)
     part = (y - above)[:, None]
     rows: Field = (1 - part) * image[above] + part * image[np.minimum(above + 1, last)]
@@ -162,17 +187,16 @@ def keys_weights(t: Field) -> tuple[Field, Field, Field, Field]:
 def primal_step(
     u: Pair, p: list[Pair], constant: Field, gradient: Pair, params: TvL1Params
 ) -> Pair:
-    """u + clamp(-rho / |g|^2, -lambda theta, lambda theta) g + theta div p.
-
-    The brightness term is absent where g vanishes.
-    """
+    """u + clamp(-rho / |g|^2, -lambda theta, lambda theta) g + theta div p."""
     gx, gy = gradient
     squared = gx**2 + gy**2
     rho = constant + gx * u[0] + gy * u[1]
     limit = params.lambda_ * params.theta
-    # Without a gradient no motion explains the brightness, and the division would blow up.
+    # Only the division would blow up without a gradient: whether it is needed is known before it.
     usable = squared > np.finfo(np.float32).eps
-    fi = np.where(usable, np.clip(-rho / np.where(usable, squared, 1), -limit, limit), 0)
+    between = np.where(usable, -rho / np.where(usable, squared, 1), 0)
+    is_beyond = np.abs(rho) > limit * squared
+    fi = np.where(is_beyond, -np.sign(rho) * limit, between)
     return (
         u[0] + fi * gx + params.theta * divergence(p[0]),
         u[1] + fi * gy + params.theta * divergence(p[1]),

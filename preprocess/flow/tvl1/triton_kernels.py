@@ -17,11 +17,10 @@ from triton.language import constexpr, tensor
 NUM_FIELDS = constexpr(6)
 """Of a pair in `state`: the flow u and v, and its duals pux, puy, pvx, pvy."""
 NUM_CONSTANTS = constexpr(4)
-"""What a warp makes constant: rho at flow zero, the gradient gx and gy, 1 / |gradient|^2 or 0 where
-that vanishes.
-"""
+"""What a warp makes constant: rho at flow zero, the gradient gx and gy, 1 / |gradient|^2."""
 
-FLOAT32_EPSILON = constexpr(2.0**-23)
+SMALLEST_SQUARE = constexpr(1e-30)
+"""Of a gradient: its inverse, times any residual, is a float32."""
 
 
 def kernel(function: Any) -> Any:
@@ -129,14 +128,13 @@ def warp(
         image, gradient, u, v, pixel // width, pixel % width, height, width, inside
     )
     squared = gx * gx + gy * gy
-    usable = squared > FLOAT32_EPSILON
     out = constants + pair.to(tl.int64) * NUM_CONSTANTS * size + pixel
     now = tl.load(images + frame * size + pixel, inside, 0.0)
     tl.store(out, warped - gx * u - gy * v - now, inside)
     tl.store(out + size, gx, inside)
     tl.store(out + 2 * size, gy, inside)
-    # Both branches of a where are computed: the inner one keeps zero out of the division.
-    tl.store(out + 3 * size, tl.where(usable, 1.0 / tl.where(usable, squared, 1.0), 0.0), inside)
+    # Where the definition does not divide, the result is cut at the same limit, or times zero.
+    tl.store(out + 3 * size, 1.0 / tl.maximum(squared, SMALLEST_SQUARE), inside)
 
 
 @kernel

@@ -17,7 +17,12 @@ from twinstream.preprocess.catalog.catalog import Catalog
 from twinstream.preprocess.plan import dataset_build, plan_jobs
 from twinstream.shards.format.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL
 from twinstream.shards.format.index import read_index
-from twinstream.shards.format.manifest import FlowCodec, manifest_bytes, read_manifest
+from twinstream.shards.format.manifest import (
+    FLOW_DEFINITION,
+    FlowCodec,
+    manifest_bytes,
+    read_manifest,
+)
 from twinstream.shards.format.video_table import read_videos, summary
 from twinstream.shards.read.dataset import ShardDataset
 from twinstream.shards.read.members import read_meta
@@ -117,6 +122,16 @@ def test_what_cannot_be_mixed_is_refused_with_the_difference(
     other = resettle(write_other(tmp_path / "other"), **changes)
     with pytest.raises(InputError, match=message):
         merge([dataset, other], tmp_path / "out")
+
+
+def test_flow_from_before_its_definition_had_a_number_is_of_the_first(tmp_path: Path) -> None:
+    old, new = {"preprocess.engine": "numba"}, {"preprocess.engine": "numba", FLOW_DEFINITION: 2}
+    one = resettle(write_dataset(tmp_path / "one", {"test": 1}), settings=old)
+    two = resettle(write_other(tmp_path / "two"), settings=new)
+    with pytest.raises(InputError, match=f"^{two}: made with {FLOW_DEFINITION} = 2, {one} with 1;"):
+        merge([one, two], tmp_path / "out")
+    merge([one, resettle(two, settings=old)], tmp_path / "out")
+    assert FLOW_DEFINITION not in read_manifest(tmp_path / "out").settings
 
 
 def test_settings_that_only_choose_videos_may_differ_and_are_left_out(

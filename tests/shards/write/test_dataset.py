@@ -9,12 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.support import datasets
 from tests.support.datasets import BOUND, SETTINGS, make_catalog, write_job
 from tests.support.digests import digests
 from twinstream.errors import InputError
 from twinstream.preprocess.catalog.catalog import Catalog, Video
 from twinstream.preprocess.plan import dataset_build, plan_jobs
-from twinstream.shards.format.manifest import FlowCodec
+from twinstream.shards.format.manifest import FLOW_DEFINITION, FlowCodec
 from twinstream.shards.format.video_table import SCHEMA as VIDEO_SCHEMA
 from twinstream.shards.format.video_table import Reason, Status, VideoRow, video_row
 from twinstream.shards.rawframes.folders import VideoFolder
@@ -160,6 +161,22 @@ def test_other_settings_are_refused_with_the_difference_and_the_option(
     )
     with pytest.raises(InputError, match=message):
         other.finished_rows() or other.done_shards()
+
+
+def test_flow_of_another_definition_is_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = {**SETTINGS, "preprocess.engine": "numba"}
+    monkeypatch.setattr(datasets, "SETTINGS", old)
+    build = write_shards(build_of(tmp_path), 1)
+    newer = replace(build.contents, settings=old | {FLOW_DEFINITION: 2})
+    message = (
+        f"holds shards made with {FLOW_DEFINITION} = 1, not 2; choose another .* or the same "
+        "version of twinstream$"
+    )
+    with pytest.raises(InputError, match=message):
+        replace(build, contents=newer).done_shards()
+    assert replace(build, contents=replace(newer, settings=old)).done_shards()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import torch
 from torchvision import models
 
 from twinstream.errors import InputError
+from twinstream.shards.format.manifest import FLOW_DEFINITION, pixel_settings
 from twinstream.train.choices import BOTH, BranchName, ModelKind
 from twinstream.train.network.branch import Branch
 from twinstream.train.network.resnet import ResNetBranch
@@ -334,6 +335,17 @@ def test_shards_made_in_another_way_are_told(tmp_path: Path) -> None:
     )
     assert (size in rgb, engine in rgb) == (True, False)
     assert (size in flow, engine in flow) == (True, True)
+
+
+def test_weights_from_before_flow_had_a_second_definition_are_told(tmp_path: Path) -> None:
+    old, new = {"preprocess.engine": "numba"}, {"preprocess.engine": "numba", FLOW_DEFINITION: 2}
+    model = TwoBranch("two_stream", 18, CLASSES)
+    path = saved_checkpoint(tmp_path / "last.pt", model, made_with=old)
+    said = [
+        initialise(new_branch(10), path, "flow", Use(NAMES, 20.0, pixel_settings(made))).said
+        for made in (old, new)
+    ]
+    assert [f"trained on {FLOW_DEFINITION} 1, not 2" in one for one in said] == [False, True]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -1,5 +1,4 @@
-"""What is built on the `cuda` engine, in Triton's interpreter: flow as it is stored, copies, the
-GPU's benchmark.
+"""What is built on the `cuda` engine, in Triton's interpreter: flow as it is stored, and copies.
 
 Started by `test_tvl1_cuda.py` like `interpreted_tvl1.py`, in a process of their own.
 """
@@ -12,10 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from torch import Tensor
 
-from benchmarks import flow, flow_gpu
 from tests.preprocess.flow.tvl1.interpreted_tvl1 import SHORT, Array, moving
 from twinstream.preprocess.catalog.catalog import Video
 from twinstream.preprocess.decode.video_stream import VideoInfo
@@ -142,51 +139,3 @@ def printed(act: Callable[..., Any], name: str, acts: list[str]) -> Callable[...
         return act(*arguments)
 
     return acting
-
-
-def test_the_benchmark_of_a_gpu_prints_its_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """All of it but what only a device can do: its clock and its bandwidth."""
-    frames = tmp_path / "frames.npz"
-    np.savez(
-        frames,
-        runs=np.stack(
-            [moving(0, 1.0, 2.0, height=16, width=16), moving(0, 0.5, 1.0, height=16, width=16)]
-        ),
-    )
-    monkeypatch.setattr(flow_gpu, "RUN", 3)
-    monkeypatch.setattr(flow_gpu, "TvL1Params", lambda: SHORT)
-    monkeypatch.setattr(flow_gpu, "seconds_on_device", flow_gpu.seconds)
-    monkeypatch.setattr(flow_gpu, "copy_bandwidth", lambda: 3e12)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
-    arguments = [
-        "--engine",
-        "cuda",
-        "--frames",
-        str(frames),
-        "--batch",
-        "2",
-        "--rounds",
-        "1",
-        "--compared",
-        "2",
-    ]
-    done = CliRunner().invoke(flow.main, arguments)
-    assert done.exit_code == 0, done.output
-    assert "16x16, 2 runs of 3 frames" in done.output
-    table = [line.split("|")[1:-1] for line in done.output.splitlines() if line.startswith("| ")]
-    assert [row[0].strip() for row in table] == [
-        "engine",
-        "numba, one core",
-        "cuda, 2 pairs a batch, tiling 4 64 64, alone",
-        "cuda, 2 pairs a batch, tiling 4 64 64, host to host",
-    ]
-    assert all(float(row[3].split()[0]) < 1e-3 for row in table[1:])
-
-
-def test_batches_go_round_the_runs() -> None:
-    runs = np.arange(7, dtype=np.uint8).reshape(7, 1, 1, 1)
-    batches = flow_gpu.batches_of(runs, 3, 3)
-    assert [batch[:, 0, 0].tolist() for batch in batches] == [[0, 1, 2], [3, 4, 5], [6, 0, 1]]

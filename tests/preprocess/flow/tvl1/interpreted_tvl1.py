@@ -97,10 +97,7 @@ def test_warp_linearises_around_the_flow_wherever_it_leads() -> None:
         warped, gx, gy = (
             reference.bicubic_warp(i, u) for i in (second, *reference.central_differences(second))
         )
-        squared = gx**2 + gy**2
-        inverse = np.where(
-            squared > np.finfo(np.float32).eps, 1 / np.where(squared > 0, squared, 1), 0
-        )
+        inverse = 1 / np.maximum(gx**2 + gy**2, 1e-30)
         constant = warped - gx * u[0] - gy * u[1] - images[pair]
         near = (
             np.abs(flow[pair]).max(axis=0) < 1e5

@@ -2,18 +2,23 @@
 and on a GPU.
 
 `REQUIRE_GPU=1 python -m pytest -m gpu` runs what needs a GPU, and fails where there is none. It
-needs neither Ray nor PyAV nor OpenCV's contrib modules.
+needs torch, Triton, NumPy, any OpenCV, pytest and hypothesis. Every engine of the registry that
+uses a GPU is held to the same.
 """
 
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 import triton
@@ -25,7 +30,7 @@ from tests.support.scenes import textured
 from twinstream.errors import InputError
 from twinstream.preprocess.flow import engines
 from twinstream.preprocess.flow.engine import Gray, TvL1Params
-from twinstream.preprocess.flow.engines import open_engine, resolve_engine
+from twinstream.preprocess.flow.engines import ENGINES, open_engine, resolve_engine
 from twinstream.preprocess.flow.stored import flow_statistics
 from twinstream.preprocess.flow.tvl1 import triton_kernels, triton_waves
 from twinstream.preprocess.flow.tvl1.cuda_batch import (
@@ -36,7 +41,6 @@ from twinstream.preprocess.flow.tvl1.cuda_batch import (
     bytes_of_pair,
 )
 from twinstream.preprocess.flow.tvl1.cuda_engine import (
-    CudaEngine,
     open_cuda,
     pair_starts,
     quantized,
@@ -45,7 +49,12 @@ from twinstream.preprocess.flow.tvl1.reference import reference_flow
 from twinstream.shards.format.flow_codec import quantize
 
 FIXED = TvL1Params(epsilon=0, iterations=20)
+MOST_APART = 0.03
+"""Twice what `numba`, with exact roots, comes to on the hardest of these pairs."""
 FLOATS, INTS = "*fp32", "*i32"
+
+Opened = Callable[..., Any]
+Array = npt.NDArray[Any]
 
 
 def test_the_kernels_hold_in_tritons_interpreter() -> None:
@@ -59,6 +68,7 @@ def test_the_kernels_hold_in_tritons_interpreter() -> None:
         "no:cacheprovider",
         "tests/preprocess/flow/tvl1/interpreted_tvl1.py",
         "tests/preprocess/flow/tvl1/interpreted_stage.py",
+        "tests/preprocess/flow/tvl1/interpreted_resident.py",
     ]
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -73,22 +83,6 @@ def test_the_kernels_hold_in_tritons_interpreter() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
     assert "skipped" not in done.stdout
-
-
-def test_what_waits_for_a_gpu_needs_neither_ray_nor_pyav_nor_opencvs_contrib_modules() -> None:
-    code = (
-        "import sys, cv2, pytest\n"
-        "del cv2.optflow\n"
-        "for name in ('ray', 'av', 'webdataset', 'matplotlib', 'pyarrow', 'torchvision'): "
-        "sys.modules[name] = None\n"
-        "import benchmarks.flow, benchmarks.flow_gpu\n"
-        "sys.exit(pytest.main(['-q', '-m', 'gpu', '--collect-only', '-p', 'no:cacheprovider']))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("::test_on_a_gpu") >= 17
 
 
 def test_a_gpu_that_is_required_and_not_there_fails(tmp_path: Path) -> None:
@@ -264,68 +258,101 @@ def noise(frames: int, height: int, width: int, seed: int = 0) -> Gray:
     return np.stack([cv2.GaussianBlur(image, (5, 5), 1.0) for image in images]).astype(np.uint8)
 
 
-def distance(engine: CudaEngine, frames: Gray) -> float:
-    """Mean endpoint distance of the first pair to the reference, in pixels."""
-    expected = reference_flow(frames[0], frames[1], engine.params)
-    return float(np.linalg.norm(engine(frames[:2])[0] - expected, axis=-1).mean())
+@pytest.fixture(params=[entry.name for entry in ENGINES if entry.uses_gpu])
+def opened(gpu: None, request: pytest.FixtureRequest) -> Opened:
+    """Opens one of the engines that use a GPU; skips where this GPU is too old for one of them."""
+    try:
+        open_engine(request.param, TvL1Params())
+    except InputError as error:
+        pytest.skip(str(error))
+    return partial(open_engine, request.param)
+
+
+@cache
+def expected_flow(pair: bytes, shape: tuple[int, int], params: TvL1Params) -> Array:
+    """The reference's, which takes seconds, computed once for all engines."""
+    first, second = np.frombuffer(pair, np.uint8).reshape(2, *shape)
+    flow: Array = reference_flow(first, second, params)
+    return flow
+
+
+def distances(opened: Opened, frames: Gray, params: TvL1Params) -> Array:
+    """(H, W): endpoint distance of the first pair to the reference, in pixels."""
+    expected = expected_flow(frames[:2].tobytes(), frames.shape[1:], params)
+    distance: Array = np.linalg.norm(opened(params)(frames[:2])[0] - expected, axis=-1)
+    return distance
+
+
+def share_apart(distance: Array) -> float:
+    """Share of the pixels that are more than 0.01 px apart.
+
+    A mean would hang on a few pixels: where the residual is near its limit, the last bit of a root
+    decides between two branches, and a pixel of unrelated frames jumps by a tenth of a pixel.
+    """
+    return float((distance > 0.01).mean())
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(
     ("height", "width"), [(16, 16), (17, 23), (48, 64), (31, 181), (130, 65), (120, 121)]
 )
-def test_on_a_gpu_any_size_gives_the_references_flow(gpu: None, height: int, width: int) -> None:
+def test_on_a_gpu_any_size_gives_the_references_flow(
+    opened: Opened, height: int, width: int
+) -> None:
     frames = np.stack(
         [textured(height=height, width=width), textured(1.7, -0.8, height=height, width=width)]
     )
-    assert distance(open_cuda(FIXED), frames) < 1e-3
-    assert distance(open_cuda(TvL1Params()), frames) < 0.02
-    assert distance(open_cuda(TvL1Params(epsilon=0, iterations=4)), noise(2, height, width)) < 1e-3
+    assert distances(opened, frames, FIXED).mean() < 1e-3
+    assert distances(opened, frames, TvL1Params()).mean() < 0.02
+    few = TvL1Params(epsilon=0, iterations=4)
+    assert share_apart(distances(opened, noise(2, height, width), few)) < MOST_APART
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("median", [3, 5])
-def test_on_a_gpu_the_median_filter_gives_the_references_flow(gpu: None, median: int) -> None:
+def test_on_a_gpu_the_median_filter_gives_the_references_flow(
+    opened: Opened, median: Literal[3, 5]
+) -> None:
     frames = np.stack([textured(), textured(1.7, -0.8)])
-    assert distance(open_cuda(FIXED.model_copy(update={"median": median})), frames) < 1e-3
+    assert distances(opened, frames, replace(FIXED, median=median)).mean() < 1e-3
 
 
 @pytest.mark.gpu
 @pytest.mark.real
 @pytest.mark.parametrize("name", ["Dimetrodon", "rubberwhale", "Grove2", "Venus"])
 def test_on_a_gpu_real_pairs_give_the_references_flow(
-    gpu: None, real_data: Path, name: str
+    opened: Opened, real_data: Path, name: str
 ) -> None:
     paths = [real_data / "flow_gt" / name / f"frame{n}.png" for n in (10, 11)]
     images = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in paths]
     frames = np.array(
         [cv2.resize(np.array(image), (256, 256), interpolation=cv2.INTER_AREA) for image in images]
     )
-    assert distance(open_cuda(FIXED), frames) < 1e-3
-    assert distance(open_cuda(TvL1Params()), frames) < 0.02
+    assert share_apart(distances(opened, frames, FIXED)) < MOST_APART
+    assert distances(opened, frames, TvL1Params()).mean() < 0.02
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_neither_batch_nor_cut_nor_repetition_changes_a_bit(gpu: None) -> None:
+def test_on_a_gpu_neither_batch_nor_cut_nor_repetition_changes_a_bit(opened: Opened) -> None:
     frames = np.concatenate(
         [noise(12, 70, 130), np.stack([textured(n / 2, height=70, width=130) for n in range(6)])]
     )
-    engine = open_cuda(TvL1Params())
+    engine = opened(TvL1Params())
     whole = engine(frames)
     assert np.isfinite(whole).all()
     assert np.array_equal(engine(frames), whole)
     for pair in (0, 5, 11, 12, 16):
         assert np.array_equal(engine(frames[pair : pair + 2])[0], whole[pair])
     for max_bytes in (1, 2_000_000, 5_000_000):
-        assert np.array_equal(open_cuda(TvL1Params(), max_bytes=max_bytes)(frames), whole)
+        assert np.array_equal(opened(TvL1Params(), gpu_bytes=max_bytes)(frames), whole)
     together = engine.flow_of_videos([frames[:4], frames[:1], frames[3:]])
     assert np.array_equal(np.concatenate(together), whole)
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_pairs_that_ended_cost_no_work(gpu: None) -> None:
+def test_on_a_gpu_pairs_that_ended_cost_no_work(opened: Opened) -> None:
     frames = np.stack([textured(), textured(), textured(2.0)])
-    still, both, moving = (open_cuda(TvL1Params()) for _ in range(3))
+    still, both, moving = (opened(TvL1Params()) for _ in range(3))
     assert not still(frames[:2]).any()
     moving(frames[1:])
     both(frames)
@@ -334,23 +361,27 @@ def test_on_a_gpu_pairs_that_ended_cost_no_work(gpu: None) -> None:
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_what_is_stored_is_what_the_host_would_make_of_the_flow(gpu: None) -> None:
+def test_on_a_gpu_what_is_stored_is_what_the_host_would_make_of_the_flow(
+    opened: Opened,
+) -> None:
     frames = noise(40, 40, 50)
-    flow = open_cuda(TvL1Params())(frames)
+    flow = opened(TvL1Params())(frames)
     for max_bytes in (1 << 20, 1 << 30):
         for bound in (20.0, 0.5):
-            stored = open_cuda(TvL1Params(), max_bytes=max_bytes).stored(frames, bound)
+            stored = opened(TvL1Params(), gpu_bytes=max_bytes).stored(frames, bound)
             assert np.array_equal(stored.planes, np.moveaxis(quantize(flow, bound), -1, 1))
             assert stored.statistics == flow_statistics(flow, bound)
 
 
 @pytest.mark.gpu
+# torch says so whenever the mode is first set.
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
 def test_on_a_gpu_the_host_waits_for_nothing_but_the_answers_to_its_questions(gpu: None) -> None:
     frames = torch.from_numpy(noise(9, 64, 80)).cuda()
     first = torch.arange(8, dtype=torch.int32, device="cuda")
     expected, _ = batch_flow(frames, first, TvL1Params(), Tiling())
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         flow, _ = batch_flow(frames, first, TvL1Params(), Tiling())
     finally:
         torch.cuda.set_sync_debug_mode("default")

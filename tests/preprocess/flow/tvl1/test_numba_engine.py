@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import cv2
@@ -55,10 +56,19 @@ def test_moving_texture_gives_the_references_flow(height: int, width: int) -> No
     assert distance(frames, TvL1Params()) < 0.02
 
 
+def test_levels_of_one_size_give_the_references_flow() -> None:
+    frames = np.stack([textured(height=16, width=41), textured(0.6, -0.3, height=16, width=41)])
+    params = TvL1Params(epsilon=0, iterations=10, scales=3, scale_step=0.98)
+    assert level_sizes(16, 41, params) == [(16, 41), (16, 40), (16, 39)]
+    assert distance(frames, params) < 1e-3
+    assert level_sizes(16, 16, params) == 3 * [(16, 16)]
+    assert distance(frames[:, :, :16], params) < 1e-3
+
+
 @pytest.mark.parametrize("side", [3, 5])
 def test_the_median_filter_gives_the_references_flow(side: int) -> None:
     frames = np.stack([textured(), textured(1.7, -0.8)])
-    assert distance(frames, FIXED.model_copy(update={"median": side})) < 1e-3
+    assert distance(frames, replace(FIXED, median=side)) < 1e-3
 
 
 @settings(max_examples=15)
@@ -83,9 +93,9 @@ def test_every_parameter_reaches_the_compiled_code() -> None:
         scale_step=0.6,
     )
     assert distance(frames, params) < 1e-3
-    for name, default in TvL1Params():
+    for name, default in asdict(TvL1Params()).items():
         if name not in ("epsilon", "median"):
-            assert distance(frames, params.model_copy(update={name: default})) < 1e-3, name
+            assert distance(frames, replace(params, **{name: default})) < 1e-3, name
 
 
 def test_the_stopping_rule_counts_as_the_references() -> None:
@@ -197,13 +207,12 @@ def _every_operation(a, b, out):
     lanes.store(out, (7, 0), lanes.maximum(x, y))
     lanes.store(out, (8, 0), lanes.rotate(x, 3))
     lanes.store(out, (9, 0), lanes.splat(lanes.lane(x, 5)))
-    lanes.store(out, (10, 0), lanes.keep_above(x, y, lanes.splat(np.float32(4))))
 
 
 def test_lanes_compute_what_numpy_computes_to_the_bit() -> None:
     rng = np.random.default_rng(6)
     a, b = (rng.uniform(0.1, 9, (2, 24)).astype(np.float32) for _ in range(2))
-    out = np.zeros((11, 16), np.float32)
+    out = np.zeros((10, 16), np.float32)
     _every_operation(a, b, out)
     x, y = a[1, 2:18], b[0, :16]
     expected = [
@@ -216,7 +225,7 @@ def test_lanes_compute_what_numpy_computes_to_the_bit() -> None:
         np.minimum(x, y),
         np.maximum(x, y),
     ]
-    expected += [np.roll(x, -3), np.full(16, x[5]), np.where(y > 4, x, 0)]
+    expected += [np.roll(x, -3), np.full(16, x[5])]
     assert np.array_equal(out, np.stack(expected))
 
 

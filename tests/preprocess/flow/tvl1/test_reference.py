@@ -16,6 +16,7 @@ from twinstream.errors import InputError
 from twinstream.preprocess.flow.engine import Engine, Gray, TvL1Params
 from twinstream.preprocess.flow.engines import open_engine
 from twinstream.preprocess.flow.tvl1 import reference
+from twinstream.preprocess.flow.tvl1.levels import positions
 
 ENGINES = ("numba", "opencv", "reference")
 QUICK = TvL1Params(scales=3, warps=3, iterations=60)
@@ -191,19 +192,65 @@ def test_the_pyramid_stops_above_16_pixels() -> None:
     assert sizes == [(26, 100), (21, 80), (17, 64)]
 
 
-@given(planes)
-def test_downsampling_is_opencvs_bilinear_resize(image: reference.Field) -> None:
-    image = np.tile(image, (3, 3))
-    expected = cv2.resize(image, None, fx=0.8, fy=0.8, interpolation=cv2.INTER_LINEAR)
-    np.testing.assert_allclose(
-        reference.sampled(image, expected.shape, (1.25, 1.25)), expected, atol=1e-3
+@pytest.mark.parametrize(
+    ("num", "step", "expected"),
+    [
+        (4, 1.25, [0, 12.5, 25, 37.5]),  # a level, from five rows
+        (6, 5 / 6, [0, 8 + 1 / 3, 16 + 2 / 3, 25, 33 + 1 / 3, 40]),  # and back up: the last repeats
+        (5, 1.0, [0, 10, 20, 30, 40]),
+    ],
+)
+def test_a_resize_reads_from_the_first_pixel_on_without_half_a_pixel(
+    num: int, step: float, expected: list[float]
+) -> None:
+    column = np.arange(5.0)[:, None] * 10
+    np.testing.assert_allclose(reference.sampled_rows(column, num, step)[:, 0], expected)
+    before, part = positions(num, 4, step)
+    np.testing.assert_allclose((before + part) * 10, expected, rtol=1e-6)
+
+
+@given(planes, st.integers(2, 12), st.integers(2, 12))
+def test_resizing_is_linear_in_rows_and_columns(
+    image: reference.Field, height: int, width: int
+) -> None:
+    """`np.interp` repeats the last pixel too."""
+    rows, columns = (
+        np.arange(new) * (old / new) for new, old in zip((height, width), image.shape, strict=True)
     )
+    tall = np.stack([np.interp(rows, np.arange(len(image)), line) for line in image.T], axis=1)
+    wide = np.stack([np.interp(columns, np.arange(image.shape[1]), line) for line in tall])
+    np.testing.assert_allclose(reference.upsampled(image, (height, width)), wide, atol=1e-9)
 
 
-@given(planes)
-def test_upsampling_is_opencvs_bilinear_resize(field: reference.Field) -> None:
-    expected = cv2.resize(field, (13, 11), interpolation=cv2.INTER_LINEAR)
-    np.testing.assert_allclose(reference.upsampled(field, (11, 13)), expected, atol=1e-3)
+def test_a_level_that_rounds_to_the_same_size_is_a_copy_and_its_flow_is_scaled_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    params = TvL1Params(scales=2, warps=1, iterations=1, scale_step=0.98)
+    frame = textured(height=16, width=16)
+    levels = list(reference.pyramid(frame, params))
+    assert [level.shape for level in levels] == [(16, 16), (16, 16)]
+    assert np.array_equal(levels[1], frame)
+    begins = []
+
+    def ones(i0: reference.Field, i1: object, u: reference.Pair, params: object) -> reference.Pair:
+        begins.append(u[0][0, 0])
+        return np.ones_like(i0), np.ones_like(i0)
+
+    monkeypatch.setattr(reference, "flow_at_level", ones)
+    reference.reference_flow(frame, frame, params)
+    assert begins == [0, 1 / 0.98]
+
+
+def test_the_threshold_holds_where_the_gradient_is_too_small_to_divide_by() -> None:
+    """|grad|^2 is 1e-8, below float32's epsilon: rho of 5 and -5 is beyond the limit, 1e-12 not."""
+    rho = np.array([[5.0, -5.0, 1e-12]])
+    zero = np.zeros_like(rho)
+    params = TvL1Params()
+    moved, _ = reference.primal_step(
+        (zero, zero), [(zero, zero)] * 2, rho, (np.full_like(rho, 1e-4), zero), params
+    )
+    limit = params.lambda_ * params.theta
+    np.testing.assert_allclose(moved, [[-limit * 1e-4, limit * 1e-4, 0]])
 
 
 @given(planes)

@@ -1,0 +1,1 @@
+"""resident.cu on a CPU: what it needs of CUDA, a library around it, and its launcher."""

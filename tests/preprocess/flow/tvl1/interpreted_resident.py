@@ -1,0 +1,39 @@
+"""The `resident` engine from frames to flow without a GPU: pyramids in Triton's interpreter, levels
+in the emulator. Started by `test_cuda_engine.py` like `interpreted_tvl1.py`.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tests.preprocess.flow.tvl1.emulator.chip import EmulatedChip
+from tests.preprocess.flow.tvl1.interpreted_tvl1 import moving
+from twinstream.preprocess.flow.engine import TvL1Params
+from twinstream.preprocess.flow.tvl1.cuda_engine import open_cuda
+from twinstream.preprocess.flow.tvl1.reference import reference_flow
+from twinstream.preprocess.flow.tvl1.resident_engine import ResidentEngine
+
+
+def test_resident_pairs_have_the_references_flow_in_batches_of_any_size(tmp_path: Path) -> None:
+    params = TvL1Params(warps=2, epsilon=0.05, iterations=10)
+    frames = moving(0, 0.5, 2.0, height=20, width=24)
+    engine = ResidentEngine(params, torch.device("cpu"), 1 << 30)
+    engine.chip = EmulatedChip(tmp_path)
+    flow = engine(frames)
+    for t in range(2):
+        expected = reference_flow(frames[t], frames[t + 1], params)
+        assert np.linalg.norm(flow[t] - expected, axis=-1).max() < 1e-3
+    assert engine.pixel_iterations > 0
+    assert sorted(engine.places) == [(16, 19), (20, 24)]
+    engine.max_bytes = 1
+    assert np.array_equal(engine(frames), flow)
+
+
+def test_a_level_that_no_cluster_holds_is_that_of_cuda(tmp_path: Path) -> None:
+    params = TvL1Params(warps=1, epsilon=0, iterations=2)
+    frames = moving(0, 0.5, height=20, width=24)
+    engine = ResidentEngine(params, torch.device("cpu"), 1 << 30)
+    engine.chip = EmulatedChip(tmp_path)
+    engine.chip.shared_bytes = 0
+    assert np.array_equal(engine(frames), open_cuda(params)(frames))

@@ -1,0 +1,249 @@
+"""The `resident` engine: how it cuts a level, its kernel on a CPU and through NVRTC, and on a GPU.
+
+On a CPU the kernel runs in an emulator (`emulator/`), whose threads take turns in an order drawn
+from a seed: what depends on that order is a race.
+"""
+
+import ctypes
+import os
+import re
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from tests.preprocess.flow.tvl1.emulator.chip import H100_SHARED_BYTES, EmulatedChip
+from tests.preprocess.flow.tvl1.test_cuda_engine import noise
+from tests.support.scenes import textured
+from twinstream.errors import InputError
+from twinstream.preprocess.flow import engines
+from twinstream.preprocess.flow.engine import DEFAULT_GPU_BYTES, Gray, TvL1Params
+from twinstream.preprocess.flow.engines import open_engine, resolve_engine
+from twinstream.preprocess.flow.tvl1 import nvrtc
+from twinstream.preprocess.flow.tvl1.levels import level_sizes
+from twinstream.preprocess.flow.tvl1.reference import reference_flow
+from twinstream.preprocess.flow.tvl1.resident_engine import (
+    MAX_ROWS,
+    SOURCE,
+    THREADS,
+    Plan,
+    ResidentEngine,
+    level_plan,
+    resident_flow,
+)
+
+
+# 256, 205, 164, 131, 105 are the levels of 256x256.
+@pytest.mark.parametrize(
+    ("height", "width", "plan"),
+    [
+        (256, 256, Plan(8, 8, 4, 8)),
+        (205, 205, Plan(8, 7, 4, 7)),
+        (164, 164, Plan(8, 6, 4, 6)),
+        (131, 131, Plan(4, 5, 6, 6)),
+        (105, 105, Plan(2, 4, 8, 7)),
+        (256, 340, Plan(16, 11, 2, 8)),
+        (16, 16, Plan(1, 1, 16, 1)),
+        (17, 4096, None),
+        (512, 512, None),
+    ],
+)
+def test_the_smallest_cluster_that_holds_a_level_takes_it(
+    height: int, width: int, plan: Plan | None
+) -> None:
+    assert level_plan(height, width, 16, H100_SHARED_BYTES) == plan
+
+
+def test_every_plan_holds_its_level_with_a_row_in_each_block() -> None:
+    rng = np.random.default_rng(0)
+    for height, width in rng.integers(16, 400, (300, 2)).tolist():
+        plan = level_plan(height, width, 16, H100_SHARED_BYTES)
+        if plan is None:
+            assert height * width > 50_000
+            continue
+        blocks = plan.ctas * plan.down
+        assert 32 * (plan.across - 1) < width <= 32 * plan.across
+        assert blocks * (plan.rows - 1) < height <= blocks * plan.rows
+        assert blocks <= height
+        assert plan.threads <= THREADS
+        assert plan.rows <= MAX_ROWS
+        assert plan.shared_bytes <= H100_SHARED_BYTES
+
+
+@pytest.mark.parametrize(("largest", "shared_bytes"), [(1, H100_SHARED_BYTES), (16, 99 << 10)])
+def test_a_gpu_without_clusters_or_shared_memory_has_no_plan_for_a_large_level(
+    largest: int, shared_bytes: int
+) -> None:
+    assert level_plan(256, 256, largest, shared_bytes) is None
+
+
+@pytest.fixture(scope="module")
+def chip(tmp_path_factory: pytest.TempPathFactory) -> EmulatedChip:
+    """The emulator; its libraries are built once."""
+    return EmulatedChip(tmp_path_factory.mktemp("emulator"))
+
+
+def scene(height: int, width: int) -> Gray:
+    """Four frames: nothing moves at first, then a little, then far."""
+    shifts = [(0.0, 0.0), (0.0, 0.0), (0.4, -0.3), (2.6, 1.1)]
+    return np.stack([textured(dx, dy, height=height, width=width) for dx, dy in shifts])
+
+
+def emulated(
+    chip: EmulatedChip, frames: Gray, params: TvL1Params, plan: Plan
+) -> tuple[NDArray[np.float32], int]:
+    """The flow of one level, (T - 1, 2, H, W), and the pixels updated."""
+    images = torch.from_numpy(frames).to(torch.float32)
+    first = torch.arange(len(frames) - 1, dtype=torch.int32)
+    flow = torch.zeros((len(first), 2, *images.shape[1:]))
+    flow, updates = resident_flow(images, first, flow, params, plan, chip.clusters, chip)
+    return flow.numpy(), int(updates)
+
+
+def distance(flow: NDArray[np.float32], frames: Gray, params: TvL1Params) -> float:
+    """The largest of all pixels of all pairs to the reference."""
+    expected = [reference_flow(*pair, params) for pair in pairwise(frames)]
+    return float(np.linalg.norm(np.moveaxis(flow, 1, -1) - np.stack(expected), axis=-1).max())
+
+
+LEVEL = TvL1Params(scales=1, warps=2, epsilon=0.12, iterations=9)
+SMALL = [
+    (29, 45, Plan(2, 2, 5, 3)),
+    (23, 33, Plan(4, 2, 2, 3)),
+    (25, 70, Plan(1, 3, 9, 3)),
+    (24, 64, Plan(8, 2, 1, 3)),
+    (16, 17, Plan(2, 1, 8, 1)),
+    (18, 16, Plan(1, 1, 18, 1)),
+]
+
+
+@pytest.mark.parametrize(("height", "width", "plan"), SMALL)
+@pytest.mark.parametrize("epsilon", [0.12, 0])
+def test_the_kernel_gives_the_references_flow(
+    chip: EmulatedChip, height: int, width: int, plan: Plan, epsilon: float
+) -> None:
+    frames = scene(height, width)
+    params = replace(LEVEL, epsilon=epsilon)
+    flow, updates = emulated(chip, frames, params, plan)
+    assert distance(flow, frames, params) < 1e-4
+    most = 3 * params.warps * params.iterations * height * width
+    assert updates == most if epsilon == 0 else updates < 0.8 * most
+
+
+@pytest.mark.parametrize(("height", "width", "plan"), SMALL[:3])
+def test_neither_the_order_of_threads_nor_the_batch_changes_a_bit(
+    chip: EmulatedChip, height: int, width: int, plan: Plan
+) -> None:
+    frames = scene(height, width)
+    whole, updates = emulated(chip, frames, LEVEL, plan)
+    try:
+        for chip.seed, chip.clusters in ((1, 1), (2, 3), (3, 2)):
+            again = emulated(chip, frames, LEVEL, plan)
+            assert np.array_equal(again[0], whole)
+            assert again[1] == updates
+    finally:
+        chip.seed, chip.clusters = 0, 2
+    alone = [emulated(chip, frames[n : n + 2], LEVEL, plan) for n in range(3)]
+    assert np.array_equal(np.concatenate([flow for flow, _ in alone]), whole)
+    assert sum(work for _, work in alone) == updates
+
+
+def test_eight_ctas_hold_a_pair_of_256x256(chip: EmulatedChip) -> None:
+    frames = scene(256, 256)[2:]
+    params = TvL1Params(scales=1, warps=1, epsilon=0, iterations=2)
+    flow, updates = emulated(chip, frames, params, Plan(8, 8, 4, 8))
+    assert distance(flow, frames, params) < 1e-4
+    assert updates == 2 * 256 * 256
+
+
+def test_the_emulator_sees_what_a_gpu_would_not_forgive(chip: EmulatedChip) -> None:
+    plan, images, flow = Plan(1, 1, 16, 1), torch.zeros((2, 16, 16)), torch.zeros((1, 2, 16, 16))
+    # A pair that begins with the last frame
+    with pytest.raises(AssertionError, match=r"thread [0-9]+: index 512 of 512$"):
+        resident_flow(images, torch.ones(1, dtype=torch.int32), flow, LEVEL, plan, 1, chip)
+    short = replace(plan.kernel, shared_bytes=plan.shared_bytes - 1)
+    with pytest.raises(AssertionError, match=r"more shared memory than the launch has$"):
+        chip.launch(short, 1, [*[images] * 6, 2, 1, 16, 16, 1, 16, 1, (ctypes.c_int * 6)()])
+    # A CTA that is told of another one, which was not launched
+    large = replace(plan.kernel, shared_bytes=H100_SHARED_BYTES)
+    with pytest.raises(AssertionError, match=r"no CTA has rank 1$"):
+        chip.launch(large, 1, [*[images] * 6, 2, 1, 16, 16, 1, 16, 2, (ctypes.c_int * 6)()])
+
+
+needs_nvrtc = pytest.mark.skipif(
+    torch.version.cuda is None, reason="this torch comes without NVRTC"
+)
+
+
+@needs_nvrtc
+@pytest.mark.parametrize(
+    ("arch", "rows"), [("sm_90", MAX_ROWS), ("sm_100", MAX_ROWS), ("sm_80", 1)]
+)
+def test_the_kernel_compiles_without_a_gpu_and_spills_nothing(arch: str, rows: int) -> None:
+    options = (f"-arch={arch}", "--ptxas-options=-v", *Plan(8, 8, 4, rows).kernel.options)
+    code, log = nvrtc.compiled(SOURCE.read_text(), options)
+    assert code.startswith(b"\x7fELF")
+    assert len(re.findall(r"0 bytes stack frame, 0 bytes spill stores", log)) == 2
+    assert max(map(int, re.findall(r"Used (\d+) registers", log))) <= 65536 // THREADS
+
+
+@needs_nvrtc
+def test_what_nvrtc_refuses_is_one_line_that_names_another_engine() -> None:
+    with pytest.raises(InputError, match=r"^NVRTC [^\n]*sm_12[^\n]*; use `engine: cuda`$"):
+        nvrtc.compiled(SOURCE.read_text(), ("-arch=sm_12",))
+
+
+def test_a_torch_without_cuda_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", None)
+    nvrtc.nvrtc_library.cache_clear()
+    with pytest.raises(InputError, match=r"^engine: resident needs CUDA[^\n]*`engine: numba`$"):
+        nvrtc.nvrtc_library()
+
+
+def test_only_its_name_opens_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "sees_gpu", lambda: True)
+    assert resolve_engine("auto") == "cuda"
+    monkeypatch.setattr(engines, "sees_gpu", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for interpret in ("0", "1"):
+        monkeypatch.setenv("TRITON_INTERPRET", interpret)
+        with pytest.raises(
+            InputError, match=r"^engine: resident needs a GPU [^\n]*`engine: numba`$"
+        ):
+            open_engine("resident", TvL1Params())
+
+
+@pytest.fixture
+def engine() -> ResidentEngine:
+    """On a GPU with clusters; skips without one, or fails where a GPU was promised."""
+    if not torch.cuda.is_available():
+        if os.environ.get("REQUIRE_GPU") == "1":
+            pytest.fail("REQUIRE_GPU is 1 and torch sees no GPU")
+        pytest.skip("torch sees no GPU")
+    if torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("this GPU has no clusters")
+    return ResidentEngine(TvL1Params(), torch.device("cuda"), DEFAULT_GPU_BYTES)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_with_clusters_all_levels_up_to_256x256_are_resident(
+    engine: ResidentEngine,
+) -> None:
+    for size in level_sizes(256, 256, TvL1Params()):
+        assert engine.place(*size) is not None
+    frames = scene(256, 256)[2:]
+    apart = np.linalg.norm(engine(frames)[0] - reference_flow(*frames, TvL1Params()), axis=-1)
+    assert (apart > 0.01).mean() < 0.03
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_size_beyond_a_cluster_and_the_median_filter_are_those_of_cuda(
+    engine: ResidentEngine,
+) -> None:
+    for params, size in ((TvL1Params(scales=1, warps=1), 520), (TvL1Params(median=3), 64)):
+        frames = noise(3, size, size)
+        engine.params = params
+        assert np.array_equal(engine(frames), open_engine("cuda", params)(frames))
