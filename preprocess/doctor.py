@@ -8,6 +8,7 @@ GPUs and cores.
 
 import importlib.metadata
 import os
+import math
 import platform
 import tempfile
 import time
@@ -61,6 +62,15 @@ class FrameCost:
 
     seconds: float
     num_bytes: float
+
+
+def stored_side(size: tuple[int, int], short_side: int | None) -> int:
+    """Side of the square with as many pixels as a stored frame; of a short side those of 4:3.
+
+    (340, 256) -> 295; 256 as the shorter side -> 296.
+    """
+    width, height = size if short_side is None else (short_side * 4 / 3, short_side)
+    return round(math.sqrt(width * height))
 
 
 def drawn_frames(size: int, num_frames: int = NUM_FRAMES) -> NDArray[np.uint8]:

@@ -207,7 +207,8 @@ def export(path: str, out: Path, layout: str) -> None:
             dataset, out, progress=lambda folder: progress.advance(note=folder)
         )
     codec = manifest.flow_codec
-    say(f"{copied} of {total} videos copied, the others were there -> {out}")
+    others = ", the others were there" if copied < total else ""
+    say(f"{copied} of {total} videos copied{others} -> {out}")
     say(f"flow: pixels = (byte - {codec.zero}) * {codec.bound:g} / {codec.levels}")
 
 

@@ -79,8 +79,9 @@ def _split_line(split: str, shards: tuple[ShardEntry, ...], rows: list[VideoRow]
     frames = sum(row.num_frames or 0 for row in rows)
     megabytes = sum(entry.tar.num_bytes for entry in shards) / 1e6
     counts = Counter(row.label for row in rows).values()
+    plural = "" if len(shards) == 1 else "s"
     return (
-        f"  {split}: {len(rows)} samples of {len(counts)} classes in {len(shards)} shards, "
+        f"  {split}: {len(rows)} samples of {len(counts)} classes in {len(shards)} shard{plural}, "
         f"{frames} frames, "
         f"{_hours(rows)}, {megabytes:.1f} MB, {_motion(rows)}, "
         f"{min(counts, default=0)} to {max(counts, default=0)} samples a class"

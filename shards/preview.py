@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from twinstream.output import figure_text
+from twinstream.progress import Progress
 from twinstream.shards.format.classes import first_few
 from twinstream.shards.read.dataset import ShardDataset
 from twinstream.shards.read.members import read_flow, read_frames, read_meta
@@ -108,8 +109,10 @@ def write_preview(
     axes = figure.subplots(2 * len(samples), columns + 1, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
-    for number, sample in enumerate(samples):
-        _draw(axes[2 * number : 2 * number + 2], dataset, sample, columns)
+    with Progress("preview", len(samples), "sample") as progress:
+        for number, sample in enumerate(samples):
+            _draw(axes[2 * number : 2 * number + 2], dataset, sample, columns)
+            progress.advance(note=sample.index.key)
     save_figure(figure, path, dpi=100)
 
 
@@ -125,10 +128,16 @@ def write_preview_video(dataset: ShardDataset, samples: Sequence[StoredSample], 
     Size and frame rate are those of the first sample; an unknown rate becomes DEFAULT_FPS.
     """
     height, width = samples[0].index.height, samples[0].index.width
-    pictures = (
-        picture for sample in samples for picture in side_by_side(dataset, sample, height, width)
-    )
-    write_video(pictures, read_meta(samples[0]).fps, path)
+    num_pictures = sum(sample.index.num_frames - 1 for sample in samples)
+    with Progress("preview", num_pictures, "frame") as progress:
+
+        def pictures() -> Iterator[NDArray[np.uint8]]:
+            for sample in samples:
+                for picture in side_by_side(dataset, sample, height, width):
+                    yield picture
+                    progress.advance(note=sample.index.key)
+
+        write_video(pictures(), read_meta(samples[0]).fps, path)
 
 
 def write_video(pictures: Iterator[NDArray[np.uint8]], fps: float, path: Path) -> None:

@@ -8,7 +8,6 @@ fit by this count certainly does not.
 
 import copy
 import os
-import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from twinstream.progress import LOGGER
 from twinstream.train.checkpoint import TrainingState
 from twinstream.train.choices import BranchName
 from twinstream.train.data.batch import new_batch
@@ -56,7 +56,7 @@ def announce(session: Session, start: TrainingState) -> None:
     """
     if session.ranks.is_first:
         for line in late_findings(session):
-            print(line, file=sys.stderr)
+            LOGGER.warning(line)
     at, train, ranks = start.position, session.settings.train, session.ranks
     # Stored features are no steps of the network.
     if train.cache_features is not None or at.stage == len(session.stages):
@@ -84,10 +84,10 @@ def announce(session: Session, start: TrainingState) -> None:
         seconds += number * one * (videos / ranks.size + FORWARD * validation)
     if ranks.is_first:
         of = f" of {limit / 1e9:.1f} GB" if limit is not None else ""
-        print(
-            f"training takes about {in_words(seconds)}, {sum(epochs)} epochs of {videos:,} videos, "
-            f"and at least {most.bytes(size) / 1e9:.1f} GB{of} of memory",
-            file=sys.stderr,
+        plural = "" if sum(epochs) == 1 else "s"
+        LOGGER.info(
+            f"training takes about {in_words(seconds)}, {sum(epochs)} epoch{plural} of {videos:,} "
+            f"videos, and at least {most.bytes(size) / 1e9:.1f} GB{of} of memory"
         )
 
 

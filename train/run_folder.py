@@ -9,7 +9,7 @@ the first that differs.
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -242,13 +242,25 @@ def has_moved(run: Path, key: str, value: object) -> bool:
 
 def _recorded(run: Path, name: str) -> list[dict[str, str]]:
     """What the starts of a run say of its weights or lists."""
-    path = run / STARTS
     found = []
-    for line in path.read_bytes().splitlines() if path.exists() else []:
-        # A line may be torn where the disk was full.
-        with suppress(ValueError, AttributeError, TypeError, RecursionError):
-            found.append(dict(json.loads(line).get(name, {})))
+    for line in logged(run / STARTS):
+        with suppress(ValueError, TypeError):
+            found.append(dict(line.get(name, {})))
     return found
+
+
+def logged(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a log in their order, those left out that are torn; none without a file."""
+    for line in path.read_text("utf-8", "replace").splitlines() if path.is_file() else []:
+        # Torn where the disk was full.
+        with suppress(ValueError, RecursionError):
+            if isinstance(given := json.loads(line), dict):
+                yield given
+
+
+def logged_epochs(run: Path, stage: str) -> int:
+    """How many epochs of a stage have ended, by the run's log."""
+    return sum(line.get("stage") == stage and "loss" not in line for line in logged(run / LOG))
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from twinstream.errors import InputError
 from twinstream.train.checkpoint import resumable_faults
 from twinstream.train.choices import BranchName
-from twinstream.train.run_folder import LOG, STARTS
+from twinstream.train.run_folder import LOG, STARTS, logged
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -64,10 +64,9 @@ class TrainingLog:
         if self._path is None:
             return []
         found = []
-        for line in self._path.read_text("utf-8", "replace").splitlines():
-            # A line may be torn where the disk was full, and of an epoch's end there is no loss.
-            with suppress(ValueError, LookupError, TypeError, RecursionError):
-                given = json.loads(line)
+        for given in logged(self._path):
+            # Of an epoch's end there is no loss.
+            with suppress(ValueError, LookupError, TypeError):
                 if (given["stage"], given["epoch"]) == (stage, epoch):
                     found.append(float(given["loss"]))
         return found

@@ -355,6 +355,14 @@ def load_training(session: Session, more_epochs: bool) -> tuple[Session, Trainin
     is_over = at.stage == len(session.stages) == len(at.ended)
     if is_over and at.ended[-1] < session.settings.train.epochs:
         training = replace(training, position=at.before_end())
+    at = training.position
+    epochs, goes_on = session.settings.train.epochs, at.stage < len(session.stages)
+    if goes_on and min(at.ended, default=epochs) < epochs and session.ranks.is_first:
+        ended = [f"{s.name} at {n}" for s, n in zip(session.stages, at.ended, strict=False)]
+        LOGGER.info(
+            f"{session.out}: {session.stages[at.stage].name} goes on to {epochs} epochs; stages "
+            f"that have ended stay as they are: {', '.join(ended)}"
+        )
     known = Known(
         trained_branches(checkpoint),
         learned_branches(checkpoint),

@@ -19,7 +19,7 @@ import click
 
 from twinstream import __version__
 from twinstream.errors import InputError
-from twinstream.output import one_line, say, tell
+from twinstream.output import one_line, say
 from twinstream.shards.commands import shards
 from twinstream.train.choices import NUM_CROPS, DeviceName
 
@@ -128,31 +128,24 @@ def demo(out: Path) -> None:
     run_demo(out)
 
 
-def _default_size() -> int:
-    # Called when doctor runs: at the top the import would slow every other command down.
-    from twinstream.preprocess.settings import PreprocessSettings
-
-    return PreprocessSettings().size[0]
-
-
 @cli.command()
+@with_settings
 @click.option("--hours", default=100.0, show_default=True, help="Hours of video to predict for.")
 @click.option(
     "--size",
-    default=_default_size,
-    show_default="as preprocess.size",
     type=click.IntRange(16, 4096),
-    help="Side of the stored square.",
+    help="Side of the stored square; one of as many pixels as the settings store when not given.",
 )
-def doctor(hours: float, size: int) -> None:
+def doctor(config: Path | None, overrides: tuple[str, ...], hours: float, size: int | None) -> None:
     """What engines and devices are here, how fast they are, and what a dataset of N hours would
     take.
 
     Example: twinstream doctor --hours 600
     """
-    from twinstream.preprocess.doctor import report
+    from twinstream.preprocess.doctor import report, stored_side
 
-    say(report(hours, size))
+    stored = load_settings(config, overrides).preprocess
+    say(report(hours, size or stored_side(stored.size, stored.short_side)))
 
 
 @cli.command()
@@ -403,7 +396,7 @@ def predict(
     from dataclasses import asdict
 
     from twinstream.predictor import Predictor, lines
-    from twinstream.progress import Progress
+    from twinstream.progress import LOGGER, Progress
 
     predictor = Predictor(
         run,
@@ -417,7 +410,7 @@ def predict(
     )
     if predictor.network.progress:
         network = predictor.network
-        tell(f"unfinished: {network.stage} is at {network.progress}")
+        LOGGER.warning(f"unfinished: {network.stage} is at {network.progress}")
     failed = False
     with Progress("predict", len(videos), "video") as progress:
         for video in videos:
@@ -458,6 +451,7 @@ def report(runs: tuple[Path, ...], out: Path, unfinished: bool) -> None:
 
     Example: twinstream report runs/two_stream runs/nonlocal runs/cma --out report
     """
+    from twinstream.progress import LOGGER
     from twinstream.train.report.evidence import read_evidence
     from twinstream.train.report.write import PAGE, report_notes, write_report
 
@@ -465,10 +459,10 @@ def report(runs: tuple[Path, ...], out: Path, unfinished: bool) -> None:
     evidence = read_evidence(runs, unfinished=unfinished)
     # On stderr: stdout holds the page's path alone, for scripts.
     for note in report_notes(evidence):
-        tell(note)
+        LOGGER.warning(note)
     for table in write_report(evidence, out, runs[0] if len(runs) == 1 else None):
         for command in table.gaps:
-            tell(f"{table.name} lacks: {command}")
+            LOGGER.info(f"{table.name} lacks: {command}")
     say(str(out / PAGE))
 
 
@@ -575,16 +569,20 @@ def export(run: Path, form: "Format", out: Path, stage: str | None) -> None:
     """
     import json
 
+    from twinstream.progress import LOGGER, Progress
     from twinstream.train.export import export_network
     from twinstream.train.trained import load_network
 
-    network = load_network(run, stage)
-    if network.progress:
-        tell(f"unfinished: {network.stage} is at {network.progress}")
-    facts = export_network(network, form, out)
+    with Progress("export", 2, "step") as progress:
+        network = load_network(run, stage)
+        if network.progress:
+            LOGGER.warning(f"unfinished: {network.stage} is at {network.progress}")
+        progress.advance(note="the network is read")
+        facts = export_network(network, form, out)
+        progress.advance(note=str(out))
     # Classes can be many, and are in the file.
     shown = {key: value for key, value in facts.items() if key != "classes"}
-    tell(json.dumps(shown | {"num_classes": len(facts["classes"])}))
+    LOGGER.info(json.dumps(shown | {"num_classes": len(facts["classes"])}))
     say(str(out))
 
 

@@ -17,6 +17,7 @@ from twinstream.preprocess.doctor import (
     predict,
     report,
     stage_rate,
+    stored_side,
 )
 from twinstream.preprocess.flow.engine import TvL1Params
 from twinstream.preprocess.flow.engines import open_engine
@@ -42,6 +43,16 @@ def test_a_machine_is_as_fast_as_the_slower_of_its_gpus_and_its_cores(
     flow: float, cost_seconds: float, node: Node, rate: float
 ) -> None:
     assert stage_rate(flow, cost_seconds, node) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    ("size", "short_side", "side"),
+    [((128, 128), None, 128), ((340, 256), None, 295), ((64, 64), 256, 296)],
+)
+def test_what_is_stored_is_measured_by_a_square_of_as_many_pixels(
+    size: tuple[int, int], short_side: int | None, side: int
+) -> None:
+    assert stored_side(size, short_side) == side
 
 
 def test_the_built_in_frames_pan_as_they_say() -> None:

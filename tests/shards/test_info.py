@@ -21,7 +21,7 @@ from twinstream.shards.split_lists import add_split
 def test_info_tells_counts_classes_hours_bytes_flow_and_settings(dataset: Path) -> None:
     lines = describe(dataset).splitlines()
     assert lines[0] == f"{dataset}: format 1, 2 classes, 5 written"
-    assert lines[1].startswith("  test: 2 samples of 2 classes in 1 shards, 15 frames, 0.00 h, ")
+    assert lines[1].startswith("  test: 2 samples of 2 classes in 1 shard, 15 frames, 0.00 h, ")
     assert lines[2].startswith("  train: 3 samples of 2 classes in 2 shards, 24 frames, 0.00 h, ")
     assert lines[2].endswith("mean |flow| 1.00 px, 0.00% beyond the bound, 1 to 2 samples a class")
     assert lines[3:] == [

@@ -54,7 +54,7 @@ def test_an_announced_run_has_the_losses_of_another(
     train(settings, tmp_path / "other", resume=False, announce=announce)
     told = capsys.readouterr().err
     assert "train.crop_size 40: larger than the stored frames, 32x24" in told
-    assert "1 epochs of 3 videos, and at least 0." in told
+    assert "1 epoch of 3 videos, and at least 0." in told
     assert losses(tmp_path / "one") == losses(tmp_path / "other")
 
 

@@ -12,7 +12,12 @@ from twinstream.errors import InputError
 from twinstream.section import build_settings
 from twinstream.train.checkpoint import Position, load_checkpoint, load_resumable
 from twinstream.train.fit import train
-from twinstream.train.run_folder import RunSettings, read_run_settings, takes_more_epochs
+from twinstream.train.run_folder import (
+    RunSettings,
+    logged_epochs,
+    read_run_settings,
+    takes_more_epochs,
+)
 
 ONE = ("model.kind=flow", "train.stages=[flow]")
 
@@ -60,11 +65,17 @@ def test_a_finished_run_of_one_stage_becomes_the_run_of_more_epochs(
 
 
 def test_of_several_stages_the_last_goes_on_and_a_stop_changes_nothing(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     one, other = (begin(dataset, tmp_path / name, "train.epochs=1") for name in ("one", "other"))
     before = (one / "flow.safetensors").read_bytes()
     go_on(one, "train.epochs=2")
+    said = "iter1 goes on to 2 epochs; stages that have ended stay as they are: flow at 1"
+    assert said in capsys.readouterr().err
+    assert [logged_epochs(one, stage) for stage in ("flow", "iter1", "iter2")] == [1, 2, 0]
     assert (one / "flow.safetensors").read_bytes() == before
     assert [line[:3] for line in losses(one)] == [
         *(("flow", 0, 0), ("flow", 0, 1)),

@@ -18,7 +18,15 @@ from twinstream.errors import InputError
 from twinstream.output import figure_text
 from twinstream.shards.preview import flow_to_rgb, full_colour, save_figure, write_video
 from twinstream.train.look.maps import BlockMap, Seen, over_features
-from twinstream.train.look.picture import COLOURS, Picture, dotted, enlarged, on_panel, shaded
+from twinstream.train.look.picture import (
+    COLOURS,
+    Picture,
+    dotted,
+    enlarged,
+    on_panel,
+    shaded,
+    titled,
+)
 
 
 def query_frames(seen: Seen, times: Sequence[int | None], frames: Sequence[int]) -> list[int]:
@@ -101,14 +109,8 @@ def write_strip(
         (f"flow, to {fastest:.1f} px", flow_pictures(seen)),
     ]
     for block in seen.blocks:
-        for number, ((x, y), at) in enumerate(zip(seen.queries, frames, strict=True)):
-            weights = clip_map(block, (x, y), at, seen)
-            # As in `--query`: pixels of the stored frame.
-            asked = f"{x + seen.corner[0]},{y + seen.corner[1]} of frame {first + at * stride}"
-            name = (
-                f"{block.name} over {block.reads}\nfrom {asked}, strongest\n"
-                f"{weights.max():.1%} ({1 / weights.size:.1%} if even)"
-            )
+        for number, at in enumerate(frames):
+            name = _query_title(seen, block, number, at, first + at * stride)
             rows.append((name, query_panels(seen, block, number, at)))
     count = len(seen.frames)
     figure = Figure(figsize=(1.1 * count + 1.8, 1.35 * len(rows) + 0.5), layout="constrained")
@@ -124,17 +126,50 @@ def write_strip(
     save_figure(figure, path, dpi=110)
 
 
-def write_clip(seen: Seen, frames: Sequence[int], fps: float, path: Path) -> None:
-    """The clip as H.264: frame, flow and a panel for each query, a row for each block."""
-    write_video(_pictures(seen, frames), fps, path)
+def write_clip(
+    seen: Seen, frames: Sequence[int], fps: float, path: Path, *, first: int, stride: int
+) -> None:
+    """The clip as H.264: frame, flow and a panel for each query, a row for each block.
+
+    `frames`, `first` and `stride` as in `write_strip`.
+    """
+    write_video(_pictures(seen, frames, first, stride), fps, path)
 
 
-def _pictures(seen: Seen, frames: Sequence[int]) -> Iterator[Picture]:
-    flow = flow_pictures(seen)
+def _pictures(seen: Seen, frames: Sequence[int], first: int, stride: int) -> Iterator[Picture]:
+    flow, fastest = flow_pictures(seen), full_colour(seen.flow)
     rows = [
-        [query_panels(seen, block, number, at) for number, at in enumerate(frames)]
+        [
+            (
+                _query_title(seen, block, number, at, first + at * stride),
+                query_panels(seen, block, number, at),
+            )
+            for number, at in enumerate(frames)
+        ]
         for block in seen.blocks
     ]
     for n, frame in enumerate(seen.frames):
+        titles = [f"RGB, frame {first + n * stride}", f"flow, to {fastest:.1f} px"]
         both = [enlarged(frame), enlarged(flow[n])]
-        yield np.vstack([np.hstack([*both, *(each[n] for each in row)]) for row in rows])
+        yield np.vstack(
+            [
+                titled(
+                    [*both, *(pictures[n] for _, pictures in row)],
+                    [*titles, *(title for title, _ in row)],
+                )
+                for row in rows
+            ]
+        )
+
+
+def _query_title(seen: Seen, block: BlockMap, number: int, at: int, frame: int) -> str:
+    """Of the query's panels: `at` is its frame in the clip, `frame` the same one of the video."""
+    x, y = seen.queries[number]
+    weights = clip_map(block, (x, y), at, seen)
+    over = "flow" if block.reads == "flow" else "RGB"
+    # As in `--query`: pixels of the stored frame.
+    asked = f"{x + seen.corner[0]},{y + seen.corner[1]} of frame {frame}"
+    return (
+        f"{block.name} over {over}\nfrom {asked}, strongest\n"
+        f"{weights.max():.1%} ({1 / weights.size:.1%} if even)"
+    )

@@ -120,10 +120,12 @@ class Observer:
         Its first field decides: of a 2-D network it is the one that is shown.
         """
         sample, starts = self.dataset.sample(key), self.times(key)
-        means = [
-            float(np.linalg.norm(self.dataset.flow_pixels(read_flow(sample, t, 1)), axis=-1).mean())
-            for t in starts
-        ]
+        means = []
+        with Progress("motion", len(starts), "frame") as progress:
+            for t in starts:
+                field = self.dataset.flow_pixels(read_flow(sample, t, 1))
+                means.append(float(np.linalg.norm(field, axis=-1).mean()))
+                progress.advance()
         # The middle one of the fastest tenth: the fastest alone is often a fault of the video.
         calm = np.where(shot_changes(means), -1.0, means)
         order = np.argsort(-calm, kind="stable")

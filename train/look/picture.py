@@ -33,8 +33,8 @@ from twinstream.train.look.maps import (
 Picture = NDArray[np.uint8]
 
 PANEL = 288
-# Even, as H.264 wants it
-TITLE_HEIGHT = 40
+# Of a line of a video's titles; even, as H.264 wants it
+TITLE_LINE = 16
 SCALE = "light is weight: a quarter of it for none, all of it for the strongest, where arrows go"
 ARROWS = 4
 COLOURS = ((230, 60, 60), (30, 130, 230), (20, 160, 90), (230, 150, 20), (160, 70, 200))
@@ -73,19 +73,25 @@ def write_looks(found: Iterator[Look], fps: float, path: Path) -> None:
     Flow is scaled to each frame's own motion, which the title gives.
     """
     write_video(
-        (np.vstack([_titled(look, block) for block in look.blocks]) for look in found), fps, path
+        (np.vstack([_row(look, block) for block in look.blocks]) for look in found), fps, path
     )
 
 
-def _titled(look: Look, block: BlockMap) -> Picture:
+def _row(look: Look, block: BlockMap) -> Picture:
     fastest = field_speed(look.flow)
-    queries = [_panel_title(look, block, query).splitlines() for query in look.queries]
-    titles = [[f"RGB, frame {look.t}"], [f"flow, to {fastest:.1f} px"], *queries]
-    row = np.hstack(panels(look, block, fastest))
-    head = np.full((TITLE_HEIGHT, row.shape[1], 3), 255, np.uint8)
-    for number, lines in enumerate(titles):
-        for line, text in enumerate(lines):
-            place = number * PANEL + 4, 16 + 16 * line
+    queries = [_panel_title(look, block, query) for query in look.queries]
+    titles = [f"RGB, frame {look.t}", f"flow, to {fastest:.1f} px", *queries]
+    return titled(panels(look, block, fastest), titles)
+
+
+def titled(panels: Sequence[Picture], titles: Sequence[str]) -> Picture:
+    """The panels side by side, each below its title of one line or more."""
+    row = np.hstack(panels)
+    height = TITLE_LINE * max(title.count("\n") + 1 for title in titles) + TITLE_LINE // 2
+    head = np.full((height, row.shape[1], 3), 255, np.uint8)
+    for number, title in enumerate(titles):
+        for line, text in enumerate(title.splitlines()):
+            place = number * PANEL + 4, TITLE_LINE * (line + 1)
             cv2.putText(
                 head, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, (20, 20, 20), 1, cv2.LINE_AA
             )

@@ -43,7 +43,7 @@ def show(
         seen = observer.see(key, first, queries)
         numbers = query_frames(seen, times, range(first, first + shape.span, shape.stride))
         if out.suffix == ".mp4":
-            write_clip(seen, numbers, fps / shape.stride, out)
+            write_clip(seen, numbers, fps / shape.stride, out, first=first, stride=shape.stride)
         else:
             write_strip(seen, numbers, key, out, first=first, stride=shape.stride)
         return

@@ -167,8 +167,9 @@ def imagenet_state(depth: int, name: str) -> State:
         state: State = weights.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:
         raise InputError(
-            f"ImageNet weights for resnet{depth} cannot be downloaded ({_first_line(error)}); "
-            f"name a file instead: model.{name}_weights=FILE, or null to start from random weights"
+            f"ImageNet weights for resnet{depth} cannot be downloaded ({_first_line(error)}); put "
+            f"{weights.url} into {torch.hub.get_dir()}/checkpoints, or name a file instead: "
+            f"model.{name}_weights=FILE, or null to start from random weights"
         ) from error
     return state
 

@@ -94,7 +94,14 @@ def as_svg(figure: Figure, name: str, alt: str) -> str:
     text = io.StringIO()
     # Text as text: it is read aloud and found. The salt and no date: the same bytes every time.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+        # Tight: a square matrix would leave bands of its figure empty.
+        figure.savefig(
+            text,
+            format="svg",
+            metadata={"Date": None, "Creator": None},
+            bbox_inches="tight",
+            pad_inches=0.06,
+        )
     # Without its metadata, which names addresses.
     plain = re.sub(r"\s*<metadata>.*?</metadata>", "", text.getvalue(), flags=re.DOTALL)
     _, _, svg = plain.partition("<svg ")

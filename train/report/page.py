@@ -45,10 +45,11 @@ svg { display: block; width: 100%; max-width: 40rem; height: auto; margin: 0 aut
       border-radius: 8px; background: #ffffff; }
 figure { margin: 0 0 1.2rem; }
 .frames div { display: flex; flex-wrap: wrap; gap: .4rem; }
-.frames img { max-width: 100%; border-radius: 6px; }
+.frames img { min-width: 0; max-width: calc(33% - .3rem); border-radius: 6px; }
 figcaption { font-size: .9rem; margin-top: .3rem; overflow-wrap: anywhere; }
 @media (max-width: 40rem) { main { padding: 1rem .5rem; } section { padding: 1rem .7rem; }
-  ul { columns: 1; } }
+  ul { columns: 1; } table { font-size: .78rem; } th, td { padding: .35rem .2rem; }
+  th { font-size: .72rem; } th, td.text { white-space: normal; overflow-wrap: break-word; } }
 .gaps { background: var(--gap); border-radius: 8px; padding: .7rem 1rem; margin-top: 1rem;
         font-size: .9rem; }
 pre { margin: .4rem 0 0; font-size: .8rem; white-space: pre-wrap; word-break: break-word; }

@@ -7,12 +7,11 @@ is; without it the page says so.
 """
 
 import base64
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -28,7 +27,7 @@ from twinstream.train.report.evidence import FLOW_ALONE, RGB_ALONE, Evidence, we
 from twinstream.train.report.figures import COLOURS, as_svg, new_figure
 from twinstream.train.report.page import section
 from twinstream.train.report.tables import SCORES, Cell, Table, tops, weights_of
-from twinstream.train.run_folder import LOG, SETTINGS, read_run_settings
+from twinstream.train.run_folder import LOG, SETTINGS, logged, read_run_settings
 from twinstream.train.score.metrics import (
     Scores,
     Weights,
@@ -110,11 +109,11 @@ def last_tested(evidence: Evidence) -> tuple[Predictions, Scores, Weights]:
 
 def read_epochs(run: Path) -> list[Epoch]:
     """What log.jsonl has of each epoch that has ended; [] without a log."""
-    path, losses, found = run / LOG, [], []
-    for line in path.read_text("utf-8", "replace").splitlines() if path.is_file() else []:
-        # A line may be torn where the disk was full.
-        with suppress(ValueError, LookupError, TypeError, RecursionError):
-            given: dict[str, Any] = json.loads(line)
+    losses: list[float] = []
+    found = []
+    for given in logged(run / LOG):
+        # Of another program.
+        with suppress(ValueError, LookupError, TypeError):
             if "loss" in given:
                 losses.append(float(given["loss"]))
                 continue
@@ -146,7 +145,8 @@ def curves_figure(epochs: Sequence[Epoch]) -> Figure:
             for axis in (above, below):
                 axis.axvline(begin, color="#aaaaaa", linewidth=0.8, linestyle=":")
         begin = 2 * middle - begin
-    above.set(ylabel="loss", ylim=(0, None))
+    # Of a loss that hardly changes the highest point would be cut.
+    above.set(ylabel="loss", ylim=(0, 1.08 * above.dataLim.y1 if above.dataLim.y1 > 0 else None))
     below.set(xlabel="epoch", ylabel="accuracy, %", ylim=(0, 103), xlim=(0.5, len(epochs) + 0.5))
     below.xaxis.get_major_locator().set_params(integer=True)
     figure.legend(frameon=False, ncols=2, loc="outside lower center")

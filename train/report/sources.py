@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from twinstream.errors import InputError
+from twinstream.progress import Progress
 from twinstream.shards.format.classes import class_difference
 from twinstream.train.choices import BOTH, STAGE_NAME, BranchName, ModelKind, iteration
 from twinstream.train.network.families import DEFAULT_FAMILY
@@ -84,9 +85,12 @@ def read_sources(runs: Sequence[Path], *, unfinished: bool) -> tuple[list[Source
             notes.append(f"{run}: is the folder {folders[run.resolve()]} again; counted once")
         folders.setdefault(run.resolve(), run)
     found: list[File] = []
-    for run in folders.values():
-        files, others = prediction_files(run)
-        found += [(path, _in_order(path, read_predictions(path))) for path in files]
+    files_of = {run: prediction_files(run) for run in folders.values()}
+    with Progress("predictions", sum(len(files) for files, _ in files_of.values()), "file") as bar:
+        for path in (path for files, _ in files_of.values() for path in files):
+            found.append((path, _in_order(path, read_predictions(path))))
+            bar.advance()
+    for _, others in files_of.values():
         notes += [
             f"{path}: is neither predictions.parquet nor predictions-STAGE.parquet; left out"
             for path in others

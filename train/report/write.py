@@ -16,6 +16,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from twinstream.output import csv_text, markdown_text, one_line
+from twinstream.progress import Progress
 from twinstream.shards.preview import save_figure
 from twinstream.shards.storage.atomic import write_atomically
 from twinstream.shards.storage.lock import owned
@@ -57,11 +58,17 @@ def write_report(evidence: Evidence, out: Path, run: Path | None = None) -> list
     stages were tested. InputError where another run holds the folder or it cannot be written to.
     """
     compares = run is None or len(evidence.variants) > 1
-    parts = [_in_own_folder(table, evidence) for table in report_parts(evidence) if compares]
-    lead = run_sections(evidence, run) if run else []
-    # Another report would clear away what this one has written.
-    with owned(out, "twinstream report"):
-        _write(evidence, out, parts, lead)
+    makers, parts = (table_makers(evidence) if compares else []), []
+    with Progress("report", len(makers) + 2, "part") as progress:
+        for make in makers:
+            parts.append(_in_own_folder(make(evidence), evidence))
+            progress.advance(note=parts[-1].name)
+        lead = run_sections(evidence, run) if run else []
+        progress.advance(note="the run")
+        # Another report would clear away what this one has written.
+        with owned(out, "twinstream report"):
+            _write(evidence, out, parts, lead)
+        progress.advance(note=PAGE)
     return parts
 
 
@@ -118,22 +125,27 @@ def own_settings(run: Path) -> Path | None:
 
 
 def report_parts(evidence: Evidence) -> list[Table]:
-    """Tables 1 to 4 and Figures 3 and 4 as on the page, the folds before, Table 6 behind them.
+    """All tables, in the order of the page."""
+    return [make(evidence) for make in table_makers(evidence)]
+
+
+def table_makers(evidence: Evidence) -> list[Callable[[Evidence], Table]]:
+    """What makes Tables 1 to 4 and Figures 3 and 4, the folds before, Table 6 behind them.
 
     Networks that see clips have Table 5 in place of Tables 1 to 4 and the figures.
     """
-    folds = [folds_table(evidence)] if len(evidence.folds) > 1 else []
+    folds = [folds_table] if len(evidence.folds) > 1 else []
     if has_clips(evidence):
-        return [*folds, clips_table(evidence)]
+        return [*folds, clips_table]
     return [
         *folds,
-        iterations_table(evidence),
-        parameters_table(evidence),
-        sweep_table(evidence),
-        gains_table(evidence),
-        categories_table(evidence),
-        non_local_table(evidence),
-        *([transfer_table(evidence)] if is_transferred(evidence) else []),
+        iterations_table,
+        parameters_table,
+        sweep_table,
+        gains_table,
+        categories_table,
+        non_local_table,
+        *([transfer_table] if is_transferred(evidence) else []),
     ]
 
 

@@ -33,6 +33,7 @@ from twinstream.train.network.two_branch import TwoBranch
 from twinstream.train.run_folder import (
     SETTINGS,
     RunSettings,
+    logged_epochs,
     read_run_settings,
 )
 from twinstream.train.score.metrics import FUSION_WEIGHTS, fuse, per_class_accuracy, top_k_accuracy
@@ -182,6 +183,7 @@ def _score(
     # Before hours of scoring: they would be lost where nothing can be written.
     require_room(folder, num_bytes=len(keys) * len(checkpoint.classes) * 4 * len(outputs))
     tell_replaced(path, about)
+    LOGGER.info(f"{run}: scoring {len(keys):,} videos of {split} at stage {stage} on {device}")
     scores = score_videos(
         model,
         views,
@@ -206,13 +208,15 @@ def about_test(
 ) -> dict[str, Any]:
     """What predictions say of the network and of the dataset that it was tested on."""
     model = settings.model
+    # A run that took more epochs has those of its earlier stages in its log alone.
+    ended = 0 if scored.progress else logged_epochs(run, scored.stage)
     clip = model.snippet if model.snippet.has_time else None
     return {
         "run": str(run),
         "stage": scored.stage,
         "finished": not scored.progress,
         "progress": scored.progress,
-        "epochs": settings.train.epochs,
+        "epochs": ended or settings.train.epochs,
         "trainable": settings.train.trainable,
         "dataset": str(dataset.path),
         "dataset_sha256": file_sha256(dataset.path / FILE_NAME),
@@ -299,7 +303,8 @@ def _figures(
 def metrics_table(metrics: dict[str, Any]) -> str:
     """The metrics for a person: a line for each score, below one on the videos and views."""
     mirrored = ", half of them mirrored" if metrics["flip"] else ""
-    views = f"{metrics['segments']} segments x {metrics['crops']} crops{mirrored}"
+    plural = "" if metrics["crops"] == 1 else "s"
+    views = f"{metrics['segments']} segments x {metrics['crops']} crop{plural}{mirrored}"
     head = f"{metrics['num_videos']} videos of {metrics['split']}, {views}"
     notes = []
     if metrics["progress"]:

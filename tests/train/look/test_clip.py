@@ -123,7 +123,9 @@ def test_the_command_writes_a_strip_and_a_video_of_a_clip(
     assert (tmp_path / "look.png").read_bytes().startswith(b"\x89PNG")
     with av.open(str(tmp_path / "look.mp4")) as video:
         frames = list(video.decode(video=0))
-    assert [(frame.width, frame.height) for frame in frames] == [(4 * PANEL, PANEL)] * 6
+    # Below three lines of titles
+    assert [(frame.width, frame.height) for frame in frames] == [(4 * PANEL, PANEL + 56)] * 6
+    assert frames[0].to_ndarray(format="gray")[:56, 3 * PANEL :].min() < 100
 
 
 def test_a_strip_names_its_frames_and_queries_as_they_are_in_the_video(

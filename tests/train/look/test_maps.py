@@ -28,7 +28,7 @@ from twinstream.train.look.maps import (
     position_in_view,
     query_map,
 )
-from twinstream.train.look.picture import PANEL, TITLE_HEIGHT, attended, on_panel, panels
+from twinstream.train.look.picture import PANEL, TITLE_LINE, attended, on_panel, panels
 from twinstream.train.network.cma import CMABlock
 from twinstream.train.network.two_branch import TwoBranch
 
@@ -292,7 +292,7 @@ def test_the_command_writes_a_video_of_every_frame_with_a_stack(
     with av.open(str(tmp_path / "look.mp4")) as video:
         frames = list(video.decode(video=0))
     assert [(frame.width, frame.height) for frame in frames] == [
-        (5 * PANEL, PANEL + TITLE_HEIGHT)
+        (5 * PANEL, PANEL + 2 * TITLE_LINE + TITLE_LINE // 2)
     ] * 2
 
 

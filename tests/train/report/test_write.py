@@ -387,7 +387,8 @@ def test_what_a_reader_must_know_is_on_the_page_with_every_table_and_on_stderr(
     assert run(monkeypatch, "report", str(known), str(early), "--out", str(out)) == 0
     printed = capsys.readouterr()
     assert printed.out == f"{out}/report.html\n"
-    assert printed.err.splitlines()[:2] == notes
+    # On a slow machine there is progress too.
+    assert [line for line in printed.err.splitlines() if " file" not in line][:2] == notes
     page = (out / "report.html").read_text()
     assert "on 6 videos of split val of shards/1 [11111111], 3 classes" in page
     for text in (page, *(path.read_text() for path in out.glob("*.md"))):
@@ -403,7 +404,7 @@ def test_only_unfinished_stages_are_one_line_and_no_report(
 ) -> None:
     early = write_tested(tmp_path / "a", "rgb", "rgb", {"rgb": RIGHT}, LABELS, finished=False)
     assert run(monkeypatch, "report", str(early), "--out", str(tmp_path / "out")) == 1
-    assert capsys.readouterr().err == (
+    assert capsys.readouterr().err.endswith(
         f"twinstream: no finished stage for a report: {early}: rgb was tested before its end; "
         "train on and test again, or give --unfinished\n"
     )

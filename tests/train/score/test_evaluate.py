@@ -239,8 +239,15 @@ def test_the_command_scores_a_stage(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_run(tmp_path / "run", dataset)
+    # As of a run whose last stage took more epochs than this one had.
+    ends = [{"stage": "flow", "epoch": n, "train_accuracy": 0.5} for n in range(2)]
+    lines = [{"stage": "flow", "epoch": 0, "step": 0, "loss": 1.0}, *ends]
+    (tmp_path / "run" / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
     assert run(monkeypatch, "test", str(tmp_path / "run"), "--stage", "flow") == 0
-    assert "2 videos of test, 2 segments x 1 crops\n" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "2 videos of test, 2 segments x 1 crop\n" in printed.out
+    assert "run: scoring 2 videos of test at stage flow on cpu\n" in printed.err
+    assert read_predictions(tmp_path / "run" / "predictions-flow.parquet").about["epochs"] == 2
     assert json.loads((tmp_path / "run" / "metrics-flow.json").read_text())["stage"] == "flow"
 
 
@@ -260,7 +267,7 @@ def change_settings(folder: Path, section: str, **changes: object) -> None:
         (False, (), 5, "5 crops"),
         (False, ("--flip",), 10, "10 crops, half of them mirrored"),
         (True, ("--no-flip",), 5, "5 crops"),
-        (True, ("--crops", "1"), 1, "1 crops"),
+        (True, ("--crops", "1"), 1, "1 crop"),
     ],
 )
 def test_views_are_mirrored_as_in_training_unless_told_otherwise(
