@@ -7,8 +7,8 @@ GPUs and cores.
 """
 
 import importlib.metadata
-import os
 import math
+import os
 import platform
 import tempfile
 import time

@@ -175,6 +175,11 @@ class PreprocessSettings(Section):
 NEEDED = ("preprocess.engine", "preprocess.bound", "shards.jpeg_quality")
 # Written for the record; no setting changes it.
 FIXED = ("preprocess.tvl1.gamma", FLOW_DEFINITION)
+# What changes no byte is in no manifest of ours; from another one it must not fill this machine.
+OF_THE_MACHINE = (
+    *("chunk_frames", "threads", "workers", "workers_per_gpu", "cores_per_gpu"),
+    *("gpu_memory_bytes", "timeout_seconds", "max_tries", "max_skipped"),
+)
 
 
 def made_settings(made_with: Mapping[str, Any], source: str) -> PreprocessSettings:
@@ -201,7 +206,7 @@ def made_settings(made_with: Mapping[str, Any], source: str) -> PreprocessSettin
     tree: dict[str, Any] = {"tvl1": {}}
     for path, value in made_with.items():
         section, _, name = path.partition(".")
-        if section == "preprocess" and path not in FIXED:
+        if section == "preprocess" and path not in FIXED and name not in OF_THE_MACHINE:
             below, _, parameter = name.rpartition(".")
             (tree[below] if below else tree)[parameter] = value
     if tree.get("too_long") is None:

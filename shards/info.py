@@ -44,7 +44,11 @@ def listed(
     InputError for a split or a class that the dataset lacks.
     """
     manifest, stored = read_manifest(dataset), stored_splits(dataset)
-    rows = [row for row in read_videos(dataset / VIDEOS_NAME) if row.status == Status.WRITTEN]
+    rows = [
+        row
+        for row in read_videos(dataset_file(dataset, VIDEOS_NAME))
+        if row.status == Status.WRITTEN
+    ]
     if class_name is not None and class_name not in manifest.classes:
         raise InputError(
             f"--class {class_name}: {dataset} has {first_few(manifest.classes)} and no such class"

@@ -8,9 +8,9 @@ shard that its row names. `fast_faults` checks the bytes only.
 
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from twinstream.errors import InputError
 from twinstream.shards.format.image import decode_unchanged
@@ -23,11 +23,23 @@ from twinstream.shards.format.manifest import (
     faults_of,
     file_faults,
     read_manifest,
+    shard_name,
 )
 from twinstream.shards.format.sample import member_names, meta_from_json
 from twinstream.shards.format.video_table import VIDEOS_NAME, Status, read_videos
 from twinstream.shards.read.virtual_splits import stored_names, stored_split
 from twinstream.shards.storage.location import Location, dataset_file, file_sizes, local_copy
+
+
+class Place(NamedTuple):
+    """Where a sample is, by a row of videos.parquet or by the index that holds it."""
+
+    split: str
+    shard: str
+    num_frames: int | None
+
+    def __str__(self) -> str:
+        return f"of {self.num_frames} frames in {self.shard} of {self.split}"
 
 
 def faults(dataset: Location, progress: Callable[[str], None] = lambda path: None) -> Iterator[str]:
@@ -37,7 +49,6 @@ def faults(dataset: Location, progress: Callable[[str], None] = lambda path: Non
     except InputError as error:
         yield str(error)
         return
-    entries = [entry for shards in manifest.splits.values() for entry in shards]
     there = file_sizes(dataset)
     yield from _strays(there, manifest)
     for name, count in Counter(manifest.classes).items():
@@ -46,12 +57,13 @@ def faults(dataset: Location, progress: Callable[[str], None] = lambda path: Non
     if manifest.videos.path != VIDEOS_NAME:
         yield f"{FILE_NAME}: names {manifest.videos.path}; expected {VIDEOS_NAME}"
     yield from file_faults(dataset, manifest.videos)
-    keys: dict[str, str] = {}
-    for entry in entries:
-        yield from _entry_faults(dataset, entry, len(manifest.classes), keys)
-        progress(entry.tar.path)
-    yield from _row_faults(dataset, manifest.classes, keys)
-    yield from _split_faults(dataset)
+    placed: dict[str, Place] = {}
+    for split, entries in manifest.splits.items():
+        for entry in entries:
+            yield from _entry_faults(dataset, split, entry, manifest.classes, placed)
+            progress(entry.tar.path)
+    yield from _row_faults(dataset, manifest.classes, placed)
+    yield from _split_faults(dataset, placed)
 
 
 def fast_faults(
@@ -89,7 +101,11 @@ def _strays(there: Iterable[str], manifest: Manifest) -> Iterator[str]:
 
 
 def _entry_faults(
-    dataset: Location, entry: ShardEntry, num_classes: int, keys: dict[str, str]
+    dataset: Location,
+    split: str,
+    entry: ShardEntry,
+    classes: tuple[str, ...],
+    placed: dict[str, Place],
 ) -> Iterator[str]:
     """Faults of a shard and its index."""
     try:
@@ -97,7 +113,7 @@ def _entry_faults(
         with local_copy(dataset_file(dataset, entry.tar.path)) as tar:
             damaged = [*faults_of(tar, entry.tar), *file_faults(dataset, entry.index)]
             # Damaged bytes would only repeat themselves as hundreds of faults of images.
-            yield from damaged or _shard_faults(tar, dataset, entry, num_classes, keys)
+            yield from damaged or _shard_faults(tar, dataset, split, entry, classes, placed)
     # A store that does not answer says nothing about the file, so it must not count as damage.
     except ConnectionError:
         raise
@@ -108,12 +124,17 @@ def _entry_faults(
 
 
 def _shard_faults(
-    tar_path: Path, dataset: Location, entry: ShardEntry, num_classes: int, keys: dict[str, str]
+    tar_path: Path,
+    dataset: Location,
+    split: str,
+    entry: ShardEntry,
+    classes: tuple[str, ...],
+    placed: dict[str, Place],
 ) -> Iterator[str]:
-    """Faults inside a shard whose bytes are as written; adds its keys to `keys`."""
+    """Faults inside a shard whose bytes are as written; adds its samples to `placed`."""
     name = tar_path.name
     try:
-        samples = read_index(dataset_file(dataset, entry.index.path), entry, num_classes)
+        samples = read_index(dataset_file(dataset, entry.index.path), entry, len(classes))
         with tarfile.open(tar_path, "r:") as tar:
             members = [(member.name, member.offset_data, member.size) for member in tar]
     # ValueError: tarfile takes some headers for numbers that they are not.
@@ -133,13 +154,14 @@ def _shard_faults(
     # Not mapped: what is cut off a mapped file ends the process that reads it.
     with open(tar_path, "rb", buffering=0) as file:
         for sample in samples:
-            if sample.key in keys:
-                yield f"{name}: {sample.key}: also in {keys[sample.key]}"
-            keys[sample.key] = name.removesuffix(".tar")
-            yield from (f"{name}: {sample.key}: {fault}" for fault in _sample_faults(sample, file))
+            if sample.key in placed:
+                yield f"{name}: {sample.key}: also in {placed[sample.key].shard}"
+            placed[sample.key] = Place(split, shard_name(entry.tar.path), sample.num_frames)
+            found = _sample_faults(sample, file, classes[sample.label])
+            yield from (f"{name}: {sample.key}: {fault}" for fault in found)
 
 
-def _sample_faults(sample: SampleIndex, tar: IO[bytes]) -> Iterator[str]:
+def _sample_faults(sample: SampleIndex, tar: IO[bytes], class_name: str) -> Iterator[str]:
     """Faults of a sample's members in the open file `tar`."""
     members = []
     for at, size in zip(sample.offsets.tolist(), sample.sizes.tolist(), strict=True):
@@ -159,6 +181,14 @@ def _sample_faults(sample: SampleIndex, tar: IO[bytes]) -> Iterator[str]:
                 f"its JSON names {meta.key}, label {meta.label}, {meta.num_frames} frames; the "
                 "index differs"
             )
+        # What readers of a stream go by: they have no index.
+        if (meta.width, meta.height) != (sample.width, sample.height):
+            yield (
+                f"its JSON says {meta.width}x{meta.height}; the index {sample.width}x"
+                f"{sample.height}"
+            )
+        if meta.class_name != class_name:
+            yield f"its JSON names class {meta.class_name}; {FILE_NAME} {class_name}"
     except InputError as error:
         yield str(error)
     size = (sample.height, sample.width)
@@ -180,16 +210,22 @@ def _image_faults(data: bytes, shape: tuple[int, ...]) -> Iterator[str]:
         yield str(error)
 
 
-def _split_faults(dataset: Location) -> Iterator[str]:
-    """Stored splits that were changed or are of another dataset; their keys were checked before."""
+def _split_faults(dataset: Location, placed: Collection[str] | None = None) -> Iterator[str]:
+    """Stored splits that were changed, are of another dataset, or name what is in no shard."""
     for name in stored_names(dataset):
         try:
-            stored_split(dataset, name)
+            stored = stored_split(dataset, name)
         except InputError as error:
             yield str(error)
+            continue
+        for key in stored.keys if stored and placed is not None else ():
+            if key not in placed:
+                yield f"{name}: {key}: in no shard"
 
 
-def _row_faults(dataset: Location, classes: tuple[str, ...], keys: dict[str, str]) -> Iterator[str]:
+def _row_faults(
+    dataset: Location, classes: tuple[str, ...], placed: dict[str, Place]
+) -> Iterator[str]:
     """videos.parquet against the shards and the classes: each video once, where it says."""
     try:
         rows = read_videos(dataset_file(dataset, VIDEOS_NAME))
@@ -204,8 +240,15 @@ def _row_faults(dataset: Location, classes: tuple[str, ...], keys: dict[str, str
         if row.class_name != named.get(row.label):
             expected = named.get(row.label)
             yield f"{VIDEOS_NAME}: {row.key}: label {row.label} is {row.class_name}, not {expected}"
-    written = {row.key: row.shard for row in rows if row.status == Status.WRITTEN}
-    for key in sorted(written.keys() - keys.keys()):
-        yield f"{VIDEOS_NAME}: {key}: said to be in {written[key]}, which does not hold it"
-    for key in sorted(keys.keys() - written.keys()):
-        yield f"{keys[key]}.tar: {key}: no row in {VIDEOS_NAME} says it is written"
+    written = {
+        row.key: Place(row.split, row.shard or "", row.num_frames)
+        for row in rows
+        if row.status == Status.WRITTEN
+    }
+    for key in sorted(written.keys() - placed.keys()):
+        yield f"{VIDEOS_NAME}: {key}: said to be in {written[key].shard}, which does not hold it"
+    for key in sorted(placed.keys() - written.keys()):
+        yield f"{placed[key].shard}.tar: {key}: no row in {VIDEOS_NAME} says it is written"
+    for key in sorted(placed.keys() & written.keys()):
+        if (said := written[key]) != (found := placed[key]):
+            yield f"{VIDEOS_NAME}: {key}: said to be {said}; it is {found}"

@@ -9,9 +9,7 @@ fit by this count certainly does not.
 import copy
 import os
 import time
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,12 +22,11 @@ from twinstream.train.data.batch import new_batch
 from twinstream.train.data.loader import num_workers
 from twinstream.train.data.order import RankPart
 from twinstream.train.gradient import add_gradients, cannot_fit, one_line_memory_faults
+from twinstream.train.memory import machine_bytes
 from twinstream.train.network.stages import Stage, with_acting
 from twinstream.train.network.two_branch import TwoBranch, attending_branches
 from twinstream.train.session import Session, by_first_rank
 
-# Where Linux says what a container may use
-CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 # Of the memory, for a micro-batch that is proposed: kernels take some besides.
 USABLE = 0.7
 # Validation goes forward alone.
@@ -169,14 +166,8 @@ def device_bytes(device: torch.device) -> int | None:
     """Memory of the GPU, or of this machine for each process on it; None where nothing says."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    limits = []
-    with suppress(AttributeError, ValueError, OSError):
-        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    for path in CGROUP_LIMITS:
-        # `max` stands for none.
-        with suppress(OSError, ValueError):
-            limits.append(int(Path(path).read_text()))
-    return min(limits) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if limits else None
+    limit = machine_bytes()
+    return None if limit is None else limit // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def read_seconds(session: Session) -> float:

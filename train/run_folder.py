@@ -17,9 +17,10 @@ from typing import Any
 import yaml
 
 from twinstream.errors import InputError
-from twinstream.section import Section, build_settings, read_settings
+from twinstream.section import Section, build_settings, parse_settings
 from twinstream.shards.format.manifest import (
     FILE_NAME,
+    MAX_BYTES,
     Manifest,
     manifest_bytes,
     parse_manifest,
@@ -27,7 +28,7 @@ from twinstream.shards.format.manifest import (
 )
 from twinstream.shards.settings import ShardSettings
 from twinstream.shards.storage.atomic import write_atomically
-from twinstream.shards.storage.location import file_sha256, locate
+from twinstream.shards.storage.location import file_sha256, locate, read_whole
 from twinstream.train.choices import BOTH, BranchName
 from twinstream.train.settings import (
     CHECKPOINT,
@@ -41,6 +42,8 @@ from twinstream.train.settings import (
 LOG = "log.jsonl"
 SETTINGS = "settings.yaml"
 STARTS = "starts.jsonl"
+# Of settings.yaml; of log.jsonl and starts.jsonl, some million lines
+MAX_SETTINGS_BYTES, MAX_LOG_BYTES = 2**18, 2**30
 # Keys that begin with one of these do not change the result of training.
 MAY_DIFFER = (
     "train.workers",
@@ -172,7 +175,7 @@ def read_run_manifest(run: Path, settings: RunSettings) -> Manifest:
     """
     path, dataset = run / FILE_NAME, locate(settings.shards.path)
     if path.exists():
-        return parse_manifest(path.read_bytes(), path)
+        return parse_manifest(read_whole(path, MAX_BYTES), path)
     if not (dataset / FILE_NAME).exists():
         raise InputError(
             f"{run}: keeps no {FILE_NAME}, and its dataset is no longer at {dataset}; copy the "
@@ -186,7 +189,8 @@ def read_run_settings(run: Path) -> RunSettings:
     path = run / SETTINGS
     if not path.exists():
         raise InputError(f"{run}: no {SETTINGS}, so this is not the folder of a run")
-    return read_settings(RunSettings, path, change=as_it_was_meant)
+    data = read_whole(path, MAX_SETTINGS_BYTES)
+    return parse_settings(RunSettings, data, path, change=as_it_was_meant)
 
 
 def as_it_was_meant(tree: dict[str, Any]) -> dict[str, Any]:
@@ -251,7 +255,7 @@ def _recorded(run: Path, name: str) -> list[dict[str, str]]:
 
 def logged(path: Path) -> Iterator[dict[str, Any]]:
     """The lines of a log in their order, those left out that are torn; none without a file."""
-    for line in path.read_text("utf-8", "replace").splitlines() if path.is_file() else []:
+    for line in read_whole(path, MAX_LOG_BYTES).splitlines() if path.exists() else []:
         # Torn where the disk was full.
         with suppress(ValueError, RecursionError):
             if isinstance(given := json.loads(line), dict):

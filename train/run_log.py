@@ -21,6 +21,7 @@ import torch
 from tqdm import tqdm
 
 from twinstream.errors import InputError
+from twinstream.shards.storage.location import is_regular
 from twinstream.train.checkpoint import resumable_faults
 from twinstream.train.choices import BranchName
 from twinstream.train.run_folder import LOG, STARTS, logged
@@ -43,6 +44,7 @@ class TrainingLog:
         self._events, self._hook = None, threading.excepthook
         if run is None:
             return
+        is_regular(run / LOG)
         with resumable_faults(run / LOG), open(run / LOG, "r+b") as file:
             # Never longer: zeros would stand where lines are missing.
             file.truncate(min(num_bytes, file.seek(0, os.SEEK_END)))
@@ -162,6 +164,7 @@ def record_start(
         "weights": dict(weights),
         "lists": dict(lists),
     }
+    is_regular(run / STARTS)
     with resumable_faults(run / STARTS), open(run / STARTS, "a") as file:
         file.write(json.dumps(line) + "\n")
 

@@ -37,6 +37,10 @@ CHECKPOINT = "checkpoint.pt"
 # Ends of the weights of a finished stage: as they are written, and as older versions wrote them
 STAGE_ENDS = (".safetensors", ".pt")
 StageName = Annotated[str, StringConstraints(pattern=STAGE_NAME)]
+# The settings of a run may be somebody else's: far beyond what anybody trains with, and far below
+# what fills memory or the table of processes. `data/batch` looks at what they make together.
+MAX_LISTED, MAX_FIELDS, MAX_SNIPPETS, MAX_SIDE = 100, 1_000, 10_000, 4_096
+MAX_WORKERS = 1_024
 
 
 def _split_or_false(value: object) -> object:
@@ -74,18 +78,18 @@ class ModelSettings(Section):
     """Depth of both branches: 18, 34, 50, 101 or 152 of resnet; of p3d 50, 101 or 152 (P3D-63, -131
     and -199), or 14, one block a stage.
     """
-    attention_at: AttentionPlaces | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
-        default_factory=_places
-    )
+    attention_at: (
+        AttentionPlaces | Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_LISTED)]
+    ) = Field(default_factory=_places)
     """Residual blocks that attention blocks follow: every_other one of res3 and res4, as resnet has
     it when not set, last_of_res4, as p3d has it, or a list by torchvision's names, such as
     [layer2.1, layer3.5].
     """
-    stack_length: int = Field(DEFAULT_STACK_LENGTH, ge=1)
+    stack_length: int = Field(DEFAULT_STACK_LENGTH, ge=1, le=MAX_FIELDS)
     """Consecutive flow fields a snippet of resnet has."""
-    clip_length: int = Field(CLIP_LENGTH, ge=1)
+    clip_length: int = Field(CLIP_LENGTH, ge=1, le=MAX_FIELDS)
     """Frames, and as many flow fields, that a snippet of p3d has: at most 16."""
-    clip_stride: int = Field(1, ge=1)
+    clip_stride: int = Field(1, ge=1, le=MAX_FIELDS)
     """Frames from one frame of such a snippet to the next; the same of its fields."""
     dropout: float = Field(DROPOUT, ge=0, lt=1)
     """Dropout before each branch's last layer."""
@@ -152,7 +156,9 @@ class TrainSettings(Section):
     """Split of the shard dataset to learn from, or a list of videos: a file, LIST:SPLIT where it
     has several splits, or the name of a stored one.
     """
-    stages: tuple[StageName, ...] = Field(("flow", "iter1", "iter2", "iter3"), min_length=1)
+    stages: tuple[StageName, ...] = Field(
+        ("flow", "iter1", "iter2", "iter3"), min_length=1, max_length=MAX_LISTED
+    )
     """flow and rgb train a branch by itself; iter1, iter3 ... RGB that attends to flow, iter2 ...
     the reverse.
     """
@@ -186,13 +192,15 @@ class TrainSettings(Section):
     """Split whose accuracy (centre crop) decides on the plateau, or false for the training
     accuracy; when not set val where there is one to read by index, else false.
     """
-    segments: int = Field(3, ge=1)
+    segments: int = Field(3, ge=1, le=MAX_SNIPPETS)
     """Snippets a video."""
-    crop_size: int = Field(224, ge=LEAST_SIDE)
+    crop_size: int = Field(224, ge=LEAST_SIDE, le=MAX_SIDE)
     """Side of the network's input, at least 33, and 35 of p3d: with less the last maps are single
     points, too few for BatchNorm.
     """
-    scales: tuple[Annotated[float, Field(gt=0, le=1)], ...] = TSN_SCALES
+    scales: Annotated[
+        tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(max_length=MAX_LISTED)
+    ] = TSN_SCALES
     """Sides of the random crop relative to the stored shorter side."""
     gradient_through_frozen: bool = True
     """From iter2 on the branch that learns reads the frozen one, which reads it: pass back the
@@ -202,7 +210,7 @@ class TrainSettings(Section):
     """Mirror half of the samples; off where left and right are different classes."""
     scale_motion: bool = False
     """Scale the flow of a resized crop along with it; the paper and TSN leave its values."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     """Fixes initialisation, order, crops and dropout."""
     loader: Literal["index", "stream"] = "index"
     """index reads only what snippets need; stream reads shards from beginning to end, without their
@@ -215,7 +223,7 @@ class TrainSettings(Section):
     """Where stream reads shards from, {shard} for a shard's path in the dataset: `pipe:curl -sSf
     https://host/{shard}`, where -f tells an answer such as 404. The path is quoted for it.
     """
-    workers: int | None = Field(None, ge=0)
+    workers: int | None = Field(None, ge=0, le=MAX_WORKERS)
     """Processes that read and decode; one for every CPU, at most 8, when not set."""
     checkpoint_steps: int = Field(500, ge=1)
     """Steps between checkpoints; one is also written after every epoch."""
@@ -230,7 +238,7 @@ class TestSettings(Section):
 
     split: str | None = None
     """Split of the shard dataset to score; test, or val where there is no test, when not set."""
-    segments: int = Field(25, ge=1)
+    segments: int = Field(25, ge=1, le=MAX_SNIPPETS)
     """Snippets a video."""
     crops: NumCrops = 10
     """1: centre; 5: corners and centre; 10: their mirrors too."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 import click
 
 from twinstream import __version__
-from twinstream.errors import InputError
+from twinstream.errors import InputError, memory_fault
 from twinstream.output import one_line, say
 from twinstream.shards.commands import shards
 from twinstream.train.choices import NUM_CROPS, DeviceName
@@ -677,6 +677,13 @@ def main() -> None:
         tell_origin()
         # One write: of ranks that end together the lines would run into one another.
         sys.stderr.write(f"twinstream: {one_line(str(error))}\n")
+        sys.exit(1)
+    # Settings that ask for more than this machine, its GPU or `ulimit -v` has are at fault.
+    except (MemoryError, RuntimeError) as error:
+        if (said := memory_fault(error)) is None:
+            raise
+        tell_origin()
+        sys.stderr.write(f"twinstream: no memory left: {one_line(said)}\n")
         sys.exit(1)
     # A full disk or a missing right is the machine's, not a bug of ours: no traceback.
     except OSError as error:

@@ -11,12 +11,22 @@ import reprlib
 MAX_SHOWN = 200
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 60
+# Of torch, which has no class of error for a CPU that has no memory left
+NO_MEMORY = ("can't allocate memory", "out of memory")
 
 
 class InputError(ValueError):
     """Input that cannot be used as it is; the message says what was wrong, what is right, and
     where.
     """
+
+
+def memory_fault(error: BaseException) -> str | None:
+    """What an error says in one line that arose because memory was refused; None for another."""
+    lines = [line for line in str(error).splitlines() if any(each in line for each in NO_MEMORY)]
+    if isinstance(error, MemoryError):
+        return first_line(error)
+    return lines[0].strip()[:300] if lines else None
 
 
 def first_line(error: BaseException) -> str:

@@ -33,14 +33,27 @@ def read_settings(
     overrides: Sequence[str] = (),
     change: Callable[[dict[str, Any]], dict[str, Any]] = lambda tree: tree,
 ) -> M:
-    """The settings of a file with `a.b=v` overrides, checked; InputError in one line.
+    """The settings of a file with `a.b=v` overrides, checked; InputError in one line."""
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise InputError(f"{path}: no such settings file") from error
+    return parse_settings(model, data, path, overrides, change)
+
+
+def parse_settings(
+    model: type[M],
+    data: bytes,
+    path: Path,
+    overrides: Sequence[str] = (),
+    change: Callable[[dict[str, Any]], dict[str, Any]] = lambda tree: tree,
+) -> M:
+    """The same from the bytes of the file at `path`.
 
     `change` is applied to what the file says, before it is checked.
     """
     try:
-        tree = yaml.safe_load(path.read_text("utf-8"))
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise InputError(f"{path}: no such settings file") from error
+        tree = yaml.safe_load(data.decode("utf-8"))
     # RecursionError: brackets in brackets; ValueError: no UTF-8, a date or a number that is none.
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error

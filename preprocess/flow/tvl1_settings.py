@@ -25,13 +25,13 @@ class TvL1Settings(Section):
     """Weight of the brightness term, for gray levels 0 to 255: smaller gives smoother flow."""
     theta: float = Field(TvL1Params.theta, gt=0)
     """Tightness of the coupling between the brightness and the smoothness step."""
-    scales: int = Field(TvL1Params.scales, ge=1)
+    scales: int = Field(TvL1Params.scales, ge=1, le=256)
     """Pyramid levels at most; a level below 16 pixels a side is not used."""
-    warps: int = Field(TvL1Params.warps, ge=1)
+    warps: int = Field(TvL1Params.warps, ge=1, le=100)
     """How often a level warps the second frame anew."""
     epsilon: float = Field(TvL1Params.epsilon, ge=0)
     """A warp ends when the flow's root mean square change in pixels is at most this; 0: never."""
-    iterations: int = Field(TvL1Params.iterations, ge=1)
+    iterations: int = Field(TvL1Params.iterations, ge=1, le=10_000)
     """Iterations of one warp at most."""
     scale_step: float = Field(TvL1Params.scale_step, gt=0, lt=1)
     """Size of a level relative to the next finer one."""

@@ -2,7 +2,8 @@
 
 The encoder is OpenCV's libjpeg-turbo: every OpenCV wheel contains it, and it gives the same bytes
 for the same pixels and quality, so shards are reproducible. A decoder takes memory for the size
-that a header claims, so the header is read before it: a few bytes can claim gigabytes.
+that a header claims, so the header is read before it: a few bytes can claim gigabytes. Pixels are
+as stored: an orientation in EXIF data, which would turn them against their flow, is not applied.
 """
 
 import struct
@@ -17,6 +18,11 @@ END_OF_IMAGE = b"\xff\xd9"
 TAIL_BYTES = 1024
 # JPEG_MAX_DIMENSION of libjpeg, in pixels; the format itself ends at 65,535.
 MAX_SIDE = 65_500
+# No frame of a video has as many.
+MAX_PIXELS = 2**26
+# A progressive image has about ten. Of a few bytes one can pass over all blocks of the image.
+MAX_SCANS = 100
+START_OF_SCAN = b"\xff\xda"
 # Huffman codes take a bit at least, and a block of 8 x 8 pixels a code: 512 pixels a byte at most.
 MAX_PIXELS_PER_BYTE = 1024
 Size = tuple[int, int]
@@ -42,12 +48,12 @@ def encode_jpeg(image: NDArray[np.uint8], quality: int) -> bytes:
 
 def decode_rgb(data: bytes | memoryview, size: Size | None = None) -> NDArray[np.uint8]:
     """JPEG bytes -> (H, W, 3) RGB uint8; InputError when they are no image, or not of `size`."""
-    return _decode(data, size, cv2.IMREAD_COLOR_RGB)
+    return _decode(data, size, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
 def decode_gray(data: bytes | memoryview, size: Size | None = None) -> NDArray[np.uint8]:
     """JPEG bytes of one channel -> (H, W) uint8; InputError as for `decode_rgb`."""
-    return _decode(data, size, cv2.IMREAD_GRAYSCALE)
+    return _decode(data, size, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
 def decode_unchanged(data: bytes | memoryview, size: Size | None = None) -> NDArray[np.uint8]:
@@ -82,8 +88,10 @@ def _decode(data: bytes | memoryview, size: Size | None, flags: int) -> NDArray[
     height, width = found
     if size is not None and found != size:
         raise InputError(f"its JPEG is {height} by {width}, expected {size[0]} by {size[1]}")
-    if height * width > MAX_PIXELS_PER_BYTE * len(data):
+    if height * width > min(MAX_PIXELS, MAX_PIXELS_PER_BYTE * len(data)):
         raise InputError(f"{len(data)} bytes cannot hold a JPEG of {height} by {width}")
+    if (scans := bytes(data).count(START_OF_SCAN)) > MAX_SCANS:
+        raise InputError(f"its JPEG has {scans} scans, expected {MAX_SCANS} at most")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     # Of some damaged headers it raises in place of returning None.

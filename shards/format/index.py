@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from twinstream.errors import InputError
 from twinstream.shards.format import tables
 from twinstream.shards.format.columns import Records
+from twinstream.shards.format.image import MAX_PIXELS, MAX_SIDE
 from twinstream.shards.format.manifest import ShardEntry
 from twinstream.shards.format.sample import SampleMeta
 from twinstream.shards.format.video_table import VideoRow, refuse_values, table_of
@@ -31,9 +32,8 @@ from twinstream.shards.storage.location import Location, read_whole
 Rows = NDArray[np.int64]
 METADATA_KEY = b"twinstream"
 MAX_BYTES = 2**29
-# A JPEG has no longer side, and no video as many pixels. Its bytes are fewer than PIXEL_BYTES for
-# each of them and METADATA_BYTES of other data, so that a read is no larger than what it becomes.
-MAX_SIDE, MAX_PIXELS = 2**16 - 1, 2**26
+# The bytes of a JPEG are fewer than PIXEL_BYTES for each pixel and METADATA_BYTES of other data, so
+# that a read is no larger than what it becomes.
 PIXEL_BYTES, METADATA_BYTES = 16, 2**20
 # Between two members: padding, and headers of a long name.
 MAX_GAP_BYTES = 2**20

@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from twinstream.errors import InputError
+from twinstream.errors import InputError, beginning
 from twinstream.shards.format.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL
 from twinstream.shards.storage.location import (
     Location,
@@ -39,6 +39,8 @@ FILE_NAME = "dataset.json"
 MAX_BYTES = 2**29
 # A sample has two members at least, its JSON and a frame, each a block behind a block of header.
 SAMPLE_BYTES = 4 * 512
+# Of a class: it stands in messages and tables.
+MAX_NAME = 1_000
 # What a JSON file that is not ours can be: not JSON, nested too deep, of other fields.
 JSON_FAULTS = (KeyError, RecursionError, TypeError, ValueError)
 
@@ -81,6 +83,8 @@ def _key(path: str) -> str:
 def _plain(name: str) -> str:
     if not is_plain(name):
         raise ValueError(f"{name!r}; expected a name without control characters")
+    if len(name) > MAX_NAME:
+        raise ValueError(f"{beginning(name)}; expected {MAX_NAME} letters at most")
     return name
 
 

@@ -7,7 +7,9 @@ dataset.json. Readers of version 1 of the format do not look at it.
 
 import hashlib
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from pydantic import Field
 
 from twinstream.errors import InputError
 from twinstream.shards.format.manifest import (
@@ -35,7 +37,7 @@ class SplitFile(Record):
     source_sha256: str
     left_out: Mapping[PlainName, Count]
     """Listed videos in no shard, by reason"""
-    keys: tuple[Key, ...]
+    keys: Annotated[tuple[Key, ...], Field(min_length=1)]
     """Sorted"""
 
 

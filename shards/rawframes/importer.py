@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from twinstream.errors import InputError
 from twinstream.shards.format.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL, dequantize
-from twinstream.shards.format.image import decode_unchanged, has_jpeg_end
+from twinstream.shards.format.image import MAX_PIXELS, decode_unchanged, has_jpeg_end
+from twinstream.shards.format.index import METADATA_BYTES, PIXEL_BYTES
 from twinstream.shards.format.manifest import FlowCodec, our_codec
 from twinstream.shards.format.sample import SampleMeta
 from twinstream.shards.format.video_table import (
@@ -29,12 +30,14 @@ from twinstream.shards.format.video_table import (
 )
 from twinstream.shards.rawframes.alignment import Aligned, Layout, align
 from twinstream.shards.rawframes.folders import VideoFolder
-from twinstream.shards.storage.location import Location
+from twinstream.shards.storage.location import Location, read_whole
 from twinstream.shards.write.dataset import Contents, DatasetBuild, write_dataset
 from twinstream.shards.write.plan import key_hash, plan_shards
 from twinstream.shards.write.writer import SampleSpool, ShardWriter, sample_spool
 
 START_OF_IMAGE = b"\xff\xd8"
+# Of a file; an image of that many cannot be stored.
+MAX_IMAGE_BYTES = PIXEL_BYTES * MAX_PIXELS + METADATA_BYTES
 
 
 def import_rawframes(
@@ -177,9 +180,11 @@ def _image(
 ) -> tuple[bytes, NDArray[np.uint8]]:
     """A file's bytes and image; VideoError if unreadable, cut short, no JPEG, of another shape."""
     try:
-        jpeg = (folder / name).read_bytes()
+        jpeg = read_whole(folder / name, MAX_IMAGE_BYTES)
     except OSError as error:
         raise VideoError(Reason.UNREADABLE, f"{name}: {error.strerror}") from error
+    except InputError as error:
+        raise VideoError(Reason.UNREADABLE, str(error)) from error
     if not jpeg.startswith(START_OF_IMAGE):
         raise VideoError(Reason.DECODE_ERROR, f"{name}: {len(jpeg)} bytes that are no JPEG")
     if not has_jpeg_end(jpeg):

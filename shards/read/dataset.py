@@ -186,7 +186,14 @@ class ShardDataset:
             for entry in entries
             if (split, shard_name(entry.tar.path)) in shards
         )
-        return self._every(listed.name, entries).with_keys({*listed.keys})
+        found = self._every(listed.name, entries).with_keys({*listed.keys})
+        # A score over fewer videos than the list names would be another one.
+        if len(found) != len(listed.keys):
+            raise InputError(
+                f"{self.path}: {len(found)} of the {len(listed.keys)} videos of {listed.name} are "
+                "in its shards; `twinstream shards verify` tells more"
+            )
+        return found
 
     def _every(self, name: str, entries: tuple[ShardEntry, ...]) -> Samples:
         return Samples(

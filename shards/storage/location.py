@@ -29,6 +29,8 @@ from twinstream.shards.storage.walk import files_below
 NUM_NAMED = 10
 # Of a list: 10 million videos.
 MAX_TEXT_BYTES = 2**30
+# As PATH_MAX of Linux
+MAX_PATH = 4096
 Location = Path | RemotePath
 # Of Unicode's categories Cc control characters, Zl and Zp line ends.
 NOT_PLAIN = "[\x00-\x1f\x7f-\x9f\u2028\u2029]"
@@ -106,7 +108,11 @@ def read_range(location: Location, begin: int, num_bytes: int) -> bytes:
 
 
 def read_whole(path: Location, max_bytes: int) -> bytes:
-    """Every byte of a file; InputError for one of more than `max_bytes`, before it is read."""
+    """Every byte of a file; InputError for one of more than `max_bytes`, before it is read, and for
+    what is no regular file.
+    """
+    if isinstance(path, Path):
+        is_regular(path)
     with named_faults(path), path.open("rb") as file:
         if (num_bytes := file.seek(0, os.SEEK_END)) > max_bytes:
             raise InputError(f"{path}: {num_bytes} bytes; expected {max_bytes} at most")
@@ -175,6 +181,11 @@ def require_usable_path(path: str, where: str = "") -> None:
 def require_file_path(path: str, where: str = "") -> None:
     """The same for a path that a dataset names a file by; it has no scheme either."""
     require_usable_path(path, where)
+    if len(path) > MAX_PATH:
+        raise InputError(
+            f"{where}{': ' if where else ''}{beginning(repr(path))}: {len(path)} letters; expected "
+            f"{MAX_PATH} at most"
+        )
     if _SCHEME.match(path):
         raise InputError(
             f"{where}{': ' if where else ''}{beginning(repr(path))}: begins like a URL; expected a "
@@ -261,8 +272,6 @@ def spool_folder(location: Location) -> str | None:
 def read_text(path: Location, setting: str) -> str:
     """The text of a list; InputError, naming the setting or option that led here."""
     try:
-        if isinstance(path, Path):
-            is_regular(path)
         # Excel writes a byte order mark, which must not become part of the first column's name.
         return io.TextIOWrapper(
             io.BytesIO(read_whole(path, MAX_TEXT_BYTES)), encoding="utf-8-sig"

@@ -22,7 +22,7 @@ from twinstream.errors import InputError
 from twinstream.shards.format import index, tables, video_table
 from twinstream.shards.format.listings import parse_video_list
 from twinstream.shards.format.manifest import read_manifest, spelt
-from twinstream.shards.info import describe
+from twinstream.shards.info import describe, listed
 from twinstream.shards.rawframes.exporter import export_rawframes
 from twinstream.shards.read.dataset import ShardDataset
 from twinstream.shards.read.members import read_frames
@@ -127,6 +127,8 @@ def codec_with(**changes: Any) -> Callable[[str], str]:
         (shard_with({"path": "../x.tar"}), "splits.train.0.tar.path: '../x.tar': not a usable"),
         (shard_with({"path": "/etc/passwd"}), "'/etc/passwd': not a usable path"),
         (shard_with({"path": "a\\..\\x"}), "not a usable path"),
+        (shard_with({"path": "x" * 5000}), "5000 letters; expected 4096 at most"),
+        (json_with(classes=["x" * 2000, "right"]), "x...; expected 1000 letters at most"),
         (shard_with({"path": "a\nb"}), r"'a\nb': not a usable path"),
         (shard_with({"path": "pipe:touch x"}, "index"), "'pipe:touch x': begins like a URL"),
         (shard_with({"sha256": "../../x"}), "splits.train.0.tar.sha256: String should match"),
@@ -236,8 +238,8 @@ COLUMNS: list[tuple[Callable[[pa.Table], pa.Table], str]] = [
         (cell("num_frames", 0), "num_frames 0; expected 1 to"),
         (cell("num_frames", -1), "num_frames -1; expected 1 to"),
         (cell("num_frames", 2 * 10**9), "23 offsets for 2000000000 frames, expected 5999999999"),
-        (cell("width", 0), "width 0; expected 1 to 65535"),
-        (cell("height", 10**6), "height 1000000; expected 1 to 65535"),
+        (cell("width", 0), "width 0; expected 1 to 65500"),
+        (cell("height", 10**6), "height 1000000; expected 1 to 65500"),
         (cell("offsets", None), "1 rows without a offsets"),
         (cell("offsets", lambda found: found[:-1]), "22 offsets for 8 frames, expected 23"),
         (cell("sizes", lambda found: [*found, 1]), "24 sizes for 8 frames, expected 23"),
@@ -364,6 +366,10 @@ def test_what_is_no_file_of_the_dataset_is_not_opened(
         said = [*refusals(dataset)]
         with bounded():
             said += [*fast_faults(dataset)][:1]
+        if name == "videos.parquet":
+            with bounded(), pytest.raises(InputError) as caught:
+                listed(dataset)
+            said.append(str(caught.value))
         assert len(said) >= 4
     assert said
     assert all(told in line for line in said), said
@@ -374,6 +380,7 @@ def test_what_is_no_file_of_the_dataset_is_not_opened(
     [
         ({"keys": ["../../x"]}, "keys.0: '../../x': not a usable path"),
         ({"keys": [1]}, "keys.0: "),
+        ({"keys": []}, "keys: Tuple should have at least 1 item"),
         ({"source": "a\x1b[31m"}, r"source: 'a\x1b[31m'"),
         ({"left_out": {"missing": -1}}, "left_out.missing: "),
         ({"left_out": 10**400}, "left_out: "),

@@ -1,15 +1,22 @@
 """Verify: silent on a sound dataset, and every kind of fault is found and named."""
 
+import json
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.fuzz.files import change_member
 from tests.support.datasets import rewritten
+from twinstream.errors import InputError
 from twinstream.shards.format.index import index_bytes, read_index_file
 from twinstream.shards.format.manifest import FileEntry, manifest_bytes, read_manifest
+from twinstream.shards.format.split_file import SplitFile, split_bytes
 from twinstream.shards.format.video_table import read_videos, videos_bytes
+from twinstream.shards.read.dataset import ShardDataset
+from twinstream.shards.storage.location import file_sha256
 from twinstream.shards.verify import fast_faults, faults, num_bytes
 
 
@@ -112,3 +119,58 @@ def test_a_class_that_is_named_twice_is_a_fault(dataset: Path) -> None:
     manifest = read_manifest(dataset).model_copy(update={"classes": ("left", "right", "left")})
     (dataset / "dataset.json").write_bytes(manifest_bytes(manifest))
     assert "dataset.json: class left is there 2 times" in [*faults(dataset)]
+
+
+@pytest.mark.parametrize("change", [{"split": "val"}, {"shard": "train-000001"}, {"num_frames": 9}])
+def test_a_row_that_says_another_place_than_its_sample_has_is_a_fault(
+    dataset: Path, change: dict[str, Any]
+) -> None:
+    first, *rows = read_videos(dataset / "videos.parquet")
+    rewritten(dataset, "videos.parquet", videos_bytes([replace(first, **change), *rows]))
+    (told,) = faults(dataset)
+    assert told.startswith("videos.parquet: left/test0: said to be of ")
+    assert told.endswith("; it is of 7 frames in test-000000 of test")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"width": 30}, "its JSON says 30x24; the index 32x24"),
+        ({"class_name": "right"}, "its JSON names class right; dataset.json left"),
+    ],
+)
+def test_what_readers_of_a_stream_go_by_is_compared(
+    dataset: Path, change: dict[str, Any], told: str
+) -> None:
+    def other(data: bytes) -> bytes:
+        # As long as it was, so that the index fits.
+        meta = json.dumps(json.loads(data) | change, separators=(",", ":"), sort_keys=True)
+        return meta.encode()
+
+    change_member(".json", lambda data, rng: other(data))(dataset, FirstOfAll())
+    assert list(faults(dataset)) == [f"test-000000.tar: left/test0: {told}"]
+
+
+class FirstOfAll(random.Random):
+    """Chooses the first."""
+
+    def choice(self, seq: Any) -> Any:
+        """The first."""
+        return seq[0]
+
+
+def test_a_stored_split_of_what_is_in_no_shard_is_a_fault(dataset: Path) -> None:
+    data = split_bytes(
+        SplitFile(
+            dataset_sha256=file_sha256(dataset / "dataset.json"),
+            source="few.txt",
+            source_sha256="0" * 64,
+            left_out={},
+            keys=("left/nobody", "left/train0"),
+        )
+    )
+    (dataset / "splits").mkdir()
+    (dataset / "splits" / "few.json").write_bytes(data)
+    assert list(faults(dataset)) == ["few: left/nobody: in no shard"]
+    with pytest.raises(InputError, match=r"1 of the 2 videos of few are in its shards"):
+        ShardDataset(dataset).samples("few")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import NamedTuple
@@ -22,13 +23,26 @@ from tests.support.disks import small_disk, small_files
 from tests.support.paths import ROOT
 from twinstream.errors import InputError
 from twinstream.section import build_settings
+from twinstream.shards.format.manifest import FILE_NAME
 from twinstream.shards.storage.lock import owned
 from twinstream.train import fit
-from twinstream.train.checkpoint import Position, load_resumable
+from twinstream.train.checkpoint import Position, load_checkpoint, load_resumable
 from twinstream.train.fit import train
 from twinstream.train.ranks import Ranks
-from twinstream.train.run_folder import RunSettings, begin_run, bytes_to_write
+from twinstream.train.run_folder import (
+    LOG,
+    SETTINGS,
+    STARTS,
+    RunSettings,
+    begin_run,
+    bytes_to_write,
+    has_moved,
+    read_run_manifest,
+    read_run_settings,
+)
 from twinstream.train.run_log import TrainingLog
+from twinstream.train.score.predictions import read_predictions
+from twinstream.train.settings import CHECKPOINT
 
 PATIENCE = 240.0
 ENVIRONMENT = {**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
@@ -318,3 +332,32 @@ def test_a_run_that_began_meanwhile_is_not_gone_on_with(
     monkeypatch.setattr(fit, "owned_run", hold_late)
     with pytest.raises(InputError, match="holds a run already; give --resume"):
         train(settings(dataset), tmp_path / "run", resume=False)
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    SETTINGS: read_run_settings,
+    FILE_NAME: lambda run: read_run_manifest(run, RunSettings()),
+    STARTS: lambda run: has_moved(run, "train.split", "x"),
+    LOG: lambda run: TrainingLog(run, first_step=0, num_bytes=0),
+    CHECKPOINT: lambda run: load_resumable(run / CHECKPOINT),
+    "flow.safetensors": lambda run: load_checkpoint(run / "flow.safetensors"),
+    "predictions.parquet": lambda run: read_predictions(run / "predictions.parquet"),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_a_pipe_or_device_in_a_run_is_neither_waited_for_nor_read(
+    tmp_path: Path, name: str, make: Callable[[Path], object]
+) -> None:
+    make(tmp_path / name)
+    with pytest.raises(InputError, match=r"a pipe, socket or device; expected a regular file$"):
+        READERS[name](tmp_path)
+
+
+@pytest.mark.parametrize("name", [SETTINGS, FILE_NAME, STARTS])
+def test_a_file_of_a_run_is_as_large_as_it_can_be_ours(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"")
+    os.truncate(tmp_path / name, 2**40)
+    with pytest.raises(InputError, match=r"1099511627776 bytes; expected \d+ at most$"):
+        READERS[name](tmp_path)

@@ -182,3 +182,36 @@ def test_a_package_that_was_left_out_is_named_in_one_line(
     assert capsys.readouterr().err == (
         "twinstream: this needs ray, which is not installed; run `pip install ray`\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MemoryError(), "MemoryError"),
+        (RuntimeError("x.cpp:1\nCUDA out of memory. Tried to allocate"), "CUDA out of memory. Tr"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you"), "DefaultCPUAllocator: "),
+    ],
+)
+def test_memory_that_is_refused_is_one_line(
+    error: Exception,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(out: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(demo, "run_demo", fail)
+    assert run(monkeypatch, "demo") == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"twinstream: no memory left: {told}")
+    assert said.count("\n") == 1
+
+
+def test_another_error_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(out: Path) -> None:
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr(demo, "run_demo", fail)
+    with pytest.raises(RuntimeError, match="ours"):
+        run(monkeypatch, "demo")

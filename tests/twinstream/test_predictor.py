@@ -246,6 +246,9 @@ def test_how_a_dataset_was_made_is_read_back_from_its_manifest(section: dict[str
     made_with = byte_settings(DatasetSettings(), settings, ShardSettings(), settings.engine)
     stored = json.loads(json.dumps(made_with))
     assert made_settings(stored, "dataset.json") == settings
+    # What is this machine's, and in no manifest of ours
+    more = {"preprocess.chunk_frames": 10**9, "preprocess.threads": 10**6}
+    assert made_settings(stored | more, "dataset.json") == settings
 
 
 def test_flow_of_an_older_definition_than_the_videos_is_told(

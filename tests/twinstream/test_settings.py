@@ -111,6 +111,24 @@ def test_a_mistake_is_one_line_with_the_path_of_the_key(override: str, message: 
 
 
 @pytest.mark.parametrize(
+    "override",
+    [
+        *("model.stack_length=1001", "model.clip_length=1001", "model.clip_stride=1001"),
+        *("train.segments=10001", "test.segments=10001", "train.crop_size=4097"),
+        *("train.workers=1025", "train.seed=-1", "train.seed=9223372036854775808"),
+        f"train.stages={['flow'] * 101}",
+        f"train.scales={[0.5] * 101}",
+        f"model.attention_at={['layer3.5'] * 101}",
+        *("preprocess.tvl1.scales=257", "preprocess.tvl1.warps=101"),
+        "preprocess.tvl1.iterations=10001",
+    ],
+)
+def test_what_would_fill_memory_or_never_end_is_refused_where_it_is_read(override: str) -> None:
+    with pytest.raises(InputError, match=override.partition("=")[0]):
+        build_settings(Settings, {}, [override])
+
+
+@pytest.mark.parametrize(
     ("override", "message"),
     [
         ("model.family=p4d", "model.family: expected resnet or p3d, not 'p4d'"),

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from twinstream.errors import InputError
 from twinstream.train.choices import BranchName
+from twinstream.train.memory import machine_bytes
 from twinstream.train.snippet_shape import SnippetShape
 
 
@@ -78,7 +80,10 @@ class FeatureBatch:
 
 
 def new_batch(size: int, snippets: int, shape: SnippetShape, crop_size: int) -> Batch:
-    """A batch to be filled, its memory not written yet."""
+    """A batch to be filled, its memory not written yet.
+
+    InputError for one that is larger than the memory of this machine.
+    """
 
     def empty(dtype: torch.dtype, *sizes: int) -> Tensor:
         if get_worker_info() is None:
@@ -91,6 +96,15 @@ def new_batch(size: int, snippets: int, shape: SnippetShape, crop_size: int) -> 
     rgb, flow = (
         ((shape.frames, 3), (shape.fields, 2)) if shape.has_time else ((3,), (2 * shape.fields,))
     )
+    num_bytes = size * snippets * (math.prod(rgb) + math.prod(flow)) * crop_size**2
+    # Before it is taken: memory that is not written yet is granted beyond what there is.
+    if (limit := machine_bytes()) is not None and num_bytes > limit:
+        raise InputError(
+            f"{size} videos of {snippets} snippets of {shape.frames} frames and {shape.fields} "
+            f"flow fields at {crop_size} x {crop_size} take {num_bytes / 1e9:,.0f} GB, and this "
+            f"machine has {limit / 1e9:,.0f}; fewer videos or snippets at a time, or a smaller "
+            "train.crop_size, fit"
+        )
     return Batch(
         rgb=empty(torch.uint8, size, snippets, *rgb, crop_size, crop_size),
         flow=empty(torch.uint8, size, snippets, *flow, crop_size, crop_size),

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from twinstream.errors import InputError
 from twinstream.shards.format.classes import first_few
+from twinstream.shards.storage.location import is_regular
 from twinstream.train.choices import BOTH, BranchName
 from twinstream.train.network.caffemodel import read_caffemodel
 
@@ -68,6 +69,7 @@ class Adapted:
 def read_state(path: Path) -> dict[str, Any]:
     """A dict of tensors and plain values; InputError for a file that is or holds anything else."""
     try:
+        is_regular(path)
         loaded = _load(path)
     except OSError as error:
         renamed = path.with_suffix(SAFETENSORS)

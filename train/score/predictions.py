@@ -28,6 +28,7 @@ from pydantic import (
 
 from twinstream.errors import InputError, shortened
 from twinstream.shards.storage.atomic import atomic_file
+from twinstream.shards.storage.location import is_regular
 from twinstream.train.choices import BOTH, STAGE_NAME, ModelKind
 
 BranchScores = dict[str, NDArray[np.float32]]
@@ -124,6 +125,7 @@ def read_predictions(path: Path) -> Predictions:
     InputError for a damaged file, one of another program, or one from which no accuracy follows.
     """
     try:
+        is_regular(path)
         with pq.ParquetFile(path, pre_buffer=False) as file:
             _refuse_more_than_bytes(path, file.metadata)
             table = file.read(columns=[name for name, _ in FIELDS], use_threads=False)
@@ -160,6 +162,7 @@ def read_predictions(path: Path) -> Predictions:
 def read_about(path: Path) -> dict[str, Any] | None:
     """What the predictions in `path` are of, without them; None for an absent or damaged file."""
     try:
+        is_regular(path)
         metadata = pq.read_schema(path).metadata or {}
         return _about(path, metadata[METADATA])
     except (OSError, pa.ArrowException, KeyError, ValueError):

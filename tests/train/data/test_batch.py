@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from twinstream.errors import InputError
+from twinstream.train.data import batch
 from twinstream.train.data.batch import new_batch
 from twinstream.train.snippet_shape import SnippetShape
 
@@ -36,3 +38,13 @@ def test_images_are_the_memory_of_the_batch_view_by_view(shape: SnippetShape) ->
     if shape.has_time:
         # dy of the third field
         assert batch.flow[1, 4, 2, 1].tolist() == flow[1, 2, 0, 5].tolist()
+
+
+def test_a_batch_larger_than_memory_is_refused_before_it_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batch, "machine_bytes", lambda: 13 * 224**2 * 6)
+    assert len(new_batch(2, 3, SnippetShape(1, 5), 224)) == 2
+    told = r"^2 videos of 4 snippets of 1 frames and 5 flow fields at 224 x 224 take 0 GB, and"
+    with pytest.raises(InputError, match=told):
+        new_batch(2, 4, SnippetShape(1, 5), 224)
