@@ -286,6 +286,15 @@ def _finished(size: int, folder: Path) -> Cost:
     return _measured(build_of(size, folder).finished_rows)
 
 
+def _whole(size: int, folder: Path) -> Cost:
+    def run() -> None:
+        build = build_of(size, folder)
+        assert len(build.done_shards()) == len(build.plans)
+        build.finish()
+
+    return _measured(run)
+
+
 def _opening(size: int, folder: Path) -> Cost:
     return _measured(lambda: len(ShardDataset(folder / "shards")))
 
@@ -337,6 +346,7 @@ CELLS: dict[str, tuple[Callable[[int, Path], Cost], str]] = {
     "planning": (_planning, "planning"),
     "resuming": (_resuming, "resuming: what is done"),
     "closing": (_closing, "closing: rows, splits, table, manifest"),
+    "whole": (_whole, "planned, resumed and closed by one process"),
     "finished": (_finished, "a run of what is finished"),
     "opening": (_opening, "opening the dataset"),
     "place": (_place, "a sample's place in training, each"),

@@ -14,7 +14,8 @@ from twinstream.shards.format.columns import Some
 from twinstream.shards.format.manifest import our_codec
 from twinstream.shards.format.video_table import Reason, Status, VideoRow, video_row
 from twinstream.shards.storage.location import Location
-from twinstream.shards.write.dataset import Contents, DatasetBuild
+from twinstream.shards.write.dataset import DatasetBuild
+from twinstream.shards.write.finished import Contents
 from twinstream.shards.write.plan import ShardPlan, key_hash, plan_shards
 
 Job = ShardPlan[Video]
@@ -22,7 +23,7 @@ Job = ShardPlan[Video]
 
 def plan_jobs(videos: Sequence[Video], videos_per_shard: int, seed: int) -> list[Job]:
     """One job a shard; videos that are not on disk are left out."""
-    present: Some[Video] = Some(videos, np.flatnonzero(presence(videos)))
+    present: Some[Video] = Some(videos, np.flatnonzero(presence(videos)).astype(np.int32))
     return plan_shards(present, videos_per_shard, lambda key: key_hash(f"{seed}/{key}"))
 
 

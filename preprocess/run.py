@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from twinstream.errors import InputError
 from twinstream.output import say
 from twinstream.preprocess.catalog.catalog import Catalog, Video
-from twinstream.preprocess.catalog.files import has_video_suffix
 from twinstream.preprocess.catalog.kinds import read_catalog
+from twinstream.preprocess.catalog.suffixes import has_video_suffix
 from twinstream.preprocess.cluster.resources import (
     WorkerResources,
     cluster_engine,

@@ -23,7 +23,7 @@ def plain(text: str) -> str:
 
     Line ends stay.
     """
-    if text.isascii() and text.isprintable():
+    if text.isprintable():
         return text
     return "".join(
         letter

@@ -8,9 +8,10 @@ and in `twinstream shards import`.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,22 +19,16 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from twinstream.errors import InputError
-from twinstream.preprocess.catalog.files import has_video_suffix
+from twinstream.preprocess.catalog.listed import held, places_of, sorted_texts, video_keys
+from twinstream.preprocess.catalog.suffixes import has_video_suffix
 from twinstream.shards.format.classes import first_few, spelling_warning
-from twinstream.shards.format.columns import (
-    NAME,
-    TEXT,
-    Records,
-    Some,
-    TableBuilder,
-    taken,
-    values,
-)
+from twinstream.shards.format.columns import TEXT, Positions, Records, Some, order_of, values
 from twinstream.shards.format.keys import require_plain_class, video_key
 from twinstream.shards.format.listings import Listed
 from twinstream.shards.format.split_file import SplitList
 from twinstream.shards.format.video_table import KNOWN
 from twinstream.shards.rawframes.folders import classes_and_splits
+from twinstream.shards.storage.location import is_plain
 
 
 @dataclass(frozen=True)
@@ -51,14 +46,8 @@ class Video:
     present: bool
 
 
-# The columns of a Video, and those of what lists name.
+# The columns of a Video.
 VIDEO = KNOWN.append(pa.field("present", pa.bool_()))
-LISTED = pa.schema(
-    [
-        *(("name", TEXT), ("class_name", NAME), ("split", NAME), ("class_number", pa.int32())),
-        *(("file", NAME), ("line", pa.int32())),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -130,18 +119,54 @@ def csv_catalog(
     `others` are files that would not be taken for videos if the CSV did not name them. Labels that
     are all whole numbers are sorted as numbers.
     """
-    names = _classes_of(listed)
+    matched = match_paths(listed, files, others, is_folder=is_folder)
+    return matched_catalog(matched, is_folder=is_folder)
+
+
+class Matched(NamedTuple):
+    """What lists name, which of it is on disk, and sorted files that no list names."""
+
+    listed: Records[Listed]
+    present: NDArray[np.bool_]
+    unnamed: Sequence[str]
+
+
+def match_paths(
+    listed: Sequence[Listed],
+    files: Sequence[str],
+    others: Sequence[str] = (),
+    *,
+    is_folder: bool = False,
+) -> Matched:
+    """Lists of paths and what is on disk; InputError for what cannot be a video's name or class."""
+    if isinstance(listed, Records):
+        _refuse_classes(listed)
+    else:
+        paths = [one.name for one in listed]
+        listed = held(_plain_only(listed, paths, is_folder=is_folder))
+    ordered, names = sorted_texts(files), listed.table["name"]
+    places = places_of(names, ordered.table["path"])
+    present = places >= 0
+    is_named = np.zeros(len(ordered), bool)
+    is_named[places[present]] = True
+    del places
+    if others:
+        present |= places_of(names, sorted_texts(others).table["path"]) >= 0
+    left = np.flatnonzero(~is_named)
+    # What is named is not kept for the sake of none.
+    return Matched(listed, present, Some(ordered, left) if len(left) else ())
+
+
+def matched_catalog(matched: Matched, *, is_folder: bool = False) -> Catalog:
+    """The catalog of a CSV whose paths have been looked for."""
+    names = _classes_of(matched.listed)
     # As text 10 would stand before 2, and the labels would not be the user's numbers.
     classes = sorted(names)
     if all(name.isdecimal() for name in names):
         # As int() would, which refuses thousands of digits.
         classes.sort(key=lambda name: (len(name.lstrip("0")), name.lstrip("0")))
-    on_disk = {*files, *others}
-
-    def find(one: Listed) -> str | None:
-        return one.name if one.name in on_disk else None
-
-    return build_catalog(tuple(classes), listed, find, files, is_folder=is_folder)
+    paths = matched.listed.table["name"]
+    return _catalog(tuple(classes), matched, paths, is_folder=is_folder)
 
 
 def folders_catalog(
@@ -157,33 +182,13 @@ def folders_catalog(
     folder of frames. `broken` are links that lead nowhere and may have led to folders.
     """
     known = classes_and_splits(files, root_name, broken)
-    listed = held(Listed(path, name, split, path) for path, (name, split) in known.items())
-    classes = tuple(sorted(_classes_of(listed)))
+    each = (Listed(path, name, split, path) for path, (name, split) in known.items())
+    listed = held(_plain_only(each, known, is_folder=is_folder))
     loose = [path for path in files if path not in known]
     warnings = [f"{_named(loose, is_folder)} in no class folder, left out"] if loose else []
-    return build_catalog(
-        classes, listed, lambda one: one.name, list(known), warnings, is_folder=is_folder
-    )
-
-
-def held(listed: Iterable[Listed]) -> Records[Listed]:
-    """What lists name, as columns."""
-    builder = TableBuilder(LISTED)
-    for one in listed:
-        file, _, line = one.where.rpartition(" line ")
-        is_line = bool(file) and line.isdecimal()
-        builder.add(
-            *(one.name, one.class_name, one.split, one.class_number),
-            *((file, int(line)) if is_line else (one.where, None)),
-        )
-    return Records(builder.table(), _listed)
-
-
-def _listed(
-    name: str, class_name: str, split: str, number: int | None, file: str, line: int | None
-) -> Listed:
-    where = file if line is None else f"{file} line {line}"
-    return Listed(name, class_name, split, where, number)
+    matched = Matched(listed, np.ones(len(listed), bool), ())
+    classes, paths = tuple(sorted(_classes_of(listed))), listed.table["name"]
+    return _catalog(classes, matched, paths, warnings, is_folder=is_folder)
 
 
 def _classes_of(listed: Sequence[Listed]) -> set[str]:
@@ -213,44 +218,81 @@ def build_catalog(
 
     `find` gives the path on disk of a listed video, or None.
     """
+    on_disk = [find(one) for one in listed]
+    paths = [path or one.name for path, one in zip(on_disk, listed, strict=True)]
+    rows = held(_plain_only(listed, paths, is_folder=is_folder))
+    there = {*paths}
+    unnamed = sorted({path for path in files if path not in there})
+    matched = Matched(rows, np.array([path is not None for path in on_disk], bool), unnamed)
+    column = pa.chunked_array([pa.array(paths, TEXT)])
+    return _catalog(classes, matched, column, warnings, is_folder=is_folder)
+
+
+def _catalog(
+    classes: tuple[str, ...],
+    matched: Matched,
+    paths: pa.ChunkedArray,
+    warnings: Iterable[str] = (),
+    *,
+    is_folder: bool = False,
+) -> Catalog:
+    """The catalog of what lists name, each at one of `paths`; InputError where two have one key."""
+    listed = matched.listed.table
+    keys = video_keys(paths, is_folder=is_folder)
+    # Sorted by key, so that the order of lines in a list changes no shard. One column after the
+    # other, so that no more than one is there twice.
+    order = order_of(keys)
+    rows = pa.array(order)
+    keys = keys.take(rows)
+    _refuse_one_key(keys, order, matched.listed)
+    names = listed["class_name"].combine_chunks()
     labels = {name: label for label, name in enumerate(classes)}
-    plain: set[str] = set()
-    builder = TableBuilder(VIDEO)
-    for one in listed:
-        # A file in another case gets the key of its path on disk, which is what gets read.
-        on_disk = find(one)
-        path = on_disk or one.name
-        key = video_key(path, is_folder=is_folder)
-        if one.class_name not in plain:
-            require_plain_class(one.class_name, one.where)
-            plain.add(one.class_name)
-        label = labels[one.class_name]
-        builder.add(key, path, one.class_name, label, one.split, on_disk is not None)
-    rows = Records(builder.table(), Video)
-    del builder
-    _refuse_one_key(rows, listed)
-    # Sorted by key, so that the order of lines in a list changes no shard.
-    videos = Records(taken(rows.table, rows.by_key), Video)
-    del rows
-    unnamed = _absent(files, videos.table["path"])
-    if unnamed:
-        warnings = [*warnings, f"{_named(unnamed, is_folder)} that no list names, left out"]
+    codes = pa.array([labels[name] for name in names.dictionary.to_pylist()], pa.int32())
+    label = codes.take(names.indices.take(rows))
+    columns = {
+        "key": keys,
+        "path": paths.take(rows),
+        "class_name": pa.DictionaryArray.from_arrays(label, pa.array(classes, pa.string())),
+        "label": label,
+        "split": listed["split"].take(rows),
+        "present": pa.array(matched.present[order]),
+    }
+    if matched.unnamed:
+        told = f"{_named(matched.unnamed, is_folder)} that no list names, left out"
+        warnings = [*warnings, told]
     warnings = [*warnings, *spelling_warning(classes)]
-    return Catalog(classes, videos, tuple(warnings))
+    return Catalog(classes, Records(pa.table(columns, schema=VIDEO), Video), tuple(warnings))
 
 
-def _refuse_one_key(rows: Records[Video], listed: Sequence[Listed]) -> None:
-    keys = rows.table["key"].take(pa.array(rows.by_key))
-    for place in np.flatnonzero(np.asarray(pc.equal(keys[1:], keys[:-1]))).tolist():
-        first, second = sorted(rows.by_key[place : place + 2].tolist())
+def _refuse_one_key(keys: pa.ChunkedArray, order: Positions, listed: Records[Listed]) -> None:
+    """InputError for the first two videos of one key, of sorted keys."""
+    place = pc.index(pc.equal(keys[1:], keys[:-1]), True).as_py()
+    if place >= 0:
+        first, second = sorted(order[place : place + 2].tolist())
         refuse_twice(keys[place].as_py(), listed[first], listed[second])
 
 
-def _absent(files: Sequence[str], paths: pa.ChunkedArray) -> list[str]:
-    """Those of `files` that are none of the paths, sorted."""
-    # All at once, as each call looks at all paths first.
-    there = pa.array(files, TEXT)
-    return sorted({*there.filter(pc.invert(pc.is_in(there, paths))).to_pylist()})
+def _plain_only(
+    listed: Iterable[Listed], paths: Iterable[str], *, is_folder: bool
+) -> Iterator[Listed]:
+    """The same; InputError where a path cannot name a file, or a class is not plain."""
+    plain: set[str] = set()
+    for one, path in zip(listed, paths, strict=True):
+        video_key(path, is_folder=is_folder)
+        if one.class_name not in plain:
+            require_plain_class(one.class_name, one.where)
+            plain.add(one.class_name)
+        yield one
+
+
+def _refuse_classes(listed: Records[Listed]) -> None:
+    """InputError for the first video whose class is not plain."""
+    names = listed.table["class_name"].combine_chunks()
+    wrong = [code for code, name in enumerate(names.dictionary.to_pylist()) if not is_plain(name)]
+    rows = [row for code in wrong if (row := pc.index(names.indices, code).as_py()) >= 0]
+    if rows:
+        one = listed[min(rows)]
+        require_plain_class(one.class_name, one.where)
 
 
 def refuse_twice(key: str, first: Listed, second: Listed) -> None:

@@ -1,6 +1,6 @@
 """Reads the catalog of a dataset of any kind: lists its files, and the lists that name them."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,14 +9,14 @@ import numpy as np
 
 from twinstream.errors import InputError
 from twinstream.preprocess.catalog.files import excluded_warning, list_files, splits_folder
-from twinstream.shards.format.listings import Listed, csv_videos, kinetics_videos
+from twinstream.shards.format.listings import Listed, kinetics_rows, kinetics_video
 from twinstream.shards.rawframes.folders import list_frame_folders
-from twinstream.shards.storage.location import Location, files_sha256, locate, read_text
+from twinstream.shards.storage.location import Location, files_sha256, locate, read_lines, read_text
 from twinstream.shards.storage.walk import is_excluded, refuse_same_file
 
 # The settings take their choices from here, and load no Arrow.
 if TYPE_CHECKING:
-    from twinstream.preprocess.catalog.catalog import Catalog, Video
+    from twinstream.preprocess.catalog.catalog import Catalog, Matched, Video
     from twinstream.shards.format.columns import Records
 
 
@@ -138,9 +138,14 @@ def _of_lists(
 
 def _read_kinetics(source: Source) -> "Catalog":
     from twinstream.preprocess.catalog.catalog import kinetics_catalog
+    from twinstream.preprocess.catalog.listed import held
 
     files = list_files(source.root, source.exclude, source.out)
-    listed = _read_csvs(source, kinetics_videos)
+    listed = held(
+        kinetics_video(name, *row)
+        for lines, name in _csvs(source)
+        for row in kinetics_rows(lines, name)
+    )
     return _with_warnings(kinetics_catalog(listed, files.videos), files.warnings)
 
 
@@ -154,11 +159,19 @@ def _read_folders(source: Source) -> "Catalog":
 
 
 def _read_csv(source: Source) -> "Catalog":
-    from twinstream.preprocess.catalog.catalog import csv_catalog
+    from twinstream.preprocess.catalog.catalog import matched_catalog
+
+    # So that what is on disk is forgotten before the catalog is made.
+    matched, warnings = _matched_csv(source)
+    return _with_warnings(matched_catalog(matched), warnings)
+
+
+def _matched_csv(source: Source) -> "tuple[Matched, tuple[str, ...]]":
+    """The videos of the CSVs and those of them that are there, and warnings."""
+    from twinstream.preprocess.catalog.catalog import match_paths
 
     files = list_files(source.root, source.exclude, source.out)
-    listed = _read_csvs(source, csv_videos)
-    return _with_warnings(csv_catalog(listed, files.videos, others=files.others), files.warnings)
+    return match_paths(_listed_by_csv(source), files.videos, files.others), files.warnings
 
 
 def _read_rawframes(source: Source) -> "Catalog":
@@ -168,7 +181,7 @@ def _read_rawframes(source: Source) -> "Catalog":
         raise InputError(f"dataset.root {source.root}: folders of frames must be on a disk")
     found = list_frame_folders(source.root, source.exclude, source.out)
     if source.annotations:
-        catalog = csv_catalog(_read_csvs(source, csv_videos), found.videos, is_folder=True)
+        catalog = csv_catalog(_listed_by_csv(source), found.videos, is_folder=True)
     else:
         name = source.root.resolve().name
         catalog = folders_catalog(found.videos, name, broken=found.broken, is_folder=True)
@@ -187,20 +200,22 @@ KINDS = {
 }
 
 
-def _read_csvs(source: Source, parse: Callable[[str, str], Iterable[Listed]]) -> "Records[Listed]":
-    from twinstream.preprocess.catalog.catalog import held
+def _listed_by_csv(source: Source) -> "Records[Listed]":
+    from twinstream.preprocess.catalog.listed import csv_listed
 
+    return csv_listed(_csvs(source))
+
+
+def _csvs(source: Source) -> Iterator[tuple[Iterator[str], str]]:
+    """The lines of each CSV and its name."""
     annotations = source.annotations
     paths = [annotations] if isinstance(annotations, str) else list(annotations or ())
     if not paths:
         raise InputError(
             f"dataset.annotations: not set; a dataset of kind {source.kind} needs its CSV"
         )
-    return held(
-        one
-        for path in paths
-        for one in parse(read_text(locate(path), "dataset.annotations"), locate(path).name)
-    )
+    for path in map(locate, paths):
+        yield read_lines(path, "dataset.annotations"), path.name
 
 
 def _with_warnings(catalog: "Catalog", warnings: Iterable[str]) -> "Catalog":

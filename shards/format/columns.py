@@ -6,7 +6,6 @@ look; `take` makes many records for little more than one.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
 from itertools import chain
 from typing import Any, Generic, TypeVar, overload
 
@@ -21,6 +20,7 @@ Positions = NDArray[np.signedinteger[Any]]
 
 # Rows that are Python objects at a time.
 BLOCK_ROWS = 2**16
+RELEASED_CHUNKS = 16
 # Names that come again and again are stored once; keys and paths may be more than 2 GiB together.
 NAME = pa.dictionary(pa.int32(), pa.string())
 TEXT = pa.large_string()
@@ -56,7 +56,7 @@ class Records(Sequence[T_co]):
     def __hash__(self) -> int:
         return id(self)
 
-    @cached_property
+    @property
     def by_key(self) -> Positions:
         """Positions in the order of the column `key`."""
         return order_of(self.table["key"])
@@ -152,9 +152,16 @@ class TableBuilder:
         for number, field in enumerate(self._schema):
             # One column after the other, so that no more than one is there twice.
             chunks, self._chunks[number] = self._chunks[number], []
-            columns.append(_whole(pa.chunked_array(chunks, field.type)))
+            columns.append(
+                joined_texts(chunks)
+                if field.type == TEXT
+                else _whole(pa.chunked_array(chunks, field.type))
+            )
             del chunks
-        return pa.table(columns, schema=self._schema)
+        table = pa.table(columns, schema=self._schema)
+        # The pool would keep what the blocks took, half as much again.
+        pa.default_memory_pool().release_unused()
+        return table
 
     def _flush(self) -> None:
         for table in [pa.concat_tables(self._tables)] if self._tables else []:
@@ -173,6 +180,42 @@ def _whole(column: pa.ChunkedArray) -> pa.Array:
     # A name has another number in each chunk's dictionary.
     chunks = column.unify_dictionaries().chunks
     return pa.concat_arrays(chunks) if chunks else pa.array([], column.type)
+
+
+def joined_texts(chunks: list[pa.Array]) -> pa.Array:
+    """Texts, none of them null, in one chunk; `chunks` is empty then.
+
+    Each is let go of when it has been copied, so that texts are never there twice.
+    """
+    sizes = [int(bound[-1] - bound[0]) for bound in map(_offsets, chunks)]
+    ends = np.cumsum([0, *sizes])
+    offsets = np.zeros(sum(map(len, chunks)) + 1, np.int64)
+    data = np.empty(ends[-1], np.uint8)
+    begin = 0
+    chunks.reverse()
+    for at in ends[:-1].tolist():
+        chunk = chunks.pop()
+        bound = _offsets(chunk)
+        offsets[begin : begin + len(bound)] = bound - bound[0] + at
+        begin += len(chunk)
+        if bound[-1] > bound[0]:
+            texts = np.frombuffer(chunk.buffers()[2], np.uint8)[bound[0] : bound[-1]]
+            data[at : at + len(texts)] = texts
+            del texts
+        del chunk, bound
+        if not len(chunks) % RELEASED_CHUNKS:
+            # The pool would keep what it got back.
+            pa.default_memory_pool().release_unused()
+    return pa.Array.from_buffers(
+        TEXT, begin, [None, pa.py_buffer(offsets), pa.py_buffer(data)], null_count=0
+    )
+
+
+def _offsets(texts: pa.Array) -> NDArray[np.int64]:
+    """Where each text begins, and the last ends, in the bytes of a column."""
+    if not len(texts):
+        return np.zeros(1, np.int64)
+    return np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1]
 
 
 def taken(table: pa.Table, positions: Positions) -> pa.Table:

@@ -9,8 +9,10 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 
 from twinstream.errors import InputError
 from twinstream.shards.format import tables
-from twinstream.shards.format.columns import Records
+from twinstream.shards.format.columns import Records, Some
 from twinstream.shards.format.image import MAX_PIXELS, MAX_SIDE
 from twinstream.shards.format.manifest import ShardEntry
 from twinstream.shards.format.sample import SampleMeta
@@ -96,7 +98,7 @@ def sample_row(meta: SampleMeta, offsets: list[int], sizes: list[int]) -> dict[s
 
 def index_bytes(rows: list[dict[str, object]], record: JobRecord) -> bytes:
     """The whole Parquet file; the same rows and record give the same bytes."""
-    fields = asdict(replace(record, videos=tuple(record.videos)))
+    fields = vars(record) | {"videos": [vars(video) for video in record.videos]}
     metadata = {METADATA_KEY: json.dumps(fields, sort_keys=True, separators=(",", ":"))}
     table = pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(metadata))
     # Parquet's metadata has no clock in it, and the one JSON spelling keeps the bytes equal.
@@ -131,23 +133,72 @@ def read_index_file(path: Location, *, check_values: bool = True) -> IndexFile:
     Whoever reads many may check the values of their rows together: for each index that takes as
     long as all the rest.
     """
-    # Rows stay unparsed: the metadata says all, and a run may have thousands of shards.
     data = _bytes(path)
-    try:
-        file = pq.ParquetFile(pa.BufferReader(data))
-        # In half the time of the standard library's, which is the most of reading an index.
-        fields = pydantic_core.from_json(file.metadata.metadata[METADATA_KEY], allow_inf_nan=False)
+    with _ours(path):
+        file, fields = _parsed(data)
         # As columns: a run reads this of every video, and objects would cost more than the rest.
         videos = table_of(fields["videos"])
-        record = JobRecord(**fields | {"videos": Records(videos, VideoRow)})
-        _refuse_record(record)
         if check_values:
             refuse_values("videos", videos)
+    return replace(file, record=replace(file.record, videos=Records(videos, VideoRow)))
+
+
+def read_index_files(
+    paths: Sequence[Location], each: Callable[..., Iterable[bytes]] = map
+) -> tuple[list[IndexFile], pa.Table]:
+    """Many, with values that are not checked, and the rows of all their videos; `each` reads them.
+
+    InputError as for `read_index_file`, but not of which file where rows are none: to make columns
+    of the rows of each takes longer than all else.
+    """
+    files: list[IndexFile] = []
+    found: list[dict[str, Any]] = []
+    ends: list[int] = []
+    for path, data in zip(paths, each(_bytes, paths), strict=True):
+        with _ours(path):
+            file, fields = _parsed(data)
+            found += fields["videos"]
+        files.append(file)
+        ends.append(len(found))
+    with _ours(paths[0]):
+        rows = table_of(found)
+    begins, all_rows = [0, *ends], Records(rows, VideoRow)
+    parts: list[Some[VideoRow]] = [Some(all_rows, np.arange(*part)) for part in pairwise(begins)]
+    records = [
+        replace(file, record=replace(file.record, videos=part))
+        for file, part in zip(files, parts, strict=True)
+    ]
+    return records, rows
+
+
+def rows_of(files: Sequence[IndexFile]) -> pa.Table:
+    """The rows of the videos of indexes that were read one by one, as columns."""
+    rows = (file.record.videos for file in files)
+    return pa.concat_tables([one.table for one in rows if isinstance(one, Records)])
+
+
+def _parsed(data: bytes) -> tuple[IndexFile, dict[str, Any]]:
+    """An index without its videos, and all that its metadata says."""
+    # Rows stay unparsed: the metadata says all, and a run may have thousands of shards.
+    file = pq.ParquetFile(pa.BufferReader(data))
+    # In half the time of the standard library's, which is the most of reading an index. Of texts
+    # only the columns' names come again and again.
+    text = file.metadata.metadata[METADATA_KEY]
+    fields = pydantic_core.from_json(text, allow_inf_nan=False, cache_strings="keys")
+    record = JobRecord(**fields | {"videos": ()})
+    _refuse_record(record)
+    digest = hashlib.sha256(data).hexdigest()
+    return IndexFile(len(data), digest, file.metadata.num_rows, record), fields
+
+
+@contextmanager
+def _ours(path: Location) -> Iterator[None]:
+    try:
+        yield
     except (pa.ArrowException, KeyError, OSError, TypeError, ValueError) as error:
         raise InputError(
             f"{path}: not a shard index of twinstream ({tables.first_line(error)})"
         ) from error
-    return IndexFile(len(data), hashlib.sha256(data).hexdigest(), file.metadata.num_rows, record)
 
 
 def _split_list(column: pa.ChunkedArray) -> list[NDArray[Any]]:

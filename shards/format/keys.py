@@ -35,13 +35,21 @@ def usable_paths(paths: Sequence[str]) -> tuple[list[str], list[str]]:
     others: list[str] = []
     for path in paths:
         (usable if is_usable_path(path) else others).append(path)
-    if not others:
-        return usable, []
-    if not usable:
-        require_usable_path(others[0])
-    names = first_few([repr(path) for path in others])
-    return usable, [
-        f"{len(others)} paths ({names}) that are not UTF-8 or have backslashes or control "
+    return usable, unusable_warning(others, are_all=not usable)
+
+
+def unusable_warning(paths: Sequence[str], *, are_all: bool) -> list[str]:
+    """A warning that names paths of a disk that cannot become keys, if any.
+
+    InputError if they are all that is there.
+    """
+    if not paths:
+        return []
+    if are_all:
+        require_usable_path(paths[0])
+    names = first_few([repr(path) for path in paths])
+    return [
+        f"{len(paths)} paths ({names}) that are not UTF-8 or have backslashes or control "
         "characters, left out; rename them"
     ]
 

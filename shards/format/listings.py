@@ -8,13 +8,17 @@ InputError with the file's name and the line number. A listing says which videos
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
 
 from twinstream.errors import InputError
 from twinstream.shards.format.split_names import split_name
 from twinstream.shards.storage.location import require_usable_path
+
+# A line's number and texts
+Cells = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -48,46 +52,52 @@ def parse_split_list(text: str, file_name: str, split: str) -> list[Listed]:
 
 
 def parse_kinetics(text: str, file_name: str) -> list[Listed]:
-    """Every video of `kinetics_videos`."""
-    return [*kinetics_videos(text, file_name)]
-
-
-def kinetics_videos(text: str, file_name: str) -> Iterator[Listed]:
     """`label,youtube_id,time_start,time_end,split`; more columns are allowed.
 
     Names become ID_SSSSSS_EEEEEE, start and end in seconds, as the usual downloaders name files.
     """
-    columns = ("label", "youtube_id", "time_start", "time_end", "split")
-    for where, row in _rows(text, file_name, columns):
-        times = row["time_start"], row["time_end"]
-        # Some copies of the CSVs have `12.0` for 12, which int() alone would refuse.
-        if not all(re.fullmatch(r"[0-9]{1,6}(\.[0-9]*)?", time) for time in times):
-            raise InputError(
-                f"{where}: {times[0]!r} to {times[1]!r}; expected time_start and time_end in "
-                "seconds"
-            )
-        start, end = (int(float(time)) for time in times)
-        name = f"{row['youtube_id']}_{start:06d}_{end:06d}"
-        require_usable_path(name if row["youtube_id"] else "", where)
-        split = split_name(row["split"], where)
-        yield Listed(name, _label(row["label"], where), split, where)
+    return [kinetics_video(file_name, *row) for row in kinetics_rows(_lines_of(text), file_name)]
+
+
+def kinetics_rows(lines: Iterable[str], file_name: str) -> Iterator[Cells]:
+    """The line and cells of each row, as `kinetics_video` takes them."""
+    return _rows(lines, file_name, ("label", "youtube_id", "time_start", "time_end", "split"))
+
+
+def kinetics_video(file_name: str, line: int, *cells: str) -> Listed:
+    """The video of a row; InputError for one that is none."""
+    where, (label, youtube_id, *times, split) = f"{file_name} line {line}", cells
+    # Some copies of the CSVs have `12.0` for 12, which int() alone would refuse.
+    if not all(re.fullmatch(r"[0-9]{1,6}(\.[0-9]*)?", time) for time in times):
+        raise InputError(
+            f"{where}: {times[0]!r} to {times[1]!r}; expected time_start and time_end in seconds"
+        )
+    start, end = (int(float(time)) for time in times)
+    name = f"{youtube_id}_{start:06d}_{end:06d}"
+    require_usable_path(name if youtube_id else "", where)
+    split = split_name(split, where)
+    return Listed(name, _label(label, where), split, where)
 
 
 def parse_csv(text: str, file_name: str) -> list[Listed]:
-    """Every video of `csv_videos`."""
-    return [*csv_videos(text, file_name)]
-
-
-def csv_videos(text: str, file_name: str) -> Iterator[Listed]:
     """`path,label,split`; without a split column everything is `train`."""
-    for where, row in _rows(text, file_name, ("path", "label")):
-        path = row["path"]
-        # Few have such parts, and a path object costs as much as the rest of the line.
-        if not path or _TO_TIDY.search(path):
-            path = PurePosixPath(path).as_posix()
-        require_usable_path(path, where)
-        split = split_name(row.get("split") or "train", where)
-        yield Listed(path, _label(row["label"], where), split, where)
+    return [csv_video(file_name, *row) for row in csv_rows(_lines_of(text), file_name)]
+
+
+def csv_rows(lines: Iterable[str], file_name: str) -> Iterator[Cells]:
+    """The line and cells of each row, as `csv_video` takes them."""
+    return _rows(lines, file_name, ("path", "label"), optional="split")
+
+
+def csv_video(file_name: str, line: int, path: str, label: str, split: str = "") -> Listed:
+    """The video of a row; InputError for one that is none."""
+    where = f"{file_name} line {line}"
+    # Few have such parts, and a path object costs as much as the rest of the line.
+    if not path or _TO_TIDY.search(path):
+        path = PurePosixPath(path).as_posix()
+    require_usable_path(path, where)
+    split = split_name(split or "train", where)
+    return Listed(path, _label(label, where), split, where)
 
 
 _TO_TIDY = re.compile(r"//|(?:^|/)\.(?:/|$)|/$")
@@ -155,14 +165,14 @@ def _lines(text: str, file_name: str) -> Iterator[tuple[str, str]]:
 
 
 def _rows(
-    text: str, file_name: str, columns: tuple[str, ...]
-) -> Iterator[tuple[str, dict[str, str]]]:
-    """(`val.csv line 17`, cells by column name) of every row.
+    lines: Iterable[str], file_name: str, columns: tuple[str, ...], optional: str = ""
+) -> Iterator[Cells]:
+    """The line of every row, and its cells of these columns, of the optional one if it is there.
 
     InputError for an absent column, and for a row that has not as many cells as the first.
     """
-    rows = _cells(text, file_name)
-    _, header = next(rows, ("", []))
+    rows = _cells(lines, file_name)
+    _, header = next(rows, (0, []))
     for column in columns:
         if header.count(column) != 1:
             fault = "two columns" if column in header else "no column"
@@ -170,32 +180,38 @@ def _rows(
             raise InputError(
                 f"{file_name}: {fault} {column} in {first!r}; expected {','.join(columns)}"
             )
-    for where, cells in rows:
+    last = {column: place for place, column in enumerate(header)}
+    places = [last[column] for column in (*columns, optional) if column in last]
+    for line, cells in rows:
         # A comma too many or too few would shift every later cell into another column.
         if len(cells) != len(header):
             raise InputError(
-                f"{where}: {len(cells)} cells; expected {','.join(header)}; a cell with a comma "
-                "stands in quotes"
+                f"{file_name} line {line}: {len(cells)} cells; expected {','.join(header)}; a cell "
+                "with a comma stands in quotes"
             )
-        yield where, dict(zip(header, cells, strict=True))
+        yield line, *[cells[place] for place in places]
 
 
-def _cells(text: str, file_name: str) -> Iterator[tuple[str, list[str]]]:
-    """(`val.csv line 17`, cells) of every line that is not blank."""
-    # With their ends, which within quoted cells are left to the csv module; and one at a time, as
-    # a StringIO takes four bytes for each character.
-    lines = (line[0] for line in re.finditer(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", text))
+def _cells(lines: Iterable[str], file_name: str) -> Iterator[tuple[int, list[str]]]:
+    """(17, cells) of every line that is not blank."""
     reader = csv.reader(lines, skipinitialspace=True, strict=True)
     while True:
         begin = reader.line_num + 1
-        where = f"{file_name} line {begin}"
         try:
             cells = [cell.strip() for cell in next(reader)]
         except StopIteration:
             return
         except csv.Error as error:
-            raise InputError(f"{where}: {error}; is a quote open?") from error
+            raise InputError(f"{file_name} line {begin}: {error}; is a quote open?") from error
         if reader.line_num > begin:
-            raise InputError(f"{where}: a cell goes on to line {reader.line_num}; is a quote open?")
+            raise InputError(
+                f"{file_name} line {begin}: a cell goes on to line {reader.line_num}; is a quote "
+                "open?"
+            )
         if any(cells):
-            yield where, cells
+            yield begin, cells
+
+
+def _lines_of(text: str) -> Iterator[str]:
+    # With their ends, which within quoted cells are left to the csv module.
+    return (line[0] for line in re.finditer(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", text))

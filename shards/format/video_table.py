@@ -173,7 +173,7 @@ GROUP_ROWS = 2**20
 def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Rows with a value for each column and no other, in this order; TypeError for others."""
     named = {*SCHEMA.names}
-    if any({*row} != named for row in rows):
+    if any(row.keys() != named for row in rows):
         raise TypeError(f"a row's columns are not {', '.join(SCHEMA.names)}")
     table = pa.Table.from_struct_array(pa.array(rows, pa.struct([*SCHEMA])))
     # An unknown frame rate, as in VideoRow.

@@ -23,7 +23,7 @@ from twinstream.shards.format.split_names import (
 )
 from twinstream.shards.rawframes.names import ListedVideo, folder_name, parse_image_name, read_list
 from twinstream.shards.storage.location import Location, require_usable_path
-from twinstream.shards.storage.walk import refuse_same_file, walk_tree
+from twinstream.shards.storage.walk import refuse_same_file, walk_folders
 
 SAME_NUMBERS = "number classes alike in all lists"
 ONE_BASED = "labels seem to begin with 1, expected 0"
@@ -81,17 +81,24 @@ def list_frame_folders(
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
-    tree = walk_tree(root, exclude, ends=_is_frame, is_output=partial(is_output, out=out))
-    if tree.ended_at_root:
-        raise InputError(
-            f"{root}: holds images itself; expected CLASS/VIDEO/img_00001.jpg below it"
-        )
-    videos, warnings = usable_paths(tree.leaves)
-    if tree.broken:
-        warnings.append(
-            f"{len(tree.broken)} links ({first_few(tree.broken)}) that lead nowhere, left out"
-        )
-    return FrameFolders(tuple(videos), tree.broken, tree.excluded, tuple(warnings))
+    leaves: list[str] = []
+    broken: list[str] = []
+    excluded: list[str] = []
+    for folder in walk_folders(
+        root, exclude, ends=_is_frame, is_output=partial(is_output, out=out)
+    ):
+        if folder.ended and not folder.path:
+            raise InputError(
+                f"{root}: holds images itself; expected CLASS/VIDEO/img_00001.jpg below it"
+            )
+        leaves += [folder.path] if folder.is_leaf else []
+        broken += folder.broken
+        excluded += folder.excluded
+    videos, warnings = usable_paths(sorted(leaves))
+    broken.sort()
+    if broken:
+        warnings.append(f"{len(broken)} links ({first_few(broken)}) that lead nowhere, left out")
+    return FrameFolders(tuple(videos), tuple(broken), tuple(sorted(excluded)), tuple(warnings))
 
 
 def _is_frame(name: str) -> bool:

@@ -31,7 +31,8 @@ from twinstream.shards.format.video_table import (
 from twinstream.shards.rawframes.alignment import Aligned, Layout, align
 from twinstream.shards.rawframes.folders import VideoFolder
 from twinstream.shards.storage.location import Location, read_whole
-from twinstream.shards.write.dataset import Contents, DatasetBuild, write_dataset
+from twinstream.shards.write.dataset import DatasetBuild, write_dataset
+from twinstream.shards.write.finished import Contents
 from twinstream.shards.write.plan import key_hash, plan_shards
 from twinstream.shards.write.writer import SampleSpool, ShardWriter, sample_spool
 

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO, TextIO
 from urllib.parse import parse_qsl, unquote
 
 from twinstream.credentials import refuse_credentials
@@ -82,8 +82,11 @@ def file_sizes(folder: Location) -> dict[str, int]:
     if isinstance(folder, RemotePath):
         sizes = sorted(folder.file_sizes().items())
         return {name: size for name, size in sizes if name.rpartition("/")[2] != OWNER_NAME}
-    paths = sorted(path for path in files_below(folder) if path.name != OWNER_NAME)
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
+    below = len(f"{folder / 'x'}") - 1
+    paths = (str(path) for path in files_below(folder) if path.name != OWNER_NAME)
+    # Folder by folder, as pathlib sorts; thousands of its objects would take a kilobyte each.
+    ordered = sorted(paths, key=lambda path: path.replace("/", "\0"))
+    return {path[below:]: os.stat(path).st_size for path in ordered}
 
 
 @contextmanager
@@ -114,10 +117,15 @@ def read_whole(path: Location, max_bytes: int) -> bytes:
     if isinstance(path, Path):
         is_regular(path)
     with named_faults(path), path.open("rb") as file:
-        if (num_bytes := file.seek(0, os.SEEK_END)) > max_bytes:
-            raise InputError(f"{path}: {num_bytes} bytes; expected {max_bytes} at most")
-        file.seek(0)
+        refuse_long(path, file, max_bytes)
         return file.read()
+
+
+def refuse_long(path: Location, file: BinaryIO, max_bytes: int) -> None:
+    """InputError for a file of more bytes."""
+    if (num_bytes := file.seek(0, os.SEEK_END)) > max_bytes:
+        raise InputError(f"{path}: {num_bytes} bytes; expected {max_bytes} at most")
+    file.seek(0)
 
 
 def file_sha256(path: Location) -> str:
@@ -271,11 +279,25 @@ def spool_folder(location: Location) -> str | None:
 
 def read_text(path: Location, setting: str) -> str:
     """The text of a list; InputError, naming the setting or option that led here."""
+    with _opened_list(path, setting) as file:
+        return file.read()
+
+
+def read_lines(path: Location, setting: str) -> Iterator[str]:
+    """The lines of a list with their ends; InputError as above."""
+    with _opened_list(path, setting) as file:
+        yield from file
+
+
+@contextmanager
+def _opened_list(path: Location, setting: str) -> Iterator[TextIO]:
     try:
-        # Excel writes a byte order mark, which must not become part of the first column's name.
-        return io.TextIOWrapper(
-            io.BytesIO(read_whole(path, MAX_TEXT_BYTES)), encoding="utf-8-sig"
-        ).read()
+        if isinstance(path, Path):
+            is_regular(path)
+        with named_faults(path), path.open("rb") as file:
+            refuse_long(path, file, MAX_TEXT_BYTES)
+            # Excel writes a byte order mark, which must not become part of the first column's name.
+            yield io.TextIOWrapper(file, encoding="utf-8-sig")
     except FileNotFoundError as error:
         # Most often the name is mistyped or the fold is another one; the names there show it.
         there = sorted(other.name for other in path.parent.glob(f"*{path.suffix}"))[:NUM_NAMED]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from twinstream.errors import InputError
 
@@ -38,38 +39,35 @@ Kind = Literal["folder", "file", "broken", "other"]
 
 
 @dataclass(frozen=True)
-class Tree:
-    """Sorted paths below a root, with `/`.
+class Folder:
+    """What lies in a folder and not below another one, as sorted paths below the root, with `/`.
 
-    `files`: with broken links. `leaves`: folders without folders, or where the search ended.
-    `broken`: links that lead nowhere. `excluded`: what a pattern fits; not entered.
-    `ended_at_root`: the search ended in the root itself.
+    `files`: with broken links. `broken`: links that lead nowhere. `excluded`: what a pattern fits;
+    not entered. `ended`: the search ended here, and of files nothing is known. `is_leaf`: that, or
+    a folder without folders; never the root.
     """
 
-    files: tuple[str, ...]
-    leaves: tuple[str, ...]
-    broken: tuple[str, ...]
-    excluded: tuple[str, ...]
-    ended_at_root: bool
+    path: str
+    files: list[str]
+    broken: list[str]
+    excluded: list[str]
+    ended: bool
+    is_leaf: bool
 
 
-def walk_tree(
+def walk_folders(
     root: Path,
     exclude: Sequence[str] = (),
     *,
     ends: Callable[[str], bool] = lambda name: False,
     is_output: Callable[[Path], bool] = lambda folder: False,
-) -> Tree:
-    """What lies below `root`; a folder where `ends` holds for a file's name is searched no further,
-    and one below the root that `is_output` is no part of it.
+) -> Iterator[Folder]:
+    """`root` and every folder below it, sorted by the paths of what lies in them.
 
-    InputError for a folder that cannot be listed and a link whose target cannot be looked at.
+    A folder where `ends` holds for a file's name is searched no further, and one below the root
+    that `is_output` is no part of it. InputError for a folder that cannot be listed and a link
+    whose target cannot be looked at.
     """
-    files: list[str] = []
-    leaves: list[str] = []
-    broken: list[str] = []
-    excluded: list[str] = []
-    ended_at_root = False
     ways: Counter[Path] = Counter()
     # Each folder with the real paths of those that held the links on the way to it: a link to one
     # of these, or to a folder above one, would lead in a circle.
@@ -80,19 +78,19 @@ def walk_tree(
             continue
         below: list[tuple[str, tuple[Path, ...]]] = []
         here: dict[Kind | Literal["excluded"], list[str]] = defaultdict(list)
+        ended = False
         for entry in folder_entries(root / folder):
             if not is_in_tree(entry.name):
                 continue
             path = f"{folder}/{entry.name}" if folder else entry.name
-            if _any_fits(path.split("/"), exclude):
+            if exclude and _any_fits(path.split("/"), exclude):
                 here["excluded"].append(path)
                 continue
             kind = _kind(entry)
             if kind != "folder":
                 if kind != "other" and ends(entry.name):
                     # A video may hold hundreds of files: one frame is enough to know.
-                    leaves.append(folder)
-                    ended_at_root = not folder
+                    ended = True
                     break
                 here[kind].append(path)
             elif entry.is_symlink():
@@ -108,20 +106,20 @@ def walk_tree(
                         )
             else:
                 below.append((path, sources))
-        else:
-            files += here["file"] + here["broken"]
-            broken += here["broken"]
-            excluded += here["excluded"]
-            left += below
-            if folder and not below and not here["broken"] and not here["excluded"]:
-                leaves.append(folder)
-    return Tree(
-        tuple(sorted(files)),
-        tuple(sorted(leaves)),
-        tuple(sorted(broken)),
-        tuple(sorted(excluded)),
-        ended_at_root,
-    )
+        if ended:
+            yield Folder(folder, [], [], [], ended, is_leaf=bool(folder))
+            continue
+        is_bare = not below and not here["broken"] and not here["excluded"]
+        yield Folder(
+            folder,
+            sorted(here["file"] + here["broken"]),
+            sorted(here["broken"]),
+            sorted(here["excluded"]),
+            ended,
+            is_leaf=bool(folder) and is_bare,
+        )
+        # `run-2/a` comes before `run/a`. The last is the next.
+        left += sorted(below, key=lambda one: f"{one[0]}/", reverse=True)
 
 
 def folder_entries(folder: Path) -> Iterator[os.DirEntry[str]]:
@@ -164,40 +162,57 @@ def refuse_same_file(root: Path, paths: Sequence[str]) -> None:
     It would be one video twice, perhaps of two classes or in training and test.
     """
     # Numbers alone: as tuples in a dictionary they would take more memory than all paths.
-    found = array("Q")
-    for number, path in enumerate(paths):
+    inodes, devices = array("Q"), array("i")
+    codes: dict[int, int] = {}
+    for path in paths:
         try:
             status = os.stat(f"{root}/{path}")
         except OSError:
             # The row of the video will say what is wrong with it.
+            inodes.append(0)
+            devices.append(-1)
             continue
-        found.extend((status.st_dev, status.st_ino, number))
-    devices, inodes, numbers = np.asarray(found, np.uint64).reshape(-1, 3).T
-    # The first path of each file comes first.
-    order = np.lexsort((numbers, inodes, devices))
-    devices, inodes, numbers = devices[order], inodes[order], numbers[order].astype(np.int64)
-    is_first = np.ones(len(order), bool)
-    is_first[1:] = (np.diff(devices) != 0) | (np.diff(inodes) != 0)
-    firsts = numbers[is_first][np.cumsum(is_first) - 1]
-    pairs = sorted(zip(numbers[~is_first].tolist(), firsts[~is_first].tolist(), strict=True))
-    same = [(paths[first], paths[other]) for other, first in pairs]
+        inodes.append(status.st_ino)
+        devices.append(codes.setdefault(status.st_dev, len(codes)))
+    same = _same_files(np.asarray(inodes, np.uint64), np.asarray(devices, np.int32))
     if same:
         more = f" (and {len(same) - 1} more such pairs)" if len(same) > 1 else ""
+        other, first = same[0]
         raise InputError(
-            f"{root}: {same[0][0]} and {same[0][1]} are one file, reached by two ways{more}; "
+            f"{root}: {paths[first]} and {paths[other]} are one file, reached by two ways{more}; "
             "expected each video once: remove one, or leave it out by dataset.exclude or a list; "
             "a copy (cp) is a video of its own"
         )
 
 
+def _same_files(inodes: NDArray[np.uint64], devices: NDArray[np.int32]) -> list[tuple[int, int]]:
+    """The number of each file that is one of a lower number, and that number; sorted."""
+    ordered = np.sort(inodes)
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    del ordered
+    if not len(twice):
+        return []
+    # Few; a device of -1 stands for no file.
+    numbers = np.flatnonzero(np.isin(inodes, twice) & (devices >= 0))
+    inodes, devices = inodes[numbers], devices[numbers]
+    # The first path of each file comes first.
+    order = np.lexsort((numbers, inodes, devices))
+    devices, inodes, numbers = devices[order], inodes[order], numbers[order]
+    is_first = np.ones(len(order), bool)
+    is_first[1:] = (np.diff(devices) != 0) | (np.diff(inodes) != 0)
+    firsts = numbers[is_first][np.cumsum(is_first) - 1]
+    return sorted(zip(numbers[~is_first].tolist(), firsts[~is_first].tolist(), strict=True))
+
+
 def _kind(entry: os.DirEntry[str]) -> Kind:
     try:
-        # A stat for links only: for others the listing has told it already.
-        mode = entry.stat().st_mode if entry.is_symlink() else 0
-        if stat.S_ISDIR(mode) or entry.is_dir(follow_symlinks=False):
+        # A stat for links only: for others the listing has told it already. A link to something
+        # else, such as a pipe, was put there by hand: its row says what it is.
+        if entry.is_symlink():
+            return "folder" if stat.S_ISDIR(entry.stat().st_mode) else "file"
+        if entry.is_dir(follow_symlinks=False):
             return "folder"
-        # A link to something else, such as a pipe, was put there by hand: its row says what it is.
-        return "file" if entry.is_symlink() or entry.is_file(follow_symlinks=False) else "other"
+        return "file" if entry.is_file(follow_symlinks=False) else "other"
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             return "broken"

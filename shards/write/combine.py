@@ -37,7 +37,8 @@ from twinstream.shards.format.video_table import (
 )
 from twinstream.shards.storage.location import Location, dataset_file, file_sha256, require_outside
 from twinstream.shards.write.copying import Copier, SampleFinder, StoredBytes, fill_spool
-from twinstream.shards.write.dataset import Contents, DatasetBuild, write_dataset
+from twinstream.shards.write.dataset import DatasetBuild, write_dataset
+from twinstream.shards.write.finished import Contents
 from twinstream.shards.write.plan import key_hash, plan_shards
 from twinstream.shards.write.writer import SampleSpool, ShardWriter, sample_spool
 

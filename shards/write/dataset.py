@@ -7,13 +7,11 @@ price is that a run reads every finished index first. Shards may be written in a
 loop here or by workers on many machines.
 """
 
-import hashlib
-import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Any, BinaryIO, Generic, NamedTuple
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,30 +20,15 @@ from numpy.typing import NDArray
 
 from twinstream.errors import InputError
 from twinstream.shards.format.classes import class_difference
-from twinstream.shards.format.columns import (
-    Joined,
-    Positions,
-    Records,
-    TableBuilder,
-    slices,
-    taken,
-)
-from twinstream.shards.format.index import IndexFile, read_index_file
+from twinstream.shards.format.columns import Joined, slices
+from twinstream.shards.format.index import IndexFile, read_index_file, read_index_files, rows_of
 from twinstream.shards.format.manifest import (
     FILE_NAME,
     FLOW_DEFINITION,
-    FORMAT,
-    FileEntry,
-    FlowCodec,
-    Manifest,
-    ShardEntry,
-    manifest_bytes,
     pixel_settings,
     read_manifest,
 )
 from twinstream.shards.format.video_table import (
-    CODED,
-    GROUP_ROWS,
     KNOWN,
     VIDEOS_NAME,
     LabelledVideo,
@@ -53,18 +36,12 @@ from twinstream.shards.format.video_table import (
     StoredRows,
     VideoRow,
     refuse_values,
-    table_of,
-    write_groups,
 )
 from twinstream.shards.format.video_table import SCHEMA as VIDEO_SCHEMA
-from twinstream.shards.storage.atomic import (
-    atomic_file,
-    one_line_disk_faults,
-    remove_temporaries,
-    write_atomically,
-)
+from twinstream.shards.storage.atomic import one_line_disk_faults, remove_temporaries
 from twinstream.shards.storage.location import Location, dataset_file, file_sizes
 from twinstream.shards.storage.lock import owned
+from twinstream.shards.write.finished import Contents, Finished, finish_dataset
 from twinstream.shards.write.plan import ShardPlan, T
 from twinstream.shards.write.writer import ShardWriter, index_path, write_shard
 
@@ -76,25 +53,6 @@ READ_AHEAD = 128
 SHARDS_KEPT, SAME_COMMAND = "finished shards are kept", "run the same command again"
 
 
-@dataclass(frozen=True)
-class Contents:
-    """What dataset.json says beside its files, and the rows of videos without a planned shard."""
-
-    classes: tuple[str, ...]
-    codec: FlowCodec
-    settings: dict[str, Any]
-    other_rows: Sequence[VideoRow] = ()
-
-
-@dataclass(frozen=True)
-class FinishedShard:
-    """A shard that is done; `path` is relative to the dataset, without a suffix."""
-
-    split: str
-    path: str
-    index: IndexFile
-
-
 class Identity(NamedTuple):
     """What two runs must agree on for every video."""
 
@@ -104,10 +62,6 @@ class Identity(NamedTuple):
     label: int
     split: str
     missing: bool
-
-
-# The rest of a row.
-FOUND = pa.schema([field for field in CODED if field.name not in KNOWN.names])
 
 
 @dataclass(frozen=True)
@@ -123,6 +77,7 @@ class DatasetBuild(Generic[T]):
     contents: Contents
     option: str = "--out"
     beside_others: bool = False
+    _finished: Finished = field(default_factory=Finished, init=False, repr=False, compare=False)
 
     def finished_rows(self) -> StoredRows | None:
         """The rows of the dataset if it is complete, else None; InputError for another dataset."""
@@ -143,50 +98,60 @@ class DatasetBuild(Generic[T]):
         return rows
 
     def done_shards(self) -> set[str]:
-        """The path of every planned shard that is done; InputError for foreign files."""
-        return {shard.path for shard in self._done()}
+        """The path of every planned shard that is done; InputError for foreign files.
+
+        What their indexes say is kept until the dataset is finished.
+        """
+        self._finished.clear()
+        self._read(self._there(), self.plans)
+        return {*self._finished.shards}
 
     def finish(self) -> StoredRows:
         """Make the dataset complete when every shard is there; returns every video's row."""
-        return finish_dataset(self.out, self._all_done(), self.contents, self._joined)
+        finished = self._finished
+        self._read_left(self._there())
+        paths = [plan.path for plan in self.plans]
+        if gone := next((path for path in paths if path not in finished.shards), None):
+            raise InputError(
+                f"{self.out / gone}.tar: gone or cut short since it was written; {SAME_COMMAND}, "
+                "which makes it anew"
+            )
+        rows = finish_dataset(self.out, finished, paths, self.contents, self._joined())
+        finished.clear()
+        return rows
 
-    @cached_property
     def _joined(self) -> Joined[LabelledVideo]:
         """Every video, those of the plans in their order and then the others."""
         return Joined([*(plan.items for plan in self.plans), self.contents.other_rows], KNOWN)
 
-    def _done(self) -> Iterator[FinishedShard]:
-        """Every planned shard that is done, a few in memory at a time; InputError as above."""
+    def _read_left(self, there: dict[str, int]) -> None:
+        """Keep what the indexes say of the shards that were made or changed since."""
+        self._finished.keep_only(there)
+        kept = self._finished.shards
+        self._read(there, [plan for plan in self.plans if plan.path not in kept])
+
+    def _there(self) -> dict[str, int]:
+        """Size of every file by its path; InputError for one that is not planned."""
         # One listing: in an object store a question for each of thousands of shards is slow.
         there = file_sizes(self.out)
         self._refuse_unknown_files(there)
-        found = [plan for plan in self.plans if f"{plan.path}.parquet" in there]
-        with ThreadPoolExecutor(NUM_READERS) as pool:
-            for block in slices(len(found), READ_AHEAD):
-                plans = found[block]
-                paths = [index_path(self.out / plan.split, plan.name) for plan in plans]
-                files = list(pool.map(partial(read_index_file, check_values=False), paths))
-                _refuse_values(files, paths)
-                self._refuse_other_shards(files, plans)
-                for plan, file in zip(plans, files, strict=True):
-                    # A tar that is cut or gone is made again; a shard without a sample has none.
-                    if there.get(f"{plan.path}.tar", 0) == file.record.num_bytes:
-                        yield FinishedShard(plan.split, plan.path, file)
+        return there
 
-    def _all_done(self) -> Iterator[FinishedShard]:
-        """Every planned shard; InputError for one that is not done any more."""
-        wanted = (plan.path for plan in self.plans)
-        for shard in self._done():
-            if (path := next(wanted)) != shard.path:
-                break
-            yield shard
-        else:
-            path = next(wanted, "")
-        if path:
-            raise InputError(
-                f"{self.out / path}.tar: gone or cut short since it was written; {SAME_COMMAND}, "
-                "which makes it anew"
-            )
+    def _read(self, there: dict[str, int], plans: Sequence[ShardPlan[T]]) -> None:
+        """Keep what the indexes of these shards say, where there is one; InputError for those of
+        other settings or videos.
+        """
+        found = [plan for plan in plans if f"{plan.path}.parquet" in there]
+        with ThreadPoolExecutor(NUM_READERS) as pool:
+            for block in slices(len(found), READ_AHEAD) if found else ():
+                some = found[block]
+                paths = [index_path(self.out / plan.split, plan.name) for plan in some]
+                files, rows = _read_indexes(paths, map if isinstance(self.out, Path) else pool.map)
+                self._refuse_other_shards(files, rows, some)
+                shards = zip(some, files, strict=True)
+                self._finished.add([(plan.split, plan.path, file) for plan, file in shards], rows)
+        # A tar that is cut or gone is made again; a shard without a sample has none.
+        self._finished.keep_only(there)
 
     def _refuse_unknown_files(self, there: Iterable[str]) -> None:
         planned = {f"{plan.path}{end}" for plan in self.plans for end in (".tar", ".parquet")}
@@ -211,17 +176,16 @@ class DatasetBuild(Generic[T]):
                 )
 
     def _refuse_other_shards(
-        self, files: Sequence[IndexFile], plans: Sequence[ShardPlan[T]]
+        self, files: Sequence[IndexFile], rows: pa.Table, plans: Sequence[ShardPlan[T]]
     ) -> None:
         """InputError where the indexes are of other settings or videos than the plans."""
-        if not files:
-            return
         for file in files:
-            self._refuse_other_settings(file.record.settings)
+            if file.record.settings != self.contents.settings:
+                self._refuse_other_settings(file.record.settings)
         found = [file.record.videos for file in files]
         wanted = [plan.items for plan in plans]
         is_alike = [*map(len, found)] == [*map(len, wanted)] and _is_alike(
-            rows_of(files), Joined(wanted, KNOWN).rows(slice(None)), is_missing=False
+            rows, Joined(wanted, KNOWN).rows(slice(None)), is_missing=False
         )
         # One by one only to find the difference.
         for there, here in () if is_alike else zip(found, wanted, strict=True):
@@ -229,7 +193,8 @@ class DatasetBuild(Generic[T]):
 
     def _refuse_other_rows(self, rows: StoredRows) -> None:
         """InputError where a finished dataset has other videos than are planned now."""
-        order, begin, is_alike = self._joined.by_key(), 0, True
+        joined = self._joined()
+        order, begin, is_alike = joined.by_key(), 0, True
         num_planned = sum(len(plan.items) for plan in self.plans)
         is_missing = np.zeros(len(order), bool)
         is_missing[num_planned:] = [
@@ -239,7 +204,7 @@ class DatasetBuild(Generic[T]):
             numbers = order[begin : begin + table.num_rows]
             begin += table.num_rows
             is_alike &= len(numbers) == table.num_rows and _is_alike(
-                table, self._joined.rows(numbers), is_missing=is_missing[numbers]
+                table, joined.rows(numbers), is_missing=is_missing[numbers]
             )
         if not is_alike or begin != len(order):
             planned = [_planned(item) for plan in self.plans for item in plan.items]
@@ -303,99 +268,22 @@ def write_dataset(
         return build.finish()
 
 
-def finish_dataset(
-    out: Location,
-    shards: Iterable[FinishedShard],
-    contents: Contents,
-    videos: Joined[Any],
-) -> StoredRows:
-    """Write videos.parquet and then dataset.json, which makes the dataset complete.
-
-    `videos` are those of the shards in turn, and then those of `contents.other_rows`. Returns every
-    row. The index of a shard without a sample is removed.
+def _read_indexes(
+    paths: Sequence[Location], each: Callable[..., Iterable[bytes]]
+) -> tuple[list[IndexFile], pa.Table]:
+    """The indexes at `paths` and the rows of all their videos; InputError for one that is none, and
+    for the first with a value that no video has.
     """
-    found = TableBuilder(FOUND)
-    splits: dict[str, list[ShardEntry]] = {}
-    for shard in shards:
-        rows = shard.index.record.videos
-        found.add_table(rows.table if isinstance(rows, Records) else table_of([*map(vars, rows)]))
-        # Its rows are in the table now, and a manifest entry needs a tar that readers can open.
-        if shard.index.record.num_bytes == 0:
-            (out / f"{shard.path}.parquet").unlink()
-        else:
-            splits.setdefault(shard.split, []).append(_shard_entry(shard))
-    for row in contents.other_rows:
-        found.add(*(getattr(row, name) for name in FOUND.names))
-    manifest = Manifest(
-        format=FORMAT,
-        classes=contents.classes,
-        flow_codec=contents.codec,
-        settings=contents.settings,
-        splits={name: tuple(entries) for name, entries in splits.items()},
-        videos=_write_videos(out, videos, found),
-    )
-    write_atomically(out / FILE_NAME, manifest_bytes(manifest))
-    return StoredRows(out / VIDEOS_NAME)
-
-
-def _write_videos(out: Location, videos: Joined[Any], found: TableBuilder) -> FileEntry:
-    """videos.parquet; `found` has the rest of the row of each of `videos`."""
-    rest, order = found.table(), videos.by_key()
-
-    def group(numbers: Positions) -> pa.Table:
-        known, others = videos.rows(numbers), taken(rest, numbers)
-        return pa.table(
-            [(known if name in KNOWN.names else others)[name] for name in VIDEO_SCHEMA.names],
-            names=VIDEO_SCHEMA.names,
-        )
-
-    with atomic_file(out / VIDEOS_NAME) as file:
-        hashed = HashedFile(file)
-        parts = slices(len(order), GROUP_ROWS)
-        write_groups(hashed, (group(order[part]) for part in parts))
-    return FileEntry(path=VIDEOS_NAME, num_bytes=hashed.num_bytes, sha256=hashed.hexdigest())
-
-
-class HashedFile(io.RawIOBase):
-    """Writes to a file, and knows the SHA-256 and length of what it wrote."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._hash, self.num_bytes = file, hashlib.sha256(), 0
-
-    def writable(self) -> bool:
-        """Yes, and no more."""
-        return True
-
-    def write(self, data: Any) -> int:
-        """Append."""
-        self._hash.update(data)
-        self.num_bytes += memoryview(data).nbytes
-        return self._file.write(data)
-
-    def tell(self) -> int:
-        """Bytes so far."""
-        return self.num_bytes
-
-    def hexdigest(self) -> str:
-        """Of all bytes so far."""
-        return self._hash.hexdigest()
-
-
-def rows_of(files: Sequence[IndexFile]) -> pa.Table:
-    """The rows of the videos of some jobs, as columns."""
-    rows = (file.record.videos for file in files)
-    return pa.concat_tables([one.table for one in rows if isinstance(one, Records)])
-
-
-def _refuse_values(files: Sequence[IndexFile], paths: Sequence[Location]) -> None:
-    """InputError for the first index with a value that no video has."""
     try:
-        if files:
-            refuse_values("", rows_of(files))
+        files, rows = read_index_files(paths, each)
+        refuse_values("", rows)
     except InputError:
+        # One by one only to find it.
+        files = [read_index_file(path, check_values=False) for path in paths]
         for file, path in zip(files, paths, strict=True):
             refuse_values(f"{path}: videos", rows_of([file]))
         raise
+    return files, rows
 
 
 def _is_alike(found: pa.Table, wanted: pa.Table, is_missing: NDArray[np.bool_] | bool) -> bool:
@@ -407,17 +295,6 @@ def _is_alike(found: pa.Table, wanted: pa.Table, is_missing: NDArray[np.bool_] |
 
 def _as_stored(videos: pa.Table, name: str) -> pa.ChunkedArray:
     return videos[name].cast(VIDEO_SCHEMA.field(name).type)
-
-
-def _shard_entry(shard: FinishedShard) -> ShardEntry:
-    index, record = shard.index, shard.index.record
-    return ShardEntry(
-        tar=FileEntry(path=f"{shard.path}.tar", num_bytes=record.num_bytes, sha256=record.sha256),
-        index=FileEntry(
-            path=f"{shard.path}.parquet", num_bytes=index.num_bytes, sha256=index.sha256
-        ),
-        num_samples=index.num_samples,
-    )
 
 
 def _planned(video: LabelledVideo) -> Identity:

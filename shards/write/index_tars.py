@@ -22,6 +22,7 @@ from twinstream.shards.format.index import (
     JobRecord,
     index_bytes,
     read_index_file,
+    rows_of,
     sample_row,
 )
 from twinstream.shards.format.manifest import FILE_NAME, FORMAT, FlowCodec, shard_name
@@ -36,13 +37,8 @@ from twinstream.shards.storage.location import (
     named_faults,
 )
 from twinstream.shards.storage.lock import owned
-from twinstream.shards.write.dataset import (
-    SAME_COMMAND,
-    Contents,
-    FinishedShard,
-    finish_dataset,
-    rows_of,
-)
+from twinstream.shards.write.dataset import SAME_COMMAND
+from twinstream.shards.write.finished import Contents, Finished, finish_dataset
 
 Member = tuple[str, int, int]
 END_BYTES = 2 * tarfile.BLOCKSIZE
@@ -101,12 +97,12 @@ def _index(
         check()
     videos = Joined([Records(known.table(), StoredVideo)], KNOWN)
     _refuse_twice(folder, videos)
-    finished = (
-        FinishedShard(split, path, read_index_file(folder / f"{path}.parquet"))
-        for split, path in shards
-    )
+    finished = Finished()
+    for split, path in shards:
+        file = read_index_file(folder / f"{path}.parquet")
+        finished.add([(split, path, file)], rows_of([file]))
     contents = Contents(class_names(videos.table), codec, settings)
-    return finish_dataset(folder, finished, contents, videos)
+    return finish_dataset(folder, finished, [path for _, path in shards], contents, videos)
 
 
 def _refuse_twice(folder: Location, videos: Joined[Any]) -> None:

@@ -70,12 +70,14 @@ def _ranks(
     keys: pa.ChunkedArray, positions: Positions, rank: Callable[[str], bytes]
 ) -> NDArray[np.bytes_]:
     """The rank of the key at each position."""
-    return np.concatenate(
-        [
-            np.array([rank(key) for key in keys.take(pa.array(positions[block])).to_pylist()], "S")
-            for block in slices(len(positions), BLOCK_ROWS)
-        ]
-    )
+    ranks = np.empty(0, "S")
+    for block in slices(len(positions), BLOCK_ROWS):
+        some = [rank(key) for key in keys.take(pa.array(positions[block])).to_pylist()]
+        found = np.array(some, "S")
+        # All are of one length, so that no list of blocks has to become one.
+        ranks = ranks if len(ranks) else np.empty(len(positions), found.dtype)
+        ranks[block] = found
+    return ranks
 
 
 def key_hash(key: str) -> bytes:

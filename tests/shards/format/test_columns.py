@@ -8,7 +8,16 @@ import pyarrow as pa
 import pytest
 
 from twinstream.shards.format import columns
-from twinstream.shards.format.columns import NAME, TEXT, Joined, Records, Some, TableBuilder, values
+from twinstream.shards.format.columns import (
+    NAME,
+    TEXT,
+    Joined,
+    Records,
+    Some,
+    TableBuilder,
+    joined_texts,
+    values,
+)
 
 
 class Named(NamedTuple):
@@ -49,6 +58,19 @@ def test_tables_and_rows_stand_in_the_order_in_which_they_were_added() -> None:
     builder.add("y", "a")
     assert values(builder.table()["key"]) == ["x", *(row.key for row in ROWS), "y"]
     assert builder.table().num_rows == 0
+
+
+def test_texts_of_many_chunks_become_one() -> None:
+    texts = ["a", "", "é\u2028", "ß" * 9, "", "b"]
+    whole = pa.array(texts, TEXT)
+    # Parts of one, an empty one, one of nothing but empty texts.
+    chunks = [whole[1:3], whole[:0], pa.array(["", ""], TEXT), whole[2:], whole[1:2]] * 9
+    wanted = pa.concat_arrays(chunks)
+    found = joined_texts(chunks)
+    found.validate(full=True)
+    assert found.equals(wanted)
+    assert chunks == []
+    assert joined_texts([]).to_pylist() == []
 
 
 def test_some_travel_without_the_whole() -> None:

@@ -15,13 +15,15 @@ from tests.support.digests import digests
 from twinstream.errors import InputError
 from twinstream.preprocess.catalog.catalog import Catalog, Video
 from twinstream.preprocess.plan import dataset_build, plan_jobs
+from twinstream.shards.format import index as index_module
 from twinstream.shards.format.manifest import FLOW_DEFINITION, FlowCodec
 from twinstream.shards.format.video_table import SCHEMA as VIDEO_SCHEMA
 from twinstream.shards.format.video_table import Reason, Status, VideoRow, video_row
 from twinstream.shards.rawframes.folders import VideoFolder
 from twinstream.shards.verify import faults
-from twinstream.shards.write import dataset as dataset_module
-from twinstream.shards.write.dataset import Contents, DatasetBuild, write_dataset
+from twinstream.shards.write import finished as finished_module
+from twinstream.shards.write.dataset import DatasetBuild, write_dataset
+from twinstream.shards.write.finished import Contents
 from twinstream.shards.write.plan import key_hash, plan_shards
 from twinstream.shards.write.writer import ShardWriter
 
@@ -54,6 +56,40 @@ def test_shards_may_be_written_elsewhere_and_in_any_order(tmp_path: Path) -> Non
     assert [row.key for row in rows] == sorted(video.key for video in make_catalog(COUNTS).videos)
 
 
+def test_an_index_is_read_once_by_a_run_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = write_shards(build_of(tmp_path / "wanted"))
+    wanted.finish()
+    build = write_shards(build_of(tmp_path / "out"), 2)
+    read: list[str] = []
+    whole = index_module.read_whole
+    monkeypatch.setattr(
+        index_module, "read_whole", lambda path, most: read.append(path.stem) or whole(path, most)
+    )
+    done = build.done_shards()
+    write_shards(build)
+    build.finish()
+    names = [plan.name for plan in build.plans]
+    assert read == ["train-000001", "train-000002", "test-000000", "train-000000"]
+    assert (len(done), len({*names})) == (2, 4)
+    assert digests(tmp_path / "out") == digests(tmp_path / "wanted")
+    # What is finished may be looked at and closed again.
+    build.finish()
+    assert digests(tmp_path / "out") == digests(tmp_path / "wanted")
+
+
+@pytest.mark.parametrize("cut", ["train-000001.tar", "train-000001.parquet"])
+def test_a_shard_that_changed_after_it_was_found_done_is_looked_at_again(
+    tmp_path: Path, cut: str
+) -> None:
+    build = write_shards(build_of(tmp_path))
+    assert len(build.done_shards()) == len(build.plans)
+    (tmp_path / "train" / cut).write_bytes(b"x")
+    with pytest.raises(InputError, match=r"train-000001\.(tar: gone or cut|parquet: not a shard)"):
+        build.finish()
+
+
 def test_the_table_that_is_written_in_parts_has_the_bytes_of_one_that_is_written_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,7 +97,7 @@ def test_the_table_that_is_written_in_parts_has_the_bytes_of_one_that_is_written
     videos = [replace(video, present=video.key != "left/test0") for video in catalog.videos]
     build = write_shards(build_of(tmp_path, replace(catalog, videos=tuple(videos))))
     # Two groups of rows, the second of one row.
-    monkeypatch.setattr(dataset_module, "GROUP_ROWS", 6)
+    monkeypatch.setattr(finished_module, "GROUP_ROWS", 6)
     rows = [vars(row) for row in build.finish()]
     assert [row["key"] for row in rows] == sorted(video.key for video in videos)
     whole = io.BytesIO()
