@@ -218,9 +218,8 @@ def _split_faults(dataset: Location, placed: Collection[str] | None = None) -> I
         except InputError as error:
             yield str(error)
             continue
-        for key in stored.keys if stored and placed is not None else ():
-            if key not in placed:
-                yield f"{name}: {key}: in no shard"
+        if stored and placed is not None:
+            yield from (f"{name}: {key}: in no shard" for key in stored.keys if key not in placed)
 
 
 def _row_faults(

@@ -134,23 +134,30 @@ def test_the_logs_of_a_ray_that_did_not_start_say_what_the_machine_lacked(tmp_pa
     assert what_it_lacked(tmp_path) == "raylet.err: Cannot allocate memory"
 
 
+def end_and_wait(server: subprocess.Popen[bytes]) -> None:
+    """For what interrupts it."""
+    assert server.stdin is not None
+    server.stdin.close()
+    time.sleep(60)
+
+
 def test_a_server_that_ends_while_ray_starts_is_told_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local_ray, "WATCH_SECONDS", 0.05)
-    raylet = shutil.copy(shutil.which("sleep") or "sleep", tmp_path / "raylet")
+    raylet = shutil.copy(shutil.which("cat") or "cat", tmp_path / "raylet")
     handler = signal.getsignal(signal.SIGALRM)
-    # Of a Ray that this process has started and ended before.
-    before = subprocess.Popen([raylet, "0"])
-    os.waitid(os.P_PID, before.pid, os.WEXITED | os.WNOWAIT)
-    with watched_start():
-        time.sleep(0.2)
-    now = subprocess.Popen([raylet, "0.1"])
-    with pytest.raises(ChildProcessError, match=r"^raylet has ended$"), watched_start():
-        time.sleep(60)
+    with (
+        subprocess.Popen([raylet], stdin=subprocess.DEVNULL) as before,
+        subprocess.Popen([raylet], stdin=subprocess.PIPE) as now,
+    ):
+        # Of a Ray that this process has started and ended before.
+        os.waitid(os.P_PID, before.pid, os.WEXITED | os.WNOWAIT)
+        with watched_start():
+            time.sleep(0.2)
+        with pytest.raises(ChildProcessError, match=r"^raylet has ended$"), watched_start():
+            end_and_wait(now)
     assert signal.getsignal(signal.SIGALRM) == handler
-    before.wait()
-    now.wait()
 
 
 def test_a_local_ray_has_a_token_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
