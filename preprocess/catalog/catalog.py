@@ -7,10 +7,9 @@ the split and class of a folder are in `shards`, so that folders of frames are t
 and in `twinstream shards import`.
 """
 
-from collections import defaultdict
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +18,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from twinstream.errors import InputError
-from twinstream.preprocess.catalog.listed import held, places_of, sorted_texts, video_keys
+from twinstream.preprocess.catalog.listed import (
+    file_stems,
+    held,
+    places_of,
+    sorted_texts,
+    video_keys,
+)
 from twinstream.preprocess.catalog.suffixes import has_video_suffix
 from twinstream.shards.format.classes import first_few, spelling_warning
 from twinstream.shards.format.columns import TEXT, Positions, Records, Some, order_of, values
@@ -46,6 +51,8 @@ class Video:
     present: bool
 
 
+# A folder above a file; both for Python and Arrow.
+_REPLACEMENT = "(?i)(^|/)replacement[^/]*/"
 # The columns of a Video.
 VIDEO = KNOWN.append(pa.field("present", pa.bool_()))
 
@@ -86,25 +93,55 @@ def kinetics_catalog(listed: Sequence[Listed], files: Sequence[str]) -> Catalog:
     Of files of one name that one is taken which has a video's suffix, or lies in a folder named
     `replacement...`, such as that of the videos that stand in for damaged ones of Kinetics-400.
     """
-    by_name: dict[str, list[str]] = defaultdict(list)
-    for path in files:
-        by_name[PurePosixPath(path).stem].append(path)
-    on_disk: dict[str, str] = {}
-    warnings: list[str] = []
-    for name, paths in by_name.items():
+    ordered = sorted_texts(files)
+    stems, numbers, warnings = _files_by_stem(ordered)
+    rows = _held(listed)
+    names = rows.table["name"]
+    places = places_of(names, stems)
+    present = places >= 0
+    # Behind the last stands what -1 means.
+    on_disk = np.append(numbers, 0)[places]
+    is_named = np.zeros(len(ordered), bool)
+    is_named[on_disk[present]] = True
+    there = ordered.table["path"].take(pa.array(on_disk, mask=~present))
+    matched = Matched(rows, present, Some(ordered, np.flatnonzero(~is_named)))
+    classes = tuple(sorted(_classes_of(rows)))
+    return _catalog(classes, matched, pc.coalesce(there, names), warnings)
+
+
+def _files_by_stem(
+    files: Records[str],
+) -> tuple[pa.ChunkedArray, NDArray[np.int32], list[str]]:
+    """The sorted names that files have without suffix, the number of the file that each means, and
+    warnings; InputError where that is not known.
+    """
+    stems = file_stems(files.table["path"])
+    order = order_of(stems)
+    stems = stems.take(pa.array(order))
+    is_first = np.ones(len(order), bool)
+    is_first[1:] = np.asarray(pc.not_equal(stems[1:], stems[:-1]))
+    begins = np.append(np.flatnonzero(is_first), len(order))
+    firsts = order[begins[:-1]]
+    chosen = firsts.copy()
+    several = np.flatnonzero(np.diff(begins) > 1)
+    for stem in several[np.argsort(firsts[several])].tolist():
+        paths = {files[int(number)]: number for number in order[begins[stem] : begins[stem + 1]]}
         *others, taken = sorted(paths, key=_kinetics_rank)
         # Which of the two the list means cannot be known, and their content may differ.
-        if others and _kinetics_rank(others[-1]) == _kinetics_rank(taken):
+        if _kinetics_rank(others[-1]) == _kinetics_rank(taken):
+            name = stems[int(begins[stem])]
             raise InputError(f"{name}: two files of one name, {others[-1]} and {taken}; remove one")
-        on_disk[name] = taken
-    replaced = [path for path in on_disk.values() if _is_replacement(path)]
-    if replaced:
+        chosen[stem] = paths[taken]
+    in_order = chosen[np.argsort(firsts)]
+    is_replaced = np.asarray(pc.match_substring_regex(files.table["path"], _REPLACEMENT))[in_order]
+    warnings = []
+    if is_replaced.any():
+        replaced = Some(files, in_order[is_replaced])
         warnings.append(
             f"{_named(replaced, is_folder=False)} of a folder of replacements, taken rather than "
             "others of their names"
         )
-    classes = tuple(sorted(_classes_of(listed)))
-    return build_catalog(classes, listed, lambda one: on_disk.get(one.name), files, warnings)
+    return stems.filter(pa.array(is_first)), chosen, warnings
 
 
 def csv_catalog(
@@ -139,12 +176,8 @@ def match_paths(
     is_folder: bool = False,
 ) -> Matched:
     """Lists of paths and what is on disk; InputError for what cannot be a video's name or class."""
-    if isinstance(listed, Records):
-        _refuse_classes(listed)
-    else:
-        paths = [one.name for one in listed]
-        listed = held(_plain_only(listed, paths, is_folder=is_folder))
-    ordered, names = sorted_texts(files), listed.table["name"]
+    rows = _held(listed, is_folder=is_folder)
+    ordered, names = sorted_texts(files), rows.table["name"]
     places = places_of(names, ordered.table["path"])
     present = places >= 0
     is_named = np.zeros(len(ordered), bool)
@@ -154,7 +187,7 @@ def match_paths(
         present |= places_of(names, sorted_texts(others).table["path"]) >= 0
     left = np.flatnonzero(~is_named)
     # What is named is not kept for the sake of none.
-    return Matched(listed, present, Some(ordered, left) if len(left) else ())
+    return Matched(rows, present, Some(ordered, left) if len(left) else ())
 
 
 def matched_catalog(matched: Matched, *, is_folder: bool = False) -> Catalog:
@@ -182,9 +215,10 @@ def folders_catalog(
     folder of frames. `broken` are links that lead nowhere and may have led to folders.
     """
     known = classes_and_splits(files, root_name, broken)
-    each = (Listed(path, name, split, path) for path, (name, split) in known.items())
-    listed = held(_plain_only(each, known, is_folder=is_folder))
-    loose = [path for path in files if path not in known]
+    each = (Listed(path, name, split, path) for path, name, split in known)
+    listed = held(_plain_only(each, is_folder=is_folder))
+    # All of them, or those that lie in no folder.
+    loose = [path for path in files if "/" not in path] if len(listed) < len(files) else []
     warnings = [f"{_named(loose, is_folder)} in no class folder, left out"] if loose else []
     matched = Matched(listed, np.ones(len(listed), bool), ())
     classes, paths = tuple(sorted(_classes_of(listed))), listed.table["name"]
@@ -198,11 +232,7 @@ def _classes_of(listed: Sequence[Listed]) -> set[str]:
 
 
 def _kinetics_rank(path: str) -> tuple[bool, bool]:
-    return has_video_suffix(path), _is_replacement(path)
-
-
-def _is_replacement(path: str) -> bool:
-    return any(part.lower().startswith("replacement") for part in PurePosixPath(path).parts[:-1])
+    return has_video_suffix(path), re.search(_REPLACEMENT, path) is not None
 
 
 def build_catalog(
@@ -272,12 +302,21 @@ def _refuse_one_key(keys: pa.ChunkedArray, order: Positions, listed: Records[Lis
         refuse_twice(keys[place].as_py(), listed[first], listed[second])
 
 
+def _held(listed: Sequence[Listed], *, is_folder: bool = False) -> Records[Listed]:
+    """What a list names, as columns; InputError as for `_plain_only`."""
+    if not isinstance(listed, Records):
+        return held(_plain_only(listed, is_folder=is_folder))
+    _refuse_classes(listed)
+    return listed
+
+
 def _plain_only(
-    listed: Iterable[Listed], paths: Iterable[str], *, is_folder: bool
+    listed: Iterable[Listed], paths: Iterable[str] | None = None, *, is_folder: bool
 ) -> Iterator[Listed]:
     """The same; InputError where a path cannot name a file, or a class is not plain."""
     plain: set[str] = set()
-    for one, path in zip(listed, paths, strict=True):
+    each = ((one, one.name) for one in listed) if paths is None else zip(listed, paths, strict=True)
+    for one, path in each:
         video_key(path, is_folder=is_folder)
         if one.class_name not in plain:
             require_plain_class(one.class_name, one.where)

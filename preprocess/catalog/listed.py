@@ -136,3 +136,10 @@ def video_keys(paths: pa.ChunkedArray, *, is_folder: bool) -> pa.ChunkedArray:
             stems = pc.replace_substring_regex(stems, r"([^/])\.[^./]*$", r"\1")
         keys.append(pc.replace_substring(stems, ".", "_"))
     return pa.chunked_array([joined_texts(keys)])
+
+
+def file_stems(paths: pa.ChunkedArray) -> pa.ChunkedArray:
+    """`a/b.c.mp4` -> `b.c`, as PurePosixPath has it."""
+    return pc.replace_substring_regex(
+        pc.replace_substring_regex(paths, "^.*/", ""), r"(.)\.[^.]+$", r"\1"
+    )

@@ -34,8 +34,9 @@ from twinstream.shards.format.video_table import VideoError
 from twinstream.shards.settings import ShardSettings
 from twinstream.shards.storage.location import Location
 
-# Signs of life within a video, at most so often: one driver hears all workers of a cluster.
-SIGN_SECONDS = 1.0
+# Signs of life within a video come at most so often, for one driver hears all workers of a cluster,
+# and as many come at least before a video would be left out as one that hangs.
+SIGN_SECONDS, SIGNS_IN_TIMEOUT = 10.0, 60
 
 Opener = Callable[..., AbstractContextManager[VideoStream]]
 
@@ -83,10 +84,11 @@ class Worker:
     def run(self, job: Job, given_up: Mapping[str, VideoError]) -> Iterator[VideoAt | VideoDone]:
         """Make one shard; yields each video as it begins and ends, and now and then within it."""
         key, signed_at = "", 0.0
+        seconds = sign_seconds(self._setup.preprocess.timeout_seconds)
         for step in self._steps(job, given_up):
             now = time.monotonic()
             is_new = isinstance(step, VideoDone) or step.key != key
-            if is_new or now - signed_at > SIGN_SECONDS:
+            if is_new or now - signed_at > seconds:
                 key, signed_at = "" if isinstance(step, VideoDone) else step.key, now
                 yield step
 
@@ -96,6 +98,13 @@ class Worker:
             return check_steps(job, root=root, recipe=recipe, given_up=given_up)
         assert isinstance(recipe, Recipe)
         return job_steps(job, root=root, out=out, recipe=recipe, given_up=given_up)
+
+
+def sign_seconds(timeout_seconds: float | None) -> float:
+    """Between two signs of life, by the time after which a silent video is left out."""
+    if timeout_seconds is None:
+        return SIGN_SECONDS
+    return min(SIGN_SECONDS, timeout_seconds / SIGNS_IN_TIMEOUT)
 
 
 def recipe_opener(setup: WorkerSetup) -> OpenRecipe:

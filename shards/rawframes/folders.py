@@ -7,7 +7,7 @@ links are followed and which folders are ignored.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -108,19 +108,21 @@ def _is_frame(name: str) -> bool:
 
 def classes_and_splits(
     paths: Sequence[str], root_name: str, broken: Sequence[str] = ()
-) -> dict[str, tuple[str, str]]:
-    """Class and split of each path, from its folders; paths in no class folder are left out.
+) -> Iterator[tuple[str, str, str]]:
+    """Each path, its class and split, from its folders; paths in no class folder are left out.
 
     SPLIT/CLASS/... if every top folder is named like a split, CLASS/... of split train if none is.
     Where no path lies in a folder, all are of one class, the root's name. InputError if some top
     folders are named like splits, if classes seem to be splits or hold some, and for one of
     `broken`, links that lead nowhere, which stands where classes do.
     """
-    in_folders = [path for path in paths if "/" in path]
-    tops = sorted({path.split("/")[0] for path in in_folders})
+    # Looked at again and again: of millions of paths a list would be a gigabyte.
+    folders = sorted({tuple(path.split("/")[:-1][:2]) for path in paths if "/" in path})
+    tops = sorted({top for top, *_ in folders})
     splits = _splits_of(tops, root_name)
     depth = 2 if splits else 1
-    class_folders = {"/".join(path.split("/")[:depth]) for path in in_folders}
+    # In a split's folder a video may lie in no class's.
+    class_folders = {"/".join(path.split("/")[:depth]) for path in paths if "/" in path}
     for link in broken:
         class_folder = "/".join(link.split("/")[:depth])
         if class_folder not in class_folders:
@@ -128,20 +130,24 @@ def classes_and_splits(
                 f"{link}: a link that leads nowhere, and {class_folder} has no other video, so a "
                 "class may be lost; mend or remove the link"
             )
-    if not in_folders:
-        return dict.fromkeys(paths, (root_name, "train"))
+    if not tops:
+        for path in paths:
+            yield path, root_name, "train"
+        return
     if not splits:
-        _refuse_splits_for_classes(tops, in_folders, root_name)
-        return {path: (path.split("/")[0], "train") for path in in_folders}
-    found = {}
-    for path in in_folders:
-        split, *folders, _ = path.split("/")
-        if not folders:
+        _refuse_splits_for_classes(tops, folders, root_name)
+    for path in paths:
+        top, *others = path.split("/")
+        if not others:
+            continue
+        if not splits:
+            yield path, top, "train"
+        elif len(others) == 1:
             raise InputError(
                 f"{path}: in a split's folder but in no class's; expected SPLIT/CLASS/FILE"
             )
-        found[path] = folders[0], splits[split]
-    return found
+        else:
+            yield path, others[0], splits[top]
 
 
 def _splits_of(tops: Sequence[str], root_name: str) -> dict[str, str]:
@@ -166,7 +172,9 @@ def _splits_of(tops: Sequence[str], root_name: str) -> dict[str, str]:
     return splits
 
 
-def _refuse_splits_for_classes(tops: Sequence[str], paths: Sequence[str], root_name: str) -> None:
+def _refuse_splits_for_classes(
+    tops: Sequence[str], folders: Sequence[tuple[str, ...]], root_name: str
+) -> None:
     """InputError for top folders such as `train_1` and `test_1`, and for splits within classes."""
     hint = "or give a list that names the class and split of each video"
     if pair := alike_but_for_split(tops):
@@ -174,8 +182,8 @@ def _refuse_splits_for_classes(tops: Sequence[str], paths: Sequence[str], root_n
             f"{root_name}: top folders {pair[0]} and {pair[1]} seem to be splits, not classes; "
             f"name them train, val or test (videos_train, train_256), {hint}"
         )
-    below = sorted({tuple(path.split("/")[:2]) for path in paths if path.count("/") > 1})
-    inner = {"/".join(folders): split for folders in below if (split := known_split(folders[1]))}
+    below = [two for two in folders if len(two) == 2]
+    inner = {"/".join(two): split for two in below if (split := known_split(two[1]))}
     if len({*inner.values()}) > 1:
         raise InputError(
             f"{root_name}: folders named like splits below others ({first_few([*inner])}); "
@@ -192,12 +200,12 @@ def found_videos(
     """
     listing = list_frame_folders(root, out=out)
     folders = listing.videos
-    known = classes_and_splits(folders, root.resolve().name, listing.broken)
-    names = classes or tuple(sorted({class_name for class_name, _ in known.values()}))
+    known = [*classes_and_splits(folders, root.resolve().name, listing.broken)]
+    names = classes or tuple(sorted({class_name for _, class_name, _ in known}))
     # The class `run fast` is exported as the folder run_fast.
     labels = _labels_by_name(names, folder_name)
     videos = []
-    for folder, (class_name, split) in known.items():
+    for folder, class_name, split in known:
         label = labels.get(class_name, labels.get(folder_name(class_name)))
         if label is None:
             alike = _labels_by_name(names, plain_class).get(plain_class(class_name))
@@ -206,7 +214,7 @@ def found_videos(
                 f"{folder!r}: class {class_name!r} is not among the {len(names)} of --classes{hint}"
             )
         videos.append(VideoFolder(folder, names[label], label, split))
-    loose = [folder for folder in folders if folder not in known]
+    loose = [folder for folder in folders if "/" not in folder] if len(known) < len(folders) else []
     warnings = [*listing.warnings, *spelling_warning(names)]
     if loose:
         warnings.append(f"{len(loose)} folders ({first_few(loose)}) in no class folder, left out")

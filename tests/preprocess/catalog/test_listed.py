@@ -1,12 +1,19 @@
 """What lists name as columns, a block at a time, and where it is among files."""
 
 import random
+from pathlib import PurePosixPath
 
 import pyarrow as pa
 import pytest
 
 from twinstream.errors import InputError
-from twinstream.preprocess.catalog.listed import csv_listed, places_of, sorted_texts, video_keys
+from twinstream.preprocess.catalog.listed import (
+    csv_listed,
+    file_stems,
+    places_of,
+    sorted_texts,
+    video_keys,
+)
 from twinstream.shards.format import columns
 from twinstream.shards.format.columns import TEXT
 from twinstream.shards.format.keys import video_key
@@ -63,3 +70,5 @@ def test_keys_of_a_column_are_keys_one_by_one(is_folder: bool) -> None:
     paths = [f"{folder}{name}" for folder in ("", "c/", "c.d/", ".c/e.f/") for name in names]
     found = video_keys(pa.chunked_array([pa.array(paths, TEXT)]), is_folder=is_folder)
     assert found.to_pylist() == [video_key(path, is_folder=is_folder) for path in paths]
+    stems = file_stems(pa.chunked_array([pa.array(paths, TEXT)]))
+    assert stems.to_pylist() == [PurePosixPath(path).stem for path in paths]
