@@ -175,8 +175,8 @@ def report(hours_of_video: float, size: int) -> str:
     lines.append(
         f"{hours_of_video:g} hours of video at {FRAMES_PER_SECOND} frames/s are "
         f"{expected.num_frames:,} frames: "
-        f"{expected.hours:.3g} hours on {_workers_text(workers)}, {expected.num_bytes / 1e9:.3g} "
-        "GB of shards"
+        f"{_digits(expected.hours)} hours on {_workers_text(workers)}, "
+        f"{_digits(expected.num_bytes / 1e9)} GB of shards"
     )
     return "\n".join(lines)
 
@@ -221,6 +221,11 @@ def _workers_text(node: Node) -> str:
     """`16 cores`, or `2 GPUs and 16 cores`."""
     cores = _count(node.cores, "core")
     return f"{_count(node.gpus, 'GPU')} and {cores}" if node.gpus else cores
+
+
+def _digits(value: float) -> str:
+    """Three of them: `1,260`, `0.5`."""
+    return f"{float(f'{value:.3g}'):,g}"
 
 
 def _count(num: int, noun: str) -> str:

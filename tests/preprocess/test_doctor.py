@@ -76,6 +76,7 @@ def test_the_report_counts_gpus_and_predicts_with_them(monkeypatch: pytest.Monke
     monkeypatch.setattr(doctor, "flow_rate", lambda name, size: rates[name])
     monkeypatch.setattr(doctor, "measured_cost", lambda size: FrameCost(0.002, 20_000.0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: "H100")
+    assert report(hours_of_video=851, size=256).endswith("cores, 1,530 GB of shards")
     printed = report(hours_of_video=100, size=256)
     assert "10 cores, 2 GPUs (H100), " in printed
     assert "\n  MPS " in printed
