@@ -25,7 +25,7 @@ from twinstream.shards.format.manifest import (
     read_manifest,
     shard_name,
 )
-from twinstream.shards.format.sample import member_names, meta_from_json
+from twinstream.shards.format.sample import MemberHeader, member_names, meta_from_json
 from twinstream.shards.format.video_table import VIDEOS_NAME, Status, read_videos
 from twinstream.shards.read.virtual_splits import stored_names, stored_split
 from twinstream.shards.storage.location import Location, dataset_file, file_sizes, local_copy
@@ -135,7 +135,7 @@ def _shard_faults(
     name = tar_path.name
     try:
         samples = read_index(dataset_file(dataset, entry.index.path), entry, len(classes))
-        with tarfile.open(tar_path, "r:") as tar:
+        with tarfile.open(tar_path, "r:", tarinfo=MemberHeader) as tar:
             members = [(member.name, member.offset_data, member.size) for member in tar]
     # ValueError: tarfile takes some headers for numbers that they are not.
     except (InputError, tarfile.TarError, ValueError) as error:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from twinstream.credentials import refuse_credentials
 from twinstream.errors import InputError, beginning, shortened
+from twinstream.output import one_line
 
 
 class Section(BaseModel):
@@ -131,7 +132,7 @@ def _one_line(error: ValidationError, model: type[BaseModel]) -> str:
         said = f"no such key{nearest_key(path, model)}"
     else:
         said = f"{first['msg'].removeprefix('Value error, ')}, not {shortened(first['input'])}"
-    text = f"{beginning(path)}: {said}"
+    text = f"{one_line(beginning(path))}: {said}"
     return text + (f" (and {len(others)} more)" if others else "")
 
 

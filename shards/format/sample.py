@@ -10,18 +10,38 @@ t.
 """
 
 import json
+import tarfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from twinstream.errors import InputError, first_line, shortened
-from twinstream.shards.format.image import MAX_SIDE
+from twinstream.shards.format.image import MAX_PIXELS, MAX_SIDE
 from twinstream.shards.storage.location import is_plain, is_usable_path
 
 # As large as the columns of an index
 MAX_NUMBER = 2**31 - 1
 # Key, class and numbers of a video take a few hundred bytes.
 MAX_JSON_BYTES = 2**16
+# Headers that tell of the next one: its name, or all that a plain header has no room for
+NAMING = (
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+)
+
+
+class MemberHeader(tarfile.TarInfo):
+    """A header of a tar of somebody else's; tarfile reads a long name whole, whatever its length.
+
+    ReadError for one of more than `MAX_JSON_BYTES`.
+    """
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        # tarfile calls it for each header before it reads what belongs to it.
+        if self.type in NAMING and self.size > MAX_JSON_BYTES:
+            raise tarfile.ReadError(f"a header with a name of {self.size} bytes")
+        found: tarfile.TarInfo = super()._proc_member(tar)  # type: ignore[misc]
+        return found
 
 
 @dataclass(frozen=True)
@@ -62,6 +82,11 @@ def meta_from_json(data: bytes) -> SampleMeta:
     for name, (is_right, expected) in _EXPECTED.items():
         if not is_right(value := getattr(meta, name)):
             raise InputError(f"its JSON has {name} {shortened(value)}, expected {expected}")
+    if meta.width * meta.height > MAX_PIXELS:
+        raise InputError(
+            f"its JSON has images of {meta.width}x{meta.height}; expected {MAX_PIXELS} pixels at "
+            "most"
+        )
     return meta
 
 

@@ -15,8 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from twinstream.errors import InputError
-from twinstream.shards.storage.location import NOT_USABLE, Location, require_usable_path
+from twinstream.errors import InputError, beginning
+from twinstream.shards.storage.location import (
+    MAX_PATH,
+    NOT_USABLE,
+    Location,
+    require_usable_path,
+)
 
 # Of an index as a file and in memory: 40 million members. Of videos.parquet: 10 million videos.
 MAX_BYTES = 2**31
@@ -91,6 +96,11 @@ def require_usable_texts(where: str, column: pa.ChunkedArray) -> None:
     """InputError for a text of the column that is no path below a folder, such as a key."""
     if (row := first_row(pc.match_substring_regex(column, NOT_USABLE))) is not None:
         require_usable_path(column[row].as_py(), where)
+    if (row := first_row(pc.greater(pc.utf8_length(column), MAX_PATH))) is not None:
+        text = column[row].as_py()
+        raise InputError(
+            f"{where}: {beginning(text)}: {len(text)} letters; expected {MAX_PATH} at most"
+        )
 
 
 def first_row(mask: pa.ChunkedArray) -> int | None:

@@ -105,7 +105,6 @@ def merge(
     manifests = read.manifests
     for path, manifest in zip(sources, manifests, strict=True):
         _refuse_unlike(sources[0], manifests[0], path, manifest)
-    _refuse_twice(read)
     first = manifests[0]
     classes = tuple(dict.fromkeys(name for manifest in manifests for name in manifest.classes))
     # A setting in which the sources differ has no one value for the result and is left out.
@@ -186,7 +185,10 @@ def subset(
 
 
 def read_sources(paths: Sequence[Location]) -> Sources:
-    """The datasets at `paths`; InputError for a sample that no row says is written."""
+    """The datasets at `paths`.
+
+    InputError for a sample that no row says is written, and for a video with two rows.
+    """
     manifests = [read_manifest(path) for path in paths]
     builder = TableBuilder(PART)
     for number, (path, manifest) in enumerate(zip(paths, manifests, strict=True)):
@@ -199,7 +201,9 @@ def read_sources(paths: Sequence[Location]) -> Sources:
     for number, (path, manifest) in enumerate(zip(paths, manifests, strict=True)):
         is_there = written(videos) & (np.asarray(videos["source"]) == number)
         SampleFinder(path, manifest).refuse_unwritten(videos.filter(pa.array(is_there)))
-    return Sources(paths, manifests, videos)
+    sources = Sources(paths, manifests, videos)
+    _refuse_twice(sources)
+    return sources
 
 
 def written(videos: pa.Table) -> NDArray[np.bool_]:
@@ -338,10 +342,12 @@ def _refuse_twice(sources: Sources) -> None:
         first, second = (
             sources.paths[n] for n in np.sort(np.asarray(sources.videos["source"])[at])
         )
-        raise InputError(
-            f"{keys[int(twice[0])].as_py()}: in {first} and in {second}; take a subset of one "
-            "without it"
-        )
+        key = keys[int(twice[0])].as_py()
+        if first == second:
+            raise InputError(
+                f"{first}: {key}: two rows of {VIDEOS_NAME}; `twinstream shards verify` tells more"
+            )
+        raise InputError(f"{key}: in {first} and in {second}; take a subset of one without it")
 
 
 def _refuse_unknown(

@@ -78,14 +78,22 @@ class SampleFinder:
         )
 
     def refuse_unwritten(self, videos: pa.Table) -> None:
-        """InputError for a sample that is none of these videos, whose rows say `written`.
+        """InputError for a sample that is none of these videos, whose rows say `written`, and for
+        more rows than samples.
 
         Indexes are read only of shards that hold more samples than there are rows.
         """
         places = zip(values(videos["split"]), values(videos["shard"]), strict=True)
         counts = Counter(places)
         for (split, name), shards in self._shards.items():
-            if sum(shard.num_samples for shard in shards) > counts[split, name]:
+            held, said = sum(shard.num_samples for shard in shards), counts[split, name]
+            # A row that is there a thousand times would be copied as often.
+            if said > held:
+                raise InputError(
+                    f"{self._dataset}: {said} videos of {name} in {VIDEOS_NAME}, {held} in "
+                    "dataset.json; `twinstream shards verify` tells more"
+                )
+            if held > said:
                 keys = {*values(videos["key"])}
                 for shard in shards:
                     for key in self._index(split, shard).keys() - keys:

@@ -26,7 +26,14 @@ from twinstream.shards.format.index import (
     sample_row,
 )
 from twinstream.shards.format.manifest import FILE_NAME, FORMAT, FlowCodec, shard_name
-from twinstream.shards.format.sample import SampleMeta, member_names, meta_from_json, num_members
+from twinstream.shards.format.sample import (
+    MAX_JSON_BYTES,
+    MemberHeader,
+    SampleMeta,
+    member_names,
+    meta_from_json,
+    num_members,
+)
 from twinstream.shards.format.video_table import KNOWN, Status, StoredRows, video_row
 from twinstream.shards.storage.atomic import one_line_disk_faults, write_atomically
 from twinstream.shards.storage.location import (
@@ -156,13 +163,14 @@ def tar_samples(path: Location) -> Iterator[tuple[SampleMeta, list[Member]]]:
         with (
             named_faults(path),
             path.open("rb") as file,
-            tarfile.open(fileobj=file, mode="r:") as tar,
+            tarfile.open(fileobj=file, mode="r:", tarinfo=MemberHeader) as tar,
         ):
             members = [(member.name, member.offset_data, member.size) for member in tar]
             position = 0
             while position < len(members):
-                file.seek(members[position][1])
-                meta = _meta(path, members[position][0], file.read(members[position][2]))
+                name, begin, size = members[position]
+                file.seek(begin)
+                meta = _meta(path, name, file.read(min(size, MAX_JSON_BYTES + 1)))
                 found = members[position : position + num_members(meta.num_frames)]
                 _refuse_disorder(path, meta, [name for name, _, _ in found])
                 yield meta, found
@@ -228,6 +236,12 @@ def _meta(path: Location, name: str, data: bytes) -> SampleMeta:
 
 
 def _refuse_disorder(path: Location, meta: SampleMeta, found: list[str]) -> None:
+    # A number that is claimed alone, and names would fill memory
+    if meta.num_frames > len(found):
+        raise InputError(
+            f"{path.name}: {meta.key}: {len(found)} members to the end of the shard, expected "
+            f"{num_members(meta.num_frames)} of {meta.num_frames} frames"
+        )
     expected = member_names(meta.key, meta.num_frames)
     for position, name in enumerate(expected):
         there = found[position] if position < len(found) else "the end of the shard"

@@ -447,6 +447,18 @@ def drive_weights(case: Case) -> None:
         case.enters("weights", partial(initialise, model.branch(name), path, name, use))
 
 
+# Too deep, in itself, so large when it is written out that it would fill all memory, code
+YAMLS = (
+    b"[" * 100_000,
+    b"train: &a [*a, *a]",
+    b"a0: &a0 x\n"
+    + b"".join(b"a%d: &a%d [*a%d, *a%d]\n" % (n, n, n - 1, n - 1) for n in range(1, 40)),
+    b"a: !!python/name:os.system",
+    b"train: " + b"9" * 5_000,
+    b"\xff\xfe",
+)
+
+
 def drive_settings(case: Case) -> None:
     """Change a run's settings, or one of its small files."""
     run, rng = case.folder / "run", case.rng
@@ -458,9 +470,7 @@ def drive_settings(case: Case) -> None:
         text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=rng.random() < 0.5)
         path.write_bytes(text.encode("utf-8", "surrogatepass"))
     elif name == "settings.yaml" and rng.random() < 0.3:
-        path.write_bytes(
-            rng.choice((b"[" * 100_000, b"&a [*a, *a]", b"a: !!python/name:os.system"))
-        )
+        path.write_bytes(rng.choice(YAMLS))
     elif name == "dataset.json" and rng.random() < 0.7:
         path.write_bytes(sealed(odd_json(data, rng)))
     elif name.endswith("jsonl") and rng.random() < 0.7:
@@ -473,16 +483,6 @@ def drive_settings(case: Case) -> None:
     drive_run(case, trains=name.endswith("jsonl"))
 
 
-# Too deep, in itself, so large when it is written out that it would fill all memory, code
-YAMLS = (
-    b"[" * 100_000,
-    b"train: &a [*a, *a]",
-    b"a0: &a0 x\n"
-    + b"".join(b"a%d: &a%d [*a%d, *a%d]\n" % (n, n, n - 1, n - 1) for n in range(1, 40)),
-    b"a: !!python/name:os.system",
-    b"train: " + b"9" * 5_000,
-    b"\xff\xfe",
-)
 KINDS: dict[str, Callable[[Case], None]] = {
     "manifest": partial(drive_dataset, change=change_manifest),
     "index": partial(drive_dataset, change=change_file("*/*.parquet", odd_parquet)),

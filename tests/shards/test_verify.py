@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.fuzz.files import change_member
-from tests.support.datasets import rewritten
+from tests.support.datasets import FirstOfAll, rewritten
 from twinstream.errors import InputError
 from twinstream.shards.format.index import index_bytes, read_index_file
 from twinstream.shards.format.manifest import FileEntry, manifest_bytes, read_manifest
@@ -149,14 +149,6 @@ def test_what_readers_of_a_stream_go_by_is_compared(
 
     change_member(".json", lambda data, rng: other(data))(dataset, FirstOfAll())
     assert list(faults(dataset)) == [f"test-000000.tar: left/test0: {told}"]
-
-
-class FirstOfAll(random.Random):
-    """Chooses the first."""
-
-    def choice(self, seq: Any) -> Any:
-        """The first."""
-        return seq[0]
 
 
 def test_a_stored_split_of_what_is_in_no_shard_is_a_fault(dataset: Path) -> None:

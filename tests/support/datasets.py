@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -136,3 +138,11 @@ def bare(dataset: Path) -> Path:
     for path in [*dataset.rglob("*.parquet"), dataset / "dataset.json"]:
         path.unlink()
     return dataset
+
+
+class FirstOfAll(random.Random):
+    """Chooses the first."""
+
+    def choice(self, seq: Any) -> Any:
+        """The first."""
+        return seq[0]

@@ -152,6 +152,7 @@ def test_a_default_that_hangs_on_a_wrong_value_is_no_second_mistake(
         ("train:\n  epochs: 1\n  epoch: 2\n", "train.epoch: no such key"),
         ("train: 3\n", "train: Input should be a valid dictionary"),
         (f"? {'x' * 100_000}\n: 1\n", "x...: no such key"),
+        ('train:\n  "two\\nlines": 1\n', r"train.two\nlines: no such key"),
     ],
 )
 def test_a_file_that_is_no_settings_file_is_told(tmp_path: Path, text: str, message: str) -> None:

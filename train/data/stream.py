@@ -19,17 +19,18 @@ import numpy as np
 import webdataset as wds
 from numpy.typing import NDArray
 from webdataset.gopen import Pipe
-from webdataset.tariterators import group_by_keys, tar_file_expander
+from webdataset.tariterators import base_plus_ext, group_by_keys
 
-from twinstream.errors import InputError
-from twinstream.shards.format.image import Size, decode_gray, decode_rgb
-from twinstream.shards.format.sample import SampleMeta, meta_from_json
+from twinstream.errors import InputError, beginning
+from twinstream.shards.format.image import MAX_PIXELS, Size, decode_gray, decode_rgb
+from twinstream.shards.format.sample import MemberHeader, SampleMeta, meta_from_json
 from twinstream.shards.storage.location import Location, is_regular, locate
 from twinstream.train.data import transforms
 from twinstream.train.data.batch import Batch, batch_of_rows, new_batch
 from twinstream.train.data.loader import SnippetRecipe, loaded
 from twinstream.train.data.order import EpochSampler, Positions
 from twinstream.train.data.transforms import Bytes
+from twinstream.train.memory import machine_bytes
 from twinstream.train.snippet_shape import SnippetShape
 
 # epoch, number of a shard, rows of the samples that are wanted of it, ascending
@@ -38,6 +39,8 @@ Members = dict[str, Any]
 # Opened by our own storage: webdataset has no s3:// and needs the program gsutil for gs://.
 STORES = ("s3://", "gs://")
 HEAD_BYTES = 512
+# Of a JPEG of as many pixels as an image can have, four bytes for each
+MAX_MEMBER_BYTES = 4 * MAX_PIXELS
 # A curl of a command line that ends with an error where the server answers with one: -f, -sSf.
 FAILING_CURL = re.compile(r"\bcurl\b[^|]*\s(-[a-zA-Z]*f|--fail(-with-body)?(?=\s))")
 # What curl means by the status that it ends with.
@@ -165,17 +168,44 @@ def stream_samples(where: str | Location) -> Iterator[Members]:
     try:
         stream = _Watched(wds.gopen(tar) if isinstance(tar, str) else tar.open("rb"))
         try:
-            yield from group_by_keys(tar_file_expander([{"url": url, "stream": stream}]))
+            yield from group_by_keys(_members(stream, url))
         finally:
             # A pipe closed before its end raises; `batch` stops early on purpose.
             with suppress(OSError):
                 stream.source.close()
+    except InputError:
+        raise
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         # webdataset adds the stream and the URL to an error's arguments.
         first = str(error.args[0]).partition(" @ ")[0] if len(error.args) > 1 else error
         told = getattr(error, "strerror", None) or first
         reason = told if stream is None else stream.fault(url) or told
         raise InputError(f"{url}: cannot be streamed ({reason})") from error
+
+
+def _members(stream: "_Watched", url: str) -> Iterator[Members]:
+    """Each file of a tar as webdataset groups them, {fname, data, __url__}, and {} at the end.
+
+    InputError for a member or a sample larger than can be: its header may claim anything.
+    """
+    limit, key, total = machine_bytes(), None, 0
+    with tarfile.open(fileobj=stream, mode="r|*", tarinfo=MemberHeader) as tar:  # type: ignore[call-overload]
+        for member in tar:
+            if not member.isreg():
+                continue
+            (begins, _), before = base_plus_ext(member.name), key
+            key, total = begins, member.size + (total if begins == before else 0)
+            if member.size > MAX_MEMBER_BYTES or (limit is not None and total > limit // 2):
+                raise InputError(
+                    f"{url}: {beginning(member.name)}: {member.size} bytes, its sample {total}; "
+                    f"expected {MAX_MEMBER_BYTES} at most, and half of this machine's memory"
+                )
+            file = tar.extractfile(member)
+            assert file is not None
+            yield {"fname": member.name, "data": file.read(), "__url__": url}
+            # tarfile keeps every header that it has read.
+            tar.members = []
+    yield {}
 
 
 class _Watched:

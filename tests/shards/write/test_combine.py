@@ -2,6 +2,8 @@
 nothing twice.
 """
 
+import json
+import random
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -9,7 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.datasets import BOUND, SETTINGS, bare, make_catalog, write_dataset, write_job
+from tests.fuzz.files import change_member
+from tests.support.datasets import (
+    BOUND,
+    SETTINGS,
+    FirstOfAll,
+    bare,
+    make_catalog,
+    rewritten,
+    write_dataset,
+    write_job,
+)
 from tests.support.digests import digests
 from tests.support.rawframes import stored
 from twinstream.errors import InputError
@@ -23,11 +35,12 @@ from twinstream.shards.format.manifest import (
     manifest_bytes,
     read_manifest,
 )
-from twinstream.shards.format.video_table import read_videos, summary
+from twinstream.shards.format.video_table import read_videos, summary, videos_bytes
 from twinstream.shards.read.dataset import ShardDataset
 from twinstream.shards.read.members import read_meta
 from twinstream.shards.verify import faults
 from twinstream.shards.write.combine import merge, subset
+from twinstream.shards.write.convert_codec import convert_codec
 from twinstream.shards.write.index_tars import index_dataset
 from twinstream.shards.write.writer import TarStream
 
@@ -301,3 +314,46 @@ def test_a_class_of_two_labels_is_refused(dataset: Path) -> None:
         reordered(tar, renamed)
     with pytest.raises(InputError, match="class 'left' has 2 labels; expected one"):
         index_dataset(dataset, OURS)
+
+
+def test_a_video_with_two_rows_is_copied_by_nobody(dataset: Path, tmp_path: Path) -> None:
+    rows = read_videos(dataset / "videos.parquet")
+    # As many as samples, and more of them
+    for told, forged in (
+        (
+            r"left/test0: two rows of videos\.parquet",
+            [rows[0], *(row for row in rows if row.key != "right/test1")],
+        ),
+        (r"2002 videos of test-000000 in videos\.parquet, 2 in", rows[:1] * 2000 + rows),
+    ):
+        rewritten(dataset, "videos.parquet", videos_bytes(forged))
+        ways: list[Callable[[], object]] = [
+            lambda: merge([dataset], tmp_path / "merged"),
+            lambda: subset(dataset, tmp_path / "subset"),
+            lambda: convert_codec(dataset, tmp_path / "converted", bound=10, default_quality=95),
+        ]
+        for way in ways:
+            with pytest.raises(InputError, match=told):
+                way()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            {"num_frames": 2**31 - 1},
+            r"43 members to the end of the shard, expected 6442450940 of 2",
+        ),
+        ({"width": 60_000, "height": 60_000}, r"its JSON has images of 60000x60000; expected \d+"),
+        ({"class_name": "x" * 10**6}, r"damaged JSON member \(65537 bytes, expected 65536 at most"),
+    ],
+)
+def test_what_a_samples_json_claims_takes_no_memory_in_an_index(
+    dataset: Path, change: dict[str, object], told: str
+) -> None:
+    def other(data: bytes, rng: random.Random) -> bytes:
+        return json.dumps(json.loads(data) | change).encode()
+
+    change_member("test0.json", other)(dataset, FirstOfAll())
+    with pytest.raises(InputError, match=told):
+        index_dataset(bare(dataset), OURS)

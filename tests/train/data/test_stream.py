@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import socket
+import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -18,8 +19,11 @@ from tests.support.datasets import forged, write_dataset
 from twinstream.errors import InputError
 from twinstream.shards.format.manifest import Manifest, manifest_bytes, read_manifest
 from twinstream.shards.read.dataset import ShardDataset
+from twinstream.shards.write.index_tars import tar_samples
+from twinstream.train.data import stream
 from twinstream.train.data.batch import Batch
 from twinstream.train.data.feed import Feed, shard_url, shard_urls
+from twinstream.train.data.stream import stream_samples
 from twinstream.train.ranks import Ranks
 from twinstream.train.settings import TrainSettings
 from twinstream.train.snippet_shape import SnippetShape
@@ -395,3 +399,36 @@ def test_a_damaged_member_of_a_stream_names_shard_and_key(tmp_path: Path) -> Non
         InputError, match=rf"train-000000\.tar: {sample.index.key}: rgb\.\d+\.jpg: .* do not decode"
     ):
         read(dataset, loader="stream", workers=1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "told"),
+    [
+        (tarfile.REGTYPE, "left/train0.json", r"train0\.json: 1099511627776 bytes, its sample 109"),
+        (tarfile.GNUTYPE_LONGNAME, "x", r"a header with a name of 1099511627776 bytes"),
+        (tarfile.XHDTYPE, "x", r"a header with a name of 1099511627776 bytes"),
+    ],
+)
+def test_what_a_tars_header_claims_is_looked_at_before_it_takes_memory(
+    tmp_path: Path, kind: bytes, name: str, told: str
+) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.type = 2**40, kind
+    tar = tmp_path / "x.tar"
+    tar.write_bytes(member.tobuf(tarfile.GNU_FORMAT))
+    os.truncate(tar, 2**41)
+    with pytest.raises(InputError, match=told):
+        list(stream_samples(tar))
+    os.truncate(tar, 2**15)
+    if kind != tarfile.REGTYPE:
+        with pytest.raises(InputError, match=told):
+            list(tar_samples(tar))
+
+
+def test_a_sample_larger_than_half_of_the_memory_is_refused(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(list(stream_samples(dataset / "train" / "train-000000.tar"))) == 4
+    monkeypatch.setattr(stream, "machine_bytes", lambda: 20_000)
+    with pytest.raises(InputError, match=r"/train\d\.\S+: \d+ bytes, its sample 10\d\d\d; exp"):
+        list(stream_samples(dataset / "train" / "train-000000.tar"))
