@@ -123,7 +123,7 @@ class Chip:
     def __init__(self, source: str) -> None:
         self.source = source
         # Makes torch's context current, which the driver's calls below are for.
-        torch.cuda.current_stream()
+        torch.empty(1, device="cuda")
         self._driver = ctypes.CDLL("libcuda.so.1")
         major, minor = torch.cuda.get_device_capability()
         self.arch = f"sm_{major}{minor}"
@@ -140,14 +140,21 @@ class Chip:
 
     def num_clusters(self, kernel: Kernel) -> int:
         """How many clusters of a kernel the GPU holds at a time; 0 where it cannot hold one."""
-        config, num = _config(kernel, 1), ctypes.c_int()
+        num, function = ctypes.c_int(), self._function(kernel)
+        if kernel.ctas > 1:
+            config = _config(kernel, 1)
+            self._call(
+                "cuOccupancyMaxActiveClusters", ctypes.byref(num), function, ctypes.byref(config)
+            )
+            return num.value
         self._call(
-            "cuOccupancyMaxActiveClusters",
+            "cuOccupancyMaxActiveBlocksPerMultiprocessor",
             ctypes.byref(num),
-            self._function(kernel),
-            ctypes.byref(config),
+            function,
+            kernel.threads,
+            ctypes.c_size_t(kernel.shared_bytes),
         )
-        return num.value
+        return num.value * torch.cuda.get_device_properties().multi_processor_count
 
     def launch(self, kernel: Kernel, num_clusters: int, arguments: Sequence[Any]) -> None:
         """Launch clusters of a kernel."""

@@ -1,17 +1,19 @@
 // TV-L1 iterations of frame pairs that stay on the chip; reference.py states what is computed.
 //
 // A cluster of CTAs holds one pair for all warps of a pyramid level, then takes the next pair from
-// a queue. The image is cut into blocks of 32 columns and ROWS rows; 16 lanes own a block, each lane
-// two columns of it. The flow and its duals stay in registers, and what a warp makes constant in
-// shared memory, where each thread reads its own. Blocks exchange their borders through shared
-// memory, and across CTAs through that of the cluster: an iteration has two steps, the primal one
-// (reads duals to the left and above) and the dual one (reads the flow to the right and below), with
-// a barrier behind each. The border that another CTA waits for is computed first, and the rest while
-// it travels.
+// a queue. The image is cut into blocks of 32 columns and ROWS rows; 16 lanes own a block, each
+// lane two columns of it. The flow and its duals stay in registers, and what a warp makes constant
+// in shared memory, where each thread reads its own. Blocks exchange their borders through shared
+// memory. An iteration has two steps, the primal one (reads duals to the left and above) and the
+// dual one (reads the flow to the right and below), with a barrier behind each. Between CTAs there
+// is no barrier: the border that another one waits for is computed first and sent, and comes while
+// the rest is computed. It overwrites nothing that is still needed, for its sender has waited for
+// what the receiver made of the last one.
 //
 // Columns are aligned to the right and rows to the bottom, so that no test is needed at those
 // borders: a block there is its own neighbour. What lies outside the image, left of it or in the
-// first slot of a block that has one row fewer, has a theta and a step of 0: flow and duals stay 0.
+// first row of a block that has one row fewer, has a step of 0, so its duals stay 0, and so does
+// its flow.
 //
 // Sums have a fixed order: rows of a lane, lanes of a warp, warps of the cluster. Compiled with
 // ROWS and THREADS (at most, in a CTA). Tests define EMULATED and give the functions of the first
@@ -36,9 +38,10 @@ __device__ void barrier() { __syncthreads(); }
 // The value of the lane before or after, among the 16 of a block; its own where there is none.
 __device__ float from_left(float value) { return __shfl_up_sync(~0u, value, 1, 16); }
 __device__ float from_right(float value) { return __shfl_down_sync(~0u, value, 1, 16); }
-// Says to the compiler that all lanes agree.
-__device__ bool all(bool value) { return __all_sync(~0u, value); }
+// The value of the lane whose number differs in one bit.
 __device__ float from_lane(float value, int mask) { return __shfl_xor_sync(~0u, value, mask); }
+// Tells the compiler that all lanes of the warp agree.
+__device__ bool all(bool value) { return __all_sync(~0u, value); }
 
 struct SharedMemory {
     char* next;
@@ -63,13 +66,16 @@ __device__ int cluster_rank() {
     asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
     return rank;
 }
-// Of all threads; what they wrote before is seen behind it.
+// Of all threads of the cluster; what they wrote before it is seen behind it.
 __device__ void cluster_barrier() {
     asm volatile("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;" ::: "memory");
 }
-// A mail box counts the bytes that other CTAs send here; its phases have parity 0, 1, 0, ...
+// A mailbox counts the bytes that other CTAs send here; its phases have parity 0, 1, 0, ...
 __device__ void open_box(Mailbox* box) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(address(box)) : "memory");
+    asm volatile(
+        "mbarrier.init.shared::cta.b64 [%0], 1;\n\tfence.mbarrier_init.release.cluster;" ::"r"(
+            address(box))
+        : "memory");
 }
 // By one thread, once a phase, before or after the first bytes of that phase are there.
 __device__ void expect(Mailbox* box, int bytes) {
@@ -86,12 +92,13 @@ __device__ void wait(Mailbox* box, int parity) {
         "r"(parity)
         : "memory");
 }
-// Write value to memory[0] of the CTA with this rank, and count its bytes in its box.
+// The same place in the CTA with this rank
 __device__ unsigned address_in(const void* shared, int rank) {
     unsigned there;
     asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address(shared)), "r"(rank));
     return there;
 }
+// Write to the same place in the CTA with this rank, and count the bytes in its box.
 __device__ void send(float4* memory, float4 value, Mailbox* box, int rank) {
     asm volatile(
         "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];"
@@ -103,6 +110,7 @@ __device__ void send(float* memory, float value, Mailbox* box, int rank) {
                  ::"r"(address_in(memory, rank)), "f"(value), "r"(address_in(box, rank))
                  : "memory");
 }
+// The same without a box; a barrier of the cluster must follow.
 __device__ void put(int* memory, int value, int rank) {
     asm volatile("st.shared::cluster.s32 [%0], %1;" ::"r"(address_in(memory, rank)), "r"(value)
                  : "memory");
@@ -131,20 +139,22 @@ struct Params {
     int iterations, warps;
 };
 
-// Of a thread: [row][column]
+// Of a thread, by row and column
 struct Fields {
     float u[ROWS][2], v[ROWS][2];
     float pux[ROWS][2], puy[ROWS][2], pvx[ROWS][2], pvy[ROWS][2];
 };
 
-// What a thread is in its block and what it computes for others
-constexpr int IS_FIRST = 1, IS_LAST = 2;             // of the lanes of its block
-constexpr int HAS_FIRST_ROW = 4;                     // its first row is part of the image,
-constexpr int HAS_LEFT = 8, HAS_RIGHT = 16;          // and its left or right column
-constexpr int TO_LEFT = 32, TO_RIGHT = 64;           // another block of this CTA reads its border,
-constexpr int TO_ABOVE = 128, TO_BELOW = 256;
-constexpr int IS_TOP = 512, IS_BOTTOM = 1024;        // the CTA above or below,
-constexpr int AT_RIGHT = 2048, AT_BOTTOM = 4096;     // or itself, at the border of the image
+// Roles of a thread. It is the first or last lane of its block;
+constexpr int IS_FIRST = 1, IS_LAST = 2;
+// its first row, left or right column is part of the image;
+constexpr int HAS_FIRST_ROW = 4, HAS_LEFT = 8, HAS_RIGHT = 16;
+// its border is for another block of this CTA,
+constexpr int TO_LEFT = 32, TO_RIGHT = 64, TO_ABOVE = 128, TO_BELOW = 256;
+// for the CTA above or below,
+constexpr int IS_TOP = 512, IS_BOTTOM = 1024;
+// or for itself, at the border of the image.
+constexpr int AT_RIGHT = 2048, AT_BOTTOM = 4096;
 
 // Where a thread stands. It lies in shared memory and is read anew in each step, because the flow
 // and its duals need all but thirty of the registers.
@@ -264,7 +274,7 @@ __device__ void warp(
     }
 }
 
-// New flow of row r, from the duals around it; returns the squared change.
+// New flow of row r, from the duals around it; adds the squared change to `moved`.
 __device__ void primal_step(
     Fields& fields, int r, float4 above, const Place& at, Span<float2> left,
     Span<float2> right, Span<const float4> constants, float limit, float theta, float& moved) {
@@ -416,8 +426,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) resident_level(
                 for (int r = 0; r < ROWS; ++r) {
                     // A first row that is not part of the image has no duals: the border is above
                     // the second.
-                    const float4 upper =
-                        r == 0 || (r == 1 && !at.is(HAS_FIRST_ROW)) ? *above : dual_row(fields, r - 1);
+                    const bool is_upmost = r == 0 || (r == 1 && !at.is(HAS_FIRST_ROW));
+                    const float4 upper = is_upmost ? *above : dual_row(fields, r - 1);
                     primal_step(fields, r, upper, at, left, right, constants, params.limit,
                                 params.theta, moved);
                     if (r == (ROWS > 1 ? 1 : 0)) {

@@ -32,7 +32,7 @@ def test_resident_pairs_have_the_references_flow_in_batches_of_any_size(tmp_path
 
 def test_a_level_that_no_cluster_holds_is_that_of_cuda(tmp_path: Path) -> None:
     params = TvL1Params(warps=1, epsilon=0, iterations=2)
-    frames = moving(0, 0.5, height=20, width=24)
+    frames = moving(0, 0.5, height=16, width=16)
     engine = ResidentEngine(params, torch.device("cpu"), 1 << 30)
     engine.chip = EmulatedChip(tmp_path)
     engine.chip.shared_bytes = 0

@@ -7,8 +7,12 @@ from a seed: what depends on that order is a race.
 import ctypes
 import os
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -194,6 +198,74 @@ def test_the_kernel_compiles_without_a_gpu_and_spills_nothing(arch: str, rows: i
 def test_what_nvrtc_refuses_is_one_line_that_names_another_engine() -> None:
     with pytest.raises(InputError, match=r"^NVRTC [^\n]*sm_12[^\n]*; use `engine: cuda`$"):
         nvrtc.compiled(SOURCE.read_text(), ("-arch=sm_12",))
+
+
+class FakeDriver:
+    """Notes what it is called with, as the driver would read it."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.fails = ""
+
+    def __getattr__(self, name: str) -> Callable[..., int]:
+        def called(*arguments: Any) -> int:
+            if name == "cuGetErrorString":
+                arguments[1]._obj.value = b"out of sorts"
+            elif name == "cuDeviceGetAttribute":
+                arguments[0]._obj.value = H100_SHARED_BYTES
+            elif name.startswith("cuOccupancy"):
+                arguments[0]._obj.value = 3
+            elif name == "cuLaunchKernelEx":
+                config, _, values, _ = arguments
+                config, number = config._obj, ctypes.POINTER(ctypes.c_int)
+                self.calls.append((config.grid[0], config.block[0], config.shared_bytes))
+                attributes = config.attributes[: config.num_attributes]
+                self.calls.append(tuple(attribute.value[0] for attribute in attributes))
+                self.calls.append(tuple(ctypes.cast(value, number)[0] for value in values))
+            return int(name == self.fails)
+
+        return called
+
+
+def test_the_driver_is_given_clusters_and_the_addresses_of_arguments(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    driver, compilations, empty = FakeDriver(), [], torch.empty
+    monkeypatch.setattr(nvrtc.ctypes, "CDLL", lambda name: driver)
+    monkeypatch.setattr(nvrtc, "cached_code", lambda *given: compilations.append(given) or b"code")
+    monkeypatch.setattr(torch, "empty", lambda *sizes, device: empty(*sizes))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=0))
+    properties = SimpleNamespace(multi_processor_count=132)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: properties)
+    chip = nvrtc.Chip("source")
+    assert (chip.largest_cluster, chip.shared_bytes) == (16, H100_SHARED_BYTES)
+    kernel = Plan(8, 8, 4, 8).kernel
+    alone = Plan(1, 1, 16, 1).kernel
+    assert chip.num_clusters(kernel) == 3
+    assert chip.num_clusters(alone) == 3 * 132
+    chip.launch(kernel, 2, [torch.zeros(1), 7, ctypes.c_int(8)])
+    assert driver.calls[:2] == [(16, 512, kernel.shared_bytes), (8,)]
+    assert driver.calls[2][1:] == (7, 8)
+    chip.launch(alone, 5, [1])
+    assert driver.calls[3:] == [(5, 256, alone.shared_bytes), (), (1,)]
+    assert [given[1][0] for given in compilations] == 2 * ["-arch=sm_90"]
+    driver.fails = "cuLaunchKernelEx"
+    with pytest.raises(RuntimeError, match=r"^cuLaunchKernelEx: out of sorts$"):
+        chip.launch(alone, 5, [1])
+
+
+@needs_nvrtc
+def test_a_kernel_is_compiled_once_a_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    source = 'extern "C" __global__ void nothing() {}'
+    code = nvrtc.cached_code(source, ("-arch=sm_90",))
+    assert code.startswith(b"\x7fELF")
+    monkeypatch.setattr(nvrtc, "compiled", None)
+    assert nvrtc.cached_code(source, ("-arch=sm_90",)) == code
 
 
 def test_a_torch_without_cuda_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,9 @@
 // What resident.cu needs of CUDA, for a CPU: threads are fibers of one thread of the CPU, and what
 // CTAs send to one another arrives late and in any order.
 //
-// Which warp runs ahead of the others is drawn from a seed, so that a missing barrier shows as another
-// result. Every index is checked, shared memory begins as NaN, and what nobody can end is a deadlock.
-// The first fault ends the launch, and is returned as text.
+// Which warp runs ahead of the others is drawn from a seed, so that a missing barrier shows as
+// another result. Every index is checked, shared memory begins as NaN, and what nobody can end is a
+// deadlock. The first fault ends the launch, and is returned as text.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -110,7 +110,7 @@ struct Machine {
     jmp_buf scheduler, end;
     std::string fault;
     std::vector<size_t> order;
-    size_t left = 0, place = 0, lane = 0, delay = 1;
+    size_t left = 0, place = 0, lane = 0, delay = 1, patience = 1;
     bool has_run = true;
 
     void deliver() {
@@ -172,9 +172,9 @@ inline void Machine::run() {
             // None can, but for what is still on its way.
             if (post.empty() && !has_run) now = nullptr, fail("deadlock");
             if (!post.empty() && (!has_run || random() % delay == 0)) deliver();
-            if (random() % 64 == 0) {
+            if (random() % patience == 0) {
                 std::shuffle(order.begin(), order.end(), random);
-                delay = 1 << random() % 10;
+                delay = 1 << random() % 10, patience = 1 << random() % 12;
             }
             place = 0, has_run = false;
         }
@@ -244,7 +244,9 @@ inline float from_right(float value) {
     const int lane = thread_index() % 32;
     return exchanged(value, lane % 16 < 15 ? lane + 1 : lane);
 }
-inline float from_lane(float value, int mask) { return exchanged(value, thread_index() % 32 ^ mask); }
+inline float from_lane(float value, int mask) {
+    return exchanged(value, thread_index() % 32 ^ mask);
+}
 inline bool all(bool value) {
     const bool is_same = exchanged(value, 0) == float(value);
     if (!is_same) fail("lanes of a warp disagree");
@@ -286,7 +288,8 @@ template <class T> T* in_cta(Span<T> memory, int rank) {
 }
 template <class T> void put(Span<T> memory, T value, int rank) { *in_cta(memory, rank) = value; }
 template <class T> void send(Span<T> memory, T value, Span<Mailbox> box, int rank) {
-    Message message = {reinterpret_cast<char*>(in_cta(memory, rank)), {}, sizeof(T), in_cta(box, rank)};
+    Message message = {
+        reinterpret_cast<char*>(in_cta(memory, rank)), {}, sizeof(T), in_cta(box, rank)};
     memcpy(message.value, &value, sizeof(T));
     machine.post.push_back(message);
 }
