@@ -48,7 +48,7 @@ def read_runs(videos: list[Path], num: int, size: tuple[int, int]) -> npt.NDArra
     return np.stack(runs)
 
 
-@click.command(help="Write frames for gpu_report.sh to a file.npz; 40 runs of 256x256 are 24 MB.")
+@click.command(help="Write frames for gpu_report.sh to a file.npz; 40 runs of 256x256 are 26 MB.")
 @click.argument("out", type=click.Path(path_type=Path))
 @data_option
 @click.option("--runs", default=40, show_default=True, help="Runs of 17 frames.")

@@ -6,7 +6,8 @@ long the host is busy launching a batch: it must be done before the device is.
 
 import argparse
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -26,7 +27,8 @@ from benchmarks.flow_gpu import (
     wait,
 )
 from twinstream.preprocess.flow.engine import TvL1Params
-from twinstream.preprocess.flow.tvl1.cuda_batch import Level, Tiling, batch_flow
+from twinstream.preprocess.flow.tvl1 import triton_rule
+from twinstream.preprocess.flow.tvl1.cuda_batch import ASK_EVERY, ROWS, Level, Tiling, batch_flow
 
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 
@@ -45,7 +47,7 @@ CURVES = (
     Curve(105, (1, 16, 64, 256, 512)),
     Curve(256, (1, 64, 512), columns=32),
 )
-TINY_CURVES = (Curve(16, (1, 2)),)
+TINY_CURVES = (Curve(16, (2,)),)
 
 
 def random_level(curve: Curve, params: TvL1Params) -> Level:
@@ -61,25 +63,31 @@ def random_level(curve: Curve, params: TvL1Params) -> Level:
 
 
 def wave_times(curve: Curve, params: TvL1Params, repeats: int) -> None:
-    """A line for each number of pairs at work, then one for what is launched beside waves."""
-    level, num = random_level(curve, params), max(curve.counts)
+    """A line for each number of pairs at work and each length of segments, then one for what is
+    launched beside waves.
+    """
+    # Without a rule, and with more iterations than are measured, pairs stay at work.
+    level = random_level(curve, replace(params, epsilon=0))
+    num, depth = max(curve.counts), level.tiling.depth
     level.warp()
     name = f"{curve.side}x{curve.side}, strips of {curve.columns}"
-    for run in (level.tiling.depth, level.tiling.depth // 2):
-        for count in curve.counts:
-            level.run.zero_()
-            level.run[:count] = run
-            level.advance()
-            took = median(seconds_on_device(level.advance, repeats) for _ in range(repeats))
-            rate = count * curve.side**2 * run / took
+    for count in (*curve.counts, 0):
+        level.control.zero_()
+        level.control[:, int(triton_rule.LEFT), :count] = 1 << 20
+        level.question().answer()
+        # The longest segments of all pairs, where none is at work.
+        for rows in ROWS if count else ROWS[:1]:
+            act = partial(level.advance, ASK_EVERY, count or num, rows)
+            act()
+            took = median(seconds_on_device(act, repeats) for _ in range(repeats))
+            rate = count * curve.side**2 * depth / took
             print(
-                f"wave {name}, {run} iterations: {count} of {num} pairs {took * 1e6:.1f} us, "
+                f"wave {name}, {rows} rows: {count} of {num} pairs {took * 1e6:.1f} us, "
                 f"{rate / 1e9:.1f} Gpixel-iterations/s",
                 flush=True,
             )
-    level.run.zero_()
-    for what, act in (("none", level.advance), ("decide", level.decide), ("warp", level.warp)):
-        took = seconds_on_device(act, repeats)
+    for what, launch in (("question", level.question), ("warp", level.warp)):
+        took = seconds_on_device(launch, repeats)
         print(f"{what} {name}, {num} pairs: {took * 1e6:.1f} us", flush=True)
 
 

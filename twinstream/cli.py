@@ -7,6 +7,7 @@ of ours.
 """
 
 import logging
+import os
 import signal
 import sys
 from collections import Counter
@@ -466,6 +467,14 @@ def report(runs: tuple[Path, ...], out: Path, unfinished: bool) -> None:
     say(str(out / PAGE))
 
 
+def _writable(context: click.Context, option: click.Parameter, path: Path) -> Path:
+    """A file whose folder takes one, found before the work and not behind it."""
+    if not os.access(path.parent, os.W_OK):
+        state = "cannot be written to" if path.parent.exists() else "is not there"
+        raise InputError(f"--out {path}: the folder {path.parent} {state}; name another file")
+    return path
+
+
 def _positions(
     context: click.Context, option: click.Parameter, values: tuple[str, ...]
 ) -> list[tuple[int, ...]]:
@@ -492,6 +501,7 @@ def _positions(
     "--out",
     required=True,
     type=click.Path(path_type=Path),
+    callback=_writable,
     help="FILE.png, or FILE.mp4 for all frames; of a network that sees clips, those of one clip.",
 )
 @click.option(
@@ -555,7 +565,13 @@ def attention(
     type=click.Choice(["torchscript", "onnx", "safetensors"]),
     help="The first two are programs that need no twinstream, the last one are weights alone.",
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="File to write.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    callback=_writable,
+    help="File to write.",
+)
 @click.option(
     "--stage",
     help="Export the network as it was behind this stage; as training left it when not given.",

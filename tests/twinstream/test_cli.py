@@ -171,6 +171,20 @@ def test_verbose_tells_where_an_error_arose_above_its_line(
     assert ("Traceback (most recent call last):" in above) == (option == "-v")
 
 
+@pytest.mark.parametrize("command", [("attention", "--key", "k"), ("export", "--format", "onnx")])
+def test_a_file_in_no_folder_is_found_before_the_work(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    command: tuple[str, ...],
+) -> None:
+    out = tmp_path / "none" / "file"
+    assert run(monkeypatch, *command, "run", "--out", str(out)) == 1
+    assert capsys.readouterr().err == (
+        f"twinstream: --out {out}: the folder {out.parent} is not there; name another file\n"
+    )
+
+
 def test_a_package_that_was_left_out_is_named_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,8 +1,8 @@
 """TV-L1 of one batch of frame pairs on a GPU: launches `triton_kernels.py` and `triton_waves.py`.
 
 Pyramids and gradients are made once a frame. How much is launched does not depend on the number of
-pairs, and the host does not wait for what it launched: it learns late whether any pair is still at
-work, and until then launches waves that return at once. Tensors are contiguous, on one device; T
+pairs, and the host does not wait for what it launched: it learns late how many pairs are still at
+work, and until then launches programs that return at once. Tensors are contiguous, on one device; T
 frames, N pairs, pair n leads from frame first[n] to the next.
 """
 
@@ -16,7 +16,7 @@ import triton
 from torch import Tensor
 
 from twinstream.preprocess.flow.engine import TvL1Params
-from twinstream.preprocess.flow.tvl1 import triton_kernels, triton_waves
+from twinstream.preprocess.flow.tvl1 import triton_kernels, triton_rule, triton_waves
 from twinstream.preprocess.flow.tvl1.levels import level_sizes, positions, pyramid_step
 
 BLOCK = 256
@@ -26,7 +26,13 @@ OPTIONS = {"enable_fp_fusion": True}
 """Of every launch: a * b + c in one instruction, whatever this Triton's default is."""
 
 ASK_EVERY = 4
-"""Waves from one question to the device, whether any pair is still at work, to the next."""
+"""Waves from one question to the device, how many pairs are still at work, to the next."""
+
+ROWS = (64, 32, 16)
+"""Rows of a segment to choose from, without the 2 * depth that are computed twice."""
+
+PROGRAMS = 12
+"""Of a multiprocessor at once: as many as its registers have room for."""
 
 PLANES_OF_A_PAIR = 22
 """Float32 planes at the finest level: 12 of state, 4 of constants, and 2 each of flow that comes
@@ -52,8 +58,6 @@ class Tiling:
     """
     columns: int = 64
     """Columns of a strip, a power of 2; 2 * depth of them are shared with the neighbours."""
-    rows: int = 64
-    """Rows of a segment, without the 2 * depth that are computed twice."""
 
 
 def bytes_of_frame(height: int, width: int, params: TvL1Params) -> int:
@@ -169,10 +173,16 @@ class Level:
         self.state[0, :, :2] = flow
         self.state[0, :, 2:] = 0
         self.constants = images.new_empty((num, 4, height, width))
-        self.control = first.new_zeros((triton_waves.NUM_CONTROLS, num))
-        self.side, _, _, _, self.run, self.total = self.control.unbind()
-        self.tiles = num_tiles(height, width, tiling)
-        self.changes = images.new_zeros((num, self.tiles, tiling.depth // 2))
+        # Two slots: a wave reads what the one before left, and writes the other.
+        self.control = first.new_zeros((2, int(triton_rule.NUM_CONTROLS), num))
+        self.side, _, _, _, _, self.total = self.control[0].unbind()
+        self.strips = num_strips(width, tiling)
+        pieces = self.strips * triton.cdiv(height, int(triton_rule.PIECE))
+        self.changes = images.new_zeros((2, num, pieces, tiling.depth // 2))
+        # All pairs, and then their number; the second is shortened as pairs end.
+        self.everyone = torch.arange(num + 1, dtype=torch.int32, device=first.device)
+        self.working = self.everyone.clone()
+        self.places = num_places(first.device)
 
     def flow(self) -> Tensor:
         """(N, 2, H, W), copied from whichever side of the state is the newer."""
@@ -215,78 +225,100 @@ class Level:
 
     def iterate(self) -> None:
         """All iterations of a warp: as many waves as the slowest pair needs, and a few more."""
-        _, _, num = self.sizes
-        look = 2 if self.params.epsilon > 0 else int(triton_waves.NEVER)
-        triton_waves.begin[(num,)](
-            self.control, self.params.iterations, look, num, self.tiling.depth, **OPTIONS
-        )
-        # Beyond the plain division: a first wave that was cut short by a guess, and one done again.
-        most = triton.cdiv(self.params.iterations, self.tiling.depth) + 2
+        _, _, count = self.sizes
+        # Beyond the plain division: a first wave that was cut short by a guess, one done again, one
+        # that judges the last one, and one that leaves both slots the same.
+        most = triton.cdiv(self.params.iterations, self.tiling.depth) + 4
         asked: deque[Question] = deque()
-        for wave in range(1, most + 1):
-            self.advance()
-            self.decide()
-            if wave % ASK_EVERY == 0:
+        for wave in range(most):
+            self.advance(wave, count)
+            if wave % ASK_EVERY == ASK_EVERY - 1:
                 # Answered one question late, so that the device always has waves to go on with.
-                asked.append(Question(self.run))
-                if len(asked) > 1 and not asked.popleft().answer():
-                    return
+                asked.append(self.question())
+                if len(asked) > 1:
+                    count = asked.popleft().answer()
+                    if count == 0:
+                        return
 
-    def advance(self) -> None:
-        """A few iterations of all pairs that are still at work."""
+    def advance(self, wave: int, count: int, rows: int | None = None) -> None:
+        """Wave `wave` of this warp: a few iterations of all pairs at work, at most `count`.
+
+        Segments of `rows` rows, or of as many as suit the count.
+        """
         params, tiling = self.params, self.tiling
-        triton_waves.advance[(len(self.first) * self.tiles,)](
+        height, width, _ = self.sizes
+        rows = rows or suitable_rows(height, count * self.strips, tiling.depth, self.places)
+        # With epsilon 0 the rule is never looked at; any tolerance but 0 will do.
+        has_rule = params.epsilon > 0
+        triton_waves.advance[(count * self.strips * triton.cdiv(height, rows),)](
             self.state,
             self.constants,
             self.control,
             self.changes,
+            # The list is of the last warp until it is made anew.
+            self.everyone if wave < ASK_EVERY else self.working,
+            wave,
+            params.iterations,
+            2 if has_rule else int(triton_rule.NEVER),
+            params.epsilon**2 * height * width if has_rule else 1.0,
+            rows,
             *self.sizes,
             params.lambda_ * params.theta,
             params.theta,
             params.tau / params.theta,
             tiling.depth,
             tiling.columns,
-            tiling.rows,
             num_warps=1,
             **OPTIONS,
         )
 
-    def decide(self) -> None:
-        """Keep what `advance` did, or plan it again with fewer iterations."""
-        height, width, num = self.sizes
-        # With epsilon 0 the rule is never looked at; any tolerance but 0 will do.
-        tolerance = self.params.epsilon**2 * height * width or 1.0
-        triton_waves.decide[(num,)](
-            self.control,
-            self.changes,
-            self.tiles,
-            tolerance,
-            num,
-            self.tiling.depth,
-            triton.next_power_of_2(self.tiles),
-            **OPTIONS,
-        )
+    def question(self) -> "Question":
+        """Ask how many pairs are at work, and list them for the waves from now on."""
+        _, _, num = self.sizes
+        triton_rule.gather[(1,)](self.control, self.working, num, BLOCK, num_warps=1, **OPTIONS)
+        return Question(self.working[num])
 
 
-def num_tiles(height: int, width: int, tiling: Tiling) -> int:
-    """Programs a wave needs for one pair."""
+def num_strips(width: int, tiling: Tiling) -> int:
+    """Strips of a picture."""
     shared = 2 * tiling.depth
-    strips = max(triton.cdiv(width - shared, tiling.columns - shared), 1)
-    return int(strips * triton.cdiv(height, tiling.rows))
+    return int(max(triton.cdiv(width - shared, tiling.columns - shared), 1))
+
+
+@lru_cache
+def num_places(device: torch.device) -> int:
+    """Programs that the device works on at once."""
+    if device.type == "cpu":
+        return 1
+    return int(torch.cuda.get_device_properties(device).multi_processor_count) * PROGRAMS
+
+
+@lru_cache
+def suitable_rows(height: int, strips: int, depth: int, places: int) -> int:
+    """Rows a segment for so many strips: with which a wave ends soonest, as far as one can count.
+
+    Of 256 rows on 1584 places: 16 for 5 strips, 64 for 500. It changes no bit.
+    """
+
+    def length(rows: int) -> int:
+        programs = strips * triton.cdiv(height, rows)
+        return int(max(programs, places) * (min(rows, height) + 2 * depth))
+
+    return min(ROWS, key=length)
 
 
 class Question:
-    """Whether any number is not zero: asked now, answered when the device gets there."""
+    """What a number of the device is: asked now, answered when the device gets there."""
 
-    def __init__(self, numbers: Tensor) -> None:
-        self._answer = torch.empty((), dtype=torch.bool, pin_memory=numbers.is_cuda)
-        self._answer.copy_(numbers.any(), non_blocking=True)
-        self._asked = torch.Event(numbers.device) if numbers.is_cuda else None
+    def __init__(self, number: Tensor) -> None:
+        self._answer = torch.empty((), dtype=number.dtype, pin_memory=number.is_cuda)
+        self._answer.copy_(number, non_blocking=True)
+        self._asked = torch.Event(number.device) if number.is_cuda else None
         if self._asked:
             self._asked.record()
 
-    def answer(self) -> bool:
+    def answer(self) -> int:
         """Wait for it."""
         if self._asked:
             self._asked.synchronize()
-        return bool(self._answer)
+        return int(self._answer)

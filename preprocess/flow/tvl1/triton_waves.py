@@ -3,27 +3,24 @@
 One program is one warp. It owns a strip of COLUMNS columns and marches down the rows; iteration t
 works t rows behind the front, so a row enters once, goes through DEPTH iterations in registers, and
 leaves once. Of a strip's columns DEPTH on either side are only there for their neighbours, likewise
-DEPTH rows above and below a segment of ROWS rows.
+DEPTH rows above and below a segment of `rows` rows. Long segments compute less twice, short ones
+end sooner: the host takes what suits the number of pairs at work. No bit depends on it, because
+changes are summed over pieces of PIECE rows whatever the segment.
 
 A wave runs ahead of the stopping rule: it records the change after every second of its iterations,
-and `decide` then finds where the rule would have ended. Had it ended inside the wave, the wave is
-done again from the same state (the other side still holds it) with fewer iterations. A pair that
-has ended has RUN 0, and its programs return at once. Sums have a fixed order: lanes over the rows,
-lanes in a strip, strips and segments.
+and each program of the next wave begins by finding where the rule would have ended. Had it ended
+inside the wave, the wave is done again from the same state (the other side still holds it) with
+fewer iterations. So there is one launch a wave: what it learns of the last one it reads from one
+slot of `control` and `changes`, and what it does goes to the other. A pair that has ended has
+LEFT 0, and its programs return at once. Sums have a fixed order: lanes over the rows of a piece,
+lanes in a strip, strips and pieces.
 """
 
 import triton.language as tl
 from triton.language import constexpr, tensor
 
 from twinstream.preprocess.flow.tvl1.triton_kernels import NUM_CONSTANTS, NUM_FIELDS, kernel
-
-# Rows of `control`: the newer side of the state; iterations done and left in this warp; how many
-# more until the rule is looked at; how many the next wave does; iterations done in all warps.
-SIDE, DONE, LEFT, LOOK, RUN, TOTAL = (constexpr(row) for row in range(6))
-NUM_CONTROLS = 6
-
-NEVER = constexpr(1 << 30)
-"""LOOK where the stopping rule is off, or has been met."""
+from twinstream.preprocess.flow.tvl1.triton_rule import NUM_CONTROLS, PIECE, judged, keep
 
 
 @kernel
@@ -32,6 +29,12 @@ def advance(
     constants: tensor,
     control: tensor,
     changes: tensor,
+    working: tensor,
+    wave: tensor,
+    iterations: tensor,
+    look: tensor,
+    tolerance: tensor,
+    rows: tensor,
     height: tensor,
     width: tensor,
     pairs: tensor,
@@ -40,27 +43,55 @@ def advance(
     step: tensor,
     DEPTH: constexpr,
     COLUMNS: constexpr,
-    ROWS: constexpr,
 ) -> None:
-    """RUN iterations, at most DEPTH, of every pair, from one side of `state` to the other.
+    """Judge the last wave of each pair, and do the next: at most DEPTH iterations, from one side of
+    `state` to the other.
 
-    `changes` is (pairs, tiles, DEPTH / 2): the squared change of the flow in iterations 1, 3, ...
-    summed over a tile.
+    `wave` counts from 0 in each warp; wave n reads slot n % 2 and writes the other. `control` is
+    (2, rows, pairs), `changes` (2, pairs, pieces, DEPTH / 2): the squared change of the flow in
+    iterations 1, 3, ... summed over a piece of a strip. `working` lists the pairs at work, and ends
+    with their number.
     """
     strips = tl.maximum(tl.cdiv(width - 2 * DEPTH, COLUMNS - 2 * DEPTH), 1)
-    tiles = strips * tl.cdiv(height, ROWS)
-    pair, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
-    run = tl.load(control + RUN * pairs + pair)
+    tiles = strips * tl.cdiv(height, rows)
+    entry, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
+    if entry >= tl.load(working + pairs):
+        return
+    pair = tl.load(working + entry)
+    pieces = strips * tl.cdiv(height, PIECE)
+    half = pairs * pieces * (DEPTH // 2)
+    now, then = wave % 2, 1 - wave % 2
+    own = pair * pieces * (DEPTH // 2)
+    side, done, left, look, run, total = judged(
+        control + now * NUM_CONTROLS * pairs + pair,
+        changes + now * half + own,
+        pieces,
+        tolerance,
+        pairs,
+        wave,
+        iterations,
+        look,
+        DEPTH,
+    )
+    if tile == 0:
+        keep(
+            control + then * NUM_CONTROLS * pairs + pair, pairs, side, done, left, look, run, total
+        )
+    # The compiler must see that all lanes take the same way, or it makes two of each: what is
+    # reduced over integers it knows to be the same in all of them.
+    plan = tl.max(tl.where(tl.arange(0, 32) == 0, 2 * run + side, 0))
+    run, side = plan // 2, plan % 2
     if run == 0:
         return
-    strip, top = tile % strips, tile // strips * ROWS
-    bottom = tl.minimum(top + ROWS, height)
+    strip, top = tile % strips, tile // strips * rows
+    bottom = tl.minimum(top + rows, height)
     size = height * width
-    side = tl.load(control + SIDE * pairs + pair)
     source = state + (side * pairs + pair).to(tl.int64) * NUM_FIELDS * size
     target = state + ((1 - side) * pairs + pair).to(tl.int64) * NUM_FIELDS * size
     fixed = constants + pair.to(tl.int64) * NUM_CONSTANTS * size
-    change = changes + (pair * tiles + tile) * (DEPTH // 2)
+    # Pieces lie strip after strip in each row of pieces.
+    change = changes + then * half + own + strip * (DEPTH // 2)
+    stride = strips * (DEPTH // 2)
     first = strip * (COLUMNS - 2 * DEPTH)
     x = first + tl.arange(0, COLUMNS)
     begin = tl.where(strip == 0, 0, first + DEPTH)
@@ -73,6 +104,7 @@ def advance(
             target,
             fixed,
             change,
+            stride,
             x,
             area,
             height,
@@ -85,7 +117,20 @@ def advance(
         )
     else:
         _march(
-            source, target, fixed, change, x, area, height, width, run, limit, theta, step, DEPTH
+            source,
+            target,
+            fixed,
+            change,
+            stride,
+            x,
+            area,
+            height,
+            width,
+            run,
+            limit,
+            theta,
+            step,
+            DEPTH,
         )
 
 
@@ -95,6 +140,7 @@ def _march(
     target: tensor,
     fixed: tensor,
     change: tensor,
+    stride: tensor,
     x: tensor,
     area: tensor,
     height: tensor,
@@ -107,7 +153,8 @@ def _march(
 ) -> None:
     """Do `run` iterations in a pipeline of DEPTH.
 
-    Writes columns begin .. end - 1 of rows top .. bottom - 1.
+    Writes columns begin .. end - 1 of rows top .. bottom - 1, and the sums of each piece of them,
+    `stride` apart.
     """
     begin, end, top, bottom = area
     size = height * width
@@ -145,7 +192,11 @@ def _march(
             now_held += (kept,)
             if t % 2 == 1:
                 counted = (x >= begin) & (x < tl.where((y >= top) & (y < bottom), end, 0))
-                now_sums += (sums[t // 2] + tl.where(counted, moved, 0.0),)
+                total = sums[t // 2] + tl.where(counted, moved, 0.0)
+                ends = (y >= top) & ((y % PIECE == PIECE - 1) | (y == bottom - 1)) & (y < bottom)
+                if ends:
+                    tl.store(change + y // PIECE * stride + t // 2, tl.sum(total))
+                now_sums += (tl.where(ends, 0.0, total),)
         held = now_held
         sums = now_sums
         done = front - DEPTH
@@ -153,8 +204,6 @@ def _march(
             target + done * width + x, size, row, (x >= begin) & (x < tl.where(done >= top, end, 0))
         )
         front += 1
-    for look in tl.static_range(DEPTH // 2):
-        tl.store(change + look, tl.sum(sums[look]))
 
 
 @kernel
@@ -236,65 +285,3 @@ def _store_fields(pixel: tensor, size: tensor, row: tensor, own: tensor) -> None
     """Write a row of the six fields."""
     for field in tl.static_range(6):
         tl.store(pixel + field * size, row[field], own)
-
-
-@kernel
-def begin(
-    control: tensor, iterations: tensor, look: tensor, pairs: tensor, DEPTH: constexpr
-) -> None:
-    """Prepare a warp's first wave.
-
-    It does no more iterations than the warp before, which is a good guess.
-    """
-    own = control + tl.program_id(0)
-    guess = tl.load(own + DONE * pairs)
-    guess = tl.where(guess == 0, DEPTH, tl.minimum(guess, DEPTH))
-    tl.store(own + DONE * pairs, 0)
-    tl.store(own + LEFT * pairs, iterations)
-    tl.store(own + LOOK * pairs, look)
-    tl.store(own + RUN * pairs, tl.minimum(guess, iterations))
-
-
-@kernel
-def decide(
-    control: tensor,
-    changes: tensor,
-    tiles: tensor,
-    tolerance: tensor,
-    pairs: tensor,
-    DEPTH: constexpr,
-    TILES: constexpr,
-) -> None:
-    """After a wave, for each pair: keep it and plan the next one, or plan a shorter one again.
-
-    The rule is looked at when, falling by the tolerance an iteration, the change could have come
-    below it: at the first even number of iterations k with k * tolerance > change.
-    """
-    pair = tl.program_id(0)
-    own = control + pair
-    run = tl.load(own + RUN * pairs)
-    if run == 0:
-        return
-    left, look = tl.load(own + LEFT * pairs), tl.load(own + LOOK * pairs)
-    tile = tl.arange(0, TILES)
-    met = 0
-    for half in tl.static_range(DEPTH // 2):
-        done = 2 * half + 2
-        known = tile < tl.where(done <= run, tiles, 0)
-        change = tl.sum(tl.load(changes + (pair * tiles + tile) * (DEPTH // 2) + half, known, 0.0))
-        looked = (look == done) & (done <= run) & (met == 0)
-        # Bounded, because the quotient of a large change would not fit 32 bits.
-        wait = 2 * tl.minimum(change / (2.0 * tolerance), 1e6).to(tl.int32) + 2
-        met = tl.where(looked & (change <= tolerance), done, met)
-        look = tl.where(looked, done + wait, look)
-    # Iterations after the one that met the rule are in the state already, and must not be.
-    again = (met > 0) & (met < run)
-    left = tl.where(again, met, tl.where(met > 0, 0, left - run))
-    side = tl.load(own + SIDE * pairs)
-    tl.store(own + SIDE * pairs, tl.where(again, side, 1 - side))
-    kept = tl.where(again, 0, run)
-    tl.store(own + DONE * pairs, tl.load(own + DONE * pairs) + kept)
-    tl.store(own + TOTAL * pairs, tl.load(own + TOTAL * pairs) + kept)
-    tl.store(own + LEFT * pairs, left)
-    tl.store(own + LOOK * pairs, tl.where(met > 0, NEVER, look - run))
-    tl.store(own + RUN * pairs, tl.minimum(left, DEPTH))

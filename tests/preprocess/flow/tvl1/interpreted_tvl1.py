@@ -13,19 +13,37 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import triton.language as tl
 from torch import Tensor
+from triton.language import constexpr
 
 from tests.support.scenes import textured
 from twinstream.errors import InputError
 from twinstream.preprocess.flow.engine import TvL1Params
-from twinstream.preprocess.flow.tvl1 import cuda_engine, reference, triton_kernels, triton_waves
-from twinstream.preprocess.flow.tvl1.cuda_batch import ASK_EVERY, Level, Tiling, resized, upsampled
+from twinstream.preprocess.flow.tvl1 import (
+    cuda_engine,
+    reference,
+    triton_kernels,
+    triton_rule,
+    triton_waves,
+)
+from twinstream.preprocess.flow.tvl1.cuda_batch import (
+    ASK_EVERY,
+    ROWS,
+    Level,
+    Tiling,
+    resized,
+    suitable_rows,
+    upsampled,
+)
 from twinstream.preprocess.flow.tvl1.cuda_engine import CudaEngine, open_cuda
 
 assert os.environ.get("TRITON_INTERPRET") == "1", "set TRITON_INTERPRET=1 before Python starts"
 
 SHORT = TvL1Params(scales=1, warps=1, epsilon=0, iterations=2)
-SMALL_TILES = Tiling(depth=4, columns=16, rows=12)
+SIDE, DONE, LEFT, RUN = 0, 1, 2, 4
+"""Rows of a slot of a level's `control`."""
+SMALL_TILES = Tiling(depth=4, columns=16)
 
 Array = np.ndarray[Any, Any]
 
@@ -121,7 +139,7 @@ def random_level(num_pairs: int, tiling: Tiling) -> tuple[Level, Array]:
     fields[:, 2::2, :, -1] = 0
     fields[:, 3::2, -1] = 0
     level.state.fill_(np.nan)
-    level.side.copy_(torch.arange(num_pairs) % 2)
+    level.control[:, SIDE] = torch.arange(num_pairs) % 2
     for pair in range(num_pairs):
         level.state[pair % 2, pair] = tensor(fields[pair])
     return level, fields
@@ -147,8 +165,8 @@ def iterated(level: Level, pair: int, fields: Array, count: int) -> tuple[list[A
 def test_a_wave_does_as_many_iterations_as_each_pair_asks_for(tiling: Tiling) -> None:
     counts = (4, 0, 3)
     level, fields = random_level(len(counts), tiling)
-    level.run.copy_(torch.tensor(counts))
-    level.advance()
+    level.control[:, LEFT] = torch.tensor(counts)
+    level.advance(1, len(counts))
     for pair, count in enumerate(counts):
         written = level.state[1 - pair % 2, pair].numpy()
         if count == 0:
@@ -156,7 +174,7 @@ def test_a_wave_does_as_many_iterations_as_each_pair_asks_for(tiling: Tiling) ->
             continue
         expected, changes = iterated(level, pair, fields, count)
         np.testing.assert_allclose(written, np.stack(expected), atol=2e-5)
-        sums = level.changes[pair].sum(dim=0).numpy()
+        sums = level.changes[0, pair].sum(dim=0).numpy()
         for half in range(count // 2):
             assert np.isclose(sums[half], changes[2 * half + 1], rtol=1e-5)
 
@@ -221,19 +239,100 @@ def replay(level: Level, changes: Array) -> tuple[Array, int]:
     """
     waves = 0
 
-    def advance() -> None:
+    def advance(wave: int, count: int) -> None:
         nonlocal waves
         waves += 1
-        done, run = level.control[1].numpy(), level.run.numpy()
-        level.changes.fill_(np.nan)
+        height, width, num = level.sizes
+        tolerance = level.params.epsilon**2 * height * width
+        pieces, depth = level.changes.shape[2], level.tiling.depth
+        judge[(num,)](
+            level.control,
+            level.changes,
+            pieces,
+            tolerance,
+            num,
+            wave,
+            level.params.iterations,
+            depth,
+        )
+        slot = 1 - wave % 2
+        done, run = level.control[slot, DONE].numpy(), level.control[slot, RUN].numpy()
+        level.changes[slot] = np.nan
         for pair in range(len(changes)):
             for n in range(1, run[pair], 2):
-                level.changes[pair, :, n // 2] = float(changes[pair, done[pair] + n]) / level.tiles
+                level.changes[slot, pair, :, n // 2] = float(changes[pair, done[pair] + n]) / pieces
 
     level.advance = advance
     level.iterate()
-    assert not level.run.any()
-    return level.control[1].numpy().copy(), waves
+    assert not level.control[:, LEFT].any()
+    assert torch.equal(level.control[0], level.control[1])
+    return level.control[0, DONE].numpy().copy(), waves
+
+
+@triton_kernels.kernel
+def judge(
+    control: tl.tensor,
+    changes: tl.tensor,
+    pieces: tl.tensor,
+    tolerance: tl.tensor,
+    pairs: tl.tensor,
+    wave: tl.tensor,
+    iterations: tl.tensor,
+    DEPTH: constexpr,
+) -> None:
+    """What every program of a wave begins with, alone."""
+    pair = tl.program_id(0)
+    now, then = wave % 2, 1 - wave % 2
+    side, done, left, look, run, total = triton_rule.judged(
+        control + now * triton_rule.NUM_CONTROLS * pairs + pair,
+        changes + (now * pairs + pair) * pieces * (DEPTH // 2),
+        pieces,
+        tolerance,
+        pairs,
+        wave,
+        iterations,
+        2,
+        DEPTH,
+    )
+    own = control + then * triton_rule.NUM_CONTROLS * pairs + pair
+    triton_rule.keep(own, pairs, side, done, left, look, run, total)
+
+
+@pytest.mark.parametrize("count", [4, 3])
+def test_how_a_strip_is_cut_into_segments_changes_no_bit(
+    count: int,
+) -> None:
+    written, sums = [], []
+    for rows in ROWS:
+        images = random_planes(2, 35, 19)
+        level = level_of(images, random_planes(1, 2, 35, 19, high=2), TvL1Params())
+        level.warp()
+        level.control[:, LEFT] = count
+        level.advance(1, 1, rows)
+        written.append(level.state[1].numpy().copy())
+        sums.append(level.changes[0].numpy().copy())
+    assert sums[0].shape == (1, 2 * 3, 2)
+    assert np.count_nonzero(sums[0]) == 2 * 3 * (count // 2)
+    for others in (1, 2):
+        assert np.array_equal(written[others], written[0])
+        assert np.array_equal(sums[others], sums[0])
+
+
+def test_pairs_at_work_are_listed_in_order_until_both_slots_say_that_they_ended() -> None:
+    level = level_of(np.zeros((7, 16, 16)), np.zeros((6, 2, 16, 16)), TvL1Params())
+    level.control[0, LEFT] = torch.tensor([0, 3, 0, 0, 300, 0])
+    level.control[1, LEFT] = torch.tensor([0, 7, 0, 2, 0, 0])
+    assert level.question().answer() == 3
+    assert level.working[:3].tolist() == [1, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("height", "strips", "rows"), [(256, 5, 16), (256, 240, 32), (256, 500, 64), (105, 1280, 64)]
+)
+def test_segments_are_long_while_many_pairs_are_at_work_and_short_in_the_end(
+    height: int, strips: int, rows: int
+) -> None:
+    assert suitable_rows(height, strips, 4, 1584) == rows
 
 
 def test_waves_end_soon_after_the_last_pair() -> None:
@@ -353,7 +452,7 @@ def test_how_much_is_launched_does_not_depend_on_the_number_of_pairs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     names = [(triton_kernels, name) for name in ("resize", "differences", "warp", "median")]
-    names += [(triton_waves, name) for name in ("begin", "advance", "decide")]
+    names += [(triton_waves, "advance"), (triton_rule, "gather")]
     counts = []
     for num_frames in (2, 60):
         kernels = [Launches() for _ in names]

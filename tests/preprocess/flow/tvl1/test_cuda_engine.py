@@ -32,7 +32,7 @@ from twinstream.preprocess.flow import engines
 from twinstream.preprocess.flow.engine import Gray, TvL1Params
 from twinstream.preprocess.flow.engines import ENGINES, open_engine, resolve_engine
 from twinstream.preprocess.flow.stored import flow_statistics
-from twinstream.preprocess.flow.tvl1 import triton_kernels, triton_waves
+from twinstream.preprocess.flow.tvl1 import triton_kernels, triton_rule, triton_waves
 from twinstream.preprocess.flow.tvl1.cuda_batch import (
     OPTIONS,
     Tiling,
@@ -129,12 +129,11 @@ KERNELS: list[tuple[Any, list[str], dict[str, int], int]] = [
     ),
     (triton_kernels.median, [FLOATS, FLOATS, "i32", "i32"], {"SIDE": 3, "BLOCK": 256}, 4),
     (triton_kernels.median, [FLOATS, FLOATS, "i32", "i32"], {"SIDE": 5, "BLOCK": 256}, 4),
-    (triton_waves.begin, [INTS, "i32", "i32", "i32"], {"DEPTH": 4}, 4),
-    (triton_waves.decide, [INTS, FLOATS, "i32", "fp32", "i32"], {"DEPTH": 4, "TILES": 32}, 4),
+    (triton_rule.gather, [INTS, INTS, "i32"], {"BLOCK": 256}, 1),
     (
         triton_waves.advance,
-        [FLOATS, FLOATS, INTS, FLOATS, *["i32"] * 3, *["fp32"] * 3],
-        {"DEPTH": 4, "COLUMNS": 64, "ROWS": 64},
+        [FLOATS, FLOATS, INTS, FLOATS, INTS, *["i32"] * 3, "fp32", *["i32"] * 4, *["fp32"] * 3],
+        {"DEPTH": 4, "COLUMNS": 64},
         1,
     ),
 ]
