@@ -136,7 +136,7 @@ def _files_by_stem(
     is_replaced = np.asarray(pc.match_substring_regex(files.table["path"], _REPLACEMENT))[in_order]
     warnings = []
     if is_replaced.any():
-        replaced = Some(files, in_order[is_replaced])
+        replaced: Some[str] = Some(files, in_order[is_replaced])
         warnings.append(
             f"{_named(replaced, is_folder=False)} of a folder of replacements, taken rather than "
             "others of their names"

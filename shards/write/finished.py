@@ -187,6 +187,8 @@ def _write_videos(
         return taken(source.select([name]), numbers)[name].cast(VIDEO_SCHEMA.field(name).type)
 
     def group(rows: Positions) -> pa.Table:
+        # What the group before took, which the pool would keep.
+        pa.default_memory_pool().release_unused()
         # One after the other, as names that are written out take some times the memory.
         columns = [column(name, rows) for name in VIDEO_SCHEMA.names]
         return pa.table(columns, schema=VIDEO_SCHEMA)
