@@ -221,6 +221,7 @@ def _config(kernel: Kernel, num_clusters: int) -> _Config:
 def kernel_value(argument: Any) -> Any:
     """A kernel's argument in C: a tensor is the address of its memory, an int has 32 bits."""
     if isinstance(argument, Tensor):
+        assert argument.is_contiguous()
         return ctypes.c_void_p(argument.data_ptr())
     return ctypes.c_int(argument) if isinstance(argument, int) else argument
 

@@ -110,6 +110,9 @@ struct Machine {
     jmp_buf scheduler, end;
     std::string fault;
     std::vector<size_t> order;
+    // What can end the waiting of a whole warp, counted; and at which of these a warp was waiting
+    size_t events = 1;
+    std::vector<size_t> waiting;
     size_t left = 0, place = 0, lane = 0, delay = 1, patience = 1;
     bool has_run = true;
 
@@ -120,6 +123,7 @@ struct Machine {
         memcpy(message.target, message.value, message.bytes);
         message.box->bytes -= message.bytes;
         message.box->settle();
+        ++events;
     }
     void wait(const long* counter, long seen) {
         now->waits_for = counter, now->seen = seen;
@@ -127,8 +131,12 @@ struct Machine {
     }
     void meet(Meeting& meeting, int members) {
         const long turn = meeting.turn;
-        if (++meeting.arrived == members) meeting.arrived = 0, ++meeting.turn;
-        else wait(&meeting.turn, turn);
+        if (++meeting.arrived == members) {
+            meeting.arrived = 0, ++meeting.turn;
+            if (members > 32) ++events;
+        } else {
+            wait(&meeting.turn, turn);
+        }
     }
     void run();
 };
@@ -166,7 +174,7 @@ inline void Fiber::begin() {
 inline void Machine::run() {
     if (_setjmp(end)) return;
     const size_t num_warps = fibers.size() / 32;
-    for (size_t warp = 0; warp < num_warps; ++warp) order.push_back(warp);
+    for (size_t warp = 0; warp < num_warps; ++warp) order.push_back(warp), waiting.push_back(0);
     for (left = fibers.size(), place = num_warps; left > 0;) {
         if (place == num_warps) {
             // None can, but for what is still on its way.
@@ -177,6 +185,10 @@ inline void Machine::run() {
                 delay = 1 << random() % 10, patience = 1 << random() % 12;
             }
             place = 0, has_run = false;
+        }
+        if (waiting[order[place]] == events) {
+            ++place;
+            continue;
         }
         for (lane = 0; lane < 32; ++lane) {
             now = &fibers[order[place] * 32 + lane];
@@ -189,6 +201,7 @@ inline void Machine::run() {
             }
             if (now->ended) --left;
         }
+        if (!has_run) waiting[order[place]] = events;
         place = has_run ? num_warps : place + 1;
     }
     now = nullptr;
@@ -298,6 +311,7 @@ inline void expect(Span<Mailbox> box, int bytes) {
     if (--box->arrivals < 0) fail("a phase was begun before the one before it had ended");
     box->bytes += bytes;
     box->settle();
+    ++machine.events;
 }
 inline void wait(Span<Mailbox> box, int parity) {
     // As on a GPU, where only the parity of a phase is known
