@@ -3,12 +3,13 @@
 Numba leaves vectorisation to LLVM, which gives up on loops over more than a few arrays, because it
 cannot prove that they do not overlap. A `Lanes` value is an LLVM vector instead: one AVX-512
 register, two of AVX, four of SSE or NEON. Every operation is the IEEE one, in the order written and
-never fused, so the same bits come out on every width. The price: loops go in steps of 16, so rows
-need padding, and there is no bounds check.
+fused where `fma` is written, so the same bits come out on every width. The price: loops go in steps
+of 16, so rows need padding, there is no bounds check, and a CPU without fused multiply-add calls a
+function for each lane of it.
 """
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from llvmlite import ir
@@ -43,14 +44,15 @@ def _primitive(function: Any) -> Any:
 
 def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
     view = context.make_array(array_type)(context, builder, array)
-    offset = ir.IntType(64)(0)
-    for axis in range(array_type.ndim):
+    last = array_type.ndim - 1
+    # Strides count bytes. The last one is known, so that neighbours share a register.
+    offset = builder.mul(ir.IntType(64)(4), builder.extract_value(index, last))
+    for axis in range(last):
         stride, position = (
             builder.extract_value(view.strides, axis),
             builder.extract_value(index, axis),
         )
         offset = builder.add(offset, builder.mul(stride, position))
-    # Strides count bytes.
     start = builder.bitcast(view.data, ir.IntType(8).as_pointer())
     return builder.bitcast(builder.gep(start, [offset]), _VECTOR.as_pointer())
 
@@ -70,6 +72,17 @@ def load(typing_context: Any, array: Any, index: Any) -> Any:
 
 
 @_primitive
+def load_item(typing_context: Any, array: Any, index: Any) -> Any:
+    """One item of a float32 array; unlike `array[index]` without a look whether it is negative."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = _pointer(context, builder, signature.args[0], *arguments)
+        return builder.load(builder.bitcast(pointer, ir.FloatType().as_pointer()), align=4)
+
+    return types.float32(array, index), generate
+
+
+@_primitive
 def store(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
     """Write 16 items of a float32 array from `index`, a tuple, along its last axis.
 
@@ -82,6 +95,53 @@ def store(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(array, index, Lanes), generate
+
+
+@_primitive
+def store_four(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
+    """As `store`, of the first four lanes alone."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array, index, value = arguments
+        pointer = _pointer(context, builder, signature.args[0], array, index)
+        four = builder.shuffle_vector(value, value, _lane_numbers(range(4)))
+        builder.store(four, builder.bitcast(pointer, four.type.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, index, Lanes), generate
+
+
+@_primitive
+def store_columns(
+    typing_context: Any, array: Any, index: Any, a: Any, b: Any, c: Any, d: Any
+) -> Any:
+    """Write 64 items from `index`: the first lane of each of four vectors, then the second, ..."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array, index, *columns = arguments
+        pointer = _pointer(context, builder, signature.args[0], array, index)
+        both = range(2 * NUM_LANES)
+        halves = [builder.shuffle_vector(*columns[n : n + 2], _lane_numbers(both)) for n in (0, 2)]
+        order = [lane + n * NUM_LANES for lane in range(NUM_LANES) for n in range(4)]
+        items = builder.shuffle_vector(*halves, _lane_numbers(order))
+        builder.store(items, builder.bitcast(pointer, items.type.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, index, Lanes, Lanes, Lanes, Lanes), generate
+
+
+@_primitive
+def load_column(typing_context: Any, array: Any, index: Any, number: Any) -> Any:
+    """One of the four vectors that `store_columns` wrote; `number` is a literal."""
+    order = range(number.literal_value, 4 * NUM_LANES, 4)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = _pointer(context, builder, signature.args[0], *arguments[:2])
+        row = ir.VectorType(ir.FloatType(), 4 * NUM_LANES)
+        items = builder.load(builder.bitcast(pointer, row.as_pointer()), align=4)
+        return builder.shuffle_vector(items, items, _lane_numbers(order))
+
+    return Lanes(array, index, number), generate
 
 
 @_primitive
@@ -117,8 +177,8 @@ def lane(typing_context: Any, value: Any, number: Any) -> Any:
     return types.float32(Lanes, types.intp), generate
 
 
-def _lane_numbers(numbers: list[int]) -> Any:
-    return ir.Constant(ir.VectorType(_INT32, NUM_LANES), numbers)
+def _lane_numbers(numbers: Sequence[int]) -> Any:
+    return ir.Constant(ir.VectorType(_INT32, len(numbers)), list(numbers))
 
 
 def _binary(emit: Callable[[Any, Any, Any], Any], doc: str) -> Any:
@@ -134,25 +194,37 @@ def _binary(emit: Callable[[Any, Any, Any], Any], doc: str) -> Any:
     return _primitive(operation)
 
 
-def _unary(llvm_name: str, doc: str) -> Any:
-    """An intrinsic of one vector that LLVM knows by name."""
+def _call(llvm_name: str) -> Callable[..., Any]:
+    """The writer of a call of what LLVM knows by this name, of vectors to a vector."""
 
-    def operation(typing_context: Any, value: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            function_type = ir.FunctionType(_VECTOR, [_VECTOR])
-            function = builder.module.declare_intrinsic(
-                f"llvm.{llvm_name}.v{NUM_LANES}f32", (), function_type
-            )
-            return builder.call(function, arguments)
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        function_type = ir.FunctionType(_VECTOR, [_VECTOR] * len(arguments))
+        function = builder.module.declare_intrinsic(
+            f"llvm.{llvm_name}.v{NUM_LANES}f32", (), function_type
+        )
+        return builder.call(function, arguments)
 
-        return Lanes(Lanes), generate
-
-    operation.__doc__ = doc
-    return _primitive(operation)
+    return generate
 
 
-sqrt = _unary("sqrt", "Square root of every lane.")
-floor = _unary("floor", "Largest whole number not above, of every lane.")
+@_primitive
+def sqrt(typing_context: Any, value: Any) -> Any:
+    """Square root of every lane."""
+    return Lanes(Lanes), _call("sqrt")
+
+
+@_primitive
+def floor(typing_context: Any, value: Any) -> Any:
+    """Largest whole number not above, of every lane."""
+    return Lanes(Lanes), _call("floor")
+
+
+@_primitive
+def fma(typing_context: Any, factor: Any, other: Any, summand: Any) -> Any:
+    """factor * other + summand of every lane, rounded once."""
+    return Lanes(Lanes, Lanes, Lanes), _call("fma")
+
+
 # Compare and select, since LLVM's minnum and maxnum leave open which zero they return.
 minimum = _binary(
     lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), x, y), "The smaller of each two lanes."

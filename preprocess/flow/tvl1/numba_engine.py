@@ -5,11 +5,14 @@ flow is carried over), so threads divide a video by taking short runs of pairs, 
 not depend on how it was cut.
 """
 
+import platform
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 
 import cv2
 import numpy as np
+from llvmlite.binding import get_host_cpu_features
 
 from twinstream.preprocess.flow.engine import (
     Engine,
@@ -23,6 +26,7 @@ from twinstream.preprocess.flow.tvl1 import kernels
 from twinstream.preprocess.flow.tvl1.kernels import Floats
 from twinstream.preprocess.flow.tvl1.lanes import NUM_LANES
 from twinstream.preprocess.flow.tvl1.levels import level_sizes, positions, pyramid_step
+from twinstream.progress import LOGGER
 
 PAIRS_A_TURN = 8
 """Pairs a thread takes at once: the first frame's pyramid is made anew for each turn."""
@@ -52,6 +56,8 @@ class Workspace:
     def __init__(self, height: int, width: int, params: TvL1Params) -> None:
         self.shape = (height, width)
         self.params = params
+        # Of the flow in the levels, in pixels.
+        self.unit = np.float32(params.theta / params.tau)
         self.levels = [CpuLevel(*size) for size in level_sizes(height, width, params)]
         self.pixel_iterations = 0
 
@@ -62,7 +68,7 @@ class Workspace:
             # The second frame of a pair is the first of the next, so each is loaded once.
             self.load(gray[t + 1], (t + 1) % 2)
             self.solve(t % 2)
-            flow[t] = np.moveaxis(self.levels[0].flow, 0, -1)
+            np.multiply(np.moveaxis(self.levels[0].flow, 0, -1), self.unit, out=flow[t])
 
     def load(self, frame: Gray, slot: int) -> None:
         """Make a frame's pyramid and gradients."""
@@ -88,6 +94,7 @@ class Workspace:
     def refine(self, level: CpuLevel, slot: int) -> None:
         """Improve the flow of one level."""
         params = self.params
+        step = params.tau / params.theta
         # The duals live on from warp to warp, but not from level to level.
         level.state[kernels.PUX : kernels.PVY + 1] = 0
         for _ in range(params.warps):
@@ -95,16 +102,20 @@ class Workspace:
                 for field in level.flow:
                     field[:] = cv2.medianBlur(np.ascontiguousarray(field), params.median)
             kernels.warp(
-                level.images[slot], level.taps[1 - slot], level.state, level.scratch, level.width
+                level.images[slot],
+                level.taps[1 - slot],
+                level.state,
+                level.scratch,
+                level.width,
+                self.unit,
             )
             iterations = kernels.iterate(
                 level.state,
                 level.mask,
                 level.width,
-                np.float32(params.lambda_ * params.theta),
-                np.float32(params.theta),
-                np.float32(params.tau / params.theta),
-                params.epsilon**2 * level.height * level.width,
+                np.float32(params.lambda_ * params.theta * step**2),
+                np.float32(params.tau),
+                (params.epsilon * step) ** 2 * level.height * level.width,
                 params.iterations,
             )
             self.pixel_iterations += iterations * level.height * level.width
@@ -165,7 +176,17 @@ def open_engine(options: EngineOptions) -> Engine:
 
     The first frames on a machine wait for the compiler, later starts read its cache.
     """
+    if lacks_fma(platform.machine(), get_host_cpu_features()):
+        LOGGER.warning(
+            "engine numba: this CPU has no fused multiply-add (it is below x86-64-v3): the same "
+            "flow takes several times as long"
+        )
     return NumbaEngine(options.tvl1, options.threads)
+
+
+def lacks_fma(machine: str, features: Mapping[str, bool]) -> bool:
+    """Whether a CPU has no instruction for `lanes.fma`; ARM64 always has one."""
+    return machine in ("x86_64", "AMD64") and not features.get("fma", False)
 
 
 def upsample(coarse: Floats, fine: Floats, gain: float) -> None:

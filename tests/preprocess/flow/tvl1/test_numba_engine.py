@@ -3,6 +3,7 @@ cache, SIMD.
 """
 
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from tests.support.scenes import textured
 from twinstream.preprocess.decode.video import open_video
 from twinstream.preprocess.flow.engine import Gray, TvL1Params
 from twinstream.preprocess.flow.engines import open_engine
-from twinstream.preprocess.flow.tvl1 import lanes
+from twinstream.preprocess.flow.tvl1 import lanes, numba_engine
 from twinstream.preprocess.flow.tvl1.levels import level_sizes
 from twinstream.preprocess.flow.tvl1.numba_engine import NumbaEngine
 from twinstream.preprocess.flow.tvl1.reference import pyramid, reference_flow
@@ -168,6 +169,29 @@ def test_a_second_start_compiles_nothing(tmp_path: Path) -> None:
     assert starts == ["[1, 1, 1, 1]", "[0, 0, 0, 0]"]
 
 
+@pytest.mark.parametrize(
+    ("machine", "features", "lacks"),
+    [
+        ("x86_64", {"avx2": True, "fma": True}, False),
+        ("x86_64", {"avx": True, "fma": False}, True),
+        ("x86_64", {}, True),
+        ("aarch64", {"neon": True}, False),
+    ],
+)
+def test_a_processor_without_fused_multiply_add_is_told_in_one_line(
+    machine: str,
+    features: dict[str, bool],
+    lacks: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(numba_engine, "get_host_cpu_features", lambda: features)
+    open_engine("numba", FIXED)
+    told = ["engine numba: this CPU has no fused multiply-add"] if lacks else []
+    assert [record.message.partition(" (")[0] for record in caplog.records] == told
+
+
 def test_the_bits_do_not_depend_on_the_processors_vectors(tmp_path: Path) -> None:
     """`generic` is the least that this architecture has: no AVX, no FMA."""
     program = (
@@ -207,12 +231,32 @@ def _every_operation(a, b, out):
     lanes.store(out, (7, 0), lanes.maximum(x, y))
     lanes.store(out, (8, 0), lanes.rotate(x, 3))
     lanes.store(out, (9, 0), lanes.splat(lanes.lane(x, 5)))
+    lanes.store(out, (11, 0), lanes.splat(lanes.load_item(a, (1, 7))))
+    lanes.store(out, (10, 0), lanes.fma(x, y, lanes.splat(np.float32(0)) - x * y))
+
+
+@numba.njit
+def _turned(a, taken, out):
+    columns = lanes.load(a, (0, 0)), lanes.load(a, (0, 1)), lanes.load(a, (0, 2))
+    lanes.store_columns(out, (0, 0), *columns, lanes.load(a, (0, 3)))
+    lanes.store(taken, (0, 0), lanes.load_column(out, (0, 0), 2))
+    lanes.store_four(out, (1, 1), columns[1])
+
+
+def test_columns_are_written_in_turn_and_read_back() -> None:
+    a = np.arange(24, dtype=np.float32)[None]
+    taken, out = np.zeros((1, 16), np.float32), np.full((2, 64), -1, np.float32)
+    _turned(a, taken, out)
+    expected = np.stack([a[0, n : n + 16] for n in range(4)])
+    assert np.array_equal(out[0], expected.T.ravel())
+    assert np.array_equal(taken[0], expected[2])
+    assert out[1, :7].tolist() == [-1, 1, 2, 3, 4, -1, -1]
 
 
 def test_lanes_compute_what_numpy_computes_to_the_bit() -> None:
     rng = np.random.default_rng(6)
     a, b = (rng.uniform(0.1, 9, (2, 24)).astype(np.float32) for _ in range(2))
-    out = np.zeros((10, 16), np.float32)
+    out = np.zeros((12, 16), np.float32)
     _every_operation(a, b, out)
     x, y = a[1, 2:18], b[0, :16]
     expected = [
@@ -225,7 +269,10 @@ def test_lanes_compute_what_numpy_computes_to_the_bit() -> None:
         np.minimum(x, y),
         np.maximum(x, y),
     ]
-    expected += [np.roll(x, -3), np.full(16, x[5])]
+    # A product of two float32 is exact in float64: what is left of it is what rounding took.
+    rest = (x.astype(np.float64) * y - x * y).astype(np.float32)
+    assert rest.any()
+    expected += [np.roll(x, -3), np.full(16, x[5]), rest, np.full(16, x[5])]
     assert np.array_equal(out, np.stack(expected))
 
 
