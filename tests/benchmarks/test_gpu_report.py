@@ -43,7 +43,7 @@ def test_the_report_runs_from_end_to_end_with_few_packages_and_no_gpu(tmp_path: 
     assert all(text in done.stdout for text in said.values())
     assert "no GPU: Triton's interpreter" in said["card"]
     assert said["tests"].count("torch sees no GPU") >= 1
-    assert "2 of 2 pairs" in said["waves"]
+    assert "1 of 1 pairs" in said["waves"]
     assert "batch of 2" in said["waves"]
     assert "cuda, 2 pairs a batch" in said["batches"]
     assert "numba: not here" in said["agreement"]
