@@ -25,6 +25,7 @@ from twinstream.errors import InputError
 MAX_DYNAMIC_SHARED_BYTES, NON_PORTABLE_CLUSTERS = 8, 14
 CLUSTER_DIMENSION = 4
 SHARED_BYTES_OF_CTA = 97
+INVALID_CLUSTER_SIZE = 912
 
 LARGEST_CLUSTER = 16
 """CTAs; above 8 a GPU may refuse."""
@@ -142,11 +143,14 @@ class Chip:
         """How many clusters of a kernel the GPU holds at a time; 0 where it cannot hold one."""
         num, function = ctypes.c_int(), self._function(kernel)
         if kernel.ctas > 1:
-            config = _config(kernel, 1)
-            self._call(
-                "cuOccupancyMaxActiveClusters", ctypes.byref(num), function, ctypes.byref(config)
+            is_possible = self._call(
+                "cuOccupancyMaxActiveClusters",
+                ctypes.byref(num),
+                function,
+                ctypes.byref(_config(kernel, 1)),
+                allowed=INVALID_CLUSTER_SIZE,
             )
-            return num.value
+            return num.value if is_possible else 0
         self._call(
             "cuOccupancyMaxActiveBlocksPerMultiprocessor",
             ctypes.byref(num),
@@ -184,14 +188,15 @@ class Chip:
             self._functions[kernel] = function
         return self._functions[kernel]
 
-    def _call(self, name: str, *arguments: Any) -> None:
-        """Call the driver; RuntimeError with its words where it fails."""
+    def _call(self, name: str, *arguments: Any, allowed: int = 0) -> bool:
+        """Call the driver; False for an error that is allowed, RuntimeError for any other."""
         failed = getattr(self._driver, name)(*arguments)
-        if failed:
+        if failed not in (0, allowed):
             words = ctypes.c_char_p()
             self._driver.cuGetErrorString(failed, ctypes.byref(words))
             said = words.value.decode() if words.value else f"error {failed}"
             raise RuntimeError(f"{name}: {said}")
+        return not failed
 
 
 def cached_code(source: str, options: tuple[str, ...]) -> bytes:

@@ -205,7 +205,7 @@ class FakeDriver:
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
-        self.fails = ""
+        self.fails, self.status = "", 1
 
     def __getattr__(self, name: str) -> Callable[..., int]:
         def called(*arguments: Any) -> int:
@@ -222,7 +222,7 @@ class FakeDriver:
                 attributes = config.attributes[: config.num_attributes]
                 self.calls.append(tuple(attribute.value[0] for attribute in attributes))
                 self.calls.append(tuple(ctypes.cast(value, number)[0] for value in values))
-            return int(name == self.fails)
+            return self.status if name == self.fails else 0
 
         return called
 
@@ -251,7 +251,9 @@ def test_the_driver_is_given_clusters_and_the_addresses_of_arguments(
     chip.launch(alone, 5, [1])
     assert driver.calls[3:] == [(5, 256, alone.shared_bytes), (), (1,)]
     assert [given[1][0] for given in compilations] == 2 * ["-arch=sm_90"]
-    driver.fails = "cuLaunchKernelEx"
+    driver.fails, driver.status = "cuOccupancyMaxActiveClusters", nvrtc.INVALID_CLUSTER_SIZE
+    assert chip.num_clusters(Plan(16, 11, 2, 8).kernel) == 0
+    driver.fails, driver.status = "cuLaunchKernelEx", 1
     with pytest.raises(RuntimeError, match=r"^cuLaunchKernelEx: out of sorts$"):
         chip.launch(alone, 5, [1])
 
