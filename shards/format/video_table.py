@@ -166,8 +166,8 @@ CODED = pa.schema(
 )
 # What is known of a video before it is opened.
 KNOWN = pa.schema([CODED.field(name) for name in ("key", "path", "class_name", "label", "split")])
-# Of Parquet: so many rows are written, and read, at a time.
-GROUP_ROWS = 2**20
+# Of Parquet: so many rows are written, and read, at a time: some 50 MB while they are.
+GROUP_ROWS = 2**17
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
