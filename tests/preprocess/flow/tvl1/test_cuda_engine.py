@@ -8,6 +8,7 @@ uses a GPU is held to the same.
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -68,8 +69,9 @@ def test_the_kernels_hold_in_tritons_interpreter() -> None:
         "no:cacheprovider",
         "tests/preprocess/flow/tvl1/interpreted_tvl1.py",
         "tests/preprocess/flow/tvl1/interpreted_stage.py",
-        "tests/preprocess/flow/tvl1/interpreted_resident.py",
     ]
+    if shutil.which("g++"):
+        command.append("tests/preprocess/flow/tvl1/interpreted_resident.py")
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         command,
