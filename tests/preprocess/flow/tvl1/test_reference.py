@@ -1,4 +1,4 @@
-"""TV-L1: the parameters, the engines' common promises, and the float64 definition."""
+"""TV-L1: the engines' common promises, and the float64 definition."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
-from pydantic import ValidationError
 
 from tests.support.scenes import textured
 from twinstream.errors import InputError
@@ -29,41 +28,6 @@ planes = st_numpy.arrays(
 @pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> Engine:
     return open_engine(request.param, QUICK)
-
-
-def test_the_defaults_are_those_of_opencvs_gpu_implementation() -> None:
-    assert TvL1Params().as_dict() == {
-        "tau": 0.25,
-        "lambda": 0.15,
-        "theta": 0.3,
-        "scales": 5,
-        "warps": 5,
-        "epsilon": 0.01,
-        "iterations": 300,
-        "scale_step": 0.8,
-        "median": None,
-        "gamma": 0.0,
-    }
-
-
-def test_lambda_is_set_under_its_own_name() -> None:
-    assert TvL1Params.model_validate({"lambda": 0.2}).lambda_ == 0.2
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"lamda": 0.1},
-        {"tau": 0},
-        {"median": 4},
-        {"median": -1},
-        {"scale_step": 1.0},
-        {"gamma": 0.1},
-    ],
-)
-def test_parameters_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValidationError, match=next(iter(wrong))):
-        TvL1Params.model_validate(wrong)
 
 
 def test_opencv_without_its_contrib_modules_is_an_error_of_one_line(
