@@ -4,6 +4,7 @@ trained is never scored.
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import yaml
 from torchvision import models
 
 from tests.support.datasets import write_dataset
+from tests.support.disks import small_disk
 from tests.support.training import kill_after, losses, make_settings
 from twinstream.errors import InputError
 from twinstream.shards.format.manifest import manifest_bytes, read_manifest
@@ -279,10 +281,18 @@ def test_results_that_cannot_be_written_are_told_before_anything_is_scored(
 
     monkeypatch.setattr("twinstream.train.score.evaluate.score_videos", scored)
     (tmp_path / "file").write_text("")
+    test = make_settings(dataset).test
     with pytest.raises(
-        InputError, match=r"file/out: cannot be written to \(Not a directory\); name another folder"
+        InputError, match=r"--out .*file/out: cannot be written to \(Not a "
     ):
-        score_run(three_stages, make_settings(dataset).test, out=tmp_path / "file" / "out")
+        score_run(three_stages, test, out=tmp_path / "file" / "out")
+    with small_disk(tmp_path / "disk", 2**20) as disk:
+        shutil.copy(three_stages / "settings.yaml", disk)
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        with pytest.raises(
+            InputError, match=r"disk: cannot be written to .* another folder: --out"
+        ):
+            score_run(disk, test)
 
 
 def stop(*arguments: Any, **options: Any) -> None:

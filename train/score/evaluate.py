@@ -122,6 +122,9 @@ def score_run(
     settings = read_run_settings(run)
     if out is not None and (out / SETTINGS).exists() and out.resolve() != run.resolve():
         raise InputError(f"--out {out}: is the folder of another run; choose another --out")
+    if out is None:
+        # Who may not write to the run learns of --out.
+        require_room(run, num_bytes=0)
     # Not the name that training holds: a run is tested while its next stage is trained.
     with owned(out or run, "twinstream test", name=OWNER):
         return _score(run, settings, test, shards_path, stage, out or run, known_classes)
