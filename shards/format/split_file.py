@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Annotated, NamedTuple
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from twinstream.errors import InputError
 from twinstream.shards.format.manifest import (
@@ -27,6 +27,12 @@ from twinstream.shards.storage.location import Location
 FOLDER = "splits"
 
 
+def _each_once(keys: tuple[str, ...]) -> tuple[str, ...]:
+    if len({*keys}) != len(keys):
+        raise ValueError("expected each key once")
+    return keys
+
+
 class SplitFile(Record):
     """splits/NAME.json without its digest."""
 
@@ -37,7 +43,7 @@ class SplitFile(Record):
     source_sha256: str
     left_out: Mapping[PlainName, Count]
     """Listed videos in no shard, by reason"""
-    keys: Annotated[tuple[Key, ...], Field(min_length=1)]
+    keys: Annotated[tuple[Key, ...], Field(min_length=1), AfterValidator(_each_once)]
     """Sorted"""
 
 

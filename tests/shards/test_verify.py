@@ -151,18 +151,31 @@ def test_what_readers_of_a_stream_go_by_is_compared(
     assert list(faults(dataset)) == [f"test-000000.tar: left/test0: {told}"]
 
 
-def test_a_stored_split_of_what_is_in_no_shard_is_a_fault(dataset: Path) -> None:
+def store_split(dataset: Path, *keys: str) -> None:
+    """A split `few` of these keys, right in all else."""
     data = split_bytes(
-        SplitFile(
+        SplitFile.model_construct(
             dataset_sha256=file_sha256(dataset / "dataset.json"),
             source="few.txt",
             source_sha256="0" * 64,
             left_out={},
-            keys=("left/nobody", "left/train0"),
+            keys=keys,
         )
     )
     (dataset / "splits").mkdir()
     (dataset / "splits" / "few.json").write_bytes(data)
+
+
+def test_a_stored_split_that_names_a_video_twice_is_a_fault(dataset: Path) -> None:
+    store_split(dataset, "left/train0", "left/train0")
+    (line,) = faults(dataset)
+    assert line.endswith("(keys: expected each key once)")
+    with pytest.raises(InputError, match="expected each key once"):
+        ShardDataset(dataset).samples("few")
+
+
+def test_a_stored_split_of_what_is_in_no_shard_is_a_fault(dataset: Path) -> None:
+    store_split(dataset, "left/nobody", "left/train0")
     assert list(faults(dataset)) == ["few: left/nobody: in no shard"]
     with pytest.raises(InputError, match=r"1 of the 2 videos of few are in its shards"):
         ShardDataset(dataset).samples("few")

@@ -282,9 +282,7 @@ def test_results_that_cannot_be_written_are_told_before_anything_is_scored(
     monkeypatch.setattr("twinstream.train.score.evaluate.score_videos", scored)
     (tmp_path / "file").write_text("")
     test = make_settings(dataset).test
-    with pytest.raises(
-        InputError, match=r"--out .*file/out: cannot be written to \(Not a "
-    ):
+    with pytest.raises(InputError, match=r"--out .*file/out: cannot be written to \(Not a "):
         score_run(three_stages, test, out=tmp_path / "file" / "out")
     with small_disk(tmp_path / "disk", 2**20) as disk:
         shutil.copy(three_stages / "settings.yaml", disk)
