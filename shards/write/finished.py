@@ -129,10 +129,10 @@ class Finished:
         lengths = np.array([shard.num_videos for shard in shards], np.int32)
         begins = np.array([shard.begin for shard in shards], np.int32)
         # From the number of a video to its place: 0 1 2, 3 4 -> 7 8 9, 2 3.
-        moved = np.repeat(begins - (np.cumsum(lengths, dtype=np.int32) - lengths), lengths)
-        places = moved + np.arange(len(moved), dtype=np.int32)
+        places = np.repeat(begins - (np.cumsum(lengths, dtype=np.int32) - lengths), lengths)
+        places += np.arange(len(places), dtype=np.int32)
         after = np.arange(self._num_rows, len(rows), dtype=np.int32)
-        return rows, np.concatenate([places, after])
+        return rows, np.concatenate([places, after]) if len(after) else places
 
 
 def finish_dataset(
@@ -154,6 +154,8 @@ def finish_dataset(
             (out / f"{shard.path}.parquet").unlink()
     # Before the entries are made, so that the rows are gone by then.
     table = _write_videos(out, videos, *finished.rows_of(shards, contents.other_rows))
+    # The pool would keep them while the entries take as much again.
+    pa.default_memory_pool().release_unused()
     splits: dict[str, list[ShardEntry]] = {}
     for shard in shards:
         if shard.tar_bytes:
