@@ -158,10 +158,9 @@ class TableBuilder:
                 else _whole(pa.chunked_array(chunks, field.type))
             )
             del chunks
-        table = pa.table(columns, schema=self._schema)
-        # The pool would keep what the blocks took, half as much again.
-        pa.default_memory_pool().release_unused()
-        return table
+            # The pool would keep what the blocks took, and each column would come on top of it.
+            pa.default_memory_pool().release_unused()
+        return pa.table(columns, schema=self._schema)
 
     def _flush(self) -> None:
         for table in [pa.concat_tables(self._tables)] if self._tables else []:
