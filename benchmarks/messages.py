@@ -27,7 +27,7 @@ from twinstream.preprocess.cluster.resources import WorkerResources
 from twinstream.preprocess.cluster.run_log import RunLog
 from twinstream.preprocess.cluster.session import RayCluster, RayWorker, ray_cluster
 from twinstream.preprocess.cluster.worker import WorkerSetup
-from twinstream.preprocess.job import DecodeRecipe, VideoAt, VideoDone
+from twinstream.preprocess.job import VideoAt, VideoDone
 from twinstream.preprocess.plan import Job, plan_jobs
 from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings
 from twinstream.progress import Progress
@@ -61,9 +61,8 @@ class CountedCluster(RayCluster):
         return super()._message(ref)
 
 
-def no_recipe(setup: WorkerSetup) -> DecodeRecipe:
-    """Nothing is decoded."""
-    return None  # type: ignore[return-value]
+def no_recipe(setup: WorkerSetup) -> Any:
+    """None: nothing is decoded."""
 
 
 def jobs_of(size: int) -> list[Job]:

@@ -227,7 +227,7 @@ def change_member(
         member = rng.choice([each for each in members if each[0].endswith(wanted)])
         member[1] = change(member[1], rng)
         out, offsets = io.BytesIO(), []
-        stream = TarStream(out)  # type: ignore[arg-type]
+        stream = TarStream(out)
         for name, content in members:
             offsets.append(stream.add(name, content))
         stream.finish()

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from twinstream.preprocess.settings import (
     made_settings,
 )
 from twinstream.section import build_settings
-from twinstream.shards.format.manifest import FILE_NAME, FLOW_DEFINITION, manifest_bytes
+from twinstream.shards.format.manifest import FILE_NAME, FLOW_DEFINITION, Manifest, manifest_bytes
 from twinstream.shards.settings import ShardSettings
 from twinstream.shards.storage.location import file_sha256
 from twinstream.train.choices import iteration
@@ -251,6 +252,16 @@ def test_how_a_dataset_was_made_is_read_back_from_its_manifest(section: dict[str
     assert made_settings(stored | more, "dataset.json") == settings
 
 
+def write_run_of(
+    dataset: Path, run_folder: Path, manifest: Manifest, settings: Mapping[str, Any]
+) -> None:
+    """A run of the dataset as if it had been made with these settings."""
+    data = manifest_bytes(manifest.model_copy(update={"settings": settings}))
+    digest = hashlib.sha256(data).hexdigest()
+    write_run(run_folder, dataset, classes=["Run", "Walk"], bound=10.0, dataset_sha256=digest)
+    (run_folder / "dataset.json").write_bytes(data)
+
+
 def test_flow_of_an_older_definition_than_the_videos_is_told(
     preprocessed: Path, run_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -259,15 +270,7 @@ def test_flow_of_an_older_definition_than_the_videos_is_told(
     manifest = read_run_manifest(run_folder, read_run_settings(run_folder))
     settings = {k: v for k, v in manifest.settings.items() if k != FLOW_DEFINITION}
     made_settings(settings, "dataset.json")
-    data = manifest_bytes(manifest.model_copy(update={"settings": settings}))
-    write_run(
-        run_folder,
-        preprocessed / "out" / "shards",
-        classes=["Run", "Walk"],
-        bound=10.0,
-        dataset_sha256=hashlib.sha256(data).hexdigest(),
-    )
-    (run_folder / "dataset.json").write_bytes(data)
+    write_run_of(preprocessed / "out" / "shards", run_folder, manifest, settings)
     Predictor(run_folder)
     assert "trained on flow of definition 1, that of new videos is of 2" in caplog.text
 
@@ -278,15 +281,7 @@ def test_another_engine_is_taken_only_when_it_is_named(
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     manifest = read_run_manifest(run_folder, read_run_settings(run_folder))
     changed = manifest.settings | {"preprocess.engine": "cuda"}
-    data = manifest_bytes(manifest.model_copy(update={"settings": changed}))
-    write_run(
-        run_folder,
-        preprocessed / "out" / "shards",
-        classes=["Run", "Walk"],
-        bound=10.0,
-        dataset_sha256=hashlib.sha256(data).hexdigest(),
-    )
-    (run_folder / "dataset.json").write_bytes(data)
+    write_run_of(preprocessed / "out" / "shards", run_folder, manifest, changed)
     with pytest.raises(
         InputError, match=r"flow of engine cuda, which is not here .*--engine numba"
     ):

@@ -13,7 +13,7 @@ import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 import webdataset as wds
@@ -189,7 +189,7 @@ def _members(stream: "_Watched", url: str) -> Iterator[Members]:
     InputError for a member or a sample larger than can be: its header may claim anything.
     """
     limit, key, total = machine_bytes(), None, 0
-    with tarfile.open(fileobj=stream, mode="r|*", tarinfo=MemberHeader) as tar:  # type: ignore[call-overload]
+    with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|*", tarinfo=MemberHeader) as tar:
         for member in tar:
             if not member.isreg():
                 continue
@@ -204,7 +204,7 @@ def _members(stream: "_Watched", url: str) -> Iterator[Members]:
             assert file is not None
             yield {"fname": member.name, "data": file.read(), "__url__": url}
             # tarfile keeps every header that it has read.
-            tar.members = []
+            tar.members = []  # type: ignore[attr-defined]  # Unknown to typeshed.
     yield {}
 
 

@@ -124,7 +124,7 @@ def test_a_setting_that_cannot_be_is_one_line(overrides: list[str], message: str
 
 def test_a_dataset_records_what_it_held_out_and_one_from_before_records_nothing() -> None:
     def recorded(**settings: object) -> dict[str, object]:
-        dataset = DatasetSettings(kind="folders", **settings)  # type: ignore[arg-type]
+        dataset = DatasetSettings(kind="folders", **settings)
         return byte_settings(dataset, PreprocessSettings(), ShardSettings(), "numba")
 
     before = recorded()

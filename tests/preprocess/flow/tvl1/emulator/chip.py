@@ -32,7 +32,7 @@ class EmulatedChip:
         self.clusters = 2
         self.libraries: dict[tuple[str, ...], ctypes.CDLL] = {}
 
-    def library(self, options: Sequence[str]) -> ctypes.CDLL:
+    def compiled(self, options: Sequence[str]) -> ctypes.CDLL:
         """The kernels, compiled with these constants."""
         constants = tuple(option for option in options if option.startswith("-D"))
         if constants not in self.libraries:
@@ -50,7 +50,7 @@ class EmulatedChip:
 
     def launch(self, kernel: Kernel, num_clusters: int, arguments: Sequence[Any]) -> None:
         """Run clusters of a kernel."""
-        launch = self.library(kernel.options)[f"launch_{kernel.name}"]
+        launch = self.compiled(kernel.options)[f"launch_{kernel.name}"]
         launch.restype = ctypes.c_char_p
         values = [kernel_value(argument) for argument in arguments]
         sizes = (num_clusters * kernel.ctas, kernel.ctas, kernel.threads)
