@@ -1,5 +1,6 @@
 """Fixtures shared by the tests."""
 
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,13 +30,17 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 @pytest.fixture(autouse=True)
-def told(request: pytest.FixtureRequest) -> None:
-    """Notes are told on stderr, as by the command line; what a test made quiet ends with it."""
+def told(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Notes are told on stderr, as by the command line; what a test made quiet ends with it.
+
+    Progress is told where a test asks for it: after seconds it would depend on the machine.
+    """
     if request.node.get_closest_marker("gpu") is None:
         # Not at the head, nor for the tests of a GPU: they need less than this imports.
-        from twinstream.progress import log_to_stderr
+        from twinstream import progress
 
-        log_to_stderr()
+        progress.log_to_stderr()
+        monkeypatch.setattr(progress, "FIRST_LINE_SECONDS", math.inf)
 
 
 @pytest.fixture(scope="session")

@@ -74,12 +74,20 @@ def is_read(pipe: Path) -> bool:
     return False
 
 
+def reader(pipe: Path, driver: int) -> int:
+    """The process below `driver` that reads the pipe, which is held."""
+    # Its end is listed among the files of the process a moment after ours can be opened.
+    wait_for(lambda: bool(readers(pipe, driver)))
+    (pid,) = readers(pipe, driver)
+    return pid
+
+
 def kill_reader(pipe: Path, driver: int) -> None:
     with held(pipe):
-        wait_for(lambda: bool(readers(pipe, driver)))
-        for pid in readers(pipe, driver):
-            os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: not readers(pipe, driver))
+        pid = reader(pipe, driver)
+        os.kill(pid, signal.SIGKILL)
+        # Not until nobody reads: the next worker may have opened it by then.
+        wait_for(lambda: pid not in readers(pipe, driver))
 
 
 def printed(out: Path) -> dict[str, tuple[str, str | None, str | None]]:
@@ -173,8 +181,7 @@ def strike_all(pipes: Path, out: Path, driver: int) -> None:
     for part, following in zip(HELD, [*HELD[1:], "end"], strict=True):
         pipe = pipes / part
         with held(pipe):
-            wait_for(lambda pipe=pipe: bool(readers(pipe, driver)))
-            (pid,) = readers(pipe, driver)
+            pid = reader(pipe, driver)
             assert [path.name for path in out.glob("train/*.tar")] == (
                 ["train-000000.tar"] if part == "write" else []
             )
@@ -311,9 +318,9 @@ def test_a_node_that_goes_costs_no_video_and_one_that_comes_takes_over(
         arguments = ["--address", cluster.address, "--set", "preprocess.max_tries=1"]
         with started(tmp_path, root, out, *arguments) as process:
             with held(pipe):
-                (reader,) = readers(pipe, os.getpid())
+                pid = reader(pipe, os.getpid())
                 cluster.remove_node(first, allow_graceful=False)
-                wait_for(lambda: not Path(f"/proc/{reader}").exists())
+                wait_for(lambda: not Path(f"/proc/{pid}").exists())
             cluster.add_node(num_cpus=2)
             with held(pipe) as end:
                 os.write(end, b"no video")

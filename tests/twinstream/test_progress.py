@@ -11,7 +11,14 @@ from contextlib import suppress
 import pytest
 
 from twinstream.preprocess.cluster.run_log import RunTotals
-from twinstream.progress import LOGGER, Progress, fitted, log_to_stderr, time_left
+from twinstream.progress import (
+    FIRST_LINE_SECONDS,
+    LOGGER,
+    Progress,
+    fitted,
+    log_to_stderr,
+    time_left,
+)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +42,7 @@ def test_a_plain_line_tells_count_time_left_and_note(
 ) -> None:
     clock = iter([0.0, 1.0, 20.0, 25.0, 30.0])
     monkeypatch.setattr("twinstream.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("twinstream.progress.FIRST_LINE_SECONDS", FIRST_LINE_SECONDS)
     # Of a terminal that nobody looks at.
     monkeypatch.setenv("COLUMNS", "20")
     with Progress("preprocess", 13, "video", done=2) as progress:
@@ -110,6 +118,7 @@ def test_where_only_warnings_are_wanted_there_is_no_progress(
     log_to_stderr(logging.WARNING)
     clock = iter([0.0, 20.0])
     monkeypatch.setattr("twinstream.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("twinstream.progress.FIRST_LINE_SECONDS", FIRST_LINE_SECONDS)
     with Progress("preprocess", 12, "video") as progress:
         progress.advance()
     LOGGER.info("flow 1/40 · loss 1.234")
