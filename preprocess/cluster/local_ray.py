@@ -35,6 +35,8 @@ SHM = "/dev/shm"
 # What Ray's own logs say of a machine that lacks something.
 LACKS = [os.strerror(number) for number in (ENOSPC, EROFS, ENOMEM, EMFILE, ENFILE, EAGAIN)]
 LACKS += ["bad_alloc", "failed to map segment"]
+# And what its raylet says where its agents need more than the 15 s that it always gives them.
+AGENTS_LATE = "Timed out waiting for file"
 # Without one of these no Ray starts; it is asked so often whether one has ended.
 SERVERS = {"gcs_server", "raylet"}
 WATCH_SECONDS = 1.0
@@ -116,12 +118,13 @@ def watched_start() -> Iterator[None]:
     """
 
     def look(*_: Any) -> None:
-        if ended := _ended_servers() - before:
+        if ended := _servers("Z") - before:
             raise ChildProcessError(f"{' and '.join(sorted(name for _, name in ended))} has ended")
         # Not an interval, in which one look could interrupt another.
         signal.setitimer(signal.ITIMER_REAL, WATCH_SECONDS)
 
-    before = _ended_servers()
+    # Those of an earlier Ray may still be ending.
+    before = _servers()
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -134,25 +137,36 @@ def watched_start() -> Iterator[None]:
         signal.signal(signal.SIGALRM, handler)
 
 
-def _ended_servers() -> set[tuple[str, str]]:
-    """Number and name of each server that this process has started, that ended, unasked."""
-    ended = set()
+def _servers(state: str = "") -> set[tuple[str, str]]:
+    """Number and name of each server that this process has started; `Z`: that ended, unasked."""
+    found = set()
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
             # `PID (NAME) STATE PARENT ...`; the name of an ended process stays.
             number, _, rest = stat.read_text(errors="replace").partition(" (")
             name, _, rest = rest.rpartition(") ")
-            if rest.split()[:2] == ["Z", str(os.getpid())] and name in SERVERS:
-                ended.add((number, name))
-    return ended
+            its_state, parent, *_ = rest.split()
+            if state in ("", its_state) and parent == str(os.getpid()) and name in SERVERS:
+                found.add((number, name))
+    return found
 
 
 def what_it_lacked(temp_dir: Path) -> str | None:
     """The first word in Ray's logs of something that the machine lacks: `raylet.err: ...`."""
-    for log in sorted(temp_dir.glob(f"{FILES}/session_2*/logs/*.*")):
+    return _logged(temp_dir, "*.*", LACKS)
+
+
+def was_too_busy(temp_dir: Path) -> bool:
+    """Whether Ray's agents were late: the next start may succeed."""
+    return _logged(temp_dir, "raylet.*", [AGENTS_LATE]) is not None
+
+
+def _logged(temp_dir: Path, names: str, wanted: list[str]) -> str | None:
+    """The first of the wanted words in those of Ray's logs, behind the log's name."""
+    for log in sorted(temp_dir.glob(f"{FILES}/session_2*/logs/{names}")):
         with suppress(OSError):
             text = log.read_text(errors="replace")
-            for found in (lack for lack in LACKS if lack in text):
+            for found in (each for each in wanted if each in text):
                 return f"{log.name}: {found}"
     return None
 

@@ -8,6 +8,7 @@ starts in a second where a Ray Data pipeline takes seven, and its unit of retry 
 
 import logging
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,7 @@ from twinstream.preprocess.cluster.local_ray import (
     require_limits,
     set_environment,
     shm_has_room,
+    was_too_busy,
     watched_start,
     what_it_lacked,
 )
@@ -41,9 +43,11 @@ from twinstream.preprocess.cluster.pool import Died, Failed, JobDone, Message, R
 from twinstream.preprocess.cluster.resources import Node, WorkerResources
 from twinstream.preprocess.cluster.worker import OpenRecipe, Worker, WorkerSetup
 from twinstream.preprocess.plan import Job
+from twinstream.progress import LOGGER
 from twinstream.shards.format.video_table import VideoError
 from twinstream.signals import noted_signals
 
+START_TRIES = 3
 # Ray notices that a silent node is dead only after some of its health checks have failed.
 NODE_SECONDS = 20.0
 CONNECT_SECONDS = 5.0
@@ -260,24 +264,35 @@ def _start_here(temp_dir: Path, num_cpus: int | None) -> None:
         return
     # Ray opens the folder that it is given to everyone: one below ours.
     files = temp_dir / FILES
-    try:
-        with watched_start():
-            ray.init(
-                "local",  # Never a cluster that happens to run on this machine.
-                num_cpus=num_cpus or usable_cores(),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=OBJECT_STORE_BYTES,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=str(files),
-                _plasma_directory=None if shm_has_room() else str(temp_dir),
-            )
-    # Of every kind, Exception itself among them.
-    except Exception as error:
-        end_leftovers(temp_dir)
-        reason = what_it_lacked(temp_dir) or _first_line(error)
-        raise InputError(f"Ray cannot be started here ({reason}); mend that, {WITHOUT}") from error
+    for tries_left in reversed(range(START_TRIES)):
+        try:
+            with watched_start():
+                ray.init(
+                    "local",  # Never a cluster that happens to run on this machine.
+                    num_cpus=num_cpus or usable_cores(),
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    _node_ip_address="127.0.0.1",
+                    _temp_dir=str(files),
+                    _plasma_directory=None if shm_has_room() else str(temp_dir),
+                )
+            return
+        # Of every kind, Exception itself among them.
+        except Exception as error:
+            end_leftovers(temp_dir)
+            reason = what_it_lacked(temp_dir) or _first_line(error)
+            if was_too_busy(temp_dir):
+                reason = f"the machine is too busy: it did not start in time, {START_TRIES} times"
+                if tries_left:
+                    LOGGER.warning("Ray did not start in time, as on a busy machine; again")
+                    ray.shutdown()
+                    shutil.rmtree(files, ignore_errors=True)
+                    continue
+            raise InputError(
+                f"Ray cannot be started here ({reason}); mend that, {WITHOUT}"
+            ) from error
 
 
 def _connect(address: str) -> None:

@@ -7,7 +7,9 @@ import signal
 import stat
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +29,7 @@ from twinstream.preprocess.cluster.local_ray import (
     watched_start,
     what_it_lacked,
 )
+from twinstream.preprocess.cluster.session import START_TRIES, _start_here
 
 SOME = resource.RLIM_INFINITY
 
@@ -134,6 +137,35 @@ def test_the_logs_of_a_ray_that_did_not_start_say_what_the_machine_lacked(tmp_pa
     assert what_it_lacked(tmp_path) == "raylet.err: Cannot allocate memory"
 
 
+@pytest.mark.parametrize("num_late", [2, 3])
+def test_a_ray_that_a_busy_machine_was_too_slow_for_is_started_again(
+    num_late: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    starts = []
+
+    def init(*_: Any, **options: Any) -> None:
+        starts.append(options)
+        logs = Path(options["_temp_dir"]) / "session_2026" / "logs"
+        # Nothing of the start before is there.
+        logs.mkdir(parents=True)
+        if len(starts) <= num_late:
+            (logs / "raylet.err").write_text("Check failed: Timed out waiting for file agent_port")
+            raise ChildProcessError("raylet has ended")
+
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    if num_late < START_TRIES:
+        _start_here(tmp_path, 1)
+    else:
+        with pytest.raises(InputError, match=r"\(the machine is too busy: .* or use --local"):
+            _start_here(tmp_path, 1)
+    assert len(starts) == 3
+    assert capsys.readouterr().err == 2 * "Ray did not start in time, as on a busy machine; again\n"
+
+
 def end_and_wait(server: subprocess.Popen[bytes]) -> None:
     """For what interrupts it."""
     assert server.stdin is not None
@@ -147,15 +179,19 @@ def test_a_server_that_ends_while_ray_starts_is_told_at_once(
     monkeypatch.setattr(local_ray, "WATCH_SECONDS", 0.05)
     raylet = shutil.copy(shutil.which("cat") or "cat", tmp_path / "raylet")
     handler = signal.getsignal(signal.SIGALRM)
-    with (
-        subprocess.Popen([raylet], stdin=subprocess.DEVNULL) as before,
-        subprocess.Popen([raylet], stdin=subprocess.PIPE) as now,
-    ):
-        # Of a Ray that this process has started and ended before.
-        os.waitid(os.P_PID, before.pid, os.WEXITED | os.WNOWAIT)
+    start = partial(subprocess.Popen, [raylet], stdin=subprocess.PIPE)
+    # Of a Ray that this process has started before, and that has ended or is still ending.
+    with start() as ended, start() as ending:
+        ended.stdin.close()
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
         with watched_start():
+            ending.stdin.close()
             time.sleep(0.2)
-        with pytest.raises(ChildProcessError, match=r"^raylet has ended$"), watched_start():
+        with (
+            pytest.raises(ChildProcessError, match=r"^raylet has ended$"),
+            watched_start(),
+            start() as now,
+        ):
             end_and_wait(now)
     assert signal.getsignal(signal.SIGALRM) == handler
 

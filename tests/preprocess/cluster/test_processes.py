@@ -43,8 +43,10 @@ def test_a_run_of_plain_processes_needs_no_ray_and_gives_the_same_bytes(tmp_path
     without_ray(root, tmp_path / "peace")
     assert dataset_digests(out) == dataset_digests(tmp_path / "peace")
     log = (out / "run.jsonl").read_text()
-    assert (log.count("worker started"), log.count("video done")) == (2, 4)
-    assert log.count("worker ended") == 2
+    assert log.count("video done") == 4
+    # One may do all before the other has started.
+    assert log.count("worker started") in (1, 2)
+    assert log.count("worker ended") == log.count("worker started")
 
 
 def test_a_cluster_and_none_are_a_usage_error() -> None:
