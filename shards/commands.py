@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from twinstream.errors import InputError
+from twinstream.errors import InputError, bounded
 from twinstream.output import say, tell
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -136,7 +136,7 @@ def verify(path: str, fast: bool) -> None:
         )
         # Printed as they are found: a large dataset takes long, and the first fault may be enough.
         for fault in lines:
-            tell(fault)
+            tell(bounded(fault))
             found += 1
     if found:
         raise InputError(f"{dataset}: {found} fault{'s' if found > 1 else ''}")

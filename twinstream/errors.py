@@ -7,6 +7,8 @@ it.
 
 import reprlib
 
+# Of a message, its end included: there stands what to do.
+MAX_MESSAGE, MAX_END = 2_000, 300
 # What a file holds is repeated in a message as far as a reader needs it.
 MAX_SHOWN = 200
 _SHORT = reprlib.Repr()
@@ -17,8 +19,11 @@ NO_MEMORY = ("can't allocate memory", "out of memory")
 
 class InputError(ValueError):
     """Input that cannot be used as it is; the message says what was wrong, what is right, and
-    where.
+    where. A very long one is cut in its middle: what a file holds may stand in it.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(bounded(message))
 
 
 def memory_fault(error: BaseException) -> str | None:
@@ -38,6 +43,13 @@ def first_line(error: BaseException) -> str:
 def shortened(value: object) -> str:
     """The repr of a value that was read, cut where it is long or deep."""
     return beginning(_SHORT.repr(value))
+
+
+def bounded(message: str) -> str:
+    """A message, cut in its middle where it is very long."""
+    if len(message) <= MAX_MESSAGE:
+        return message
+    return f"{message[: MAX_MESSAGE - MAX_END]}...{message[3 - MAX_END :]}"
 
 
 def beginning(text: str) -> str:

@@ -18,11 +18,13 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    TypeAdapter,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
-from twinstream.errors import InputError, beginning
+from twinstream.errors import InputError, beginning, shortened
 from twinstream.shards.format.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL
 from twinstream.shards.storage.location import (
     Location,
@@ -102,6 +104,8 @@ SplitName = Annotated[str, AfterValidator(_split_name)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 NumBytes = Annotated[int, Field(ge=0, le=2**62)]
+# Of flow, in pixels: far beyond what anybody stores, and float32 computes with it.
+Bound = Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)]
 
 
 class FileEntry(Record):
@@ -135,9 +139,17 @@ class FlowCodec(Record):
     numbers whole in the file.
     """
 
-    bound: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    bound: Bound
     zero: Annotated[int | float, Field(ge=0, le=255)]
     levels: Annotated[int | float, Field(gt=0, le=255)]
+
+
+# All other settings are compared and shown.
+COMPUTED_WITH: dict[str, TypeAdapter[Any]] = {
+    "preprocess.bound": TypeAdapter(Bound),
+    "convert.codec": TypeAdapter(FlowCodec),
+    "convert.cut": TypeAdapter(Bound),
+}
 
 
 def our_codec(bound: float) -> FlowCodec:
@@ -154,6 +166,16 @@ class Manifest(Record):
     settings: dict[str, Any]
     splits: dict[SplitName, tuple[ShardEntry, ...]]
     videos: FileEntry
+
+    @field_validator("settings")
+    @classmethod
+    def _can_be_computed_with(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        for name in COMPUTED_WITH.keys() & settings.keys():
+            try:
+                COMPUTED_WITH[name].validate_python(settings[name])
+            except ValidationError as error:
+                raise ValueError(f"{name} {shortened(settings[name])}: {told(error)}") from error
+        return settings
 
     @model_validator(mode="after")
     def _each_file_once(self) -> "Manifest":
@@ -325,7 +347,8 @@ def told(error: Exception) -> str:
         return "nested too deep" if isinstance(error, RecursionError) else str(error)
     first = error.errors()[0]
     parts = [repr(part) if not is_plain(str(part)) else str(part) for part in first["loc"]]
-    return f"{'.'.join(parts)}: {first['msg'].removeprefix('Value error, ')}"
+    where = f"{'.'.join(parts)}: " if parts else ""
+    return f"{where}{first['msg'].removeprefix('Value error, ')}"
 
 
 def _refuse_constant(name: str) -> NoReturn:

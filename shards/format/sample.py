@@ -23,6 +23,8 @@ from twinstream.shards.storage.location import is_plain, is_usable_path
 MAX_NUMBER = 2**31 - 1
 # Key, class and numbers of a video take a few hundred bytes.
 MAX_JSON_BYTES = 2**16
+# A position in a file is an int64.
+MAX_MEMBER_BYTES = 2**62
 # Headers that tell of the next one: its name, or all that a plain header has no room for
 NAMING = (
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
@@ -33,13 +35,15 @@ NAMING = (
 class MemberHeader(tarfile.TarInfo):
     """A header of a tar of somebody else's; tarfile reads a long name whole, whatever its length.
 
-    ReadError for one of more than `MAX_JSON_BYTES`.
+    ReadError for one of more than `MAX_JSON_BYTES`, and for a member that no file has room for.
     """
 
     def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
         # tarfile calls it for each header before it reads what belongs to it.
         if self.type in NAMING and self.size > MAX_JSON_BYTES:
             raise tarfile.ReadError(f"a header with a name of {self.size} bytes")
+        if not 0 <= self.size <= MAX_MEMBER_BYTES:
+            raise tarfile.ReadError(f"a member of {self.size} bytes")
         found: tarfile.TarInfo = super()._proc_member(tar)  # type: ignore[misc]
         return found
 

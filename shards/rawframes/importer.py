@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from twinstream.errors import InputError
 from twinstream.shards.format.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL, dequantize
 from twinstream.shards.format.image import MAX_PIXELS, decode_unchanged, has_jpeg_end
 from twinstream.shards.format.index import METADATA_BYTES, PIXEL_BYTES
-from twinstream.shards.format.manifest import FlowCodec, our_codec
+from twinstream.shards.format.manifest import FlowCodec, our_codec, told
 from twinstream.shards.format.sample import SampleMeta
 from twinstream.shards.format.video_table import (
     Reason,
@@ -90,10 +91,15 @@ def foreign_codec(bound: float, zero: float, levels: float) -> FlowCodec:
 
     denseflow's 20 px over 127.5 levels from 128 is the same line as 19.92 px over 127 levels.
     """
-    # In one spelling the codecs of two datasets can be compared, and `merge` may mix them.
-    if zero == ZERO_LEVEL:
-        return our_codec(bound * (LEVELS_PER_SIDE / levels))
-    return FlowCodec(bound=bound, zero=zero, levels=levels)
+    try:
+        # In one spelling the codecs of two datasets can be compared, and `merge` may mix them.
+        if zero == ZERO_LEVEL:
+            return our_codec(bound * (LEVELS_PER_SIDE / levels))
+        return FlowCodec(bound=bound, zero=zero, levels=levels)
+    except ValidationError as error:
+        raise InputError(
+            f"--bound {bound:g}, --levels {levels:g}: no codec of flow ({told(error)})"
+        ) from error
 
 
 def common_base(root: Path, videos: Sequence[VideoFolder], layout: Layout) -> int:

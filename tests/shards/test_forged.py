@@ -116,6 +116,10 @@ def codec_with(**changes: Any) -> Callable[[str], str]:
     return lambda text: json_with(flow_codec=json.loads(text)["flow_codec"] | changes)(text)
 
 
+def settings_with(changes: dict[str, Any]) -> Callable[[str], str]:
+    return lambda text: json_with(settings=json.loads(text)["settings"] | changes)(text)
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -144,7 +148,15 @@ def codec_with(**changes: Any) -> Callable[[str], str]:
         (codec_with(bound=0), "flow_codec.bound: "),
         (codec_with(bound=float("nan")), "NaN, which is no JSON"),
         (codec_with(bound=10**400), "flow_codec.bound: "),
+        (codec_with(bound=1e308), "flow_codec.bound: "),
+        (codec_with(bound=1e-320), "flow_codec.bound: "),
         (codec_with(levels=0), "flow_codec.levels: "),
+        (settings_with({"convert.codec": 5}), "settings: convert.codec 5: "),
+        (settings_with({"convert.codec": {"bound": 20}}), "zero: Field required"),
+        (settings_with({"convert.cut": "20 px"}), "settings: convert.cut '20 px': "),
+        (settings_with({"preprocess.bound": 1e400}), "Infinity, which is no JSON"),
+        (settings_with({"preprocess.bound": None}), "settings: preprocess.bound None: "),
+        (json_with(**{"x" * 100_000: 1}), "Extra inputs are not permitted"),
         (lambda text: json.dumps(json.loads(text) | {"settings": []}), "settings: "),
     ],
 )
@@ -155,6 +167,7 @@ def test_a_forged_manifest_is_refused_by_all(
     said = refusals(dataset)
     assert len(said) == 5
     assert all(told in line and "dataset.json" in line for line in said), said
+    assert all(len(line) <= 2_000 for line in said)
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def branch_state(loaded: Mapping[str, Any], branch: BranchName, where: str, mark
 def has_bias(state: Mapping[str, Any], prefix: str = "") -> bool:
     """Whether a classifier was trained: a new one's bias is zero for every class."""
     bias = state.get(f"{prefix}fc.bias")
-    return isinstance(bias, Tensor) and bool(bias.any())
+    return is_plain(bias) and bool(bias.any())
 
 
 def safetensors_bytes(state: Mapping[str, Any]) -> bytes:

@@ -344,13 +344,16 @@ def _is_like(value: Tensor, own: Tensor) -> bool:
 def _same_layers(one: State, other: State) -> bool:
     """Whether both have the same weights, apart from the classifier and attention."""
     keys = [key for key in other if key in one and not _is_optional(key)]
-    return all(_same_shape(one[key], other[key]) for key in keys) and all(
-        torch.equal(one[key].to(other[key]), other[key]) for key in keys
+    plain = all(is_plain(value) for key in keys for value in (one[key], other[key]))
+    return (
+        plain
+        and all(_same_shape(one[key], other[key]) for key in keys)
+        and all(torch.equal(one[key].to(other[key]), other[key]) for key in keys)
     )
 
 
 def _is_tensor(value: object) -> TypeGuard[Tensor]:
-    return isinstance(value, Tensor) and value.ndim > 0
+    return is_plain(value) and value.ndim > 0
 
 
 def _same_shape(value: object, expected: Tensor) -> bool:

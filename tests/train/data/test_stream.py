@@ -425,6 +425,17 @@ def test_what_a_tars_header_claims_is_looked_at_before_it_takes_memory(
             list(tar_samples(tar))
 
 
+def test_a_member_larger_than_any_file_is_refused(tmp_path: Path) -> None:
+    member = tarfile.TarInfo("left/train0.json")
+    member.size = 2**80
+    tar = tmp_path / "x.tar"
+    tar.write_bytes(member.tobuf(tarfile.GNU_FORMAT) + bytes(2**14))
+    with pytest.raises(InputError, match=rf"a member of {2**80} bytes"):
+        list(tar_samples(tar))
+    with pytest.raises(InputError, match=rf"{2**80} bytes"):
+        list(stream_samples(tar))
+
+
 def test_a_sample_larger_than_half_of_the_memory_is_refused(
     dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -422,6 +422,7 @@ def test_a_file_that_names_a_class_twice_is_refused(tmp_path: Path) -> None:
         (lambda value: value.to(torch.int8), "no finite numbers of type float: conv1.weight"),
         (lambda value: value.double() * 1e300, "no finite numbers of type float: conv1.weight"),
         (lambda value: value.to_sparse(), "no finite numbers of type float: conv1.weight"),
+        (lambda value: value.to("meta"), "no finite numbers of type float: conv1.weight"),
     ],
 )
 def test_tensors_of_another_sort_are_refused(
@@ -432,6 +433,24 @@ def test_tensors_of_another_sort_are_refused(
     assert "unexpected 0" in refusal(new_branch(), path)
     torch.save({**state, "conv1.weight": change(state["conv1.weight"])}, path)
     assert message in refusal(new_branch(), path)
+
+
+@pytest.mark.parametrize("key", ["cma.layer2_1.bn.weight", "fc.bias", "fc.weight"])
+@pytest.mark.parametrize("change", [torch.Tensor.to_sparse, lambda value: value.to("meta")])
+def test_attention_and_classifiers_of_another_sort_are_refused_or_left_out(
+    tmp_path: Path, key: str, change: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    model = with_trained_classifier(TwoBranch("cma", 18, CLASSES))
+    path = saved_checkpoint(tmp_path / "a.pt", model)
+    loaded = torch.load(path)
+    loaded["model"][f"rgb.{key}"] = change(loaded["model"][f"rgb.{key}"])
+    torch.save(loaded, path)
+    if key.startswith("cma"):
+        assert "no finite numbers of type float: cma.layer2_1.bn.weight" in refusal(
+            new_branch(), path
+        )
+    else:
+        assert not initialise(new_branch(), path, "rgb", USE).has_classifier
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
