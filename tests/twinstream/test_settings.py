@@ -131,7 +131,7 @@ def test_what_would_fill_memory_or_never_end_is_refused_where_it_is_read(overrid
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("model.family=p4d", "model.family: expected resnet or p3d, not 'p4d'"),
+        ("model.family=p4d", "model.family: expected resnet, p3d or efficientnet_lite0, not 'p4d'"),
         ("model.depth=14", "model.depth: expected 18, 34, 50, 101 or 152 for model.family resnet"),
     ],
 )

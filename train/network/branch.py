@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from twinstream.errors import InputError
-from twinstream.train.choices import EVERY_OTHER, LAST_OF_RES4, AttentionAt, Trainable
+from twinstream.train.choices import EVERY_OTHER, LAST_OF_RES4, AttentionAt, BranchName, Trainable
 from twinstream.train.network.cma import CMABlock
 from twinstream.train.network.weight_files import Adapted, State
 
@@ -42,6 +42,8 @@ class Branch(nn.Module, ABC):
     """Names that every network of this family has in a file, whatever stands before them; a further
     group for each other spelling that `adapted` knows
     """
+    behind_blocks: ClassVar[tuple[str, ...]] = ("fc",)
+    """Its children with weights that stand behind the last residual block"""
     avgpool: nn.Module
     fc: nn.Linear
 
@@ -90,6 +92,18 @@ class Branch(nn.Module, ABC):
         """A residual block, and what the family has before it."""
         out: Tensor = self.get_submodule(name)(x)
         return out
+
+    @property
+    def label(self) -> str:
+        """resnet18."""
+        return f"{self.family}{self.depth}"
+
+    def imagenet_state(self, name: BranchName) -> State:
+        """ImageNet weights for `adapted`; InputError that names the setting of that branch."""
+        raise InputError(
+            f"model.{name}_weights: there are no imagenet weights of {self.family}; name a file, "
+            "or null to start from random weights"
+        )
 
     def adapted(self, state: State, where: str) -> Adapted:
         """Weights of another tool or family with the names and shapes of this one, and how.
@@ -180,7 +194,7 @@ class Branch(nn.Module, ABC):
     def before_attention(self) -> list[nn.Module]:
         """The modules up to the first attention block."""
         stages = {name.partition(".")[0] for stretch in self.stretches for name in stretch}
-        behind = {*stages, *ATTENTION_AND_DROPOUT, "fc"}
+        behind = {*stages, *ATTENTION_AND_DROPOUT, *self.behind_blocks}
         before = [child for name, child in self.named_children() if name not in behind]
         return before + [self.get_submodule(name) for name in self.stretches[0]]
 

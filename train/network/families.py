@@ -17,7 +17,7 @@ from twinstream.train.choices import (
     EVERY_OTHER,
     LAST_OF_RES4,
     LEAST_SIDE,
-    AttentionPlaces,
+    AttentionAt,
 )
 from twinstream.train.snippet_shape import SnippetShape
 
@@ -33,12 +33,14 @@ class Family:
     branch: str
     """Full name of its subclass of `Branch`"""
     depths: tuple[int, ...]
-    attention_at: AttentionPlaces = EVERY_OTHER
+    attention_at: AttentionAt = EVERY_OTHER
     """Where attention blocks stand unless the settings say otherwise"""
     clip_lengths: Sequence[int] = ()
     """Frames and fields that a snippet may have; none: one frame, and fields as its channels"""
     least_side: int = LEAST_SIDE
     """Of its input; with less the last maps are single points, too few for BatchNorm"""
+    title: str = "{name}-{depth}"
+    """What its networks are called in reports"""
 
     def snippet(
         self,
@@ -56,19 +58,33 @@ class Family:
         """expected 18, 34, 50, 101 or 152 for model.family resnet."""
         return f"expected {either(self.depths)} for model.family {self.name}"
 
+    def network(self, depth: int) -> str:
+        """P3D-ResNet-50."""
+        return self.title.format(name=self.name, depth=depth)
+
     def build_branch(self, depth: int, *arguments: Any, **options: Any) -> "Branch":
         """A branch of that depth with random weights; `Branch` says of what else it is made."""
         if depth not in self.depths:
             raise InputError(f"model.depth: {self.expected_depth}, not {depth}")
+        return self.branch_type(depth, *arguments, **options)
+
+    @property
+    def branch_type(self) -> "type[Branch]":
+        """Its subclass of `Branch`, imported now."""
         module, _, name = self.branch.rpartition(".")
-        built: Branch = getattr(import_module(module), name)(depth, *arguments, **options)
-        return built
+        found: type[Branch] = getattr(import_module(module), name)
+        return found
 
 
 NETWORK = "twinstream.train.network"
 DEFAULT_FAMILY = "resnet"
 FAMILIES: tuple[Family, ...] = (
-    Family("resnet", f"{NETWORK}.resnet.ResNetBranch", (18, 34, 50, 101, 152)),
+    Family(
+        "resnet",
+        f"{NETWORK}.resnet.ResNetBranch",
+        (18, 34, 50, 101, 152),
+        title="ResNet-{depth}",
+    ),
     # Four pools halve time, rounding up, and res5 takes one time step.
     Family(
         "p3d",
@@ -77,6 +93,16 @@ FAMILIES: tuple[Family, ...] = (
         LAST_OF_RES4,
         range(1, 2**4 + 1),
         least_side=35,
+        # As its authors call it: by the ResNet that it was made of.
+        title="P3D-ResNet-{depth}",
+    ),
+    # Layers with weights, counted as a ResNet's. Attention ends the stages of strides 8 and 16.
+    Family(
+        "efficientnet_lite0",
+        f"{NETWORK}.efficientnet_lite.EfficientNetLiteBranch",
+        (50,),
+        ("layer2.1", "layer3.2", "layer3.5"),
+        title="EfficientNet-Lite0",
     ),
 )
 
@@ -95,7 +121,7 @@ def family_names() -> list[str]:
 
 
 def expected_family() -> str:
-    """expected resnet or p3d."""
+    """expected resnet, p3d or efficientnet_lite0."""
     return f"expected {either(family_names())}"
 
 

@@ -13,8 +13,10 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from twinstream.train.choices import BranchName
 from twinstream.train.network.branch import Branch
 from twinstream.train.network.p3d_weights import PORT_MARKS, adapt_to_p3d
+from twinstream.train.network.resnet import imagenet_state
 from twinstream.train.network.weight_files import Adapted, State
 
 LAYERS = {14: (1, 1, 1, 1), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -55,6 +57,10 @@ class P3DBranch(Branch):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if name.endswith("conv2_t"):
                 nn.init.normal_(module.get_parameter("weight"), std=T_STD)
+
+    def imagenet_state(self, name: BranchName) -> State:
+        """Those of the ResNet of this depth."""
+        return imagenet_state(self.depth, name)
 
     def adapted(self, state: State, where: str) -> Adapted:
         """Weights of Caffe, of the PyTorch port, or of a 2-D ResNet, for this network."""

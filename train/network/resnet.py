@@ -3,10 +3,12 @@
 Parameters keep torchvision's names, so that its weights load.
 """
 
+import torch
 from torch import Tensor, nn
 from torchvision import models
 
 from twinstream.errors import InputError
+from twinstream.train.choices import BranchName
 from twinstream.train.network.branch import RGB_CHANNELS, Branch
 from twinstream.train.network.p3d_weights import PORT_MARKS, is_p3d
 from twinstream.train.network.weight_files import Adapted, State
@@ -31,6 +33,10 @@ class ResNetBranch(Branch):
         for name, child in net.named_children():
             self.add_module(name, child)
 
+    def imagenet_state(self, name: BranchName) -> State:
+        """torchvision's."""
+        return imagenet_state(self.depth, name)
+
     def adapted(self, state: State, where: str) -> Adapted:
         """Weights of P3D are refused: they hang on time, which is no axis here."""
         if is_p3d(state):
@@ -48,3 +54,26 @@ def stem(in_channels: int) -> nn.Conv2d:
     conv = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return conv
+
+
+def imagenet_state(depth: int, name: BranchName) -> State:
+    """torchvision's ImageNet weights (IMAGENET1K_V1), from its cache or the network.
+
+    InputError that names the setting of that branch.
+    """
+    if f"resnet{depth}" not in models.list_models():
+        raise InputError(
+            f"model.{name}_weights: imagenet has no ResNet of depth {depth}; name a file, or null "
+            "to start from random weights"
+        )
+    weights = models.get_model_weights(f"resnet{depth}")["IMAGENET1K_V1"]
+    try:
+        state: State = weights.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"ImageNet weights for resnet{depth} cannot be downloaded ({said}); put "
+            f"{weights.url} into {torch.hub.get_dir()}/checkpoints, or name a file instead: "
+            f"model.{name}_weights=FILE, or null to start from random weights"
+        ) from error
+    return state

@@ -129,6 +129,11 @@ def branch_state(loaded: Mapping[str, Any], branch: BranchName, where: str, mark
     return {key.removeprefix(prefix): value for key, value in named if key.startswith(prefix)}
 
 
+def has_network(loaded: Mapping[str, Any], marks: Marks) -> bool:
+    """Whether a network with these marks is found in what a file holds."""
+    return bool(_table(loaded, marks)[1])
+
+
 def has_bias(state: Mapping[str, Any], prefix: str = "") -> bool:
     """Whether a classifier was trained: a new one's bias is zero for every class."""
     bias = state.get(f"{prefix}fc.bias")

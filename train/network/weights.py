@@ -15,7 +15,6 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
-from torchvision import models
 
 from twinstream.errors import InputError
 from twinstream.shards.format.classes import first_few
@@ -23,11 +22,13 @@ from twinstream.shards.format.manifest import pixel_settings
 from twinstream.shards.storage.location import file_sha256
 from twinstream.train.choices import IMAGENET, OTHER, BranchName, iteration
 from twinstream.train.network.branch import RGB_CHANNELS, Branch
+from twinstream.train.network.families import FAMILIES, either
 from twinstream.train.network.stages import Stage
 from twinstream.train.network.weight_files import (
     State,
     branch_state,
     has_bias,
+    has_network,
     is_plain,
     read_state,
 )
@@ -81,12 +82,13 @@ def initialise(branch: Branch, source: str | Path | None, name: BranchName, use:
     if source is None:
         return Origin("")
     if source == IMAGENET:
-        adapted = branch.adapted(imagenet_state(branch.depth, name), "ImageNet weights")
+        adapted = branch.adapted(branch.imagenet_state(name), "ImageNet weights")
         _load(branch, without_classifier(adapted.state), "ImageNet weights")
         said = f"{name} weights: ImageNet"
         return Origin(", ".join([said, *adapted.said, "classifier new"]))
     path, where = weights_file(source), str(source)
     loaded = read_state(path)
+    refuse_other_family(loaded, branch, where)
     adapted = branch.adapted(branch_state(loaded, name, where, branch.marks), where)
     found = adapted.state
     if name == "flow":
@@ -155,23 +157,16 @@ def unfit_starts(
     return lines
 
 
-def imagenet_state(depth: int, name: str) -> State:
-    """torchvision's ImageNet weights (IMAGENET1K_V1), from its cache or the network."""
-    if f"resnet{depth}" not in models.list_models():
+def refuse_other_family(loaded: Mapping[str, Any], branch: Branch, where: str) -> None:
+    """InputError for a file that holds no network of the branch's family, but one of another."""
+    if has_network(loaded, branch.marks):
+        return
+    # ResNets and P3D share marks: `adapted` knows them apart.
+    others = [each.name for each in FAMILIES if has_network(loaded, each.branch_type.marks)]
+    if others:
         raise InputError(
-            f"model.{name}_weights: imagenet has no ResNet of depth {depth}; name a file, or null "
-            "to start from random weights"
+            f"{where}: holds a {either(others)} network; set model.family {either(others)}"
         )
-    weights = models.get_model_weights(f"resnet{depth}")["IMAGENET1K_V1"]
-    try:
-        state: State = weights.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:
-        raise InputError(
-            f"ImageNet weights for resnet{depth} cannot be downloaded ({_first_line(error)}); put "
-            f"{weights.url} into {torch.hub.get_dir()}/checkpoints, or name a file instead: "
-            f"model.{name}_weights=FILE, or null to start from random weights"
-        ) from error
-    return state
 
 
 def classifier_rows(
@@ -264,9 +259,7 @@ def fitted(state: State, branch: Branch, where: str) -> State:
     for fault, keys in wrong.items():
         refused = [key for key in keys if key.startswith(acting) or not _is_optional(key)]
         if refused:
-            raise InputError(
-                f"{where}: does not fit {branch.family}{branch.depth}: {fault} {first_few(refused)}"
-            )
+            raise InputError(f"{where}: does not fit {branch.label}: {fault} {first_few(refused)}")
     taken = {key: state[key] for key in own if key in state and _same_shape(state[key], own[key])}
     if bad := [key for key, value in taken.items() if not _is_like(value, own[key])]:
         raise InputError(
@@ -358,7 +351,3 @@ def _is_tensor(value: object) -> TypeGuard[Tensor]:
 
 def _same_shape(value: object, expected: Tensor) -> bool:
     return isinstance(value, Tensor) and value.shape == expected.shape
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from string import Template
 
 from twinstream.output import html_text
-from twinstream.train.network.families import DEFAULT_FAMILY
+from twinstream.train.network.families import find_family
 from twinstream.train.report.evidence import Evidence
 from twinstream.train.report.tables import Cell, Table, beside_paper, shown
 
@@ -102,9 +102,7 @@ def summary(evidence: Evidence) -> str:
         fold = evidence.folds[0]
         tested += f" of {' and '.join(fold.datasets)}" if fold.datasets else ""
         tested += f", by {fold.chosen_by}" if fold.chosen_by else ""
-    # As the authors of P3D call it: by the ResNet that it was made of.
-    family = "" if about["family"] == DEFAULT_FAMILY else f"{about['family'].upper()}-"
-    network = f"{family}ResNet-{about['depth']}"
+    network = find_family(about["family"]).network(about["depth"])
     text = (
         f"{network} on {tested}, {len(about['classes'])} classes, {views} a video. "
         "Accuracies are in percent."

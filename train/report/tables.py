@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from twinstream.train.choices import (
     BRANCHES,
-    EVERY_OTHER,
     WITH_CMA,
     AttentionAt,
     BranchName,
     ModelKind,
 )
+from twinstream.train.network.families import DEFAULT_FAMILY, find_family
 from twinstream.train.network.parameter_count import branch_parameters, parameters_used
 from twinstream.train.network.two_branch import TwoBranch
 from twinstream.train.report import paper
@@ -126,7 +126,7 @@ def parameters_table(evidence: Evidence) -> Table:
     columns = ("model", "parameters for this score", "of the whole network", "top-1", "top-5")
     rows: list[list[Cell]] = []
     for name, variant, score in named:
-        label = _resnet(evidence) + name if name.startswith("-") else name
+        label = _network(evidence) + name if name.startswith("-") else name
         used, whole = relative_parameters(evidence, variant, score)
         found = tops(evidence.accuracy(variant, weights_of(variant, score)))
         rows.append([label, f"{used:.2f}×", f"{whole:.2f}×", *found])
@@ -134,7 +134,7 @@ def parameters_table(evidence: Evidence) -> Table:
             theirs = f"{paper.PARAMETERS[variant.network, score]:.1f}×"
             rows.append([f"{label}, paper", theirs, "", *paper.ACCURACIES[variant[:2]][score]])
     note = (
-        f"Parameters relative to one {_resnet(evidence)} of {len(evidence.about['classes'])} "
+        f"Parameters relative to one {_network(evidence)} of {len(evidence.about['classes'])} "
         "classes. For the RGB "
         "score alone CMA needs its RGB branch, and the flow branch up to the last block that is "
         "read; the whole "
@@ -153,8 +153,8 @@ def parameters_table(evidence: Evidence) -> Table:
 def non_local_table(evidence: Evidence) -> Table:
     """Table 4: the baselines, both with non-local blocks, CMA, and CMA behind non-local blocks."""
     named: list[tuple[str, str, str, Variant, str]] = [
-        *((_resnet(evidence), "", _MODALITY[s], BASELINE, s) for s in SCORES),
-        *((_resnet(evidence), "yes", _MODALITY[s], NON_LOCAL, s) for s in SCORES),
+        *((_network(evidence), "", _MODALITY[s], BASELINE, s) for s in SCORES),
+        *((_network(evidence), "yes", _MODALITY[s], NON_LOCAL, s) for s in SCORES),
         *((f"CMA iter1-{s}", "", "RGB + flow", CMA, s) for s in "RS"),
         *((f"CMA iter1-{s}", "yes", "RGB + flow", CMA_NON_LOCAL, s) for s in "RS"),
     ]
@@ -190,7 +190,7 @@ def categories_table(evidence: Evidence) -> Table:
 def transfer_table(evidence: Evidence) -> Table:
     """Table 6: top-1 of networks of another dataset of which the last layers alone were trained."""
     named = [
-        *((f"{_resnet(evidence)}-{score}", BASELINE, score) for score in SCORES),
+        *((f"{_network(evidence)}-{score}", BASELINE, score) for score in SCORES),
         *((f"CMA iter1-{score}", CMA, score) for score in "RS"),
     ]
     num_folds = len(evidence.folds)
@@ -214,10 +214,10 @@ def is_transferred(evidence: Evidence) -> bool:
 
 
 def is_transfer_of_paper(evidence: Evidence) -> bool:
-    """Whether these are the dataset and the depth of the paper's Table 6."""
+    """Whether these are the dataset and the network of the paper's Table 6."""
     about = evidence.about
     is_ucf101 = about["dataset_kind"] == "ucf101" and len(about["classes"]) == paper.UCF101_CLASSES
-    return is_ucf101 and about["depth"] == paper.DEPTH
+    return is_ucf101 and (about["family"], about["depth"]) == paper.NETWORKS[0]
 
 
 def gains(evidence: Evidence) -> list[Gain]:
@@ -238,23 +238,25 @@ def gains(evidence: Evidence) -> list[Gain]:
 
 
 def relative_parameters(evidence: Evidence, variant: Variant, score: str) -> tuple[float, float]:
-    """Parameters that a score uses, and those of the whole network, over one ResNet's.
+    """Parameters that a score uses, and those of the whole network, over one of its branches'.
 
-    The ResNet has the same depth and classes.
+    That branch has no attention.
     """
     about = evidence.about
     num_classes = len(about["classes"])
     kind: ModelKind = "cma" if variant == CMA else "two_stream" if score == "S" else "rgb"
     # From JSON: a name, or a list of residual blocks where the settings have a tuple.
     at: AttentionAt = about["attention_at"]
-    if at != EVERY_OTHER:
+    if not isinstance(at, str):
         at = tuple(at)
     # Only counted: on meta no memory is taken and nothing is initialised.
     with torch.device("meta"):
-        model = TwoBranch(kind, about["depth"], num_classes, attention_at=at)
+        model = TwoBranch(
+            kind, about["depth"], num_classes, attention_at=at, family=about["family"]
+        )
     outputs: tuple[BranchName, ...] = BRANCHES[kind] if score == "S" else ("rgb",)
     attending: tuple[BranchName, ...] = ("rgb",) if kind in WITH_CMA else ()
-    one = branch_parameters(about["depth"], num_classes)
+    one = branch_parameters(about["depth"], num_classes, about["family"])
     whole = sum(parameter.numel() for parameter in model.parameters())
     return parameters_used(model, outputs, attending) / one, whole / one
 
@@ -325,8 +327,12 @@ def tops(accuracy: Accuracy | None) -> list[Cell]:
     return [top1, 100 * accuracy.top5]
 
 
-def _resnet(evidence: Evidence) -> str:
-    return f"ResNet{evidence.about['depth']}"
+def _network(evidence: Evidence) -> str:
+    about = evidence.about
+    # As the paper writes it
+    if about["family"] == DEFAULT_FAMILY:
+        return f"ResNet{about['depth']}"
+    return find_family(about["family"]).network(about["depth"])
 
 
 _MODALITY = {"R": "RGB", "F": "flow", "S": "RGB + flow"}

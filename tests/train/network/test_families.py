@@ -124,7 +124,7 @@ def test_every_kind_of_network_is_built_of_every_family(kind: ModelKind, family:
 @pytest.mark.parametrize(
     ("tree", "message"),
     [
-        ({"family": "i3d"}, "family: expected resnet or p3d, not 'i3d'"),
+        ({"family": "i3d"}, "family: expected resnet, p3d or efficientnet_lite0, not 'i3d'"),
         ({"depth": 14}, "depth: expected 18, 34, 50, 101 or 152 for model.family resnet, not 14"),
         (
             {"family": "p3d", "depth": 18},
@@ -133,6 +133,10 @@ def test_every_kind_of_network_is_built_of_every_family(kind: ModelKind, family:
         (
             {"family": "p3d", "clip_length": 17},
             "clip_length: expected 1 to 16 for model.family p3d, not 17",
+        ),
+        (
+            {"family": "efficientnet_lite0", "depth": 18},
+            "depth: expected 50 for model.family efficientnet_lite0, not 18",
         ),
         ({"attention_at": "last"}, "attention_at"),
     ],
@@ -149,6 +153,9 @@ def test_settings_that_no_such_family_has_are_one_line(
 def test_what_is_not_set_is_the_familys() -> None:
     flat, clip = ModelSettings(), ModelSettings(family="p3d", clip_length=12, clip_stride=2)
     assert (flat.attention_at, clip.attention_at) == ("every_other", "last_of_res4")
+    lite = ModelSettings(family="efficientnet_lite0")
+    assert (lite.depth, lite.snippet) == (50, SnippetShape(1, 5))
+    assert lite.attention_at == ("layer2.1", "layer3.2", "layer3.5")
     assert ModelSettings(family="p3d", attention_at=None).attention_at == "last_of_res4"
     assert ModelSettings(family="p3d", attention_at="every_other").attention_at == "every_other"
     assert flat.snippet == SnippetShape(1, 5)
@@ -160,5 +167,7 @@ def test_what_is_not_set_is_the_familys() -> None:
 def test_a_depth_or_family_that_is_not_there_is_told_where_a_network_is_built() -> None:
     with pytest.raises(InputError, match=r"model\.depth: expected 18, .* resnet, not 20"):
         TwoBranch("rgb", 20, 5)
-    with pytest.raises(InputError, match=r"model\.family: expected resnet or p3d, not 'i3d'"):
+    with pytest.raises(
+        InputError, match=r"model\.family: expected resnet, p3d or efficientnet_lite0, not 'i3d'"
+    ):
         TwoBranch("rgb", 18, 5, family="i3d")

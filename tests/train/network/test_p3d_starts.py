@@ -12,7 +12,7 @@ from tests.support.p3d_files import caffe_logits, port_checkpoint, random_layers
 from twinstream.errors import InputError
 from twinstream.train.choices import IMAGENET_MEAN, BranchName
 from twinstream.train.data.normalise import normalise_rgb
-from twinstream.train.network import weights
+from twinstream.train.network import p3d
 from twinstream.train.network.branch import Branch
 from twinstream.train.network.families import find_family
 from twinstream.train.network.p3d_weights import CAFFE_MEAN
@@ -199,7 +199,7 @@ def test_a_2d_run_gives_its_classes_too_but_counts_as_not_trained(tmp_path: Path
 
 def test_imagenet_starts_both_branches(monkeypatch: pytest.MonkeyPatch) -> None:
     state = resnet14()
-    monkeypatch.setattr(weights, "imagenet_state", lambda depth, name: state)
+    monkeypatch.setattr(p3d, "imagenet_state", lambda depth, name: state)
     for name, channels in CHANNELS.items():
         branch = new_branch(channels)
         assert initialise(branch, "imagenet", name, USE) == Origin(
