@@ -116,6 +116,7 @@ def test_a_folder_without_a_checkpoint_is_one_line(dataset: Path, tmp_path: Path
 
 
 P3D = ("model.family=p3d", "model.depth=14", "model.clip_length=4")
+LITE = ("model.family=efficientnet_lite0", "model.depth=50")
 
 
 @pytest.mark.parametrize(
@@ -125,6 +126,7 @@ P3D = ("model.family=p3d", "model.depth=14", "model.clip_length=4")
         ("train.trainable=behind_attention", "train.stages=[iter1,iter2]"),
         ("train.trainable=behind_attention", "train.stages=[iter1]", "model.kind=cma_nonlocal"),
         ("train.trainable=behind_attention", "train.stages=[iter1]", *P3D),
+        ("train.trainable=behind_attention", "train.stages=[iter1]", *LITE),
     ],
 )
 def test_stored_features_give_the_losses_of_training_without_them(

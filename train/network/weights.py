@@ -165,7 +165,7 @@ def refuse_other_family(loaded: Mapping[str, Any], branch: Branch, where: str) -
     others = [each.name for each in FAMILIES if has_network(loaded, each.branch_type.marks)]
     if others:
         raise InputError(
-            f"{where}: holds a {either(others)} network; set model.family {either(others)}"
+            f"{where}: holds a network of {either(others)}; set model.family {either(others)}"
         )
 
 

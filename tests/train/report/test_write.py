@@ -25,6 +25,7 @@ from twinstream.train.report.figures import (
     sweep_figure,
     sweep_table,
 )
+from twinstream.train.report.page import summary
 from twinstream.train.report.sources import Variant
 from twinstream.train.report.tables import (
     ITERATIONS,
@@ -93,6 +94,27 @@ def test_parameters_are_those_counted(runs: list[Path]) -> None:
         ("CMA iter1-R", "1.68×", "2.63×"),
         ("CMA iter1-S", "2.31×", "2.63×"),
     ]
+
+
+def test_another_family_is_named_counted_and_not_set_beside_the_paper(tmp_path: Path) -> None:
+    about = {
+        "family": "efficientnet_lite0",
+        "attention_at": ["layer2.1", "layer3.2", "layer3.5"],
+        **{"classes": [f"class{n}" for n in range(101)], "dataset_kind": "ucf101"},
+    }
+    runs = [
+        write_tested(tmp_path / kind, kind, stage, {"rgb": RIGHT, "flow": HALF}, LABELS, **about)
+        for kind, stage in (("two_stream", "rgb"), ("cma", "iter1"))
+    ]
+    evidence = read_evidence(runs)
+    assert [(row[0], row[1], row[2]) for row in parameters_table(evidence).rows] == [
+        ("EfficientNet-Lite0-R", "1.00×", "1.00×"),
+        ("two-stream", "2.00×", "2.00×"),
+        ("CMA iter1-R", "1.21×", "2.02×"),
+        ("CMA iter1-S", "2.01×", "2.02×"),
+    ]
+    assert "paper" not in transfer_table(evidence).columns
+    assert summary(evidence).startswith("EfficientNet-Lite0 on 6 videos")
 
 
 def test_the_comparison_with_non_local_blocks_leaves_a_gap_that_says_what_fills_it(
