@@ -106,10 +106,11 @@ def test_imagenet_weights_give_the_scores_of_the_port(
     state = branch.adapted(branch.imagenet_state("rgb"), "ImageNet weights").state
     assert state.keys() == branch.state_dict().keys()
     branch.load_state_dict(state)
+    branch.double()
     with torch.inference_mode():
-        (scores,) = branch(normalise_rgb(drawn_frame(side)))
+        (scores,) = branch(normalise_rgb(drawn_frame(side), torch.float64))
     found = (*scores[:3].tolist(), scores.max().item(), scores.std().item())
-    assert found == pytest.approx(figures, abs=2e-5)
+    assert found == pytest.approx(figures, abs=1e-5)
 
 
 def test_imagenet_starts_both_branches() -> None:
