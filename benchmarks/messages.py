@@ -4,9 +4,10 @@ Workers are actors of a Ray on this machine whose jobs take no time, so that wha
 driver alone: CPU seconds of its process, with Ray's threads in it, but not of Ray's other
 processes. Thousands of workers cannot be had here, and Ray looks at all that it waits for each time
 that it is asked; so a wait for as many streams, which one actor is never to begin, is measured
-apart.
+apart. With --simulate there is no Ray, and all workers are in this process: the driver's own loop.
 
     python -m benchmarks.messages
+    python -m benchmarks.messages --videos 10000000 --simulate 4000
 """
 
 import os
@@ -18,8 +19,8 @@ from unittest.mock import patch
 
 import click
 
-from benchmarks.measuring import machine
-from benchmarks.scale import VIDEOS_PER_SHARD, class_name, split_of, video_path
+from benchmarks.measuring import machine, peak_kibibytes
+from benchmarks.scale import VIDEOS_PER_SHARD, class_name, drive, split_of, video_path
 from twinstream.preprocess.catalog.catalog import VIDEO, Video
 from twinstream.preprocess.cluster import session
 from twinstream.preprocess.cluster.pool import Pool
@@ -118,6 +119,17 @@ def wait_seconds(num_workers: int) -> float:
     return seconds
 
 
+def simulated(jobs: list[Job], workers: int) -> str:
+    """A line: what a message costs a driver of so many workers that are no processes."""
+    begun = time.process_time()
+    num_messages = drive(jobs, workers)
+    seconds = time.process_time() - begun
+    return (
+        f"{len(jobs):,} jobs, {workers:,} workers by simulation: {num_messages:,} messages, "
+        f"{1e6 * seconds / num_messages:.1f} µs each; peak {peak_kibibytes() / 1024:,.0f} MiB"
+    )
+
+
 class SilentWorker:
     """Never says anything."""
 
@@ -139,9 +151,13 @@ def fed(num_workers: int, message: float, wait: float) -> float:
 @click.option("--videos", type=click.IntRange(min=128), default=2560)
 @click.option("--workers", type=click.IntRange(min=1), default=2)
 @click.option("--fed", "num_fed", type=click.IntRange(min=1), multiple=True, default=(1000, 4000))
-def main(videos: int, workers: int, num_fed: tuple[int, ...]) -> None:
+@click.option("--simulate", type=click.IntRange(min=1), help="So many workers without Ray.")
+def main(videos: int, workers: int, num_fed: tuple[int, ...], simulate: int | None) -> None:
     """CPU seconds of the driver for each message on Ray."""
     jobs = jobs_of(videos)
+    if simulate is not None:
+        print(f"{machine()}; {simulated(jobs, simulate)}")
+        return
     setup = WorkerSetup(
         root=Path("videos").absolute(),
         out=None,

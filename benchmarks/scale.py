@@ -193,9 +193,9 @@ def until_first_byte(copy: Callable[[], object]) -> None:
 class InstantCluster:
     """Workers whose jobs take no time: what is left is the pool's own cost."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_workers: int) -> None:
         self._left: dict[int, deque[Message]] = {}
-        self.num_messages = 0
+        self._num_workers, self.num_messages = num_workers, 0
 
     def start(self) -> int:
         """A further worker, which is ready."""
@@ -229,14 +229,13 @@ class InstantCluster:
 
     def resources(self) -> dict[str, float]:
         """As many cores as workers."""
-        return {"CPU": NUM_WORKERS}
+        return {"CPU": self._num_workers}
 
 
-def drive(build: DatasetBuild[Video]) -> int:
+def drive(jobs: list[Job], workers: int) -> int:
     """The pool, its log and its progress over every job; returns the number of messages."""
-    cluster = InstantCluster()
-    plans = list(build.plans)
-    total = sum(len(plan.items) for plan in plans)
+    cluster = InstantCluster(workers)
+    total = sum(len(job.items) for job in jobs)
     with (
         open(os.devnull, "w", encoding="utf-8") as nowhere,
         Progress("driver", total, "video") as progress,
@@ -244,8 +243,8 @@ def drive(build: DatasetBuild[Video]) -> int:
         log = RunLog(nowhere)
         pool = Pool(
             cluster,
-            plans,
-            workers=min(NUM_WORKERS, len(plans)),
+            jobs,
+            workers=workers,
             each=WorkerResources(),
             max_tries=1,
             timeout_seconds=600.0,
@@ -334,7 +333,7 @@ def _driver(size: int, folder: Path) -> Cost:
 
     def work() -> None:
         nonlocal num_messages
-        num_messages = drive(build)
+        num_messages = drive([*build.plans], NUM_WORKERS)
 
     cost = _measured(work)
     return Cost(cost.seconds / num_messages, cost.mebibytes)

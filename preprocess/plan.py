@@ -29,7 +29,8 @@ def plan_jobs(videos: Sequence[Video], videos_per_shard: int, seed: int) -> list
 
 def missing_rows(videos: Sequence[Video]) -> Sequence[VideoRow]:
     """The rows of the videos that are not on disk, each made when it is looked at."""
-    return Some(videos, np.flatnonzero(~presence(videos)), _missing_row)
+    absent = np.flatnonzero(~presence(videos)).astype(np.int32)
+    return Some(videos, absent, _missing_row)
 
 
 def _missing_row(video: Video) -> VideoRow:

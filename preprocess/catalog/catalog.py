@@ -27,7 +27,16 @@ from twinstream.preprocess.catalog.listed import (
 )
 from twinstream.preprocess.catalog.suffixes import has_video_suffix
 from twinstream.shards.format.classes import first_few, spelling_warning
-from twinstream.shards.format.columns import TEXT, Positions, Records, Some, order_of, values
+from twinstream.shards.format.columns import (
+    BLOCK_ROWS,
+    TEXT,
+    Positions,
+    Records,
+    Some,
+    order_of,
+    slices,
+    values,
+)
 from twinstream.shards.format.keys import require_plain_class, video_key
 from twinstream.shards.format.listings import Listed
 from twinstream.shards.format.split_file import SplitList
@@ -55,6 +64,29 @@ class Video:
 _REPLACEMENT = "(?i)(^|/)replacement[^/]*/"
 # The columns of a Video.
 VIDEO = KNOWN.append(pa.field("present", pa.bool_()))
+
+
+class Videos(Records[Video]):
+    """Videos sorted by key. A key is made of its path when it is looked at, as all of them would
+    take as much memory as the rest; `table` has the other columns.
+    """
+
+    def __init__(self, table: pa.Table, *, is_folder: bool) -> None:
+        super().__init__(table, Video)
+        self._is_folder = is_folder
+
+    @property
+    def by_key(self) -> Positions:
+        """As they are."""
+        return np.arange(len(self), dtype=np.int32)
+
+    def rows(self, positions: Positions | slice, names: list[str] | None = None) -> pa.Table:
+        """The columns of some rows, all or some."""
+        names = names or VIDEO.names
+        stored = {"path", *names} - {"key"}
+        rows = super().rows(positions, sorted(stored))
+        keys = video_keys(rows["path"], is_folder=self._is_folder)
+        return rows.append_column("key", keys).select(names)
 
 
 @dataclass(frozen=True)
@@ -268,19 +300,15 @@ def _catalog(
 ) -> Catalog:
     """The catalog of what lists name, each at one of `paths`; InputError where two have one key."""
     listed = matched.listed.table
-    keys = video_keys(paths, is_folder=is_folder)
     # Sorted by key, so that the order of lines in a list changes no shard. One column after the
     # other, so that no more than one is there twice.
-    order = order_of(keys)
+    order = _order_of_keys(video_keys(paths, is_folder=is_folder), matched.listed)
     rows = pa.array(order)
-    keys = keys.take(rows)
-    _refuse_one_key(keys, order, matched.listed)
     names = listed["class_name"].combine_chunks()
     labels = {name: label for label, name in enumerate(classes)}
     codes = pa.array([labels[name] for name in names.dictionary.to_pylist()], pa.int32())
     label = codes.take(names.indices.take(rows))
     columns = {
-        "key": keys,
         "path": paths.take(rows),
         "class_name": pa.DictionaryArray.from_arrays(label, pa.array(classes, pa.string())),
         "label": label,
@@ -291,15 +319,20 @@ def _catalog(
         told = f"{_named(matched.unnamed, is_folder)} that no list names, left out"
         warnings = [*warnings, told]
     warnings = [*warnings, *spelling_warning(classes)]
-    return Catalog(classes, Records(pa.table(columns, schema=VIDEO), Video), tuple(warnings))
+    return Catalog(classes, Videos(pa.table(columns), is_folder=is_folder), tuple(warnings))
 
 
-def _refuse_one_key(keys: pa.ChunkedArray, order: Positions, listed: Records[Listed]) -> None:
-    """InputError for the first two videos of one key, of sorted keys."""
-    place = pc.index(pc.equal(keys[1:], keys[:-1]), True).as_py()
-    if place >= 0:
-        first, second = sorted(order[place : place + 2].tolist())
-        refuse_twice(keys[place].as_py(), listed[first], listed[second])
+def _order_of_keys(keys: pa.ChunkedArray, listed: Records[Listed]) -> Positions:
+    """Positions in the order of the keys; InputError for the first two videos of one key."""
+    order = order_of(keys)
+    for block in slices(len(order), BLOCK_ROWS):
+        positions = order[block.start : block.stop + 1]
+        some = keys.take(pa.array(positions))
+        place = pc.index(pc.equal(some[1:], some[:-1]), True).as_py()
+        if place >= 0:
+            first, second = sorted(positions[place : place + 2].tolist())
+            refuse_twice(some[place].as_py(), listed[first], listed[second])
+    return order
 
 
 def _held(listed: Sequence[Listed], *, is_folder: bool = False) -> Records[Listed]:

@@ -276,7 +276,8 @@ class Pool:
             return
         state.job = self._waiting.pop()
         given_up = self._retries.given_up
-        keys = [video.key for video in state.job.items if video.key in given_up]
+        # A job's videos are made for this look, and most runs give none up.
+        keys = [video.key for video in state.job.items if video.key in given_up] if given_up else ()
         self._cluster.run(worker, state.job, {key: given_up[key] for key in keys})
 
     def _video_done(self, state: WorkerState, done: VideoDone) -> Iterator[VideoDone]:

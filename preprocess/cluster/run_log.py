@@ -24,6 +24,8 @@ from twinstream.shards.storage.location import Location
 LOG_NAME, REPORT_NAME = "run.jsonl", "run.json"
 NUM_SLOWEST = 10
 NOTE_SECONDS = 0.1
+# `json.dumps` would make an encoder for each line.
+_spelt = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class EventKind(StrEnum):
@@ -151,11 +153,12 @@ class RunLog:
             line["seconds"] = {
                 part: round(seconds, 3) for part, seconds in event.done.seconds.items()
             }
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._file.write(_spelt(line) + "\n")
         # At once, so that the log of a run that is killed is complete.
         self._file.flush()
         level = logging.WARNING if event.kind in SHOWN_AT_ONCE else logging.DEBUG
-        LOGGER.log(level, event_line(event))
+        if LOGGER.isEnabledFor(level):
+            LOGGER.log(level, event_line(event))
 
     def note(self) -> str:
         """The sums for the progress line, a tenth of a second old at most."""

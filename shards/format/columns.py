@@ -48,7 +48,7 @@ class Records(Sequence[T_co]):
 
     def __iter__(self) -> Iterator[T_co]:
         for start in range(0, len(self), BLOCK_ROWS):
-            yield from self._records(self.table.slice(start, BLOCK_ROWS))
+            yield from self._records(self.rows(slice(start, start + BLOCK_ROWS)))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
@@ -61,9 +61,14 @@ class Records(Sequence[T_co]):
         """Positions in the order of the column `key`."""
         return order_of(self.table["key"])
 
+    def rows(self, positions: Positions | slice, names: list[str] | None = None) -> pa.Table:
+        """The columns of some rows, all or some."""
+        table = self.table if names is None else self.table.select(names)
+        return table[positions] if isinstance(positions, slice) else taken(table, positions)
+
     def take(self, positions: Positions) -> list[T_co]:
         """The records at these positions."""
-        return self._records(taken(self.table, positions))
+        return self._records(self.rows(positions))
 
     def _records(self, rows: pa.Table) -> list[T_co]:
         columns = zip(*map(values, rows.columns), strict=True)
@@ -272,12 +277,12 @@ class Joined(Generic[T]):
 
     @property
     def table(self) -> pa.Table:
-        """The columns of all rows of which the items are some."""
-        return self._whole.table.select(self._names)
+        """What is stored of all rows of which the items are some."""
+        return self._whole.table
 
     def rows(self, numbers: Positions | slice) -> pa.Table:
         """The columns of some items, by their numbers."""
-        return taken(self.table, self.positions[numbers])
+        return self._whole.rows(self.positions[numbers], self._names)
 
     def by_key(self) -> Positions:
         """Numbers of the items, as they stand in the lists, in the order of their keys."""

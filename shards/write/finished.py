@@ -18,7 +18,6 @@ from twinstream.shards.format.columns import (
     Joined,
     Positions,
     TableBuilder,
-    order_of,
     slices,
     taken,
 )
@@ -176,24 +175,16 @@ def _write_videos(
     out: Location, videos: Joined[Any], rest: pa.Table, places: Positions
 ) -> FileEntry:
     """videos.parquet; the rest of the row of each of `videos` is at its place in `rest`."""
-    table = videos.table
-    # Of each row of the table; -1 where it is none of these videos.
-    place_of = np.full(table.num_rows, -1, np.int32)
-    place_of[videos.positions] = places
-    del places
-    order = order_of(table["key"])
-    order = order[place_of[order] >= 0]
+    order = videos.by_key()
 
-    def column(name: str, rows: Positions) -> pa.ChunkedArray:
-        source, numbers = (table, rows) if name in KNOWN.names else (rest, place_of[rows])
-        return taken(source.select([name]), numbers)[name].cast(VIDEO_SCHEMA.field(name).type)
-
-    def group(rows: Positions) -> pa.Table:
+    def group(numbers: Positions) -> pa.Table:
         # What the group before took, which the pool would keep.
         pa.default_memory_pool().release_unused()
-        # One after the other, as names that are written out take some times the memory.
-        columns = [column(name, rows) for name in VIDEO_SCHEMA.names]
-        return pa.table(columns, schema=VIDEO_SCHEMA)
+        known, found = videos.rows(numbers), taken(rest, places[numbers])
+        return pa.table(
+            [(known if name in KNOWN.names else found)[name] for name in VIDEO_SCHEMA.names],
+            VIDEO_SCHEMA.names,
+        )
 
     with atomic_file(out / VIDEOS_NAME) as file:
         hashed = HashedFile(file)

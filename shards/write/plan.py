@@ -8,7 +8,7 @@ and does not depend on the random numbers of a library. Other splits are sorted 
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -52,14 +52,13 @@ def plan_shards(
     plans = []
     joined = Joined([items], pa.schema([("key", TEXT), ("split", NAME)]))
     by_key = joined.by_key()
-    rows = joined.table.select(["key", "split"])
-    split_of = np.asarray(rows["split"].chunk(0).indices)[joined.positions]
-    names: list[str] = rows["split"].chunk(0).dictionary.to_pylist()
+    column = joined.table["split"].chunk(0)
+    split_of = np.asarray(column.indices)[joined.positions]
+    names: list[str] = column.dictionary.to_pylist()
     for split in sorted({names[code] for code in np.unique(split_of)}):
         members = by_key[split_of[by_key] == names.index(split)]
         if split == "train":
-            ranks = _ranks(rows["key"], joined.positions[members], rank)
-            members = members[np.argsort(ranks, kind="stable")]
+            members = members[np.argsort(_ranks(joined, members, rank), kind="stable")]
         for number, part in enumerate(slices(len(members), items_per_shard)):
             in_shard: Some[T] = Some(items, members[part])
             plans.append(ShardPlan(split, f"{split}-{number:06d}", in_shard))
@@ -67,15 +66,15 @@ def plan_shards(
 
 
 def _ranks(
-    keys: pa.ChunkedArray, positions: Positions, rank: Callable[[str], bytes]
+    items: Joined[Any], numbers: Positions, rank: Callable[[str], bytes]
 ) -> NDArray[np.bytes_]:
-    """The rank of the key at each position."""
+    """The rank of the key of each of these items."""
     ranks = np.empty(0, "S")
-    for block in slices(len(positions), BLOCK_ROWS):
-        some = [rank(key) for key in keys.take(pa.array(positions[block])).to_pylist()]
+    for block in slices(len(numbers), BLOCK_ROWS):
+        some = [rank(key) for key in items.rows(numbers[block])["key"].to_pylist()]
         found = np.array(some, "S")
         # All are of one length, so that no list of blocks has to become one.
-        ranks = ranks if len(ranks) else np.empty(len(positions), found.dtype)
+        ranks = ranks if len(ranks) else np.empty(len(numbers), found.dtype)
         ranks[block] = found
     return ranks
 

@@ -9,11 +9,13 @@ import pytest
 from tests.support.catalogs import rows
 from twinstream.errors import InputError
 from twinstream.preprocess.catalog.catalog import (
+    VIDEO,
     Video,
     csv_catalog,
     folders_catalog,
     kinetics_catalog,
 )
+from twinstream.shards.format.columns import Records, values
 from twinstream.shards.format.listings import Listed, parse_csv, parse_kinetics
 
 KINETICS_HEAD = "label,youtube_id,time_start,time_end,split\n"
@@ -100,6 +102,30 @@ def test_two_videos_with_one_key_are_both_named() -> None:
     assert (
         str(caught.value) == "two videos with one key 'a/v_1': a/v.1.avi and a/v_1.mp4; rename one"
     )
+
+
+@pytest.mark.parametrize("names", [["key"], ["label", "key"], ["path"], None])
+def test_keys_are_made_of_paths_when_they_are_looked_at(names: list[str] | None) -> None:
+    listed = parse_csv("path,label\nb/v.2.avi,run\na/v.1.avi,run\nb/.avi,walk\n", "my.csv")
+    videos = csv_catalog(listed, ["a/v.1.avi"]).videos
+    assert isinstance(videos, Records)
+    assert "key" not in videos.table.column_names
+    rows = videos.rows(videos.by_key, names)
+    assert rows.column_names == (names or VIDEO.names)
+    for name in rows.column_names:
+        assert values(rows[name]) == [getattr(video, name) for video in videos]
+    assert [video.key for video in videos] == ["a/v_1", "b/_avi", "b/v_2"]
+
+
+@pytest.mark.parametrize("first", range(6))
+def test_two_of_one_key_are_found_in_blocks_of_any_size(
+    first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twinstream.preprocess.catalog.catalog.BLOCK_ROWS", 3)
+    paths = [*(f"{number}.avi" for number in range(7)), f"{first}.mp4"]
+    listed = parse_csv("path,label\n" + "".join(f"{path},run\n" for path in paths), "my.csv")
+    with pytest.raises(InputError, match=f"one key '{first}': {first}.avi and {first}.mp4"):
+        csv_catalog(listed, ())
 
 
 def test_csv_labels_that_are_numbers_are_sorted_as_numbers() -> None:
