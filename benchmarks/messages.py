@@ -66,13 +66,13 @@ def no_recipe(setup: WorkerSetup) -> Any:
     """None: nothing is decoded."""
 
 
-def jobs_of(size: int) -> list[Job]:
+def jobs_of(size: int, videos_per_shard: int = VIDEOS_PER_SHARD) -> list[Job]:
     """Jobs of so many simulated videos."""
     builder = TableBuilder(VIDEO)
     for number in range(size):
         path = video_path(number)
         builder.add(path[:-4], path, class_name(number), number, split_of(number), True)
-    return plan_jobs(Records(builder.table(), Video), VIDEOS_PER_SHARD, seed=0)
+    return plan_jobs(Records(builder.table(), Video), videos_per_shard, seed=0)
 
 
 def message_seconds(cluster: CountedCluster, jobs: list[Job], workers: int) -> float:
@@ -152,9 +152,12 @@ def fed(num_workers: int, message: float, wait: float) -> float:
 @click.option("--workers", type=click.IntRange(min=1), default=2)
 @click.option("--fed", "num_fed", type=click.IntRange(min=1), multiple=True, default=(1000, 4000))
 @click.option("--simulate", type=click.IntRange(min=1), help="So many workers without Ray.")
-def main(videos: int, workers: int, num_fed: tuple[int, ...], simulate: int | None) -> None:
+@click.option("--per-shard", type=click.IntRange(min=1), default=VIDEOS_PER_SHARD)
+def main(
+    videos: int, workers: int, num_fed: tuple[int, ...], simulate: int | None, per_shard: int
+) -> None:
     """CPU seconds of the driver for each message on Ray."""
-    jobs = jobs_of(videos)
+    jobs = jobs_of(videos, per_shard)
     if simulate is not None:
         print(f"{machine()}; {simulated(jobs, simulate)}")
         return
