@@ -3,12 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo duet duet3d weizmann test chaos fuzz gpu lint bench clean
+.PHONY: demo duet duet3d weizmann utd ucf5 test chaos fuzz gpu lint bench clean
 
 demo: $(STAMP)
 	$(BIN)/twinstream demo --out demo
 
-# The runs stay in duet/, duet3d/ and weizmann/; the same command goes on where it was stopped.
+# The runs stay in duet/, weizmann/ and so on; the same command goes on where it was stopped.
 duet: $(STAMP)
 	$(BIN)/python -m benchmarks.proofs.duet --out duet
 	$(BIN)/twinstream report duet/runs/*/* --out duet/report
@@ -21,6 +21,15 @@ duet3d: $(STAMP)
 weizmann: $(STAMP)
 	$(BIN)/python -m benchmarks.proofs.weizmann --out weizmann
 	$(BIN)/twinstream report weizmann/runs/*/* --out weizmann/report
+
+# As weizmann: $TWINSTREAM_DATA/utd_mhad5 and $TWINSTREAM_DATA/ucf101_5cls.
+utd: $(STAMP)
+	$(BIN)/python -m benchmarks.proofs.utd_mhad --out utd
+	$(BIN)/twinstream report utd/runs/*/* --out utd/report
+
+ucf5: $(STAMP)
+	$(BIN)/python -m benchmarks.proofs.ucf101_5cls --out ucf5
+	$(BIN)/twinstream report ucf5/runs/*/* --out ucf5/report
 
 # Two processes, each with the tests of whole files: what a file's tests share is made once.
 test: $(STAMP)

@@ -1,17 +1,19 @@
-"""The drivers of `make duet`, `make duet3d`, `make weizmann` and of the transfer: their tables,
-counted by hand, and what each run begins from.
-"""
+"""The drivers of the proofs: their tables, counted by hand, and what each run begins from."""
 
 from copy import deepcopy
 from pathlib import Path
 
+import click
 import numpy as np
+import pytest
 
-from benchmarks.proofs import duet, duet3d, transfer, weizmann
+from benchmarks.proofs import actions, duet, duet3d, transfer, ucf101_5cls, utd_mhad, weizmann
+from tests.support.datasets import write_dataset
 from twinstream.demo import demo_settings
 from twinstream.preprocess.duet3d import STEPS
 from twinstream.section import build_settings
 from twinstream.settings import Settings
+from twinstream.shards.read.dataset import ShardDataset
 from twinstream.train.data.snippets import num_starts
 from twinstream.train.look.maps import BlockMap
 from twinstream.train.network.stages import plan_stages
@@ -37,17 +39,12 @@ def test_keys_move_where_a_feature_under_them_does() -> None:
 
 
 def test_every_run_of_the_proofs_has_settings_and_stages_that_fit(tmp_path: Path) -> None:
-    for tree, runs in (
-        (demo_settings(tmp_path), duet.seed_runs(tmp_path, seed=2)),
-        (weizmann.fold_settings(tmp_path, tmp_path, fold=3), weizmann.fold_runs(tmp_path)),
-    ):
-        assert list(runs) == ["two_stream", "nonlocal", "cma"]
-        for changes in runs.values():
-            settings = build_settings(
-                Settings, {name: dict(section) for name, section in tree.items()}, changes
-            )
-            plan_stages(settings.train.stages, settings.model.kind)
-        assert settings.model.flow_weights == str(tmp_path / "two_stream" / "flow.safetensors")
+    runs = duet.seed_runs(tmp_path, seed=2)
+    assert list(runs) == ["two_stream", "nonlocal", "cma"]
+    for changes in runs.values():
+        settings = build_settings(Settings, deepcopy(demo_settings(tmp_path)), changes)
+        plan_stages(settings.train.stages, settings.model.kind)
+    assert settings.model.flow_weights == str(tmp_path / "two_stream" / "flow.safetensors")
 
 
 def test_every_transfer_starts_from_a_whole_run_and_stores_what_does_not_change(
@@ -98,14 +95,85 @@ def test_every_run_of_duet3d_begins_from_those_before_it(tmp_path: Path) -> None
     assert {run for _, run, _, _ in duet3d.ROWS} == {"two_stream", "cma", "flat"}
 
 
-def test_hits_count_each_fold_by_the_weighted_sum() -> None:
-    rgb, flow = np.eye(3, dtype=np.float32)[[0, 1, 2]], np.eye(3, dtype=np.float32)[[1, 1, 0]]
-    fold = Predictions(("a", "b", "c"), np.array([0, 1, 0]), {"rgb": rgb, "flow": flow}, {})
-    assert weizmann.hits([fold, fold], (1, 0)) == [2, 2]
-    assert weizmann.hits([fold], (0, 1)) == [2]
-    # Equal scores count for the lower class: 0 in the first and the third video.
-    assert weizmann.hits([fold], (1, 1)) == [3]
-    table = weizmann.table(
-        {"two_stream": [fold, fold], "nonlocal": [fold, fold], "cma": [fold, fold]}
+PROOFS = [utd_mhad.PROOF, ucf101_5cls.PROOF, weizmann.PROOF]
+
+
+@pytest.mark.parametrize("proof", PROOFS, ids=lambda proof: proof.name)
+def test_every_model_of_a_proof_on_actions_has_the_same_settings(
+    proof: actions.Proof, tmp_path: Path
+) -> None:
+    tree = proof.settings(tmp_path, tmp_path)
+    base = tmp_path / "runs" / "one" / "two_stream"
+    for changes in (
+        *proof.folds.values(),
+        *(each for both in proof.tried.values() for each in both),
+    ):
+        built = {}
+        for name, (_, own) in actions.fold_runs(tmp_path, "one").items():
+            settings = build_settings(Settings, deepcopy(tree), [*changes, *own])
+            plan_stages(settings.train.stages, settings.model.kind)
+            built[name] = settings
+        assert built["cma"].model.flow_weights == str(base / "flow.safetensors")
+        assert built["late_fusion"].model.weights == str(base / "rgb.safetensors")
+        trained = {each.train.model_copy(update={"stages": ()}) for each in built.values()}
+        assert len(trained) == len({each.test for each in built.values()}) == 1
+    assert {run for run, _ in actions.MODELS.values()} == {*built}
+
+
+def test_no_model_of_a_proof_on_actions_is_chosen_by_what_it_is_tested_on(tmp_path: Path) -> None:
+    dataset = ShardDataset(write_dataset(tmp_path / "shards", {"train": 6, "test": 2}))
+    actions.write_held_out(dataset, "train", "train[45]", tmp_path / "list.csv")
+    found = {
+        split: {*dataset.samples(f"{tmp_path / 'list.csv'}:{split}").keys}
+        for split in ("train", "val")
+    }
+    assert found["val"] == {"left/train4", "right/train5"}
+    assert found["train"] | found["val"] == {*dataset.samples("train").keys}
+
+
+def predictions(keys: str, ranked: list[int], labels: list[int]) -> Predictions:
+    """Of three classes; flow is always for class 0, half as sure as RGB."""
+    rgb = np.eye(3, dtype=np.float32)[ranked]
+    flow = np.tile(np.array([0.5, 0, 0], np.float32), (len(keys), 1))
+    return Predictions(tuple(keys), np.array(labels), {"rgb": rgb, "flow": flow}, {})
+
+
+def test_a_video_counts_once_however_many_seeds_test_it() -> None:
+    seeds = [predictions("ab", [0, 1], [0, 0]), predictions("ab", [0, 0], [0, 0])]
+    assert actions.right(seeds, (1, 0)) == {"a": 1.0, "b": 0.5}
+    assert actions.right(seeds, (0, 1)) == {"a": 1.0, "b": 1.0}
+    splits = [predictions("ab", [0, 1], [0, 0]), predictions("c", [2], [2])]
+    assert actions.right(splits, (1, 0)) == {"a": 1.0, "b": 0.0, "c": 1.0}
+    assert actions.mean_top1(splits, (1, 1)) == pytest.approx(2 / 3)
+
+
+def test_the_tables_of_real_actions_are_as_counted_by_hand() -> None:
+    keys, labels = "abcd", [0, 0, 1, 2]
+    plain = predictions(keys, [1, 1, 1, 2], labels)
+    better = predictions(keys, [0, 0, 1, 2], labels)
+    tested = {name: [plain, plain] for name in ("two_stream", "nonlocal", "late_fusion")}
+    tested |= {"cma": [better, better]}
+    # Each by itself: more than a fortieth of all draws have none of the two that differ.
+    table = actions.accuracy_table(tested, "(.)").splitlines()
+    assert table[2] == "| rgb | 50.0% | 0% to 100% | 50.0, 50.0 |"
+    assert table[-2] == "| CMA iter1-R | 100.0% | 100% to 100% | 100.0, 100.0 |"
+    lines = actions.difference_table(tested, "(.)").splitlines()
+    assert lines[2] == (
+        "| CMA iter1-R less two-stream, 1:1 | +50.0 | +0.0 to +100.0 | no difference can be shown |"
     )
-    assert table.splitlines()[2] == "| rgb | 66.7% | 30% to 90% | 2 2 of 6 |"
+    # Alike, a and b are in every draw together with c and d: one group.
+    lines = actions.difference_table(tested, "()").splitlines()
+    assert lines[2] == "| CMA iter1-R less two-stream, 1:1 | +50.0 | +50.0 to +50.0 | above |"
+    matrices = actions.confusions(tested)
+    assert actions.confusion_table(matrices, ["x", "y", "z"]).splitlines()[2:] == [
+        "| x | 0 4 0 | 4 0 0 | 0 4 0 | 4 0 0 |",
+        "| y | 0 2 0 | 2 0 0 | 0 2 0 | 0 2 0 |",
+        "| z | 0 0 2 | 2 0 0 | 0 0 2 | 0 0 2 |",
+    ]
+
+
+def test_the_command_names_the_data_that_it_lacks(tmp_path: Path) -> None:
+    with pytest.raises(click.ClickException, match=r"no videos/ and split\.csv of utd_mhad5 at"):
+        actions.data_folder(utd_mhad.PROOF, tmp_path)
+    (tmp_path / "split.csv").touch()
+    assert actions.data_folder(utd_mhad.PROOF, tmp_path) == tmp_path

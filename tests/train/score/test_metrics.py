@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twinstream.train.score.metrics import (
+    bootstrap_interval,
     confusion_matrix,
     fuse,
     per_class_accuracy,
@@ -101,3 +102,26 @@ def test_the_interval_of_a_share_is_wilsons(hits: int, total: int, low: float, h
 
 def test_the_interval_of_no_videos_is_not_a_number() -> None:
     assert np.isnan(wilson_interval(0, 0)).all()
+
+
+def test_the_bootstrap_draws_videos_as_counted_by_hand() -> None:
+    # Tens of the mean are binomial (10, 0.1): 35 % are 0, 93.0 % at most 2 and 98.7 % at most 3.
+    values = np.eye(10)[0]
+    assert bootstrap_interval(values, list("abcdefghij")) == (0.0, pytest.approx(0.3))
+    # Of a pair one model is right where the other is wrong, and once the reverse.
+    low, high = bootstrap_interval(np.array([1.0, -1.0]), ["a", "b"])
+    assert (low, high) == (-1.0, 1.0)
+
+
+def test_the_bootstrap_counts_what_stands_together_once() -> None:
+    values, groups = np.eye(10)[0], [*"abcdefghij"]
+    alone = bootstrap_interval(values, groups)
+    assert bootstrap_interval(np.repeat(values, 4), np.repeat(groups, 4).tolist()) == alone
+    # By themselves 40 videos, 4 of them right, are binomial (40, 0.1): 97.5 % are at most 8.
+    apart = bootstrap_interval(np.repeat(values, 4), [str(video) for video in range(40)])
+    assert apart == (pytest.approx(0.025), pytest.approx(0.2))
+
+
+def test_the_bootstrap_weighs_groups_by_their_videos() -> None:
+    # Two draws of a (1 of 1) and b (0 of 3): both a 1, both b 0, one of each 1 of 4.
+    assert bootstrap_interval(np.array([1.0, 0, 0, 0]), ["a", "b", "b", "b"]) == (0.0, 1.0)
