@@ -45,6 +45,13 @@ from twinstream.train.score.metrics import (
 from twinstream.train.score.predictions import Predictions, predictions_file, read_predictions
 
 LATE_FUSION = "late_fusion"
+# --pretrained: every branch that begins anew begins with ImageNet's weights.
+PRETRAINED = {
+    "family": "efficientnet_lite0",
+    "depth": 50,
+    "rgb_weights": "imagenet",
+    "flow_weights": "imagenet",
+}
 # Name in the tables -> run, weights of the RGB and flow scores
 MODELS: dict[str, tuple[str, Weights]] = {
     "rgb": ("two_stream", (1, 0)),
@@ -275,10 +282,21 @@ def proof_command(proof: Proof, about: str) -> click.Command:
     @click.option(
         "--choose", "is_choice", is_flag=True, help="Compare settings on held-out training videos."
     )
-    def main(data: Path | None, out: Path, only: str | None, is_choice: bool) -> None:
+    @click.option(
+        "--pretrained",
+        is_flag=True,
+        help=f"{PRETRAINED['family']} from ImageNet weights, in OUT/pretrained.",
+    )
+    def main(
+        data: Path | None, out: Path, only: str | None, is_choice: bool, pretrained: bool
+    ) -> None:
         """Do every fold that is not done yet and print the tables."""
         log_to_stderr()
         tree = proof.settings(data_folder(proof, data), out)
+        if pretrained:
+            # The shards are the same.
+            tree["model"] |= PRETRAINED
+            out /= "pretrained"
         settings = build_settings(Settings, deepcopy(tree))
         click.echo(summary(preprocess(settings.dataset, settings.preprocess, settings.shards)))
         if is_choice:
