@@ -91,7 +91,9 @@ class Proof:
     held_out: str
     """Regular expression of the keys that --choose takes out of the first fold's training"""
     tried: Mapping[str, tuple[Sequence[str], Sequence[str]]]
-    """Name in the table of --choose -> what differs for all models, and for CMA alone"""
+    """Name in the table of --choose -> what differs for all models, and for CMA alone, where {base}
+    is the folder of its two-stream run
+    """
 
 
 def fold_runs(out: Path, fold: str) -> dict[str, tuple[Path, list[str]]]:
@@ -247,13 +249,15 @@ def choose(proof: Proof, tree: Mapping[str, Any], out: Path) -> str:
     models = {name: of for name, of in MODELS.items() if of[0] in ("two_stream", "cma")}
     lines = [f"| | {' | '.join(models)} |", "|---" * (1 + len(models)) + "|"]
     for name, (common, of_cma) in proof.tried.items():
-        found = {}
         # By their settings: what differs in CMA alone begins with the same baseline.
-        for run, (folder, own) in fold_runs(out / "choose", folder_name(common)).items():
-            if run in ("two_stream", "cma"):
-                own = [*changes, *splits, *common, *own, *(of_cma if run == "cma" else ())]
-                folder = folder / folder_name(of_cma) if run == "cma" else folder
-                found[run] = tested_run(tree, own, folder, fused=False)
+        runs = fold_runs(out / "choose", folder_name(common))
+        base, cma = runs["two_stream"][0], runs["cma"][0] / folder_name(of_cma)
+        own = [*runs["cma"][1], *(change.format(base=base) for change in of_cma)]
+        shared = [*changes, *splits, *common]
+        found = {
+            "two_stream": tested_run(tree, shared, base, fused=False),
+            "cma": tested_run(tree, [*shared, *own], cma, fused=False),
+        }
         top1 = (mean_top1([found[run]], weights) for run, weights in models.values())
         lines.append(f"| {name} | {' | '.join(f'{value:.1%}' for value in top1)} |")
         click.echo(lines[-1])

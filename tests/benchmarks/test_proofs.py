@@ -95,6 +95,7 @@ def test_every_run_of_duet3d_begins_from_those_before_it(tmp_path: Path) -> None
     assert {run for _, run, _, _ in duet3d.ROWS} == {"two_stream", "cma", "flat"}
 
 
+PRETRAINED = [f"model.{name}={value}" for name, value in actions.PRETRAINED.items()]
 PROOFS = [utd_mhad.PROOF, ucf101_5cls.PROOF, weizmann.PROOF]
 
 
@@ -104,10 +105,8 @@ def test_every_model_of_a_proof_on_actions_has_the_same_settings(
 ) -> None:
     tree = proof.settings(tmp_path, tmp_path)
     base = tmp_path / "runs" / "one" / "two_stream"
-    for changes in (
-        *proof.folds.values(),
-        *(each for both in proof.tried.values() for each in both),
-    ):
+    tried = (common for common, _ in proof.tried.values())
+    for changes in (*proof.folds.values(), *tried, PRETRAINED):
         built = {}
         for name, (_, own) in actions.fold_runs(tmp_path, "one").items():
             settings = build_settings(Settings, deepcopy(tree), [*changes, *own])
@@ -118,6 +117,10 @@ def test_every_model_of_a_proof_on_actions_has_the_same_settings(
         trained = {each.train.model_copy(update={"stages": ()}) for each in built.values()}
         assert len(trained) == len({each.test for each in built.values()}) == 1
     assert {run for run, _ in actions.MODELS.values()} == {*built}
+    for _, of_cma in proof.tried.values():
+        changes = [*actions.fold_runs(tmp_path, "one")["cma"][1], *of_cma]
+        changes = [change.format(base=base) for change in changes]
+        assert build_settings(Settings, deepcopy(tree), changes).model.kind == "cma"
 
 
 def test_no_model_of_a_proof_on_actions_is_chosen_by_what_it_is_tested_on(tmp_path: Path) -> None:
