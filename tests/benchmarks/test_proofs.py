@@ -1,5 +1,7 @@
 """The drivers of the proofs: their tables, counted by hand, and what each run begins from."""
 
+import re
+from collections import Counter
 from copy import deepcopy
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from benchmarks.proofs import actions, duet, duet3d, transfer, ucf101_5cls, utd_
 from tests.support.datasets import write_dataset
 from twinstream.demo import demo_settings
 from twinstream.preprocess.duet3d import STEPS
+from twinstream.preprocess.run import run_catalog
 from twinstream.section import build_settings
 from twinstream.settings import Settings
 from twinstream.shards.read.dataset import ShardDataset
@@ -180,3 +183,23 @@ def test_the_command_names_the_data_that_it_lacks(tmp_path: Path) -> None:
         actions.data_folder(utd_mhad.PROOF, tmp_path)
     (tmp_path / "split.csv").touch()
     assert actions.data_folder(utd_mhad.PROOF, tmp_path) == tmp_path
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("proof", "trained", "held_out", "alike"),
+    [(utd_mhad.PROOF, 80, 20, 4), (ucf101_5cls.PROOF, 180, 40, 2), (weizmann.PROOF, 50, 10, 1)],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_what_is_alike_or_held_out_is_found_in_real_keys(
+    real_data: Path, proof: actions.Proof, trained: int, held_out: int, alike: int
+) -> None:
+    settings = build_settings(
+        Settings, proof.settings(actions.data_folder(proof, real_data), Path("out"))
+    )
+    videos = run_catalog(settings.dataset, "out").videos
+    groups = Counter("".join(re.findall(proof.alike, video.key)[0]) for video in videos)
+    assert {*groups.values()} == {alike}
+    keys = [video.key for video in videos if video.split == "train"]
+    assert len(keys) == trained
+    assert sum(re.search(proof.held_out, key) is not None for key in keys) == held_out
