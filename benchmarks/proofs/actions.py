@@ -42,7 +42,12 @@ from twinstream.train.score.metrics import (
     fuse,
     ranked_classes,
 )
-from twinstream.train.score.predictions import Predictions, predictions_file, read_predictions
+from twinstream.train.score.predictions import (
+    Predictions,
+    predictions_file,
+    read_about,
+    read_predictions,
+)
 
 LATE_FUSION = "late_fusion"
 # --pretrained: every branch that begins anew begins with ImageNet's weights.
@@ -124,7 +129,10 @@ def tested_run(
     else:
         train(settings, run, resume=True)
     path = predictions_file(run, "")
-    if not path.exists():
+    about = read_about(path) or {}
+    # Somebody may have tested the run in its middle, or otherwise.
+    wanted = (True, settings.train.stages[-1], settings.test.split, settings.test.segments)
+    if tuple(map(about.get, ("finished", "stage", "split", "segments"))) != wanted:
         score_run(run, settings.test)
     return read_predictions(path)
 

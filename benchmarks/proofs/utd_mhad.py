@@ -49,7 +49,7 @@ def proof_settings(data: Path, out: Path) -> dict[str, Any]:
             "flip": False,
             "workers": 0,
         },
-        "test": {"segments": 8, "crops": 1},
+        "test": {"split": "test", "segments": 8, "crops": 1},
     }
 
 

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -11,6 +12,8 @@ import pytest
 
 from benchmarks.proofs import actions, duet, duet3d, transfer, ucf101_5cls, utd_mhad, weizmann
 from tests.support.datasets import write_dataset
+from tests.support.runs import write_run
+from tests.support.training import settings_tree
 from twinstream.demo import demo_settings
 from twinstream.preprocess.duet3d import STEPS
 from twinstream.preprocess.run import run_catalog
@@ -20,7 +23,8 @@ from twinstream.shards.read.dataset import ShardDataset
 from twinstream.train.data.snippets import num_starts
 from twinstream.train.look.maps import BlockMap
 from twinstream.train.network.stages import plan_stages
-from twinstream.train.score.predictions import Predictions
+from twinstream.train.run_folder import RunSettings
+from twinstream.train.score.predictions import Predictions, read_predictions, write_predictions
 
 
 def test_the_duet_table_has_mean_spread_and_each_seed() -> None:
@@ -183,6 +187,41 @@ def test_the_command_names_the_data_that_it_lacks(tmp_path: Path) -> None:
         actions.data_folder(utd_mhad.PROOF, tmp_path)
     (tmp_path / "split.csv").touch()
     assert actions.data_folder(utd_mhad.PROOF, tmp_path) == tmp_path
+
+
+def test_a_fold_has_all_models_and_tests_again_only_what_was_tested_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = write_dataset(tmp_path / "shards", {"train": 4, "test": 2})
+
+    def written(settings: RunSettings, out: Path, resume: bool = True) -> None:
+        if not out.exists():
+            # Of both branches, as with the weights of the two-stream run.
+            last = settings.train.stages[-1]
+            write_run(out, dataset, settings.model.kind, ("flow", last))
+
+    monkeypatch.setattr(actions, "train", written)
+    monkeypatch.setattr(actions, "train_late_fusion", written)
+    tree = settings_tree(dataset)
+    tree["model"]["kind"] = "two_stream"
+    tree["train"]["stages"] = ["flow", "rgb"]
+    tree["test"]["split"] = "test"
+    first = actions.run_fold(tree, [], tmp_path, "one")
+    names = ("two_stream", "nonlocal", "cma", "late_fusion")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == [f"one {name}" for name in names]
+    path, kept = (
+        tmp_path / "runs" / "one" / name / "predictions.parquet" for name in ("nonlocal", "cma")
+    )
+    # As by `twinstream test` with another number of segments.
+    other = read_predictions(path)
+    write_predictions(path, replace(other, about={**other.about, "segments": 1}))
+    before = kept.stat().st_mtime_ns
+    again = actions.run_fold(tree, [], tmp_path, "one")
+    assert read_predictions(path).about["segments"] == 2
+    assert kept.stat().st_mtime_ns == before
+    for name, each in first.items():
+        np.testing.assert_array_equal(each.scores["rgb"], again[name].scores["rgb"])
 
 
 @pytest.mark.real
