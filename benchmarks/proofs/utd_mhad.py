@@ -44,7 +44,9 @@ def proof_settings(data: Path, out: Path) -> dict[str, Any]:
             "segments": 3,
             "crop_size": CROP,
             "scales": [1, 0.875, 0.75],
-            "plateau_patience": 15,
+            "learning_rate": 0.003,
+            # Off: a branch that begins late would have its rate cut before.
+            "plateau_patience": 30,
             "validate_split": False,
             "flip": False,
             "workers": 0,
@@ -62,10 +64,10 @@ PROOF = Proof(
     held_out="_s7_",
     tried={
         "as chosen": ([], []),
-        "learning rate 0.003": (["train.learning_rate=0.003"], []),
+        "learning rate 0.01": (["train.learning_rate=0.01"], []),
         "one segment, batch 24": (["train.segments=1", "train.batch_size=24"], []),
         "CMA at the end of res4 alone": ([], ["model.attention_at=last_of_res4"]),
-        "CMA, 60 epochs": ([], ["train.epochs=60"]),
+        "CMA, 60 epochs": ([], ["train.epochs=60", "train.plateau_patience=60"]),
         "CMA from the two-stream RGB": ([], [FROM_RGB]),
         "CMA from it, behind attention alone": ([], [FROM_RGB, "train.trainable=behind_attention"]),
     },
