@@ -5,7 +5,6 @@ integers in [0, C). Equal scores rank by class number, the lower first, so that 
 the sorting algorithm.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -76,16 +75,6 @@ def accuracy_by_class(confusion: NDArray[np.number[Any]]) -> NDArray[np.float64]
     accuracy = np.full(len(totals), np.nan)
     np.divide(confusion.diagonal(), totals, out=accuracy, where=totals > 0)
     return accuracy
-
-
-def wilson_interval(hits: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval of hits / total: 95 % of 30 of 60 -> (0.377, 0.623); NaN for none."""
-    if total == 0:
-        return float("nan"), float("nan")
-    rate, spread = hits / total, z * z / total
-    middle = (rate + spread / 2) / (1 + spread)
-    half = z * math.sqrt(rate * (1 - rate) / total + spread / (4 * total)) / (1 + spread)
-    return middle - half, middle + half
 
 
 def bootstrap_interval(

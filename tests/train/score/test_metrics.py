@@ -12,7 +12,6 @@ from twinstream.train.score.metrics import (
     per_class_accuracy,
     ranked_classes,
     top_k_accuracy,
-    wilson_interval,
 )
 
 SCORES = np.array(
@@ -87,21 +86,6 @@ def test_all_accuracies_agree_with_the_confusions(videos: int, classes: int, see
         np.trace(confusion) / videos
     )
     assert top_k_accuracy(scores, labels, classes) == 1
-
-
-@pytest.mark.parametrize(
-    ("hits", "total", "low", "high"),
-    [(30, 60, 0.377, 0.623), (0, 10, 0.0, 0.278), (10, 10, 0.722, 1.0)],
-)
-def test_the_interval_of_a_share_is_wilsons(hits: int, total: int, low: float, high: float) -> None:
-    assert wilson_interval(hits, total) == (
-        pytest.approx(low, abs=1e-3),
-        pytest.approx(high, abs=1e-3),
-    )
-
-
-def test_the_interval_of_no_videos_is_not_a_number() -> None:
-    assert np.isnan(wilson_interval(0, 0)).all()
 
 
 def test_the_bootstrap_draws_videos_as_counted_by_hand() -> None:
