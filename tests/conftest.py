@@ -30,17 +30,21 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 @pytest.fixture(autouse=True)
-def told(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def told(request: pytest.FixtureRequest) -> Iterator[None]:
     """Notes are told on stderr, as by the command line; what a test made quiet ends with it.
 
     Progress is told where a test asks for it: after seconds it would depend on the machine.
     """
-    if request.node.get_closest_marker("gpu") is None:
-        # Not at the head, nor for the tests of a GPU: they need less than this imports.
-        from twinstream import progress
+    # Not the fixture `monkeypatch`: asked for here, it would end later than all others of a test,
+    # and what a test has made of `os` would meet the removal of its folder.
+    with pytest.MonkeyPatch.context() as patch:
+        if request.node.get_closest_marker("gpu") is None:
+            # Not at the head, nor for the tests of a GPU: they need less than this imports.
+            from twinstream import progress
 
-        progress.log_to_stderr()
-        monkeypatch.setattr(progress, "FIRST_LINE_SECONDS", math.inf)
+            progress.log_to_stderr()
+            patch.setattr(progress, "FIRST_LINE_SECONDS", math.inf)
+        yield
 
 
 @pytest.fixture(autouse=True)
