@@ -273,9 +273,9 @@ def import_(
     from twinstream.progress import Progress
     from twinstream.shards.format.video_table import summary
     from twinstream.shards.rawframes.alignment import Layout
-    from twinstream.shards.rawframes.folders import found_videos, listed_videos
     from twinstream.shards.rawframes.importer import foreign_codec, import_rawframes
     from twinstream.shards.rawframes.names import read_classes
+    from twinstream.shards.rawframes.videos import found_videos, listed_videos
     from twinstream.shards.storage.location import locate
 
     target = locate(out)

@@ -28,13 +28,12 @@ from twinstream.preprocess.catalog.listed import (
 from twinstream.preprocess.catalog.suffixes import has_video_suffix
 from twinstream.shards.format.classes import first_few, spelling_warning
 from twinstream.shards.format.columns import (
-    BLOCK_ROWS,
     TEXT,
     Positions,
     Records,
     Some,
+    first_equal,
     order_of,
-    slices,
     values,
 )
 from twinstream.shards.format.keys import require_plain_class, video_key
@@ -325,13 +324,9 @@ def _catalog(
 def _order_of_keys(keys: pa.ChunkedArray, listed: Records[Listed]) -> Positions:
     """Positions in the order of the keys; InputError for the first two videos of one key."""
     order = order_of(keys)
-    for block in slices(len(order), BLOCK_ROWS):
-        positions = order[block.start : block.stop + 1]
-        some = keys.take(pa.array(positions))
-        place = pc.index(pc.equal(some[1:], some[:-1]), True).as_py()
-        if place >= 0:
-            first, second = sorted(positions[place : place + 2].tolist())
-            refuse_twice(some[place].as_py(), listed[first], listed[second])
+    if twice := first_equal(keys, order):
+        first, second = twice
+        refuse_twice(keys[first].as_py(), listed[first], listed[second])
     return order
 
 

@@ -236,6 +236,18 @@ def order_of(column: pa.ChunkedArray) -> Positions:
     return np.asarray(pc.sort_indices(column)).astype(np.int32)
 
 
+def first_equal(column: pa.ChunkedArray, order: Positions) -> tuple[int, int] | None:
+    """Positions, the lower one first, of the first two equal texts in the order of `order_of`."""
+    for block in slices(len(order), BLOCK_ROWS):
+        positions = order[block.start : block.stop + 1]
+        some = column.take(pa.array(positions))
+        place = pc.index(pc.equal(some[1:], some[:-1]), True).as_py()
+        if place >= 0:
+            first, second = sorted(positions[place : place + 2].tolist())
+            return first, second
+    return None
+
+
 def values(column: pa.ChunkedArray) -> list[Any]:
     """A column as Python values."""
     # to_pylist takes a microsecond for each value of a dictionary.

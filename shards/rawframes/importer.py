@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from twinstream.errors import InputError
+from twinstream.shards.format.columns import Some
 from twinstream.shards.format.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL, dequantize
 from twinstream.shards.format.image import MAX_PIXELS, decode_unchanged, has_jpeg_end
 from twinstream.shards.format.index import METADATA_BYTES, PIXEL_BYTES
@@ -30,7 +31,7 @@ from twinstream.shards.format.video_table import (
     video_row,
 )
 from twinstream.shards.rawframes.alignment import Aligned, Layout, align
-from twinstream.shards.rawframes.folders import VideoFolder
+from twinstream.shards.rawframes.videos import VideoFolder
 from twinstream.shards.storage.location import Location, read_whole
 from twinstream.shards.write.dataset import DatasetBuild, write_dataset
 from twinstream.shards.write.finished import Contents
@@ -56,8 +57,8 @@ def import_rawframes(
     progress: Callable[[str], None] = lambda key: None,
 ) -> StoredRows:
     """Write the dataset and return every video's row; InputError names an unusable video."""
-    present = [video for video in videos if (root / video.folder).is_dir()]
-    absent = [video for video in videos if not (root / video.folder).is_dir()]
+    there = np.fromiter(((root / video.path).is_dir() for video in videos), bool, len(videos))
+    present, absent = (Some[VideoFolder](videos, np.flatnonzero(part)) for part in (there, ~there))
     base = common_base(root, present, layout) if index_base is None else index_base
 
     def write(writer: ShardWriter, video: VideoFolder) -> VideoRow:
@@ -66,7 +67,7 @@ def import_rawframes(
         except VideoError as error:
             if not skip_bad:
                 raise InputError(
-                    f"{root / video.folder}: {error.detail}; --skip-bad leaves such videos out"
+                    f"{root / video.path}: {error.detail}; --skip-bad leaves such videos out"
                 ) from error
             return video_row(video, Status.SKIPPED, error.reason, detail=error.detail)
 
@@ -111,7 +112,7 @@ def common_base(root: Path, videos: Sequence[VideoFolder], layout: Layout) -> in
     bases: Counter[int] = Counter()
     for video in videos:
         try:
-            bases[align(os.listdir(root / video.folder), layout, None).index_base] += 1
+            bases[align(os.listdir(root / video.path), layout, None).index_base] += 1
         except VideoError:
             continue
     if bases[0] == bases[1] > 0:
@@ -122,7 +123,7 @@ def common_base(root: Path, videos: Sequence[VideoFolder], layout: Layout) -> in
 
 
 def _files(root: Path, video: VideoFolder, layout: Layout, base: int) -> Aligned:
-    files = align(os.listdir(root / video.folder), layout, base)
+    files = align(os.listdir(root / video.path), layout, base)
     # Lists of frames and of flow differ by one, and the user may give either.
     if video.listed is not None and video.listed not in (len(files.frames), len(files.flow_x)):
         raise VideoError(
@@ -141,7 +142,7 @@ def _write_video(
 ) -> VideoRow:
     num_frames = len(files.frames)
     with sample_spool(out) as spool:
-        height, width, speed = _copy_images(spool, root / video.folder, files, codec)
+        height, width, speed = _copy_images(spool, root / video.path, files, codec)
         known = (video.key, video.class_name, video.label, num_frames)
         writer.add(
             SampleMeta(

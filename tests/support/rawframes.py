@@ -7,8 +7,8 @@ import numpy as np
 from twinstream.shards.format.image import encode_jpeg
 from twinstream.shards.format.manifest import read_manifest
 from twinstream.shards.format.video_table import VideoRow
-from twinstream.shards.rawframes.folders import FoundVideos, found_videos
 from twinstream.shards.rawframes.importer import foreign_codec, import_rawframes
+from twinstream.shards.rawframes.videos import FoundVideos, found_videos
 from twinstream.shards.write.copying import Copier, stored_samples
 
 OURS = foreign_codec(20.0, 128, 127)

@@ -121,7 +121,7 @@ def test_keys_are_made_of_paths_when_they_are_looked_at(names: list[str] | None)
 def test_two_of_one_key_are_found_in_blocks_of_any_size(
     first: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("twinstream.preprocess.catalog.catalog.BLOCK_ROWS", 3)
+    monkeypatch.setattr("twinstream.shards.format.columns.BLOCK_ROWS", 3)
     paths = [*(f"{number}.avi" for number in range(7)), f"{first}.mp4"]
     listed = parse_csv("path,label\n" + "".join(f"{path},run\n" for path in paths), "my.csv")
     with pytest.raises(InputError, match=f"one key '{first}': {first}.avi and {first}.mp4"):

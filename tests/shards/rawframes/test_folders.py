@@ -11,8 +11,9 @@ import pytest
 
 from twinstream.errors import InputError
 from twinstream.preprocess.catalog.kinds import read_catalog
-from twinstream.shards.rawframes.folders import found_videos, list_frame_folders, listed_videos
+from twinstream.shards.rawframes.folders import list_frame_folders
 from twinstream.shards.rawframes.names import ListedVideo, list_text
+from twinstream.shards.rawframes.videos import found_videos, listed_videos
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def by_preprocess(root: Path) -> Found:
 
 def by_import(root: Path) -> Found:
     found = found_videos(root, None)
-    videos = [(v.folder, v.key, v.class_name, v.label, v.split) for v in found.videos]
+    videos = [(v.path, v.key, v.class_name, v.label, v.split) for v in found.videos]
     return Found(sorted(videos), found.classes, found.warnings)
 
 
@@ -266,7 +267,7 @@ def by_list(root: Path, folders: list[str]) -> Found:
     lines = [ListedVideo(folder, 4, classes.index(class_of(folder))) for folder in folders]
     table.write_text(list_text(lines))
     found = listed_videos(root, [table], classes)
-    videos = [(v.folder, v.key, v.class_name, v.label, v.split) for v in found.videos]
+    videos = [(v.path, v.key, v.class_name, v.label, v.split) for v in found.videos]
     return Found(sorted(videos), found.classes, found.warnings)
 
 

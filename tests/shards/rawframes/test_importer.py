@@ -25,9 +25,9 @@ from twinstream.shards.format.manifest import read_manifest
 from twinstream.shards.format.video_table import read_videos, summary
 from twinstream.shards.rawframes.alignment import Layout
 from twinstream.shards.rawframes.exporter import export_rawframes
-from twinstream.shards.rawframes.folders import FoundVideos, found_videos, listed_videos
 from twinstream.shards.rawframes.importer import foreign_codec, import_rawframes
 from twinstream.shards.rawframes.names import ListedVideo, read_classes, read_list
+from twinstream.shards.rawframes.videos import FoundVideos, found_videos, listed_videos
 from twinstream.shards.read.dataset import ShardDataset
 from twinstream.shards.read.members import read_flow, read_frames, read_meta
 from twinstream.shards.verify import faults
@@ -367,7 +367,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from twinstream.shards.rawframes.exporter import export_rawframes
-from twinstream.shards.rawframes.folders import found_videos
+from twinstream.shards.rawframes.videos import found_videos
 from twinstream.shards.rawframes.importer import foreign_codec, import_rawframes
 
 class Die:

@@ -16,8 +16,8 @@ from twinstream.shards.format.flow_codec import cut_at
 from twinstream.shards.format.image import decode_gray, encode_jpeg
 from twinstream.shards.format.manifest import our_codec, read_manifest
 from twinstream.shards.format.video_table import VideoRow, read_videos
-from twinstream.shards.rawframes.folders import found_videos
 from twinstream.shards.rawframes.importer import foreign_codec, import_rawframes
+from twinstream.shards.rawframes.videos import found_videos
 from twinstream.shards.read.dataset import ShardDataset
 from twinstream.shards.read.members import read_flow, read_meta
 from twinstream.shards.storage.location import file_sha256

@@ -19,7 +19,7 @@ from twinstream.shards.format import index as index_module
 from twinstream.shards.format.manifest import FLOW_DEFINITION, FlowCodec
 from twinstream.shards.format.video_table import SCHEMA as VIDEO_SCHEMA
 from twinstream.shards.format.video_table import Reason, Status, VideoRow, video_row
-from twinstream.shards.rawframes.folders import VideoFolder
+from twinstream.shards.rawframes.videos import VideoFolder
 from twinstream.shards.verify import faults
 from twinstream.shards.write import finished as finished_module
 from twinstream.shards.write.dataset import DatasetBuild, write_dataset
@@ -241,7 +241,7 @@ def test_what_would_not_be_made_is_refused(
 
 
 def test_a_shard_without_a_sample_leaves_a_row_and_no_file(tmp_path: Path) -> None:
-    videos = [VideoFolder(f"a/v{n}", "a", 0, "train") for n in range(2)]
+    videos = [VideoFolder(f"a/v{n}", f"a/v{n}", "a", 0, "train") for n in range(2)]
     codec = FlowCodec(bound=20.0, zero=128, levels=127)
     build = DatasetBuild(
         tmp_path / "out", plan_shards(videos, 1, key_hash), Contents(("a",), codec, {})

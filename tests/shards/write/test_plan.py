@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from tests.support.datasets import make_catalog
 from twinstream.preprocess.plan import plan_jobs
-from twinstream.shards.rawframes.folders import VideoFolder
+from twinstream.shards.rawframes.videos import VideoFolder
 from twinstream.shards.write.plan import key_hash, plan_shards
 
 
@@ -49,7 +49,9 @@ def test_the_plan_mixes_training_samples_by_their_keys_hash_and_keeps_the_order_
     None
 ):
     items = [
-        VideoFolder(f"a/v{n}", "a", 0, split) for split in ("val", "train") for n in (3, 0, 2, 1)
+        VideoFolder(f"a/v{n}", f"a/v{n}", "a", 0, split)
+        for split in ("val", "train")
+        for n in (3, 0, 2, 1)
     ]
     plans = plan_shards(items, 3, key_hash)
     assert [(plan.path, [item.key for item in plan.items]) for plan in plans] == [
@@ -61,7 +63,11 @@ def test_the_plan_mixes_training_samples_by_their_keys_hash_and_keeps_the_order_
 
 
 def test_the_rank_orders_training_samples_alone() -> None:
-    items = [VideoFolder(f"a/v{n}", "a", 0, split) for split in ("train", "val") for n in range(3)]
+    items = [
+        VideoFolder(f"a/v{n}", f"a/v{n}", "a", 0, split)
+        for split in ("train", "val")
+        for n in range(3)
+    ]
     plans = plan_shards(items, 3, lambda key: bytes([255 - ord(key[-1])]))
     assert [[item.key for item in plan.items] for plan in plans] == [
         ["a/v2", "a/v1", "a/v0"],
