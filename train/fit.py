@@ -16,6 +16,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import torch
+from torch.nn import Parameter
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -211,9 +212,20 @@ def begin_stage(
     model.train_only(
         stage.trains, part=train.trainable, through_frozen=train.gradient_through_frozen
     )
+    blocks = {
+        parameter
+        for name in model.names
+        for block in (model.branch(name).cma, model.branch(name).non_local)
+        for parameter in block.parameters()
+    }
+    # Of one rate one group, which is all that checkpoints of older versions have.
+    by_rate: dict[float, list[Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            rate = train.attention_rate if parameter in blocks else 1
+            by_rate.setdefault(rate, []).append(parameter)
     optimizer = SGD(
-        [parameter for parameter in model.parameters() if parameter.requires_grad],
-        lr=train.learning_rate,
+        [{"params": some, "lr": rate * train.learning_rate} for rate, some in by_rate.items()],
         momentum=train.momentum,
         weight_decay=train.weight_decay,
     )

@@ -183,6 +183,10 @@ class TrainSettings(Section):
     """
     learning_rate: float = Field(0.01, gt=0)
     """Rate at the beginning of each stage."""
+    attention_rate: float = Field(1, gt=0)
+    """Rate of the attention blocks, a multiple of learning_rate. They begin with a scale of 0, and
+    beside pretrained branches a small rate leaves them there.
+    """
     momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of SGD."""
     weight_decay: float = Field(5e-4, ge=0)

@@ -71,6 +71,43 @@ def test_a_resumed_run_has_the_same_losses_and_weights(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_attention_blocks_have_a_rate_of_their_own() -> None:
+    model, iter1 = TwoBranch("cma", 18, 2), Stage("iter1", "rgb", ("rgb",))
+    optimizer, schedule = begin_stage(model, iter1, TrainSettings(attention_rate=30))
+    assert len(begin_stage(model, iter1, TrainSettings())[0].param_groups) == 1
+
+    def rates() -> dict[str, float]:
+        rate_of = {
+            each: group["lr"] for group in optimizer.param_groups for each in group["params"]
+        }
+        return {name: rate_of[each] for name, each in model.rgb.named_parameters()}
+
+    def expected(rate: float) -> dict[str, float]:
+        return {name: 30 * rate if name.startswith("cma.") else rate for name in rates()}
+
+    assert rates() == pytest.approx(expected(0.01))
+    for _ in range(2 + TrainSettings().plateau_patience):
+        schedule.step(0)
+    assert rates() == pytest.approx(expected(0.001))
+
+
+def test_a_resumed_run_keeps_the_rates_of_attention_blocks(
+    dataset: Path, tmp_path: Path, whole_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make_settings(dataset, "train.attention_rate=30", "train.checkpoint_steps=1")
+    train(settings, tmp_path / "whole", resume=False)
+    with monkeypatch.context() as patch:
+        kill_after(6, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings, tmp_path / "part", resume=False)
+    train(settings, tmp_path / "part", resume=True)
+    found = losses(tmp_path / "part")
+    assert found == losses(tmp_path / "whole")
+    # A branch by itself has none; the first step of a new block changes nothing but the second.
+    assert found[:5] == losses(whole_run)[:5]
+    assert found[5:] != losses(whole_run)[5:]
+
+
 def test_a_stage_leaves_the_other_branch_as_it_was(whole_run: Path) -> None:
     before, after = (read_state(whole_run / f"{stage}.safetensors") for stage in ("flow", "iter1"))
     changed = {
