@@ -1,29 +1,36 @@
 """What the proofs on real actions share: models, runs, figures with intervals, and the command.
 
 A fold is one training of all models: a seed, or a split of the same shards. All models have the
-same settings and steps a stage; CMA's flow branch is the baseline's, frozen, and late fusion begins
-with both of the baseline's branches. A video's figure is the mean over the folds that test it, so
-seeds do not count it as several. Videos of one person doing one action are alike: intervals are
-those of a bootstrap that draws all of them together. Each run is an ordinary run folder; the same
-command goes on where it was stopped.
+same settings and steps a stage, but the last, whose settings were found by --choose (`RES4`). CMA's
+flow branch is the baseline's, frozen, and late fusion begins with both of the baseline's branches.
+Each run is an ordinary run folder; the same command goes on where it was stopped. The figures are
+made in `tables`.
 """
 
 import csv
 import io
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.measuring import machine
 from benchmarks.proofs.late_fusion import train_late_fusion
+from benchmarks.proofs.tables import (
+    LATE_FUSION,
+    MODELS,
+    accuracy_table,
+    confusion_table,
+    confusions,
+    difference_table,
+    mean_top1,
+    right,
+)
 from twinstream.preprocess.run import preprocess
 from twinstream.progress import log_to_stderr
 from twinstream.section import build_settings
@@ -35,13 +42,6 @@ from twinstream.shards.storage.atomic import write_atomically
 from twinstream.train.fit import train
 from twinstream.train.report.run_page import confusion_figure
 from twinstream.train.score.evaluate import score_run
-from twinstream.train.score.metrics import (
-    Weights,
-    bootstrap_interval,
-    confusion_matrix,
-    fuse,
-    ranked_classes,
-)
 from twinstream.train.score.predictions import (
     Predictions,
     predictions_file,
@@ -49,34 +49,33 @@ from twinstream.train.score.predictions import (
     read_predictions,
 )
 
-LATE_FUSION = "late_fusion"
-# --pretrained: every branch that begins anew begins with ImageNet's weights.
-PRETRAINED = {
+# What every branch is that begins anew: 80 videos teach RGB little from random weights.
+IMAGENET_START = {
     "family": "efficientnet_lite0",
     "depth": 50,
     "rgb_weights": "imagenet",
     "flow_weights": "imagenet",
 }
-# Name in the tables -> run, weights of the RGB and flow scores
-MODELS: dict[str, tuple[str, Weights]] = {
-    "rgb": ("two_stream", (1, 0)),
-    "flow": ("two_stream", (0, 1)),
-    "two-stream, 1:1": ("two_stream", (1, 1)),
-    "non-local rgb": ("nonlocal", (1, 0)),
-    "non-local flow": ("nonlocal", (0, 1)),
-    "non-local two-stream, 1:1": ("nonlocal", (1, 1)),
-    "late fusion, learnt": (LATE_FUSION, (1, 1)),
-    "CMA iter1-R": ("cma", (1, 0)),
-    "CMA iter1-S, 5:1": ("cma", (5, 1)),
-}
-COMPARED = [
-    (model, rival)
-    for model in ("CMA iter1-R", "CMA iter1-S, 5:1")
-    for rival in ("two-stream, 1:1", "late fusion, learnt")
+# --scratch
+RANDOM_START = {"family": "resnet", "depth": 18, "rgb_weights": None, "flow_weights": None}
+# What the paper's recipe leaves open: one block, at the end of res4, which learns faster than the
+# RGB branch; below it that stays as it begins. Left to learn, it knows the training videos by heart
+# before the blocks are more than the zero they begin with.
+RES4 = [
+    "train.attention_rate=30",
+    "train.trainable=behind_attention",
+    "model.attention_at=last_of_res4",
 ]
-CONFUSED = ("rgb", "flow", "two-stream, 1:1", "CMA iter1-R")
-# Of each run, fold by fold
-Tested = Mapping[str, Sequence[Predictions]]
+# What --choose tries of CMA alone, {base} being the folder of its two-stream run
+CMA_TRIED: dict[str, tuple[Sequence[str], Sequence[str]]] = {
+    "CMA, attention rate 30": ([], RES4[:1]),
+    "CMA, 30, behind attention alone": ([], RES4[:2]),
+    "CMA, 30, behind the end of res4 alone": ([], RES4),
+    "CMA, 30, behind attention alone, from the two-stream RGB": (
+        [],
+        [*RES4[:2], "model.rgb_weights={base}/rgb.safetensors"],
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -99,6 +98,8 @@ class Proof:
     """Name in the table of --choose -> what differs for all models, and for CMA alone, where {base}
     is the folder of its two-stream run
     """
+    scratch: Mapping[str, Any]
+    """What else of `train` differs with --scratch"""
 
 
 def fold_runs(out: Path, fold: str) -> dict[str, tuple[Path, list[str]]]:
@@ -109,11 +110,13 @@ def fold_runs(out: Path, fold: str) -> dict[str, tuple[Path, list[str]]]:
     folder = out / "runs" / fold
     base = folder / "two_stream"
     flow = f"model.flow_weights={base / 'flow.safetensors'}"
+    cma = ["model.kind=cma", "train.stages=[iter1]", flow]
     fused = ["train.stages=[rgb]", f"model.weights={base / 'rgb.safetensors'}"]
     return {
         "two_stream": (base, []),
         "nonlocal": (folder / "nonlocal", ["model.kind=nonlocal"]),
-        "cma": (folder / "cma", ["model.kind=cma", "train.stages=[iter1]", flow]),
+        "cma": (folder / "cma", cma),
+        "cma_res4": (folder / "cma_res4", [*cma, *RES4]),
         # Elsewhere: among the runs of a report it would count as a two-stream network.
         LATE_FUSION: (out / LATE_FUSION / fold, fused),
     }
@@ -152,85 +155,6 @@ def run_fold(
         )
         click.echo(f"{fold} {name}: {time.monotonic() - begun:.0f} s, {figures}")
     return found
-
-
-def right(folds: Iterable[Predictions], weights: Weights) -> dict[str, float]:
-    """Of each video, by key, the part of the folds that rank its own class first.
-
-    Ranked by the weighted sum of both branches' scores.
-    """
-    found: dict[str, list[bool]] = {}
-    for fold in folds:
-        best = ranked_classes(fuse(fold.scores["rgb"], fold.scores["flow"], weights))[:, 0]
-        for key, is_right in zip(fold.keys, best == fold.labels, strict=True):
-            found.setdefault(key, []).append(bool(is_right))
-    return {key: sum(each) / len(each) for key, each in sorted(found.items())}
-
-
-def mean_top1(folds: Sequence[Predictions], weights: Weights) -> float:
-    """Top-1 in [0, 1] over the videos of all folds."""
-    return float(np.mean([*right(folds, weights).values()]))
-
-
-def interval(values: Mapping[str, float], alike: str) -> tuple[float, float]:
-    """The 95 % interval of the mean over videos, those that are alike drawn together."""
-    groups = ["".join(re.findall(alike, key)[0]) for key in values]
-    return bootstrap_interval(np.array([*values.values()]), groups)
-
-
-def accuracy_table(tested: Tested, alike: str) -> str:
-    """Top-1 of each model: the mean over folds, its interval over videos, and each fold's."""
-    lines = ["| | top-1 | 95 % interval | each |", "|---|---|---|---|"]
-    for name, (run, weights) in MODELS.items():
-        folds = tested[run]
-        low, high = interval(right(folds, weights), alike)
-        each = ", ".join(f"{100 * mean_top1([fold], weights):.1f}" for fold in folds)
-        top1 = f"{mean_top1(folds, weights):.1%} | {low:.0%} to {high:.0%}"
-        lines.append(f"| {name} | {top1} | {each} |")
-    return "\n".join(lines)
-
-
-def difference_table(tested: Tested, alike: str) -> str:
-    """CMA's top-1 less its rivals', on the same videos, in points, with the interval."""
-    lines = ["| | difference | 95 % interval | |", "|---|---|---|---|"]
-    for model, rival in COMPARED:
-        ours, theirs = (
-            right(tested[run], weights) for run, weights in (MODELS[model], MODELS[rival])
-        )
-        values = {key: ours[key] - theirs[key] for key in ours}
-        low, high = interval(values, alike)
-        verdict = "above" if low > 0 else "below" if high < 0 else "no difference can be shown"
-        mean = np.mean([*values.values()])
-        lines.append(
-            f"| {model} less {rival} | {100 * mean:+.1f} | {100 * low:+.1f} to {100 * high:+.1f} | "
-            f"{verdict} |"
-        )
-    return "\n".join(lines)
-
-
-def confusions(tested: Tested) -> dict[str, NDArray[np.int64]]:
-    """(C, C) counts of each model that is looked at, over all folds: row = class, column = best."""
-    return {
-        name: np.sum(
-            [
-                confusion_matrix(fuse(p.scores["rgb"], p.scores["flow"], weights), p.labels)
-                for p in tested[run]
-            ],
-            axis=0,
-        )
-        for name, (run, weights) in MODELS.items()
-        if name in CONFUSED
-    }
-
-
-def confusion_table(found: Mapping[str, NDArray[np.int64]], classes: Sequence[str]) -> str:
-    """A row for each class; a cell has the counts of what its videos are taken for, in order."""
-    lines = [f"| taken for {', '.join(classes)} | {' | '.join(found)} |"]
-    lines.append("|---" * (1 + len(found)) + "|")
-    for number, name in enumerate(classes):
-        cells = (" ".join(map(str, matrix[number])) for matrix in found.values())
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def write_held_out(dataset: ShardDataset, split: str, held_out: str, path: Path) -> None:
@@ -295,20 +219,21 @@ def proof_command(proof: Proof, about: str) -> click.Command:
         "--choose", "is_choice", is_flag=True, help="Compare settings on held-out training videos."
     )
     @click.option(
-        "--pretrained",
+        "--scratch",
         is_flag=True,
-        help=f"{PRETRAINED['family']} from ImageNet weights, in OUT/pretrained.",
+        help="ResNet-18 from random weights, in OUT/scratch, not from ImageNet's.",
     )
     def main(
-        data: Path | None, out: Path, only: str | None, is_choice: bool, pretrained: bool
+        data: Path | None, out: Path, only: str | None, is_choice: bool, scratch: bool
     ) -> None:
         """Do every fold that is not done yet and print the tables."""
         log_to_stderr()
         tree = proof.settings(data_folder(proof, data), out)
-        if pretrained:
+        if scratch:
             # The shards are the same.
-            tree["model"] |= PRETRAINED
-            out /= "pretrained"
+            tree["model"] |= RANDOM_START
+            tree["train"] |= proof.scratch
+            out /= "scratch"
         settings = build_settings(Settings, deepcopy(tree))
         click.echo(summary(preprocess(settings.dataset, settings.preprocess, settings.shards)))
         if is_choice:

@@ -10,7 +10,16 @@ import click
 import numpy as np
 import pytest
 
-from benchmarks.proofs import actions, duet, duet3d, transfer, ucf101_5cls, utd_mhad, weizmann
+from benchmarks.proofs import (
+    actions,
+    duet,
+    duet3d,
+    tables,
+    transfer,
+    ucf101_5cls,
+    utd_mhad,
+    weizmann,
+)
 from tests.support.datasets import write_dataset
 from tests.support.runs import write_run
 from tests.support.training import settings_tree
@@ -102,7 +111,6 @@ def test_every_run_of_duet3d_begins_from_those_before_it(tmp_path: Path) -> None
     assert {run for _, run, _, _ in duet3d.ROWS} == {"two_stream", "cma", "flat"}
 
 
-PRETRAINED = [f"model.{name}={value}" for name, value in actions.PRETRAINED.items()]
 PROOFS = [utd_mhad.PROOF, ucf101_5cls.PROOF, weizmann.PROOF]
 
 
@@ -112,8 +120,10 @@ def test_every_model_of_a_proof_on_actions_has_the_same_settings(
 ) -> None:
     tree = proof.settings(tmp_path, tmp_path)
     base = tmp_path / "runs" / "one" / "two_stream"
+    scratch = [f"model.{name}={value}" for name, value in actions.RANDOM_START.items()]
+    scratch += [f"train.{name}={value}" for name, value in proof.scratch.items()]
     tried = (common for common, _ in proof.tried.values())
-    for changes in (*proof.folds.values(), *tried, PRETRAINED):
+    for changes in (*proof.folds.values(), *tried, scratch):
         built = {}
         for name, (_, own) in actions.fold_runs(tmp_path, "one").items():
             settings = build_settings(Settings, deepcopy(tree), [*changes, *own])
@@ -121,9 +131,11 @@ def test_every_model_of_a_proof_on_actions_has_the_same_settings(
             built[name] = settings
         assert built["cma"].model.flow_weights == str(base / "flow.safetensors")
         assert built["late_fusion"].model.weights == str(base / "rgb.safetensors")
+        res4 = built.pop("cma_res4").train
+        assert (res4.trainable, res4.attention_rate) == ("behind_attention", 30)
         trained = {each.train.model_copy(update={"stages": ()}) for each in built.values()}
         assert len(trained) == len({each.test for each in built.values()}) == 1
-    assert {run for run, _ in actions.MODELS.values()} == {*built}
+    assert {run for run, _ in tables.MODELS.values()} == {*built, "cma_res4"}
     for _, of_cma in proof.tried.values():
         changes = [*actions.fold_runs(tmp_path, "one")["cma"][1], *of_cma]
         changes = [change.format(base=base) for change in changes]
@@ -150,11 +162,11 @@ def predictions(keys: str, ranked: list[int], labels: list[int]) -> Predictions:
 
 def test_a_video_counts_once_however_many_seeds_test_it() -> None:
     seeds = [predictions("ab", [0, 1], [0, 0]), predictions("ab", [0, 0], [0, 0])]
-    assert actions.right(seeds, (1, 0)) == {"a": 1.0, "b": 0.5}
-    assert actions.right(seeds, (0, 1)) == {"a": 1.0, "b": 1.0}
+    assert tables.right(seeds, (1, 0)) == {"a": 1.0, "b": 0.5}
+    assert tables.right(seeds, (0, 1)) == {"a": 1.0, "b": 1.0}
     splits = [predictions("ab", [0, 1], [0, 0]), predictions("c", [2], [2])]
-    assert actions.right(splits, (1, 0)) == {"a": 1.0, "b": 0.0, "c": 1.0}
-    assert actions.mean_top1(splits, (1, 1)) == pytest.approx(2 / 3)
+    assert tables.right(splits, (1, 0)) == {"a": 1.0, "b": 0.0, "c": 1.0}
+    assert tables.mean_top1(splits, (1, 1)) == pytest.approx(2 / 3)
 
 
 def test_the_tables_of_real_actions_are_as_counted_by_hand() -> None:
@@ -162,20 +174,20 @@ def test_the_tables_of_real_actions_are_as_counted_by_hand() -> None:
     plain = predictions(keys, [1, 1, 1, 2], labels)
     better = predictions(keys, [0, 0, 1, 2], labels)
     tested = {name: [plain, plain] for name in ("two_stream", "nonlocal", "late_fusion")}
-    tested |= {"cma": [better, better]}
+    tested |= {name: [better, better] for name in ("cma", "cma_res4")}
     # Each by itself: more than a fortieth of all draws have none of the two that differ.
-    table = actions.accuracy_table(tested, "(.)").splitlines()
+    table = tables.accuracy_table(tested, "(.)").splitlines()
     assert table[2] == "| rgb | 50.0% | 0% to 100% | 50.0, 50.0 |"
-    assert table[-2] == "| CMA iter1-R | 100.0% | 100% to 100% | 100.0, 100.0 |"
-    lines = actions.difference_table(tested, "(.)").splitlines()
+    assert table[-4] == "| CMA iter1-R | 100.0% | 100% to 100% | 100.0, 100.0 |"
+    lines = tables.difference_table(tested, "(.)").splitlines()
     assert lines[2] == (
         "| CMA iter1-R less two-stream, 1:1 | +50.0 | +0.0 to +100.0 | no difference can be shown |"
     )
     # Alike, a and b are in every draw together with c and d: one group.
-    lines = actions.difference_table(tested, "()").splitlines()
+    lines = tables.difference_table(tested, "()").splitlines()
     assert lines[2] == "| CMA iter1-R less two-stream, 1:1 | +50.0 | +50.0 to +50.0 | above |"
-    matrices = actions.confusions(tested)
-    assert actions.confusion_table(matrices, ["x", "y", "z"]).splitlines()[2:] == [
+    matrices = tables.confusions(tested)
+    assert tables.confusion_table(matrices, ["x", "y", "z"]).splitlines()[2:] == [
         "| x | 0 4 0 | 4 0 0 | 0 4 0 | 4 0 0 |",
         "| y | 0 2 0 | 2 0 0 | 0 2 0 | 0 2 0 |",
         "| z | 0 0 2 | 2 0 0 | 0 0 2 | 0 0 2 |",
@@ -207,7 +219,7 @@ def test_a_fold_has_all_models_and_tests_again_only_what_was_tested_otherwise(
     tree["train"]["stages"] = ["flow", "rgb"]
     tree["test"]["split"] = "test"
     first = actions.run_fold(tree, [], tmp_path, "one")
-    names = ("two_stream", "nonlocal", "cma", "late_fusion")
+    names = ("two_stream", "nonlocal", "cma", "cma_res4", "late_fusion")
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == [f"one {name}" for name in names]
     path, kept = (
