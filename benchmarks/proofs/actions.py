@@ -22,6 +22,8 @@ import click
 from benchmarks.measuring import machine
 from benchmarks.proofs.late_fusion import train_late_fusion
 from benchmarks.proofs.tables import (
+    BLOCKS_OUT,
+    CMA_RUNS,
     LATE_FUSION,
     MODELS,
     accuracy_table,
@@ -31,6 +33,7 @@ from benchmarks.proofs.tables import (
     mean_top1,
     right,
 )
+from benchmarks.proofs.without_blocks import without_blocks
 from twinstream.preprocess.run import preprocess
 from twinstream.progress import log_to_stderr
 from twinstream.section import build_settings
@@ -148,10 +151,12 @@ def run_fold(
     for name, (run, own) in fold_runs(out, fold).items():
         begun = time.monotonic()
         found[name] = tested_run(tree, [*changes, *own], run, fused=name == LATE_FUSION)
+        if name in CMA_RUNS:
+            found[name + BLOCKS_OUT] = without_blocks(run, found[name].about["split"])
         figures = ", ".join(
-            f"{model} {mean_top1([found[name]], weights):.1%}"
+            f"{model} {mean_top1([found[of]], weights):.1%}"
             for model, (of, weights) in MODELS.items()
-            if of == name
+            if of in (name, name + BLOCKS_OUT)
         )
         click.echo(f"{fold} {name}: {time.monotonic() - begun:.0f} s, {figures}")
     return found
@@ -178,18 +183,20 @@ def choose(proof: Proof, tree: Mapping[str, Any], out: Path) -> str:
     dataset = ShardDataset(settings.shards.path)
     write_held_out(dataset, settings.train.split, proof.held_out, held_out)
     splits = [f"train.split={held_out}:train", f"test.split={held_out}:val"]
-    models = {name: of for name, of in MODELS.items() if of[0] in ("two_stream", "cma")}
+    runs = ("two_stream", "cma", "cma" + BLOCKS_OUT)
+    models = {name: of for name, of in MODELS.items() if of[0] in runs}
     lines = [f"| | {' | '.join(models)} |", "|---" * (1 + len(models)) + "|"]
     for name, (common, of_cma) in proof.tried.items():
         # By their settings: what differs in CMA alone begins with the same baseline.
-        runs = fold_runs(out / "choose", folder_name(common))
-        base, cma = runs["two_stream"][0], runs["cma"][0] / folder_name(of_cma)
-        own = [*runs["cma"][1], *(change.format(base=base) for change in of_cma)]
+        folders = fold_runs(out / "choose", folder_name(common))
+        base, cma = folders["two_stream"][0], folders["cma"][0] / folder_name(of_cma)
+        own = [*folders["cma"][1], *(change.format(base=base) for change in of_cma)]
         shared = [*changes, *splits, *common]
         found = {
             "two_stream": tested_run(tree, shared, base, fused=False),
             "cma": tested_run(tree, [*shared, *own], cma, fused=False),
         }
+        found["cma" + BLOCKS_OUT] = without_blocks(cma, found["cma"].about["split"])
         top1 = (mean_top1([found[run]], weights) for run, weights in models.values())
         lines.append(f"| {name} | {' | '.join(f'{value:.1%}' for value in top1)} |")
         click.echo(lines[-1])

@@ -21,6 +21,9 @@ from twinstream.train.score.metrics import (
 from twinstream.train.score.predictions import Predictions
 
 LATE_FUSION = "late_fusion"
+CMA_RUNS = ("cma", "cma_res4")
+# Behind the name of a run: the same without its CMA blocks
+BLOCKS_OUT = ", blocks out"
 # Name in the tables -> run, weights of the RGB and flow scores
 MODELS: dict[str, tuple[str, Weights]] = {
     "rgb": ("two_stream", (1, 0)),
@@ -31,13 +34,15 @@ MODELS: dict[str, tuple[str, Weights]] = {
     "non-local two-stream, 1:1": ("nonlocal", (1, 1)),
     "late fusion, learnt": (LATE_FUSION, (1, 1)),
     "CMA iter1-R": ("cma", (1, 0)),
+    "CMA iter1-R, blocks out": ("cma" + BLOCKS_OUT, (1, 0)),
     "CMA iter1-S, 5:1": ("cma", (5, 1)),
     "CMA behind res4, R": ("cma_res4", (1, 0)),
+    "CMA behind res4, R, blocks out": ("cma_res4" + BLOCKS_OUT, (1, 0)),
     "CMA behind res4, S, 5:1": ("cma_res4", (5, 1)),
 }
 COMPARED = [
     (model, rival)
-    for model in [name for name in MODELS if name.startswith("CMA")]
+    for model in [name for name, (run, _) in MODELS.items() if run in CMA_RUNS]
     for rival in ("two-stream, 1:1", "late fusion, learnt")
 ]
 CONFUSED = ("rgb", "flow", "two-stream, 1:1", "CMA iter1-R")

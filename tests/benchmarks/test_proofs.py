@@ -135,7 +135,8 @@ def test_every_model_of_a_proof_on_actions_has_the_same_settings(
         assert (res4.trainable, res4.attention_rate) == ("behind_attention", 30)
         trained = {each.train.model_copy(update={"stages": ()}) for each in built.values()}
         assert len(trained) == len({each.test for each in built.values()}) == 1
-    assert {run for run, _ in tables.MODELS.values()} == {*built, "cma_res4"}
+    without = {name + tables.BLOCKS_OUT for name in tables.CMA_RUNS}
+    assert {run for run, _ in tables.MODELS.values()} == {*built, "cma_res4", *without}
     for _, of_cma in proof.tried.values():
         changes = [*actions.fold_runs(tmp_path, "one")["cma"][1], *of_cma]
         changes = [change.format(base=base) for change in changes]
@@ -174,11 +175,12 @@ def test_the_tables_of_real_actions_are_as_counted_by_hand() -> None:
     plain = predictions(keys, [1, 1, 1, 2], labels)
     better = predictions(keys, [0, 0, 1, 2], labels)
     tested = {name: [plain, plain] for name in ("two_stream", "nonlocal", "late_fusion")}
-    tested |= {name: [better, better] for name in ("cma", "cma_res4")}
+    tested |= {name: [better, better] for name in tables.CMA_RUNS}
+    tested |= {name + tables.BLOCKS_OUT: [plain, plain] for name in tables.CMA_RUNS}
     # Each by itself: more than a fortieth of all draws have none of the two that differ.
     table = tables.accuracy_table(tested, "(.)").splitlines()
     assert table[2] == "| rgb | 50.0% | 0% to 100% | 50.0, 50.0 |"
-    assert table[-4] == "| CMA iter1-R | 100.0% | 100% to 100% | 100.0, 100.0 |"
+    assert table[-6] == "| CMA iter1-R | 100.0% | 100% to 100% | 100.0, 100.0 |"
     lines = tables.difference_table(tested, "(.)").splitlines()
     assert lines[2] == (
         "| CMA iter1-R less two-stream, 1:1 | +50.0 | +0.0 to +100.0 | no difference can be shown |"
@@ -232,6 +234,9 @@ def test_a_fold_has_all_models_and_tests_again_only_what_was_tested_otherwise(
     again = actions.run_fold(tree, [], tmp_path, "one")
     assert read_predictions(path).about["segments"] == 2
     assert kept.stat().st_mtime_ns == before
+    blocks_out = first["cma" + tables.BLOCKS_OUT]
+    assert blocks_out.keys == first["cma"].keys
+    assert not np.array_equal(blocks_out.scores["rgb"], first["cma"].scores["rgb"])
     for name, each in first.items():
         np.testing.assert_array_equal(each.scores["rgb"], again[name].scores["rgb"])
 
