@@ -119,8 +119,8 @@ def fold_runs(out: Path, fold: str) -> dict[str, tuple[Path, list[str]]]:
         "two_stream": (base, []),
         "nonlocal": (folder / "nonlocal", ["model.kind=nonlocal"]),
         "cma": (folder / "cma", cma),
-        "cma_res4": (folder / "cma_res4", [*cma, *RES4]),
-        # Elsewhere: among the runs of a report it would count as a two-stream network.
+        # Elsewhere: a report on runs/ would count them as CMA and as a two-stream network.
+        "cma_res4": (out / "cma_res4" / fold, [*cma, *RES4]),
         LATE_FUSION: (out / LATE_FUSION / fold, fused),
     }
 
