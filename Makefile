@@ -19,8 +19,8 @@ duet3d: $(STAMP)
 
 # Reads $TWINSTREAM_DATA/weizmann, or $TWINSTREAM_DATA itself where that holds videos/ and splits/.
 weizmann: $(STAMP)
-	$(BIN)/python -m benchmarks.proofs.weizmann --out weizmann
-	$(BIN)/twinstream report weizmann/runs/*/* --out weizmann/report
+	$(BIN)/python -m benchmarks.proofs.weizmann --scratch --out weizmann
+	$(BIN)/twinstream report weizmann/scratch/runs/*/* --out weizmann/report
 
 # As weizmann: $TWINSTREAM_DATA/utd_mhad5 and $TWINSTREAM_DATA/ucf101_5cls.
 utd: $(STAMP)

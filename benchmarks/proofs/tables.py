@@ -39,13 +39,20 @@ MODELS: dict[str, tuple[str, Weights]] = {
     "CMA behind res4, R": ("cma_res4", (1, 0)),
     "CMA behind res4, R, blocks out": ("cma_res4" + BLOCKS_OUT, (1, 0)),
     "CMA behind res4, S, 5:1": ("cma_res4", (5, 1)),
+    "its control, R": ("control", (1, 0)),
+    "its control, 1:1": ("control", (1, 1)),
 }
 COMPARED = [
-    (model, rival)
-    for model in [name for name, (run, _) in MODELS.items() if run in CMA_RUNS]
-    for rival in ("two-stream, 1:1", "late fusion, learnt")
+    *(
+        (model, rival)
+        for model, (run, _) in MODELS.items()
+        if run in CMA_RUNS
+        for rival in ("two-stream, 1:1", "late fusion, learnt")
+    ),
+    ("CMA behind res4, R", "its control, R"),
+    ("CMA behind res4, S, 5:1", "its control, 1:1"),
 ]
-CONFUSED = ("rgb", "flow", "two-stream, 1:1", "CMA iter1-R")
+CONFUSED = ("rgb", "flow", "two-stream, 1:1", "CMA iter1-R", "CMA behind res4, R")
 # Of each run, fold by fold
 Tested = Mapping[str, Sequence[Predictions]]
 
@@ -78,6 +85,8 @@ def accuracy_table(tested: Tested, alike: str) -> str:
     """Top-1 of each model: the mean over folds, its interval over videos, and each fold's."""
     lines = ["| | top-1 | 95 % interval | each |", "|---|---|---|---|"]
     for name, (run, weights) in MODELS.items():
+        if run not in tested:
+            continue
         folds = tested[run]
         low, high = interval(right(folds, weights), alike)
         each = ", ".join(f"{100 * mean_top1([fold], weights):.1f}" for fold in folds)
@@ -90,6 +99,8 @@ def difference_table(tested: Tested, alike: str) -> str:
     """CMA's top-1 less its rivals', on the same videos, in points, with the interval."""
     lines = ["| | difference | 95 % interval | |", "|---|---|---|---|"]
     for model, rival in COMPARED:
+        if MODELS[model][0] not in tested:
+            continue
         ours, theirs = (
             right(tested[run], weights) for run, weights in (MODELS[model], MODELS[rival])
         )
@@ -115,7 +126,7 @@ def confusions(tested: Tested) -> dict[str, NDArray[np.int64]]:
             axis=0,
         )
         for name, (run, weights) in MODELS.items()
-        if name in CONFUSED
+        if name in CONFUSED and run in tested
     }
 
 

@@ -57,6 +57,8 @@ PROOF = Proof(
     held_out="_s7_",
     tried={
         "as chosen": ([], []),
+        "learning rate 0.001": (["train.learning_rate=0.001"], []),
+        "40 epochs": (["train.epochs=40"], []),
         "dropout 0.8": (["model.dropout=0.8"], []),
         **CMA_TRIED,
     },

@@ -53,7 +53,8 @@ PROOF = Proof(
     # Class and actor: one video each.
     alike=r"v_(\w+_g\d+)_",
     held_out="_g02_",
-    tried={"as chosen": ([], []), "learning rate 0.004": (["train.learning_rate=0.004"], [])},
+    # Every actor is tested in some fold, so nothing is tried; rate and start are UTD-MHAD's.
+    tried={"as chosen": ([], [])},
     # As when the figures of random weights in docs/results.md were taken.
     scratch={
         "learning_rate": 0.01,

@@ -15,17 +15,20 @@ from twinstream.train.score.predictions import Predictions
 from twinstream.train.trained import load_network
 
 
-def without_blocks(run: Path, split: str) -> Predictions:
-    """RGB's scores of a split, tested as the run is; zeros for flow's, which is not computed."""
+def without_blocks(run: Path, tested: Predictions) -> Predictions:
+    """RGB's scores of the videos that the run was tested on, in the same way.
+
+    Zeros for flow's, which is not computed.
+    """
     network = load_network(run)
     model, train, test = network.settings.model, network.settings.train, network.settings.test
     dataset = ShardDataset(network.settings.shards.path)
     assert network.classes == dataset.classes
     views = TestSnippets(
-        dataset.samples(split),
-        segments=test.segments,
+        dataset.samples(tested.about["split"]),
+        segments=tested.about["segments"],
         shape=model.snippet,
-        crops=test.crops,
+        crops=tested.about["crops"],
         scale=test.scale,
         crop_size=train.crop_size,
         scale_motion=train.scale_motion,

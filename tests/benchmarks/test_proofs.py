@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from copy import deepcopy
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import click
@@ -20,6 +21,7 @@ from benchmarks.proofs import (
     utd_mhad,
     weizmann,
 )
+from benchmarks.proofs.without_blocks import without_blocks
 from tests.support.datasets import write_dataset
 from tests.support.runs import write_run
 from tests.support.training import settings_tree
@@ -32,7 +34,8 @@ from twinstream.shards.read.dataset import ShardDataset
 from twinstream.train.data.snippets import num_starts
 from twinstream.train.look.maps import BlockMap
 from twinstream.train.network.stages import plan_stages
-from twinstream.train.run_folder import RunSettings
+from twinstream.train.run_folder import RunSettings, read_run_settings
+from twinstream.train.score.evaluate import score_run
 from twinstream.train.score.predictions import Predictions, read_predictions, write_predictions
 
 
@@ -120,23 +123,33 @@ def test_every_model_of_a_proof_on_actions_has_the_same_settings(
 ) -> None:
     tree = proof.settings(tmp_path, tmp_path)
     base = tmp_path / "runs" / "one" / "two_stream"
-    scratch = [f"model.{name}={value}" for name, value in actions.RANDOM_START.items()]
-    scratch += [f"train.{name}={value}" for name, value in proof.scratch.items()]
+    starts = {False: tree, True: actions.from_scratch(proof, tree)}
     tried = (common for common, _ in proof.tried.values())
-    for changes in (*proof.folds.values(), *tried, scratch):
+    for changes, scratch in product((*proof.folds.values(), *tried), starts):
         built = {}
-        for name, (_, own) in actions.fold_runs(tmp_path, "one").items():
-            settings = build_settings(Settings, deepcopy(tree), [*changes, *own])
+        for name, (_, own) in actions.fold_runs(tmp_path, "one", scratch=scratch).items():
+            settings = build_settings(Settings, deepcopy(starts[scratch]), [*changes, *own])
             plan_stages(settings.train.stages, settings.model.kind)
             built[name] = settings
+        assert built["two_stream"].model.rgb_weights == (None if scratch else "imagenet")
         assert built["cma"].model.flow_weights == str(base / "flow.safetensors")
         assert built["late_fusion"].model.weights == str(base / "rgb.safetensors")
-        res4 = built.pop("cma_res4").train
-        assert (res4.trainable, res4.attention_rate) == ("behind_attention", 30)
-        trained = {each.train.model_copy(update={"stages": ()}) for each in built.values()}
+        if not scratch:
+            rates = {name: built[name].train.attention_rate for name in ("cma_res4", "control")}
+            assert rates == {"cma_res4": 30, "control": 1e-9}
+        assert all(
+            settings.train.trainable == ("behind_attention" if "res4" in name else "all")
+            for name, settings in built.items()
+            if name != "control"
+        )
+        own = {"stages": (), "trainable": "all", "attention_rate": 1.0}
+        trained = {each.train.model_copy(update=own) for each in built.values()}
         assert len(trained) == len({each.test for each in built.values()}) == 1
-    without = {name + tables.BLOCKS_OUT for name in tables.CMA_RUNS}
-    assert {run for run, _ in tables.MODELS.values()} == {*built, "cma_res4", *without}
+        without = {name + tables.BLOCKS_OUT for name in tables.CMA_RUNS}
+        assert {run for run, _ in tables.MODELS.values()} - without == {
+            *built,
+            *(("cma_res4", "control") if scratch else ()),
+        }
     for _, of_cma in proof.tried.values():
         changes = [*actions.fold_runs(tmp_path, "one")["cma"][1], *of_cma]
         changes = [change.format(base=base) for change in changes]
@@ -174,13 +187,13 @@ def test_the_tables_of_real_actions_are_as_counted_by_hand() -> None:
     keys, labels = "abcd", [0, 0, 1, 2]
     plain = predictions(keys, [1, 1, 1, 2], labels)
     better = predictions(keys, [0, 0, 1, 2], labels)
-    tested = {name: [plain, plain] for name in ("two_stream", "nonlocal", "late_fusion")}
+    tested = {name: [plain, plain] for name in ("two_stream", "nonlocal", "late_fusion", "control")}
     tested |= {name: [better, better] for name in tables.CMA_RUNS}
     tested |= {name + tables.BLOCKS_OUT: [plain, plain] for name in tables.CMA_RUNS}
     # Each by itself: more than a fortieth of all draws have none of the two that differ.
     table = tables.accuracy_table(tested, "(.)").splitlines()
     assert table[2] == "| rgb | 50.0% | 0% to 100% | 50.0, 50.0 |"
-    assert table[-6] == "| CMA iter1-R | 100.0% | 100% to 100% | 100.0, 100.0 |"
+    assert table[-8] == "| CMA iter1-R | 100.0% | 100% to 100% | 100.0, 100.0 |"
     lines = tables.difference_table(tested, "(.)").splitlines()
     assert lines[2] == (
         "| CMA iter1-R less two-stream, 1:1 | +50.0 | +0.0 to +100.0 | no difference can be shown |"
@@ -190,9 +203,9 @@ def test_the_tables_of_real_actions_are_as_counted_by_hand() -> None:
     assert lines[2] == "| CMA iter1-R less two-stream, 1:1 | +50.0 | +50.0 to +50.0 | above |"
     matrices = tables.confusions(tested)
     assert tables.confusion_table(matrices, ["x", "y", "z"]).splitlines()[2:] == [
-        "| x | 0 4 0 | 4 0 0 | 0 4 0 | 4 0 0 |",
-        "| y | 0 2 0 | 2 0 0 | 0 2 0 | 0 2 0 |",
-        "| z | 0 0 2 | 2 0 0 | 0 0 2 | 0 0 2 |",
+        "| x | 0 4 0 | 4 0 0 | 0 4 0 | 4 0 0 | 4 0 0 |",
+        "| y | 0 2 0 | 2 0 0 | 0 2 0 | 0 2 0 | 0 2 0 |",
+        "| z | 0 0 2 | 2 0 0 | 0 0 2 | 0 0 2 | 0 0 2 |",
     ]
 
 
@@ -221,7 +234,7 @@ def test_a_fold_has_all_models_and_tests_again_only_what_was_tested_otherwise(
     tree["train"]["stages"] = ["flow", "rgb"]
     tree["test"]["split"] = "test"
     first = actions.run_fold(tree, [], tmp_path, "one")
-    names = ("two_stream", "nonlocal", "cma", "cma_res4", "late_fusion")
+    names = ("two_stream", "nonlocal", "cma", "late_fusion", "cma_res4", "control")
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == [f"one {name}" for name in names]
     path, kept = (
@@ -234,11 +247,24 @@ def test_a_fold_has_all_models_and_tests_again_only_what_was_tested_otherwise(
     again = actions.run_fold(tree, [], tmp_path, "one")
     assert read_predictions(path).about["segments"] == 2
     assert kept.stat().st_mtime_ns == before
-    blocks_out = first["cma" + tables.BLOCKS_OUT]
-    assert blocks_out.keys == first["cma"].keys
-    assert not np.array_equal(blocks_out.scores["rgb"], first["cma"].scores["rgb"])
     for name, each in first.items():
         np.testing.assert_array_equal(each.scores["rgb"], again[name].scores["rgb"])
+
+
+def test_without_its_blocks_a_network_scores_as_it_did_before_they_learnt(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "shards", {"train": 4, "test": 2})
+    found = {}
+    for name in ("trained", "new"):
+        run = tmp_path / name
+        write_run(run, dataset, trained=name == "trained")
+        test = read_run_settings(run).test
+        score_run(run, test.model_copy(update={"split": "test", "crops": 10, "flip": False}))
+        found[name] = read_predictions(run / "predictions.parquet")
+    assert found["trained"].about["crops"] == 5
+    without = without_blocks(tmp_path / "trained", found["trained"])
+    assert without.keys == found["trained"].keys
+    np.testing.assert_allclose(without.scores["rgb"], found["new"].scores["rgb"], atol=1e-6)
+    assert abs(without.scores["rgb"] - found["trained"].scores["rgb"]).max() > 1e-3
 
 
 @pytest.mark.real

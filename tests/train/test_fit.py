@@ -23,6 +23,7 @@ from twinstream.errors import InputError
 from twinstream.shards.storage.location import file_sha256
 from twinstream.train import fit
 from twinstream.train.checkpoint import Position, load_checkpoint, load_resumable
+from twinstream.train.choices import ModelKind
 from twinstream.train.fit import begin_stage, train
 from twinstream.train.gradient import add_gradients
 from twinstream.train.network.stages import Stage
@@ -71,8 +72,10 @@ def test_a_resumed_run_has_the_same_losses_and_weights(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_attention_blocks_have_a_rate_of_their_own() -> None:
-    model, iter1 = TwoBranch("cma", 18, 2), Stage("iter1", "rgb", ("rgb",))
+@pytest.mark.parametrize("kind", ["cma", "nonlocal", "cma_nonlocal"])
+def test_attention_blocks_have_a_rate_of_their_own(kind: ModelKind) -> None:
+    model = TwoBranch(kind, 18, 2)
+    iter1 = Stage("rgb", "rgb", ()) if kind == "nonlocal" else Stage("iter1", "rgb", ("rgb",))
     optimizer, schedule = begin_stage(model, iter1, TrainSettings(attention_rate=30))
     assert len(begin_stage(model, iter1, TrainSettings())[0].param_groups) == 1
 
@@ -83,7 +86,8 @@ def test_attention_blocks_have_a_rate_of_their_own() -> None:
         return {name: rate_of[each] for name, each in model.rgb.named_parameters()}
 
     def expected(rate: float) -> dict[str, float]:
-        return {name: 30 * rate if name.startswith("cma.") else rate for name in rates()}
+        blocks = ("cma.", "non_local.")
+        return {name: 30 * rate if name.startswith(blocks) else rate for name in rates()}
 
     assert rates() == pytest.approx(expected(0.01))
     for _ in range(2 + TrainSettings().plateau_patience):

@@ -15,7 +15,9 @@ from twinstream.shards.format.columns import (
     Records,
     Some,
     TableBuilder,
+    first_equal,
     joined_texts,
+    order_of,
     values,
 )
 
@@ -97,3 +99,17 @@ def test_parts_of_one_table_are_joined_without_a_copy_and_others_with_one() -> N
         assert values(joined.rows(slice(None))["key"]) == ["v04", "v03", "v01"]
         assert joined.by_key().tolist() == [2, 1, 0]
     assert len(Joined([], SCHEMA)) == 0
+
+
+@pytest.mark.parametrize("block_rows", [1, 2, 100])
+def test_the_first_two_equal_texts_are_found_in_blocks_of_any_size(
+    block_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(columns, "BLOCK_ROWS", block_rows)
+
+    def found(*texts: str) -> tuple[int, int] | None:
+        column = pa.chunked_array([pa.array(texts, TEXT)])
+        return first_equal(column, order_of(column))
+
+    assert found("d", "b", "c", "d", "b", "a") == (1, 4)
+    assert found("a", "c", "b") is found("a") is found() is None
