@@ -26,10 +26,12 @@ weizmann: $(STAMP)
 utd: $(STAMP)
 	$(BIN)/python -m benchmarks.proofs.utd_mhad --out utd
 	$(BIN)/twinstream report utd/runs/*/* --out utd/report
+	$(BIN)/twinstream report utd/runs/seed0/two_stream --out utd/report-two-stream
 
 ucf5: $(STAMP)
 	$(BIN)/python -m benchmarks.proofs.ucf101_5cls --out ucf5
 	$(BIN)/twinstream report ucf5/runs/*/* --out ucf5/report
+	$(BIN)/twinstream report ucf5/runs/split1/two_stream --out ucf5/report-two-stream
 
 # Two processes, each with the tests of whole files: what a file's tests share is made once.
 test: $(STAMP)

@@ -69,31 +69,44 @@ def run_sections(evidence: Evidence, run: Path) -> list[str]:
     """The sections of the page, as HTML, of a run folder that `evidence` was read from."""
     predictions, scores, weights = last_tested(evidence)
     classes = predictions.about["classes"]
-    confusion = confusion_matrix(scores, predictions.labels)
     epochs = read_epochs(run)
-    score = {RGB_ALONE: "RGB", FLOW_ALONE: "flow"}.get(weights, "RGB + flow {:g}:{:g}")
-    of = f"Stage {predictions.about['stage']}, {score.format(*weights)}."
     sections = [section("Accuracy", stages_table(evidence))]
     if epochs:
         alt = f"Loss and accuracy of {len(epochs)} epochs; loss ends at {epochs[-1].loss:.3g}"
         sections.append(section("Training", as_svg(curves_figure(epochs), "curves", alt)))
-    sections += [
-        section(
-            "Confusion matrix",
-            as_svg(
-                confusion_figure(confusion, classes),
-                "confusion",
-                f"{int(confusion.trace())} of {confusion.sum()} videos are on the diagonal",
-            ),
-            f"{of} A row is a class of videos, a column what they are taken for; darker is a "
-            "larger part of the row.",
-        ),
-        section("Best and worst classes", classes_table(confusion, classes), of),
-    ]
+    # Of both together, then of each: what one confuses the other may know.
+    for each in dict.fromkeys((weights, RGB_ALONE, FLOW_ALONE)):
+        branch_scores = weighted(predictions, each)
+        if branch_scores is not None:
+            sections.append(confusion_section(predictions, branch_scores, each))
+    of = score_name(predictions, weights)
+    confusion = confusion_matrix(scores, predictions.labels)
+    sections.append(section("Best and worst classes", classes_table(confusion, classes), of))
     found = confusions(scores, predictions.labels)[:NUM_EXAMPLES]
     if found:
         sections.append(section("Confusions", examples(run, predictions, found), of))
     return sections
+
+
+def score_name(predictions: Predictions, weights: Weights) -> str:
+    """`Stage iter1, RGB + flow 5:1.`"""
+    score = {RGB_ALONE: "RGB", FLOW_ALONE: "flow"}.get(weights, "RGB + flow {:g}:{:g}")
+    return f"Stage {predictions.about['stage']}, {score.format(*weights)}."
+
+
+def confusion_section(predictions: Predictions, scores: Scores, weights: Weights) -> str:
+    """The confusion matrix of (V, C) scores, which are those of `weights`, as HTML."""
+    confusion = confusion_matrix(scores, predictions.labels)
+    return section(
+        "Confusion matrix",
+        as_svg(
+            confusion_figure(confusion, predictions.about["classes"]),
+            "confusion-{:g}-{:g}".format(*weights),
+            f"{int(confusion.trace())} of {confusion.sum()} videos are on the diagonal",
+        ),
+        f"{score_name(predictions, weights)} A row is a class of videos, a column what they are "
+        "taken for; darker is a larger part of the row.",
+    )
 
 
 def last_tested(evidence: Evidence) -> tuple[Predictions, Scores, Weights]:

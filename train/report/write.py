@@ -8,6 +8,7 @@ a missing run is a gap, with what fills it. Of one run alone the page is its own
 
 import csv
 import io
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -108,11 +109,9 @@ def _in_own_folder(table: Table, evidence: Evidence) -> Table:
         "=runs/": f"={runs}/",
         " runs/": f" {runs}/",
     }
-    gaps = []
-    for command in table.gaps:
-        for old, new in swaps.items():
-            command = command.replace(old, new)
-        gaps.append(command)
+    # In one go: the user's own folder may be named runs/ too.
+    stored = re.compile("|".join(map(re.escape, swaps)))
+    gaps = [stored.sub(lambda found: swaps[found[0]], command) for command in table.gaps]
     return replace(table, gaps=gaps)
 
 

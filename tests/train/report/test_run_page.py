@@ -102,7 +102,9 @@ def test_one_run_has_a_page_of_its_own_with_frames_of_what_it_confuses(
         assert f"<h2>{title}</h2>" in text
     assert text.count("data:image/jpeg;base64,") == 3 * 3
     assert text.count("<img alt=") == 3 * 3
-    assert text.count('<svg role="img" aria-label=') == 2
+    # Curves, and the confusion matrix of both branches and of each.
+    assert text.count('<svg role="img" aria-label=') == 1 + 3
+    assert all(f"Stage iter1, {name}. A row" in text for name in ("RGB + flow 5:1", "RGB", "flow"))
     assert "&lt;run&gt; &amp; jump" in text
     assert "<run>" not in text
     assert "Not everything here was trained" not in text

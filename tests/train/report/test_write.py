@@ -13,7 +13,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from tests.support.command import run
-from tests.support.runs import from_shards, write_tested
+from tests.support.datasets import write_dataset
+from tests.support.runs import from_shards, write_run, write_tested
 from twinstream.errors import InputError
 from twinstream.shards.storage.lock import owned
 from twinstream.train.report import paper
@@ -39,6 +40,8 @@ from twinstream.train.report.tables import (
     weights_of,
 )
 from twinstream.train.report.write import as_csv, as_markdown, report_parts, write_report
+from twinstream.train.run_folder import read_run_settings
+from twinstream.train.score.evaluate import score_run
 
 LABELS = [0, 0, 1, 1, 2, 2]
 RIGHT = LABELS
@@ -364,6 +367,21 @@ def test_one_run_alone_makes_a_report_with_gaps(tmp_path: Path) -> None:
     assert all(table.gaps for table in tables)
     assert not list((tmp_path / "out").glob("*.png"))
     assert "To fill it:" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_commands_that_fill_gaps_name_a_run_in_a_folder_that_is_called_runs_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    dataset = write_dataset(tmp_path / "shards", {"train": 2, "test": 2})
+    baseline = Path("runs/one/two_stream")
+    write_run(baseline, dataset, "two_stream", ("flow", "rgb"))
+    score_run(baseline, read_run_settings(baseline).test)
+    tables = write_report(read_evidence([baseline]), tmp_path / "out")
+    gaps = [command for table in tables for command in table.gaps]
+    assert any("-c runs/one/two_stream/settings.yaml" in command for command in gaps)
+    assert any("=runs/one/two_stream/flow.safetensors" in command for command in gaps)
+    assert not any("one/one" in command for command in gaps)
 
 
 def test_two_reports_into_one_folder_do_not_clear_away_what_the_other_writes(
