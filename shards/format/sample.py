@@ -39,7 +39,7 @@ class MemberHeader(tarfile.TarInfo):
     """
 
     def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
-        # tarfile calls it for each header before it reads what belongs to it.
+        # tarfile calls it for each header before it reads what belongs to it; unknown to typeshed.
         if self.type in NAMING and self.size > MAX_JSON_BYTES:
             raise tarfile.ReadError(f"a header with a name of {self.size} bytes")
         if not 0 <= self.size <= MAX_MEMBER_BYTES:

@@ -3,6 +3,7 @@
 import os
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
@@ -85,11 +86,11 @@ def train_for(steps: int, settings: RunSettings, run: Path) -> None:
     """Train until so many steps are done and saved, and stop there as a kill would."""
     left = [steps]
 
-    def stopped(*arguments: object, **options: object) -> tuple[float, int]:
+    def stopped(*arguments: Any, **options: Any) -> tuple[float, int]:
         if not left[0]:
             raise KeyboardInterrupt
         left[0] -= 1
-        return add_gradients(*arguments, **options)  # type: ignore[arg-type]
+        return add_gradients(*arguments, **options)
 
     with mock.patch.object(fit, "add_gradients", stopped), open(os.devnull, "w"):
         try:

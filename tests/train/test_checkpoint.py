@@ -213,7 +213,9 @@ def test_a_stage_comes_back_from_safetensors_as_it_was_saved(tmp_path: Path) -> 
     tensors = [{**vars(each), "model": 0, "trained_on": 0} for each in (saved, found)]
     assert tensors[0] == tensors[1]
     assert torch.equal(found.model["conv"], saved.model["conv"])
-    assert torch.equal(found.trained_on, saved.trained_on)  # type: ignore[arg-type]
+    assert found.trained_on is not None
+    assert saved.trained_on is not None
+    assert torch.equal(found.trained_on, saved.trained_on)
     # What any reader of safetensors sees.
     assert safetensors.torch.load_file(path).keys() == {"conv", "trained_on"}
 

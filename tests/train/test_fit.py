@@ -30,7 +30,7 @@ from twinstream.train.network.stages import Stage
 from twinstream.train.network.two_branch import TwoBranch
 from twinstream.train.network.weight_files import read_state
 from twinstream.train.ranks import Ranks
-from twinstream.train.run_folder import read_run_settings
+from twinstream.train.run_folder import RunSettings, read_run_settings
 from twinstream.train.run_log import TrainingLog, git_revision
 from twinstream.train.score.evaluate import score_run
 from twinstream.train.session import open_session, validation_split
@@ -49,6 +49,16 @@ def whole_run(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+def train_until_killed(
+    settings: RunSettings, out: Path, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Train anew, and stop as a kill would behind so many steps."""
+    with monkeypatch.context() as patch:
+        kill_after(steps, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings, out, resume=False)
+
+
 @pytest.mark.parametrize(("steps", "every"), [(1, 500), (3, 500), (3, 1), (4, 500), (6, 1)])
 def test_a_resumed_run_has_the_same_losses_and_weights(
     dataset: Path,
@@ -59,10 +69,7 @@ def test_a_resumed_run_has_the_same_losses_and_weights(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = make_settings(dataset, f"train.checkpoint_steps={every}")
-    with monkeypatch.context() as patch:
-        kill_after(steps, patch)
-        with pytest.raises(KeyboardInterrupt):
-            train(settings, tmp_path / "part", resume=False)
+    train_until_killed(settings, tmp_path / "part", steps, monkeypatch)
     train(make_settings(dataset, "train.workers=1"), tmp_path / "part", resume=True)
     assert losses(tmp_path / "part") == losses(whole_run)
     assert len(losses(whole_run)) == 8
@@ -100,10 +107,7 @@ def test_a_resumed_run_keeps_the_rates_of_attention_blocks(
 ) -> None:
     settings = make_settings(dataset, "train.attention_rate=30", "train.checkpoint_steps=1")
     train(settings, tmp_path / "whole", resume=False)
-    with monkeypatch.context() as patch:
-        kill_after(6, patch)
-        with pytest.raises(KeyboardInterrupt):
-            train(settings, tmp_path / "part", resume=False)
+    train_until_killed(settings, tmp_path / "part", 6, monkeypatch)
     train(settings, tmp_path / "part", resume=True)
     found = losses(tmp_path / "part")
     assert found == losses(tmp_path / "whole")
@@ -418,10 +422,7 @@ def test_clips_give_the_same_network_streamed_and_resumed(
         make_settings(dataset, *common, more) for more in ("train.workers=1", "train.loader=stream")
     )
     train(index, tmp_path / "whole", resume=False)
-    with monkeypatch.context() as patch:
-        kill_after(1, patch)
-        with pytest.raises(KeyboardInterrupt):
-            train(stream, tmp_path / "part", resume=False)
+    train_until_killed(stream, tmp_path / "part", 1, monkeypatch)
     train(stream, tmp_path / "part", resume=True)
     assert losses(tmp_path / "part") == losses(tmp_path / "whole")
     assert len(losses(tmp_path / "whole")) == 2

@@ -301,7 +301,9 @@ def test_time_that_the_caller_takes_for_itself_is_no_time_out_of_the_workers() -
     assert run.count(EventKind.TIMED_OUT) == 0
 
 
-def test_a_message_that_a_killed_worker_has_left_is_dropped() -> None:
+def test_a_message_that_a_killed_worker_has_left_is_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     cluster = FakeCluster()
     cluster.tries["a"] = [hang()]
     run = Run(cluster, job(0, "a"), timeout_seconds=6)
@@ -311,7 +313,7 @@ def test_a_message_that_a_killed_worker_has_left_is_dropped() -> None:
         if worker == 1:
             cluster.scripts[worker] = iter([done("a"), GONE])
 
-    cluster.kill = kill  # type: ignore[method-assign]
+    monkeypatch.setattr(cluster, "kill", kill)
     assert run.videos() == [("a", "timed_out")]
 
 
@@ -506,7 +508,9 @@ def test_a_second_wait_is_explained_again_and_a_short_one_is_not() -> None:
     ]
 
 
-def test_close_kills_all_workers_and_waits_for_those_at_work() -> None:
+def test_close_kills_all_workers_and_waits_for_those_at_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     cluster = FakeCluster(cpus=3)
     cluster.starts = [
         iter([Ready("host/1", "node")]),
@@ -526,7 +530,7 @@ def test_close_kills_all_workers_and_waits_for_those_at_work() -> None:
             3: hang(),
         }[worker]
 
-    cluster.kill = kill  # type: ignore[method-assign]
+    monkeypatch.setattr(cluster, "kill", kill)
     running.close()
     run.pool.close()
     assert cluster.killed == [1, 2, 3]
@@ -534,12 +538,14 @@ def test_close_kills_all_workers_and_waits_for_those_at_work() -> None:
     assert cluster.now <= 3
 
 
-def test_close_does_not_wait_for_ever() -> None:
+def test_close_does_not_wait_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     cluster = FakeCluster()
     run = Run(cluster, job(0, "a"))
     running = run.pool.run(lambda: None)
     next(running)
-    cluster.kill = lambda worker: cluster.scripts.update({worker: hang()})  # type: ignore[method-assign]
+    monkeypatch.setattr(cluster, "kill", lambda worker: cluster.scripts.update({worker: hang()}))
     running.close()
     run.pool.close()
     assert cluster.now == 10

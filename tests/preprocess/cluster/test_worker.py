@@ -23,7 +23,8 @@ def test_signs_of_life_come_often_before_a_video_is_left_out(
 def test_each_video_is_told_when_it_begins_and_ends_and_now_and_then_within_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    done = VideoDone(None, 0, {})  # type: ignore[arg-type]
+    nothing: Any = None
+    done = VideoDone(nothing, 0, {})
     # A step each second, with a timeout of 3 minutes.
     steps = [*([VideoAt("a")] * 8), done, VideoAt("b"), VideoAt("b"), done]
     clock = iter(range(len(steps)))
@@ -34,5 +35,5 @@ def test_each_video_is_told_when_it_begins_and_ends_and_now_and_then_within_it(
             yield from steps
 
     setup: Any = SimpleNamespace(preprocess=SimpleNamespace(timeout_seconds=180.0))
-    told = [*Stepping(setup, lambda setup: None).run(None, {})]  # type: ignore[arg-type, return-value]
+    told = [*Stepping(setup, lambda setup: nothing).run(nothing, {})]
     assert told == [VideoAt("a"), VideoAt("a"), done, VideoAt("b"), done]
