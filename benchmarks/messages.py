@@ -20,7 +20,7 @@ from unittest.mock import patch
 import click
 
 from benchmarks.measuring import machine, peak_kibibytes
-from benchmarks.scale import VIDEOS_PER_SHARD, class_name, drive, split_of, video_path
+from benchmarks.simulated import VIDEOS_PER_SHARD, class_name, drive, split_of, video_path
 from twinstream.preprocess.catalog.catalog import VIDEO, Video
 from twinstream.preprocess.cluster import session
 from twinstream.preprocess.cluster.pool import Pool

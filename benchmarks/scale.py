@@ -1,59 +1,39 @@
 """How the work around the videos grows with their number: CPU seconds and peak memory at four
 sizes.
 
-Videos are simulated: file names, indexes as workers write them, and tars that are holes. So what
-is measured is the driver and the readers alone: lists, plan, resuming, closing, opening, a sample's
-place, what copying reads first, and what each message of a worker costs. Each cell runs in a
-process of its own. The last column is the exponent between the last two sizes: 1 is linear.
+Videos are those of `simulated`, so that the driver and the readers alone are measured: lists, plan,
+resuming, closing, opening, a sample's place, what copying reads first, and what each message of a
+worker costs. Each cell runs in a process of its own. The last column is the exponent between the
+last two sizes: 1 is linear.
 
     python -m benchmarks.scale
     python -m benchmarks.scale --size 240000 --size 960000 --cell closing
 """
 
-import hashlib
 import json
 import math
-import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import click
 
+from benchmarks import simulated
 from benchmarks.measuring import machine, peak_kibibytes
-from twinstream.preprocess.catalog.catalog import Catalog, Video
-from twinstream.preprocess.catalog.kinds import read_catalog
-from twinstream.preprocess.cluster.pool import JobDone, Message, Pool, Ready
-from twinstream.preprocess.cluster.resources import WorkerResources
-from twinstream.preprocess.cluster.run_log import RunLog
-from twinstream.preprocess.job import VideoAt, VideoDone
-from twinstream.preprocess.plan import Job, dataset_build, plan_jobs
-from twinstream.progress import Progress
-from twinstream.shards.format.index import JobRecord, index_bytes
-from twinstream.shards.format.manifest import FORMAT
-from twinstream.shards.format.video_table import Status, video_row
+from twinstream.preprocess.plan import plan_jobs
 from twinstream.shards.rawframes.exporter import export_rawframes
 from twinstream.shards.read.dataset import ShardDataset
-from twinstream.shards.storage import walk
 from twinstream.shards.write.combine import merge, subset
 from twinstream.shards.write.copying import Copier
-from twinstream.shards.write.dataset import DatasetBuild
 
 SIZES = (15_000, 60_000, 240_000, 960_000)
-VIDEOS_PER_SHARD = 64
-NUM_CLASSES = 400
 NUM_WORKERS = 4000
 NUM_PLACES = 20_000
-BOUND = 20.0
-SETTINGS = {"preprocess.bound": BOUND, "shards.videos_per_shard": VIDEOS_PER_SHARD}
 
 
 @dataclass(frozen=True)
@@ -62,114 +42,6 @@ class Cost:
 
     seconds: float
     mebibytes: float
-
-
-def class_name(number: int) -> str:
-    """The class of a video by its number: `class 017`."""
-    return f"class {number % NUM_CLASSES:03d}"
-
-
-def video_path(number: int) -> str:
-    """Of the length that paths of Kinetics have."""
-    return f"class_{number % NUM_CLASSES:03d}/v_{number:011d}_000010_000020.mp4"
-
-
-def split_of(number: int) -> str:
-    """Every tenth video is not for training."""
-    return "val" if number % 10 == 3 else "train"
-
-
-class FoundFile:
-    """An entry of a folder that is not on the disk."""
-
-    __slots__ = ("name", "path")
-
-    def __init__(self, name: str, path: str) -> None:
-        self.name, self.path = name, path
-
-    def is_symlink(self) -> bool:
-        """None is a link."""
-        return False
-
-    def is_dir(self, *, follow_symlinks: bool = True) -> bool:
-        """Those without a suffix are folders."""
-        return "." not in self.name
-
-    def is_file(self, *, follow_symlinks: bool = True) -> bool:
-        """All others are files."""
-        return "." in self.name
-
-
-def simulated_entries(size: int, root: Path, folder: Path) -> Iterator[FoundFile]:
-    """What lies in a folder of the simulated videos; every fiftieth listed one is absent."""
-    if folder == root:
-        for number in range(NUM_CLASSES):
-            yield FoundFile(f"class_{number:03d}", f"{root}/class_{number:03d}")
-        return
-    for number in range(int(folder.name[-3:]), size, NUM_CLASSES):
-        if number % 50 != 7:
-            name = video_path(number).rpartition("/")[2]
-            yield FoundFile(name, f"{folder}/{name}")
-
-
-def catalog_of(size: int, folder: Path) -> Catalog:
-    """The catalog, from a CSV in the folder and a simulated listing."""
-    inodes, stat = iter(range(1, size + 1)), os.stat
-
-    def simulated_stat(path: str | Path, **options: Any) -> os.stat_result:
-        # Only of videos is it asked by text.
-        if isinstance(path, str):
-            return os.stat_result((0, next(inodes), 1, *[0] * 7))
-        return stat(path, **options)
-
-    with (
-        patch.object(walk, "folder_entries", partial(simulated_entries, size, folder / "videos")),
-        patch.object(os, "stat", simulated_stat),
-    ):
-        return read_catalog("csv", str(folder / "videos"), annotations=str(folder / "videos.csv"))
-
-
-def write_csv(size: int, folder: Path) -> None:
-    """The list that `catalog_of` reads."""
-    (folder / "videos").mkdir()
-    with (folder / "videos.csv").open("w", encoding="utf-8") as file:
-        file.write("path,label,split\n")
-        for number in range(size):
-            file.write(f"{video_path(number)},{class_name(number)},{split_of(number)}\n")
-
-
-def build_of(size: int, folder: Path) -> DatasetBuild[Video]:
-    """The dataset of these videos, planned."""
-    catalog = catalog_of(size, folder)
-    jobs = plan_jobs(catalog.videos, VIDEOS_PER_SHARD, seed=0)
-    return dataset_build(folder / "shards", catalog, jobs, SETTINGS, BOUND)
-
-
-def write_index(out: Path, job: Job) -> None:
-    """What a worker leaves of a job: an index, and a tar that is one hole."""
-    rows, videos = [], []
-    for place, video in enumerate(job.items):
-        named = {"key": video.key, "label": video.label, "num_frames": 2, "width": 340}
-        offsets = [5120 * place + 1024 * member for member in range(5)]
-        rows.append(named | {"height": 256, "offsets": offsets, "sizes": [100] * 5})
-        known = {"num_frames": 250 + video.label, "fps": 25.0, "width": 340, "height": 256}
-        motion = {"mean_flow": 1 + 1 / (place + 3), "saturated": 0.0}
-        videos.append(video_row(video, Status.WRITTEN, shard=job.name, **known, **motion))
-    digest = hashlib.sha256(job.name.encode()).hexdigest()
-    num_bytes = 5120 * len(rows) + 10240
-    record = JobRecord(FORMAT, digest, num_bytes, SETTINGS, tuple(videos))
-    (out / job.split).mkdir(parents=True, exist_ok=True)
-    (out / f"{job.path}.parquet").write_bytes(index_bytes(rows, record))
-    with (out / f"{job.path}.tar").open("wb") as tar:
-        tar.truncate(num_bytes)
-
-
-def prepare(size: int, folder: Path) -> None:
-    """The list, and every shard of a dataset that is not closed yet."""
-    write_csv(size, folder)
-    build = build_of(size, folder)
-    for job in build.plans:
-        write_index(folder / "shards", job)
 
 
 class _FirstByteError(Exception):
@@ -190,71 +62,6 @@ def until_first_byte(copy: Callable[[], object]) -> None:
     raise AssertionError("nothing was copied")
 
 
-class InstantCluster:
-    """Workers whose jobs take no time: what is left is the pool's own cost."""
-
-    def __init__(self, num_workers: int) -> None:
-        self._left: dict[int, deque[Message]] = {}
-        self._num_workers, self.num_messages = num_workers, 0
-
-    def start(self) -> int:
-        """A further worker, which is ready."""
-        worker = len(self._left)
-        self._left[worker] = deque([Ready(f"host/{worker}", "node")])
-        return worker
-
-    def run(self, worker: int, job: Job, given_up: Mapping[str, object]) -> None:
-        """All messages of a job at once."""
-        messages = self._left[worker]
-        for video in job.items:
-            messages.append(VideoAt(video.key))
-            row = video_row(video, Status.WRITTEN, num_frames=250, shard=job.name)
-            messages.append(VideoDone(row, 250, {"decode": 1.0, "flow": 1.0, "encode": 1.0}))
-        messages.append(JobDone())
-
-    def wait(self, seconds: float) -> Iterator[tuple[int, Message]]:
-        """One message of each worker that has any."""
-        for worker, messages in [*self._left.items()]:
-            if messages:
-                self.num_messages += 1
-                yield worker, messages.popleft()
-
-    def kill(self, worker: int) -> None:
-        """Nothing is left to say."""
-        self._left[worker].clear()
-
-    def nodes(self) -> dict[str, None]:
-        """One."""
-        return {"node": None}
-
-    def resources(self) -> dict[str, float]:
-        """As many cores as workers."""
-        return {"CPU": self._num_workers}
-
-
-def drive(jobs: list[Job], workers: int) -> int:
-    """The pool, its log and its progress over every job; returns the number of messages."""
-    cluster = InstantCluster(workers)
-    total = sum(len(job.items) for job in jobs)
-    with (
-        open(os.devnull, "w", encoding="utf-8") as nowhere,
-        Progress("driver", total, "video") as progress,
-    ):
-        log = RunLog(nowhere)
-        pool = Pool(
-            cluster,
-            jobs,
-            workers=workers,
-            each=WorkerResources(),
-            max_tries=1,
-            timeout_seconds=600.0,
-            on_event=log.write,
-        )
-        for _ in pool.run(lambda: None):
-            progress.advance(note=log.note())
-    return cluster.num_messages
-
-
 def _measured(work: Callable[[], object], per: float = 1.0) -> Cost:
     # Linux forgets the peak so far: what was made ready is not part of the cell.
     Path("/proc/self/clear_refs").write_text("5")
@@ -264,30 +71,30 @@ def _measured(work: Callable[[], object], per: float = 1.0) -> Cost:
 
 
 def _catalog(size: int, folder: Path) -> Cost:
-    return _measured(lambda: catalog_of(size, folder))
+    return _measured(lambda: simulated.catalog_of(size, folder))
 
 
 def _planning(size: int, folder: Path) -> Cost:
-    catalog = catalog_of(size, folder)
-    return _measured(lambda: plan_jobs(catalog.videos, VIDEOS_PER_SHARD, seed=0))
+    catalog = simulated.catalog_of(size, folder)
+    return _measured(lambda: plan_jobs(catalog.videos, simulated.VIDEOS_PER_SHARD, seed=0))
 
 
 def _resuming(size: int, folder: Path) -> Cost:
-    build = build_of(size, folder)
+    build = simulated.build_of(size, folder)
     return _measured(build.done_shards)
 
 
 def _closing(size: int, folder: Path) -> Cost:
-    return _measured(build_of(size, folder).finish)
+    return _measured(simulated.build_of(size, folder).finish)
 
 
 def _finished(size: int, folder: Path) -> Cost:
-    return _measured(build_of(size, folder).finished_rows)
+    return _measured(simulated.build_of(size, folder).finished_rows)
 
 
 def _whole(size: int, folder: Path) -> Cost:
     def run() -> None:
-        build = build_of(size, folder)
+        build = simulated.build_of(size, folder)
         assert len(build.done_shards()) == len(build.plans)
         build.finish()
 
@@ -316,7 +123,7 @@ def _merge(size: int, folder: Path) -> Cost:
 
 
 def _subset(size: int, folder: Path) -> Cost:
-    out, classes = folder / "subset", [class_name(0), class_name(1)]
+    out, classes = folder / "subset", [simulated.class_name(0), simulated.class_name(1)]
     return _measured(
         lambda: until_first_byte(lambda: subset(folder / "shards", out, classes=classes))
     )
@@ -328,12 +135,12 @@ def _export(size: int, folder: Path) -> Cost:
 
 
 def _driver(size: int, folder: Path) -> Cost:
-    build = build_of(size, folder)
+    build = simulated.build_of(size, folder)
     num_messages = 0
 
     def work() -> None:
         nonlocal num_messages
-        num_messages = drive([*build.plans], NUM_WORKERS)
+        num_messages = simulated.drive([*build.plans], NUM_WORKERS)
 
     cost = _measured(work)
     return Cost(cost.seconds / num_messages, cost.mebibytes)
@@ -372,7 +179,7 @@ def run_cell(cell: str, size: int, folder: Path) -> Cost:
 def show(cell: str, size: int, folder: str) -> None:
     """What a process of `run_cell` prints."""
     if cell == "prepare":
-        prepare(size, Path(folder))
+        simulated.prepare(size, Path(folder))
         cost = Cost(0, peak_kibibytes() / 1024)
     else:
         cost = CELLS[cell][0](size, Path(folder))
@@ -427,7 +234,7 @@ def main(sizes: tuple[int, ...], cells: tuple[str, ...], keep: Path | None) -> N
         folder = keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         costs = measure(sorted(sizes), list(cells), folder)
-    print(f"{machine()}; {VIDEOS_PER_SHARD} videos a shard\n\n{table(costs)}")
+    print(f"{machine()}; {simulated.VIDEOS_PER_SHARD} videos a shard\n\n{table(costs)}")
 
 
 if __name__ == "__main__":

@@ -17,11 +17,8 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from twinstream.preprocess.decode.containers import (
-    ContainerError,
-    Contents,
-    container_contents,
-)
+from twinstream.preprocess.decode.container_error import ContainerError
+from twinstream.preprocess.decode.containers import Contents, container_contents
 from twinstream.preprocess.decode.damage import DamageWatch
 from twinstream.preprocess.decode.mpeg import breaks_link
 from twinstream.preprocess.decode.packet_count import PacketCount, is_header, promised_packets

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import scale
+from benchmarks import scale, simulated
 
 SIZES = (60, 240)
 # Four times the videos; what does not grow makes it less.
@@ -19,12 +19,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """Datasets of so many videos, two a shard, of three classes."""
     found = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scale, "VIDEOS_PER_SHARD", 2)
-        patch.setattr(scale, "NUM_CLASSES", 3)
+        patch.setattr(simulated, "VIDEOS_PER_SHARD", 2)
+        patch.setattr(simulated, "NUM_CLASSES", 3)
         for size in SIZES:
             found[size] = tmp_path_factory.mktemp(str(size))
-            scale.prepare(size, found[size])
-            scale.build_of(size, found[size]).finish()
+            simulated.prepare(size, found[size])
+            simulated.build_of(size, found[size]).finish()
         yield found
 
 

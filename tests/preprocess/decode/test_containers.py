@@ -7,15 +7,15 @@ import pytest
 
 from tests.support.videos import moving_square, write_sound, write_video
 from twinstream.preprocess.decode.asf_packets import HEADER_OBJECT
+from twinstream.preprocess.decode.container_error import ContainerError
 from twinstream.preprocess.decode.containers import (
-    ContainerError,
     Contents,
     check_gif_blocks,
     check_ogg_pages,
     container_contents,
-    matroska_files,
     mp4_contents,
 )
+from twinstream.preprocess.decode.matroska import matroska_files
 
 EBML, SEGMENT, TRACKS, CLUSTER = (
     b"\x1a\x45\xdf\xa3",
