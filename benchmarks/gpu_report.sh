@@ -49,8 +49,8 @@ if [ -n "$ncu" ]; then
     # One launch of each kernel that iterates, after the first ones of a warp.
     for engine in $("${python[@]}" -m benchmarks.flow_gpu engines "$frames" "$out"); do
         module_command=("${python[@]}" -m benchmarks.flow_gpu once "$frames" "$out" --engine "$engine")
-        part "ncu_$engine" 50 "$ncu" --set full --kernel-name 'regex:advance|resident' \
-            --launch-skip 3 --launch-count 1 "${module_command[@]}"
+        part "ncu_$engine" 50 "$ncu" --set full --clock-control none --kernel-name 'regex:advance|resident' \
+            --launch-skip 4 --launch-count 1 "${module_command[@]}"
     done
 else
     echo "ncu: not installed here, so no look into a wave" | tee -a "$out/parts.txt"

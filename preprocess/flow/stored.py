@@ -72,7 +72,7 @@ def stored_flow(engine: Engine, gray: Gray, bound: float) -> StoredFlow:
 
 
 def flow_statistics(flow: Flow, bound: float) -> FlowStatistics:
-    """(N, H, W, 2) pixels -> their statistics; `cuda_engine.flow_sums` does it on a device."""
+    """(N, H, W, 2) pixels -> their statistics; `triton_kernels.store` does it on a device."""
     # Field by field: float64 copies of a whole chunk would take several times its memory.
     return sum((_statistics_of_field(field, bound) for field in flow), FlowStatistics())
 

@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 import torch
+import triton
 from torch import Tensor
 
 from twinstream.errors import InputError
@@ -25,15 +26,17 @@ from twinstream.preprocess.flow.engine import (
     TvL1Params,
     empty_flow,
 )
-from twinstream.preprocess.flow.stored import MICROPIXELS, FlowStatistics, StoredFlow
+from twinstream.preprocess.flow.stored import FlowStatistics, StoredFlow
+from twinstream.preprocess.flow.tvl1 import triton_kernels
 from twinstream.preprocess.flow.tvl1.cuda_batch import (
+    BLOCK,
     Tiling,
     batch_flow,
     bytes_of_frame,
     bytes_of_pair,
 )
 from twinstream.preprocess.flow.tvl1.cuda_copies import Copies
-from twinstream.shards.format.flow_codec import LEVELS_PER_SIDE, ZERO_LEVEL
+from twinstream.shards.format.flow_codec import LEVELS_PER_SIDE
 
 Starts = npt.NDArray[np.int64]
 Convert = Callable[[Tensor], Tensor]
@@ -115,13 +118,7 @@ class CudaEngine:
         out = self.copies.host_memory((len(starts), 2, *gray.shape[1:]), torch.uint8)
         sums = torch.zeros(3, dtype=torch.int64, device=self.device)
 
-        def convert(flow: Tensor) -> Tensor:
-            planes = quantized(flow, bound)
-            # Added last: a batch for which there is no memory on the way here is done again.
-            sums.add_(flow_sums(flow, bound))
-            return planes
-
-        self.compute(gray, starts, out, convert)
+        self.compute(gray, starts, out, lambda flow: quantized(flow, bound, sums))
         micropixels, num_saturated, num_strange = sums.tolist()
         assert num_strange == 0, "flow holds NaN or infinity"
         return StoredFlow(out.numpy(), FlowStatistics(out.numel() // 2, micropixels, num_saturated))
@@ -218,30 +215,26 @@ def pair_starts(lengths: Sequence[int]) -> Starts:
     return np.setdiff1d(np.arange(sum(lengths)), ends - 1).astype(np.int64)
 
 
-def quantized(flow: Tensor, bound: float) -> Tensor:
-    """`shards.flow_codec.quantize` of float32 flow, with the same bits.
+def quantized(flow: Tensor, bound: float, sums: Tensor) -> Tensor:
+    """(N, 2, H, W) float32 -> `shards.flow_codec.quantize` of it, with the same bits.
 
-    `round` rounds halves to even there and here.
+    Adds to `sums` (3,) int64 those of `flow_statistics`, and how many values are not finite.
     """
-    return (
-        (flow.clamp(-bound, bound) * (LEVELS_PER_SIDE / bound))
-        .round()
-        .add(ZERO_LEVEL)
-        .to(torch.uint8)
+    # First: a batch for which there is no memory is done again, and must not have been added.
+    planes = torch.empty_like(flow, dtype=torch.uint8)
+    num, _, height, width = flow.shape
+    triton_kernels.store[(num * triton.cdiv(height * width, BLOCK),)](
+        flow.contiguous(),
+        planes,
+        sums,
+        bound,
+        LEVELS_PER_SIDE / bound,
+        height * width,
+        BLOCK,
+        # The host rounds after each operation.
+        enable_fp_fusion=False,
     )
-
-
-def flow_sums(flow: Tensor, bound: float) -> Tensor:
-    """(N, 2, H, W) float32 -> (3,) int64: the sums of `flow_statistics`, and a count.
-
-    The count is the number of values that are not finite.
-    """
-    beyond = flow.abs() > bound
-    # In float64 like the host's, for the same bits.
-    dx, dy = flow.to(torch.float64).unbind(1)
-    micropixels = ((dx * dx + dy * dy).sqrt() * MICROPIXELS).round().to(torch.int64)
-    saturated = beyond[:, 0] | beyond[:, 1]
-    return torch.stack([micropixels.sum(), saturated.sum(), flow.isfinite().logical_not().sum()])
+    return planes
 
 
 def open_engine(options: EngineOptions) -> Engine:

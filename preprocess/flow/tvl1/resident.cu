@@ -16,7 +16,7 @@
 // its flow.
 //
 // Sums have a fixed order: rows of a lane, lanes of a warp, warps of the cluster. Compiled with
-// ROWS and THREADS (at most, in a CTA). Tests define EMULATED and give the functions of the first
+// ROWS and THREADS (at most, in a CTA; 512 fill the registers of a multiprocessor). Tests define EMULATED and give the functions of the first
 // section for a CPU, with a check of each index.
 
 #ifndef EMULATED
@@ -34,10 +34,8 @@ __device__ int thread_index() {
 __device__ int num_threads() { return blockDim.x; }
 __device__ int cta_index() { return blockIdx.x; }
 __device__ void barrier() { __syncthreads(); }
+__device__ void warp_barrier() { __syncwarp(); }
 
-// The value of the lane before or after, among the 16 of a block; its own where there is none.
-__device__ float from_left(float value) { return __shfl_up_sync(~0u, value, 1, 16); }
-__device__ float from_right(float value) { return __shfl_down_sync(~0u, value, 1, 16); }
 // The value of the lane whose number differs in one bit.
 __device__ float from_lane(float value, int mask) { return __shfl_xor_sync(~0u, value, mask); }
 // Tells the compiler that all lanes of the warp agree.
@@ -129,38 +127,42 @@ __device__ void put(int* memory, int value, int) { *memory = value; }
 
 constexpr int LANES = 16;
 constexpr int COLUMNS = 2 * LANES;
+// Pixels around a packed image: as far as the taps of a warp and their neighbours may lie outside
+constexpr int MARGIN = 4;
+// Threads of a CTA, and a place more at the end of each row of blocks
+constexpr int SIDE = THREADS + THREADS / LANES + 1;
 constexpr int NEVER = 1 << 30;
 // Of a gradient: its inverse, times any residual, is a float
 constexpr float SMALLEST_SQUARE = 1e-30f;
 
 struct Params {
-    float limit, theta, step;
+    float limit, tau, step;  // step: tau / theta
     float tolerance;  // on the sum of squared changes; 0: the rule is off
     int iterations, warps;
 };
 
-// Of a thread, by row and column
+// Of a thread, by row and column. The duals are held times theta, which saves to multiply their
+// divergence by it.
 struct Fields {
     float u[ROWS][2], v[ROWS][2];
     float pux[ROWS][2], puy[ROWS][2], pvx[ROWS][2], pvy[ROWS][2];
 };
 
-// Roles of a thread. It is the first or last lane of its block;
-constexpr int IS_FIRST = 1, IS_LAST = 2;
-// its first row, left or right column is part of the image;
-constexpr int HAS_FIRST_ROW = 4, HAS_LEFT = 8, HAS_RIGHT = 16;
-// its border is for another block of this CTA,
-constexpr int TO_LEFT = 32, TO_RIGHT = 64, TO_ABOVE = 128, TO_BELOW = 256;
-// for the CTA above or below,
-constexpr int IS_TOP = 512, IS_BOTTOM = 1024;
-// or for itself, at the border of the image.
-constexpr int AT_RIGHT = 2048, AT_BOTTOM = 4096;
+// Roles of a thread. Its first row, left or right column is part of the image;
+constexpr int HAS_FIRST_ROW = 1, HAS_LEFT = 2, HAS_RIGHT = 4;
+// its first or last row is for another block of this CTA,
+constexpr int TO_ABOVE = 8, TO_BELOW = 16;
+// or for the CTA above or below;
+constexpr int IS_TOP = 32, IS_BOTTOM = 64;
+// its border is that of the image, or where no thread is.
+constexpr int AT_LEFT = 128, AT_RIGHT = 256, AT_BOTTOM = 512;
 
 // Where a thread stands. It lies in shared memory and is read anew in each step, because the flow
 // and its duals need all but thirty of the registers.
 struct Place {
-    int x, y;  // of its first row and left column
+    short x, y;  // of its first row and left column
     int roles;
+    int side;   // its place among all threads, with one more at the end of each row of blocks
     int warps;  // still to do
 
     __device__ bool is(int role) const { return roles & role; }
@@ -178,15 +180,18 @@ __device__ Place place(int across, int down, int ctas, int height, int width) {
     const int rank = cluster_rank(), column = block % across, row_here = block / across;
     const int row = rank * down + row_here, rows = ctas * down;
     const int top = row * height / rows, bottom = (row + 1) * height / rows;
-    Place at = {width - (across - column) * COLUMNS + 2 * lane, bottom - ROWS, 0, 0};
-    if (lane == 0) at.roles |= IS_FIRST;
-    if (lane == LANES - 1) at.roles |= IS_LAST;
-    if (row_here >= down) return at;  // a block without a part of the image
+    Place at = {short(width - (across - column) * COLUMNS + 2 * lane), short(bottom - ROWS), 0,
+                thread_index() + row_here + 1, 0};
+    if (lane == 0 && column == 0) at.roles |= AT_LEFT;
+    if (lane == LANES - 1 && (column == across - 1 || thread_index() == num_threads() - 1))
+        at.roles |= AT_RIGHT;
+    if (row_here >= down) {  // a block without a part of the image
+        at.x = -COLUMNS;
+        return at;
+    }
     if (bottom - top == ROWS) at.roles |= HAS_FIRST_ROW;
     if (at.x >= 0) at.roles |= HAS_LEFT;
     if (at.x >= -1) at.roles |= HAS_RIGHT;
-    if (lane == 0 && column > 0) at.roles |= TO_LEFT;
-    if (lane == LANES - 1) at.roles |= column < across - 1 ? TO_RIGHT : AT_RIGHT;
     if (row > 0) at.roles |= row_here > 0 ? TO_ABOVE : IS_TOP;
     if (row == rows - 1) at.roles |= AT_BOTTOM;
     else at.roles |= row_here < down - 1 ? TO_BELOW : IS_BOTTOM;
@@ -201,133 +206,168 @@ __device__ void keys_weights(float t, float (&weights)[4]) {
     weights[3] = (0.5f * t - 0.5f) * t * t;
 }
 
+// Gives the weights of taps that lie outside 0 .. size - 1 to the one at the border, which they
+// read; the first tap is at `start`.
+__device__ void fold(float (&weights)[4], int start, int size) {
+    if (start >= 0 && start + 3 < size) return;
+#pragma unroll
+    for (int tap = 0; tap < 3; ++tap)
+        if (start + tap < 0) weights[tap + 1] += weights[tap], weights[tap] = 0.0f;
+#pragma unroll
+    for (int tap = 3; tap > 0; --tap)
+        if (start + tap >= size) weights[tap - 1] += weights[tap], weights[tap] = 0.0f;
+}
+
 // What a warp by (u, v) makes constant at (x, y): rho at flow zero, the gradient gx and gy, and
-// 1 / |gradient|^2.
+// 1 / |gradient|^2. `packed` is the second image, `gray` the pixel of the first.
 __device__ float4 linearized(
-    Span<const float4> taps, float gray, float u, float v, int x, int y, int height, int width) {
+    Span<const float> packed, float gray, float u, float v, int x, int y, int height, int width) {
     // The flow is cut where all taps read the border, and split before the pixel's position is
     // added: that would cost bits.
-    const float cut_u = clamp(u, -2.0f - x, width + 1.0f - x);
-    const float cut_v = clamp(v, -2.0f - y, height + 1.0f - y);
+    const float cut_u = clamp(u, -2.0f - x, float(width - x));
+    const float cut_v = clamp(v, -2.0f - y, float(height - y));
     const float whole_u = floorf(cut_u), whole_v = floorf(cut_v);
     const int left = x + int(whole_u) - 1, top = y + int(whole_v) - 1;
     float across[4], down[4];
     keys_weights(cut_u - whole_u, across);
     keys_weights(cut_v - whole_v, down);
-    float warped = 0.0f, gx = 0.0f, gy = 0.0f;
-    // One row after another: sixteen taps at once would need the registers of the duals.
-#pragma unroll 1
-    for (int row = 0; row < 4; ++row) {
-        const int start = min(max(top + row, 0), height - 1) * width;
+    fold(across, left, width);
+    fold(down, top, height);
+    const int pitch = width + 2 * MARGIN;
+    auto row = packed + ((top - 1 + MARGIN) * pitch + left - 1 + MARGIN);
+    // Of the taps and their neighbours, row by row: the sum along the row, and that of differences
+    float values[6], differences[6];
 #pragma unroll
-        for (int column = 0; column < 4; ++column) {
-            const float4 tap = taps[start + min(max(left + column, 0), width - 1)];
-            const float weight = down[0] * across[column];
-            warped += weight * tap.x;
-            gx += weight * tap.y;
-            gy += weight * tap.z;
+    for (int r = 0; r < 6; ++r, row = row + pitch) {
+        values[r] = differences[r] = 0.0f;
+#pragma unroll
+        for (int c = 0; c < 4; ++c) {
+            values[r] += across[c] * row[c + 1];
+            if (r > 0 && r < 5) differences[r] += across[c] * (row[c + 2] - row[c]);
         }
-        down[0] = down[1], down[1] = down[2], down[2] = down[3];
+    }
+    float warped = 0.0f, gx = 0.0f, gy = 0.0f;
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+        warped += down[r] * values[r + 1];
+        gx += 0.5f * down[r] * differences[r + 1];
+        gy += 0.5f * down[r] * (values[r + 2] - values[r]);
     }
     // Where the definition does not divide, the result is cut at the same limit, or times zero.
     const float inverse = 1.0f / fmaxf(gx * gx + gy * gy, SMALLEST_SQUARE);
     return {warped - gx * u - gy * v - gray, gx, gy, inverse};
 }
 
-// Between the flow of a pair, (2, H, W), and where a thread parks its own while it has no registers
-// for it
+// A pixel of the block, for what is done one pixel after another in shared memory. There the lanes
+// of a block take neighbouring columns, so that a warp reads and writes images in few pieces, and
+// work for one another: `index` leads from the first slot of thread 0 to that of the pixel's owner.
+struct Pixel {
+    int x, y, index;
+    bool is_there;
+};
+
+__device__ Pixel pixel(const Place& at, int slot) {
+    const int thread = thread_index(), lane = thread % LANES, row = slot / 2;
+    const int column = slot % 2 * LANES + lane, x = at.x - 2 * lane + column;
+    return {x, at.y + row, (2 * row + column % 2) * THREADS + thread - lane + column / 2,
+            x >= 0 && (row > 0 || at.is(HAS_FIRST_ROW))};
+}
+
+// Between the flow of a pair, (2, H, W), and where threads park it while they have no registers for
+// it
 __device__ void load(
     Span<float2> parked, const Place& at, Span<const float> flow, int height, int width) {
 #pragma unroll 1
     for (int slot = 0; slot < 2 * ROWS; ++slot) {
-        const int pixel = (at.y + slot / 2) * width + at.x + slot % 2;
+        const Pixel here = pixel(at, slot);
+        const int place = here.y * width + here.x;
         float2 value = {0.0f, 0.0f};
-        if (at.has(slot % 2, slot / 2)) value = {flow[pixel], flow[height * width + pixel]};
-        parked[slot * THREADS] = value;
+        if (here.is_there) value = {flow[place], flow[height * width + place]};
+        parked[here.index] = value;
     }
 }
 
 __device__ void store(
     Span<const float2> parked, const Place& at, Span<float> flow, int height, int width) {
 #pragma unroll 1
-    for (int slot = 0; slot < 2 * ROWS; ++slot)
+    for (int slot = 0; slot < 2 * ROWS; ++slot) {
         if (at.has(slot % 2, slot / 2)) {
-            const int pixel = (at.y + slot / 2) * width + at.x + slot % 2;
-            flow[pixel] = parked[slot * THREADS].x;
-            flow[height * width + pixel] = parked[slot * THREADS].y;
+            const int place = (at.y + slot / 2) * width + at.x + slot % 2;
+            flow[place] = parked[slot * THREADS].x;
+            flow[height * width + place] = parked[slot * THREADS].y;
         }
+    }
 }
 
-// Fill `constants` of this thread, from the flow in `parked`.
+// Fill the constants, from the flow in `parked`.
 __device__ void warp(
-    Span<const float2> parked, Span<float4> constants, const Place& at, Span<const float4> taps,
-    Span<const float> gray, int height, int width) {
+    Span<const float2> parked, Span<float4> constants, const Place& at, Span<const float> gray,
+    Span<const float> packed, int height, int width) {
 #pragma unroll 1
     for (int slot = 0; slot < 2 * ROWS; ++slot) {
-        const int x = at.x + slot % 2, y = at.y + slot / 2;
-        const float2 flow = parked[slot * THREADS];
+        const Pixel here = pixel(at, slot);
+        const float2 flow = parked[here.index];
         float4 result = {0.0f, 0.0f, 0.0f, 0.0f};
-        if (at.has(slot % 2, slot / 2))
+        if (here.is_there)
             result = linearized(
-                taps, gray[y * width + x], flow.x, flow.y, x, y, height, width);
-        constants[slot * THREADS] = result;
+                packed, gray[here.y * width + here.x], flow.x, flow.y, here.x, here.y, height,
+                width);
+        constants[here.index] = result;
     }
 }
 
 // New flow of row r, from the duals around it; adds the squared change to `moved`.
 __device__ void primal_step(
-    Fields& fields, int r, float4 above, const Place& at, Span<float2> left,
-    Span<float2> right, Span<const float4> constants, float limit, float theta, float& moved) {
-    // Outside the image all duals are 0, but for those above a first row.
-    const float here = r > 0 || at.is(HAS_FIRST_ROW) ? theta : 0.0f;
-    float2 before = {from_left(fields.pux[r][1]), from_left(fields.pvx[r][1])};
-    if (at.is(IS_FIRST)) before = left[r];
+    Fields& fields, int r, float4 above, const Place& at, Span<const float2> left,
+    Span<float2> right, Span<const float4> constants, float limit, float& moved) {
+    const float2 before = left[r * SIDE - 1];
 #pragma unroll
     for (int c = 0; c < 2; ++c) {
         const float4 k = constants[(2 * r + c) * THREADS];
         const float u = fields.u[r][c], v = fields.v[r][c];
-        const float fi = clamp((k.x + (k.y * u + k.z * v)) * k.w, -limit, limit);
+        const float fi = clamp((k.y * u + (k.z * v + k.x)) * k.w, -limit, limit);
         const float left_pux = c == 0 ? before.x : fields.pux[r][0];
         const float left_pvx = c == 0 ? before.y : fields.pvx[r][0];
-        const float div_u = fields.pux[r][c] - left_pux
+        float div_u = fields.pux[r][c] - left_pux
             + (fields.puy[r][c] - (c == 0 ? above.x : above.z));
-        const float div_v = fields.pvx[r][c] - left_pvx
+        float div_v = fields.pvx[r][c] - left_pvx
             + (fields.pvy[r][c] - (c == 0 ? above.y : above.w));
-        const float by_u = here * div_u - fi * k.y, by_v = here * div_v - fi * k.z;
+        // Outside the image all duals are 0, but for those above a first row.
+        if (r == 0 && !at.is(HAS_FIRST_ROW)) div_u = div_v = 0.0f;
+        const float by_u = div_u - fi * k.y, by_v = div_v - fi * k.z;
         fields.u[r][c] += by_u;
         fields.v[r][c] += by_v;
         moved += by_u * by_u;
         moved += by_v * by_v;
     }
-    if (at.is(TO_LEFT)) right[r - ROWS] = {fields.u[r][0], fields.v[r][0]};
-    if (at.is(AT_RIGHT)) right[r] = {fields.u[r][1], fields.v[r][1]};
+    right[r * SIDE] = {fields.u[r][0], fields.v[r][0]};
+    if (at.is(AT_RIGHT)) right[r * SIDE + 1] = {fields.u[r][1], fields.v[r][1]};
 }
 
 // New duals of row r, from the flow around it.
 __device__ void dual_step(
     Fields& fields, int r, float4 below, const Place& at, Span<float2> left,
-    Span<float2> right, float step) {
-    float2 behind = {from_right(fields.u[r][0]), from_right(fields.v[r][0])};
-    if (at.is(IS_LAST)) behind = right[r];
+    Span<const float2> right, float tau, float step) {
+    const float2 behind = right[r * SIDE + 1];
 #pragma unroll
     for (int c = 0; c < 2; ++c) {
         const float u = fields.u[r][c], v = fields.v[r][c];
-        const float here = at.has(c, r) ? step : 0.0f;
+        const float own_tau = at.has(c, r) ? tau : 0.0f, own_step = at.has(c, r) ? step : 0.0f;
         const float ux = (c == 0 ? fields.u[r][1] : behind.x) - u;
         const float vx = (c == 0 ? fields.v[r][1] : behind.y) - v;
         const float uy = (c == 0 ? below.x : below.z) - u;
         const float vy = (c == 0 ? below.y : below.w) - v;
-        const float norm_u = 1.0f + here * sqrtf(ux * ux + uy * uy);
-        const float norm_v = 1.0f + here * sqrtf(vx * vx + vy * vy);
+        const float norm_u = 1.0f + own_step * sqrtf(ux * ux + uy * uy);
+        const float norm_v = 1.0f + own_step * sqrtf(vx * vx + vy * vy);
         // One division serves both duals.
         const float shared = 1.0f / (norm_u * norm_v);
         const float by_u = shared * norm_v, by_v = shared * norm_u;
-        fields.pux[r][c] = (fields.pux[r][c] + here * ux) * by_u;
-        fields.puy[r][c] = (fields.puy[r][c] + here * uy) * by_u;
-        fields.pvx[r][c] = (fields.pvx[r][c] + here * vx) * by_v;
-        fields.pvy[r][c] = (fields.pvy[r][c] + here * vy) * by_v;
+        fields.pux[r][c] = (fields.pux[r][c] + own_tau * ux) * by_u;
+        fields.puy[r][c] = (fields.puy[r][c] + own_tau * uy) * by_u;
+        fields.pvx[r][c] = (fields.pvx[r][c] + own_tau * vx) * by_v;
+        fields.pvy[r][c] = (fields.pvy[r][c] + own_tau * vy) * by_v;
     }
-    if (at.is(TO_RIGHT)) left[r + ROWS] = {fields.pux[r][1], fields.pvx[r][1]};
+    left[r * SIDE] = {fields.pux[r][1], fields.pvx[r][1]};
 }
 
 __device__ float4 flow_row(const Fields& fields, int r) {
@@ -344,28 +384,29 @@ __device__ float warp_sum(float value) {
     return value;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) resident_level(
-    const float* images_, const float4* taps_, const int* first_, float* flow_, int* queue_,
+extern "C" __global__ void __launch_bounds__(THREADS, 512 / THREADS) resident_level(
+    const float* images_, const float* packed_, const int* first_, float* flow_, int* queue_,
     unsigned long long* updates_, int num_frames, int num_pairs, int height, int width, int across,
     int down, int ctas, Params params) {
-    const int size = height * width;
+    const int size = height * width, packed_size = (height + 2 * MARGIN) * (width + 2 * MARGIN);
     const auto images = span(images_, (long long)num_frames * size);
-    const auto taps = span(taps_, (long long)num_frames * size);
+    const auto packed = span(packed_, (long long)num_frames * packed_size);
     const auto first = span(first_, num_pairs);
     const auto flow = span(flow_, 2LL * num_pairs * size);
     const auto queue = span(queue_, 1);
     const auto updates = span(updates_, 1);
 
-    const int thread = thread_index(), num_warps = num_threads() / 32, rank = cluster_rank();
+    const int thread = thread_index(), num_warps = num_threads() / 32;
     SharedMemory memory = shared_memory();
     // A thread's own, one after the other at a distance of THREADS
-    const auto constants = memory.take<float4>(2 * ROWS * THREADS) + thread;
+    const auto all_constants = memory.take<float4>(2 * ROWS * THREADS);
+    const auto constants = all_constants + thread;
     const auto rows_above = memory.take<float4>(THREADS), above = rows_above + thread;
     const auto rows_below = memory.take<float4>(THREADS), below = rows_below + thread;
     const auto where = memory.take<Place>(THREADS) + thread;
-    const auto parked = memory.take<float2>(2 * ROWS * THREADS) + thread;
-    const auto left = memory.take<float2>(THREADS / LANES * ROWS) + thread / LANES * ROWS;
-    const auto right = memory.take<float2>(THREADS / LANES * ROWS) + thread / LANES * ROWS;
+    // Between warps of the image the flow of all threads. During iterations, for each row of a
+    // thread the duals that its right neighbour reads, and the flow that its left neighbour reads.
+    const auto all_parked = memory.take<float2>(2 * ROWS * SIDE), parked = all_parked + thread;
     const auto boxes = memory.take<Mailbox>(4);
     const auto from_above = boxes, from_below = boxes + 1;
     const auto sums = memory.take<float>(2 * ctas * num_warps);
@@ -377,8 +418,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) resident_level(
     *where = place(across, down, ctas, height, width);
     // Blocks without a part of the image read their borders too.
     *below = {0.0f, 0.0f, 0.0f, 0.0f};
-    if (where->is(IS_FIRST))
-        for (int r = 0; r < ROWS; ++r) right[r] = {0.0f, 0.0f};
     if (thread == 0)
         for (int box = 0; box < 4; ++box) open_box(boxes + box);
     int done = 0, looks = 0;
@@ -387,28 +426,29 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) resident_level(
         // Not before all CTAs are ready may one write to another, at the beginning and from pair to
         // pair.
         cluster_barrier();
-        if (rank == 0 && thread_index() == 0) {
+        if (cluster_rank() == 0 && thread_index() == 0) {
             const int pair = atomicAdd(&queue[0], 1);
             for (int other = 0; other < ctas; ++other) put(next, pair, other);
         }
         cluster_barrier();
         if (all(*next >= num_pairs)) break;
-        load(parked, *where, span(flow + 2LL * *next * size, 2 * size), height, width);
+        load(all_parked, *where, span(flow + 2LL * *next * size, 2 * size), height, width);
         Fields fields;
 #pragma unroll
         for (int r = 0; r < ROWS; ++r)
 #pragma unroll
             for (int c = 0; c < 2; ++c)
                 fields.pux[r][c] = fields.puy[r][c] = fields.pvx[r][c] = fields.pvy[r][c] = 0.0f;
-        if (where->is(IS_FIRST))
-            for (int r = 0; r < ROWS; ++r) left[r] = {0.0f, 0.0f};
         *above = {0.0f, 0.0f, 0.0f, 0.0f};
 
 #pragma unroll 1
         for (where->warps = params.warps; where->warps > 0; --where->warps) {
-            const long long frame = (long long)first[*next] * size;
-            warp(parked, constants, *where, span(taps + frame + size, size),
-                 span(images + frame, size), height, width);
+            const long long frame = first[*next];
+            // What threads have parked is read by others of their warp, and so are the constants.
+            warp_barrier();
+            warp(all_parked, all_constants, *where, span(images + frame * size, size),
+                 span(packed + (frame + 1) * packed_size, packed_size), height, width);
+            warp_barrier();
 #pragma unroll
             for (int r = 0; r < ROWS; ++r)
 #pragma unroll
@@ -416,10 +456,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) resident_level(
                     const float2 value = parked[(2 * r + c) * THREADS];
                     fields.u[r][c] = value.x, fields.v[r][c] = value.y;
                 }
+            barrier();
+            const auto left = all_parked + where->side, right = left + ROWS * SIDE;
+#pragma unroll
+            for (int r = 0; r < ROWS; ++r) {
+                left[r * SIDE] = {fields.pux[r][1], fields.pvx[r][1]};
+                if (where->is(AT_LEFT)) left[r * SIDE - 1] = {0.0f, 0.0f};
+            }
+            barrier();
             int look = params.tolerance > 0.0f ? 2 : NEVER;
 #pragma unroll 1
             for (int iteration = 1; iteration <= params.iterations; ++iteration) {
-                if (thread_index() == 0 && rank < ctas - 1) expect(from_below, row_bytes);
+                if (thread_index() == 0 && cluster_rank() < ctas - 1) expect(from_below, row_bytes);
                 Place at = *where;
                 float moved = 0.0f;
 #pragma unroll
@@ -428,14 +476,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) resident_level(
                     // the second.
                     const bool is_upmost = r == 0 || (r == 1 && !at.is(HAS_FIRST_ROW));
                     const float4 upper = is_upmost ? *above : dual_row(fields, r - 1);
-                    primal_step(fields, r, upper, at, left, right, constants, params.limit,
-                                params.theta, moved);
+                    primal_step(
+                        fields, r, upper, at, left, right, constants, params.limit, moved);
                     if (r == (ROWS > 1 ? 1 : 0)) {
                         const float4 row =
                             at.is(HAS_FIRST_ROW) ? flow_row(fields, 0) : flow_row(fields, r);
                         if (at.is(TO_ABOVE)) rows_below[thread_index() - stride] = row;
                         if (at.is(IS_TOP))
-                            send(rows_below + thread_index() + whole, row, from_below, rank - 1);
+                            send(rows_below + thread_index() + whole, row, from_below, cluster_rank() - 1);
                     }
                 }
                 if (at.is(AT_BOTTOM)) *below = flow_row(fields, ROWS - 1);
@@ -453,17 +501,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) resident_level(
                 }
                 barrier();
 
-                if (thread_index() == 0 && rank > 0) expect(from_above, row_bytes);
+                if (thread_index() == 0 && cluster_rank() > 0) expect(from_above, row_bytes);
                 at = *where;
                 if (at.is(IS_BOTTOM)) wait(from_below, done % 2);
-                dual_step(fields, ROWS - 1, *below, at, left, right, params.step);
+                dual_step(fields, ROWS - 1, *below, at, left, right, params.tau, params.step);
                 const float4 row = dual_row(fields, ROWS - 1);
                 if (at.is(TO_BELOW)) rows_above[thread_index() + stride] = row;
                 if (at.is(IS_BOTTOM))
-                    send(rows_above + thread_index() - whole, row, from_above, rank + 1);
+                    send(rows_above + thread_index() - whole, row, from_above, cluster_rank() + 1);
 #pragma unroll
                 for (int r = 0; r < ROWS - 1; ++r)
-                    dual_step(fields, r, flow_row(fields, r + 1), at, left, right, params.step);
+                    dual_step(fields, r, flow_row(fields, r + 1), at, left, right, params.tau, params.step);
                 barrier();
                 if (at.is(IS_TOP)) wait(from_above, done % 2);
                 ++done;
@@ -489,21 +537,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) resident_level(
 
         store(parked, *where, span(flow + 2LL * *next * size, 2 * size), height, width);
     }
-    if (rank == 0 && thread_index() == 0) atomicAdd(&updates[0], (unsigned long long)done * size);
+    if (cluster_rank() == 0 && thread_index() == 0) atomicAdd(&updates[0], (unsigned long long)done * size);
 }
 
-// (T, H, W) -> (T, H, W, 4): gray, half the difference of its two neighbours in x and in y, and 0;
-// borders are repeated. So one read serves a tap of the warp.
+// (T, H, W) -> (T, H + 2 MARGIN, W + 2 MARGIN): borders are repeated, so that the taps of a warp need
+// no test where they lie.
 extern "C" __global__ void pack(
-    const float* images_, float4* taps_, int num_frames, int height, int width) {
-    const long long size = (long long)height * width, num = num_frames * size;
-    const auto images = span(images_, num);
-    const auto taps = span(taps_, num);
+    const float* images_, float* packed_, int num_frames, int height, int width) {
+    const int pitch = width + 2 * MARGIN, packed_size = (height + 2 * MARGIN) * pitch;
+    const auto images = span(images_, (long long)num_frames * height * width);
+    const auto packed = span(packed_, (long long)num_frames * packed_size);
     const long long pixel = (long long)cta_index() * num_threads() + thread_index();
-    if (pixel >= num) return;
-    const int y = pixel % size / width, x = pixel % width;
-    const float left = images[pixel - (x > 0)], right = images[pixel + (x < width - 1)];
-    const float upper = images[pixel - (y > 0 ? width : 0)];
-    const float lower = images[pixel + (y < height - 1 ? width : 0)];
-    taps[pixel] = {images[pixel], (right - left) * 0.5f, (lower - upper) * 0.5f, 0.0f};
+    if (pixel >= (long long)num_frames * packed_size) return;
+    const int within = pixel % packed_size;
+    const int y = min(max(within / pitch - MARGIN, 0), height - 1);
+    const int x = min(max(within % pitch - MARGIN, 0), width - 1);
+    packed[pixel] = images[(pixel / packed_size * height + y) * width + x];
 }

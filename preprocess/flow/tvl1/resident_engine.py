@@ -23,15 +23,18 @@ from twinstream.preprocess.flow.tvl1.cuda_engine import CudaEngine, PairBatch
 from twinstream.preprocess.flow.tvl1.nvrtc import Chip, Kernel, nvrtc_library
 
 SOURCE: Final = Path(__file__).with_name("resident.cu")
-THREADS: Final = 512
-"""Of a CTA at most: more would have fewer than 128 registers each."""
+CAPACITIES: Final = (256, 512)
+"""Threads of a CTA at most. 512 with 128 registers each fill a multiprocessor; two CTAs of half as
+many are quicker, since one computes while the other waits, and hold half as large a level.
+"""
 MAX_ROWS: Final = 8
 """Of a block: flow and duals of 2 columns are 12 registers a row."""
 LANES: Final = 16
 """Of a block of 32 columns."""
+MARGIN: Final = 4
+"""Pixels around a packed image."""
 OPTIONS: Final = (
     "--std=c++17",
-    f"-DTHREADS={THREADS}",
     # Roots and divisions in one instruction, with an error in the last bit but one.
     "--ftz=true",
     "--prec-sqrt=false",
@@ -50,6 +53,7 @@ class Plan:
     across: int
     down: int
     rows: int
+    capacity: int
 
     @property
     def threads(self) -> int:
@@ -59,9 +63,10 @@ class Plan:
     @property
     def shared_bytes(self) -> int:
         """Of a CTA: a pixel's 16 bytes that a warp makes constant and 8 of flow; borders."""
-        pixels = 2 * self.rows * THREADS
-        borders = 48 * THREADS + 16 * self.rows * THREADS // LANES
-        return 24 * pixels + borders + 32 + 8 * self.ctas * self.threads // 32 + 4
+        constants = 16 * 2 * self.rows * self.capacity
+        sides = self.capacity + self.capacity // LANES + 1
+        borders = 48 * self.capacity + 8 * 2 * self.rows * sides
+        return constants + borders + 32 + 8 * self.ctas * self.threads // 32 + 4
 
     @property
     def steps(self) -> int:
@@ -71,7 +76,7 @@ class Plan:
     @property
     def kernel(self) -> Kernel:
         """What a launch needs."""
-        options = (*OPTIONS, f"-DROWS={self.rows}")
+        options = (*OPTIONS, f"-DROWS={self.rows}", f"-DTHREADS={self.capacity}")
         return Kernel("resident_level", options, self.ctas, self.threads, self.shared_bytes)
 
 
@@ -80,18 +85,21 @@ def level_plan(
 ) -> Plan | None:
     """The smallest cluster that holds a level, cut to be quick; None where there is none."""
     across = -(-width // (2 * LANES))
-    for ctas in (1, 2, 4, 8, 16):
-        possible = (
-            Plan(ctas, across, down, -(-height // (ctas * down)))
-            for down in range(1, THREADS // LANES // across + 1)
-            # Each block has a row.
-            if ctas <= largest_cluster and ctas * down <= height
-        )
-        fitting = [
-            plan for plan in possible if plan.rows <= MAX_ROWS and plan.shared_bytes <= shared_bytes
-        ]
-        if fitting:
-            return min(fitting, key=lambda plan: (plan.steps, plan.rows))
+    for capacity in CAPACITIES:
+        for ctas in (1, 2, 4, 8, 16):
+            possible = (
+                Plan(ctas, across, down, -(-height // (ctas * down)), capacity)
+                for down in range(1, capacity // LANES // across + 1)
+                # Each block has a row.
+                if ctas <= largest_cluster and ctas * down <= height
+            )
+            fitting = [
+                plan
+                for plan in possible
+                if plan.rows <= MAX_ROWS and plan.shared_bytes <= shared_bytes
+            ]
+            if fitting:
+                return min(fitting, key=lambda plan: (plan.steps, plan.rows))
     return None
 
 
@@ -100,7 +108,7 @@ class _Params(ctypes.Structure):
 
     _fields_ = (
         ("limit", ctypes.c_float),
-        ("theta", ctypes.c_float),
+        ("tau", ctypes.c_float),
         ("step", ctypes.c_float),
         ("tolerance", ctypes.c_float),
         ("iterations", ctypes.c_int),
@@ -158,19 +166,19 @@ def resident_flow(
     """(T, h, w), (N,) and (N, 2, h, w), which it changes -> the same flow, and pixels updated."""
     num_frames, height, width = images.shape
     num_pairs = len(first)
-    taps = images.new_empty((num_frames, height, width, 4))
-    pack = replace(plan.kernel, name="pack", ctas=1, threads=THREADS, shared_bytes=0)
-    chip.launch(pack, -(-images.numel() // THREADS), [images, taps, num_frames, height, width])
+    packed = images.new_empty((num_frames, height + 2 * MARGIN, width + 2 * MARGIN))
+    pack = replace(plan.kernel, name="pack", ctas=1, threads=256, shared_bytes=0)
+    chip.launch(pack, -(-packed.numel() // 256), [images, packed, num_frames, height, width])
     queue, updates = first.new_zeros(1), first.new_zeros(1, dtype=torch.int64)
     values = _Params(
         params.lambda_ * params.theta,
-        params.theta,
+        params.tau,
         params.tau / params.theta,
         params.epsilon**2 * height * width,
         params.iterations,
         params.warps,
     )
-    tensors = (images, taps, first, flow, queue, updates)
+    tensors = (images, packed, first, flow, queue, updates)
     sizes = (num_frames, num_pairs, height, width, plan.across, plan.down, plan.ctas)
     chip.launch(plan.kernel, min(num_clusters, num_pairs), [*tensors, *sizes, values])
     return flow, updates[0]

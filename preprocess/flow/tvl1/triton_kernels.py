@@ -14,6 +14,9 @@ import triton
 import triton.language as tl
 from triton.language import constexpr, tensor
 
+from twinstream.preprocess.flow import stored
+from twinstream.shards.format import flow_codec
+
 NUM_FIELDS = constexpr(6)
 """Of a pair in `state`: the flow u and v, and its duals pux, puy, pvx, pvy."""
 NUM_CONSTANTS = constexpr(4)
@@ -21,6 +24,11 @@ NUM_CONSTANTS = constexpr(4)
 
 SMALLEST_SQUARE = constexpr(1e-30)
 """Of a gradient: its inverse, times any residual, is a float32."""
+
+MICROPIXELS = constexpr(stored.MICROPIXELS)
+ZERO_LEVEL = constexpr(flow_codec.ZERO_LEVEL)
+HALF_EVEN_32, HALF_EVEN_64 = constexpr(1.5 * 2**23), constexpr(1.5 * 2**52)
+"""Numbers beside which a float32 or float64 has no digit behind the point."""
 
 
 def kernel(function: Any) -> Any:
@@ -236,3 +244,57 @@ def _neighbour(
     row = tl.minimum(tl.maximum(y + index // SIDE - SIDE // 2, 0), height - 1)
     column = tl.minimum(tl.maximum(x + index % SIDE - SIDE // 2, 0), width - 1)
     return tl.load(field + row * width + column)
+
+
+@kernel
+def store(
+    flow: tensor,
+    planes: tensor,
+    sums: tensor,
+    bound: tensor,
+    levels: tensor,
+    size: tensor,
+    BLOCK: constexpr,
+) -> None:
+    """Flow (N, 2, H, W) of `size` pixels a plane -> bytes, as `flow_codec.quantize` gives them.
+
+    Adds to `sums` what `flow_statistics` counts, with the same bits: micropixels, saturated pixels;
+    and how many values are not finite. `levels` is levels a pixel.
+    """
+    blocks = tl.cdiv(size, BLOCK)
+    pair = (tl.program_id(0) // blocks).to(tl.int64)
+    pixel = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    inside = pixel < size
+    place = pair * 2 * size + pixel
+    dx, no_dx = _finite(tl.load(flow + place, inside, 0.0))
+    dy, no_dy = _finite(tl.load(flow + place + size, inside, 0.0))
+    tl.store(planes + place, _level(dx, bound, levels), inside)
+    tl.store(planes + place + size, _level(dy, bound, levels), inside)
+    # In float64 like the host's, for the same bits.
+    x, y = dx.to(tl.float64), dy.to(tl.float64)
+    micropixels = _rounded(tl.sqrt(x * x + y * y) * MICROPIXELS, HALF_EVEN_64)
+    saturated = (tl.abs(dx) > bound) | (tl.abs(dy) > bound)
+    # Whole numbers: the order in which programs add them does not matter.
+    tl.atomic_add(sums, tl.sum(micropixels.to(tl.int64)))
+    tl.atomic_add(sums + 1, tl.sum(saturated.to(tl.int64)))
+    tl.atomic_add(sums + 2, tl.sum(no_dx + no_dy))
+
+
+@kernel
+def _finite(value: tensor) -> tl.tuple:
+    """The value, or 0 where it is infinite or NaN; and 1 there."""
+    is_finite = tl.abs(value) < float("inf")
+    return tl.where(is_finite, value, 0.0), tl.where(is_finite, 0, 1).to(tl.int64)
+
+
+@kernel
+def _level(value: tensor, bound: tensor, levels: tensor) -> tensor:
+    """The byte of a value in pixels."""
+    clipped = tl.minimum(tl.maximum(value, -bound), bound)
+    return (_rounded(clipped * levels, HALF_EVEN_32) + ZERO_LEVEL).to(tl.int32).to(tl.uint8)
+
+
+@kernel
+def _rounded(value: tensor, half_even: constexpr) -> tensor:
+    """To the next whole number, halves to the even one: no digit behind the point is kept."""
+    return (value + half_even) - half_even

@@ -40,6 +40,19 @@ def test_what_the_device_stores_is_what_the_host_would_to_the_bit(max_bytes: int
     assert 0 < stored.statistics.saturated < 1
 
 
+@pytest.mark.parametrize("bound", [20.0, 1.0, 127.0])
+def test_halves_zeros_and_the_farthest_flow_are_stored_as_the_codec_does(bound: float) -> None:
+    halves = np.arange(-128, 129, dtype=np.float32) * np.float32(bound / 254)
+    random = np.random.default_rng(0).normal(0, bound / 2, 5000).astype(np.float32)
+    values = np.concatenate([halves, random, np.float32([0, -0.0, 1e9, -1e9, 3e-39])])
+    flow = torch.from_numpy(np.resize(values, (2, 2, 37, 41)))
+    sums = torch.zeros(3, dtype=torch.int64)
+    planes = cuda_engine.quantized(flow, bound, sums)
+    assert np.array_equal(planes.numpy(), quantize(flow.numpy(), bound))
+    expected = flow_statistics(flow.permute(0, 2, 3, 1).numpy(), bound)
+    assert sums.tolist() == [expected.micropixels, expected.num_saturated, 0]
+
+
 def test_flow_that_is_not_finite_is_a_bug_of_ours_and_stops(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -58,11 +71,11 @@ def test_a_batch_that_is_done_again_counts_once(monkeypatch: pytest.MonkeyPatch)
     expected = open_cuda(SHORT).stored(frames, 1.0)
     quantized, tries = cuda_engine.quantized, []
 
-    def full_at_first(flow: Tensor, bound: float) -> Tensor:
+    def full_at_first(flow: Tensor, bound: float, sums: Tensor) -> Tensor:
         tries.append(len(flow))
         if len(tries) == 1:
             raise torch.OutOfMemoryError("simulated")
-        return quantized(flow, bound)
+        return quantized(flow, bound, sums)
 
     monkeypatch.setattr(cuda_engine, "quantized", full_at_first)
     stored = open_cuda(SHORT).stored(frames, 1.0)

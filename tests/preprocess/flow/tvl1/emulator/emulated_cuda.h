@@ -235,6 +235,9 @@ inline int num_threads() { return machine.threads; }
 inline int cta_index() { return int(machine.now->cta - machine.all_ctas.data()); }
 inline int cluster_rank() { return machine.now->cta->rank; }
 inline void barrier() { machine.meet(machine.now->cta->meeting, machine.threads); }
+inline void warp_barrier() {
+    machine.meet(machine.now->cta->warps[thread_index() / 32], 32);
+}
 inline void cluster_barrier() {
     machine.meet(
         machine.clusters[machine.now->cta->cluster], machine.ctas * machine.threads);
