@@ -3,7 +3,7 @@
 | NAME | what is compared |
 |---|---|
 | `flow` | TV-L1 engines with OpenCV's |
-| `flow_gpu`, `flow_waves` | TV-L1 on a GPU; `gpu_report.sh` runs both on `flow_frames`' file |
+| `flow_gpu`, `flow_waves`, `flow_workers` | TV-L1 on a GPU, by `gpu_report.sh` and `flow_frames` |
 | `threads` | one video on several threads with one |
 | `preprocess` | the whole stage with the loop that people write today |
 | `memory` | a worker's peak memory with the length of its video |

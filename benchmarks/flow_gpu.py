@@ -164,6 +164,9 @@ def agreement(plan: Plan, runs: Runs) -> None:
                 flush=True,
             )
         flows[engine.name] = own
+    for engine in engines:
+        took = median(seconds(partial(engine, run)) for run in runs[: plan.num_compared])
+        print(f"\n{engine.name}: {(runs.shape[1] - 1) / took:.1f} pairs/s on one core", flush=True)
 
 
 def batches(plan: Plan, runs: Runs, out: Path) -> None:

@@ -43,6 +43,7 @@ module card 40 benchmarks.flow_gpu card "$frames" "$out"
 REQUIRE_GPU=$on_gpu module tests 130 pytest -m gpu -p no:cacheprovider
 module waves 70 benchmarks.flow_waves "$frames"
 module batches 90 benchmarks.flow_gpu batches "$frames" "$out"
+module workers 70 benchmarks.flow_workers "$frames"
 module agreement 70 benchmarks.flow_gpu agreement "$frames" "$out"
 ncu=$(command -v ncu || ls /usr/local/cuda*/bin/ncu /opt/nvidia/nsight-compute/*/ncu 2>/dev/null | tail -n 1)
 if [ -n "$ncu" ]; then

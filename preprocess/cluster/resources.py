@@ -11,7 +11,14 @@ from dataclasses import dataclass
 
 from twinstream.cores import usable_cores
 from twinstream.errors import InputError
-from twinstream.preprocess.flow.engines import cpu_engine, find_engine, num_gpus, resolve_engine
+from twinstream.preprocess.flow.engines import (
+    EngineEntry,
+    cpu_engine,
+    find_engine,
+    num_gpus,
+    resolve_engine,
+    sees_clusters,
+)
 
 CPU_CHUNK_FRAMES = 32
 GPU_CHUNK_FRAMES = 256
@@ -24,6 +31,8 @@ class Node:
 
     cores: int
     gpus: int = 0
+    has_clusters: bool = False
+    """Whether its GPUs have clusters of multiprocessors."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +45,22 @@ class WorkerResources:
 
 def this_node() -> Node:
     """The cores this process may use, and the GPUs that torch sees."""
-    return Node(usable_cores(), num_gpus())
+    return Node(usable_cores(), num_gpus(), sees_clusters())
 
 
 def cluster_engine(name: str, nodes: Sequence[Node]) -> str:
-    """What `name` means for a cluster: `auto` uses GPUs if any node has one.
+    """What `name` means for a cluster: `auto` uses GPUs if any node has one, by what all can run.
 
     InputError for an engine that needs a GPU where there is none.
     """
-    has_gpu = any(node.gpus for node in nodes)
-    # By what the nodes have: the head may lack what an engine needs.
-    engine = resolve_engine(name, lambda entry: has_gpu or not entry.uses_gpu)
+    with_gpu = [node for node in nodes if node.gpus]
+    has_gpu, has_clusters = bool(with_gpu), all(node.has_clusters for node in with_gpu)
+
+    def is_there(entry: EngineEntry) -> bool:
+        # By what the nodes have: the head may lack what an engine needs.
+        return (has_gpu or not entry.uses_gpu) and (has_clusters or not entry.needs_clusters)
+
+    engine = resolve_engine(name, is_there)
     if find_engine(engine).uses_gpu and not has_gpu:
         raise InputError(
             f"engine: {engine} needs a GPU, and no node of the cluster has one; use "

@@ -51,6 +51,8 @@ START_TRIES = 3
 # Ray notices that a silent node is dead only after some of its health checks have failed.
 NODE_SECONDS = 20.0
 CONNECT_SECONDS = 5.0
+WITH_CLUSTERS = ("H100", "H200", "H20", "GH200", "B200", "B300", "GB200", "GB300")
+"""GPUs with clusters of multiprocessors, as Ray names them; another one runs the engine `cuda`."""
 # A cluster's head speaks gRPC: either side begins with its settings (RFC 9113, 3.4). None are set.
 HTTP2_SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + HTTP2_SETTINGS
@@ -97,7 +99,16 @@ def cluster_nodes(address: str) -> list[Node]:
         _connect(address)
         resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         stop.check()
-    return [Node(int(found.get("CPU", 0)), int(found.get("GPU", 0))) for found in resources]
+    return [node_with(found) for found in resources]
+
+
+def node_with(resources: Mapping[str, float]) -> Node:
+    """A node by what Ray says that it has."""
+    return Node(
+        int(resources.get("CPU", 0)),
+        int(resources.get("GPU", 0)),
+        any(f"accelerator_type:{name}" in resources for name in WITH_CLUSTERS),
+    )
 
 
 class RayWorker(Worker):

@@ -37,6 +37,8 @@ class EngineEntry:
     """Has `open_engine(options: EngineOptions) -> Engine`."""
     uses_gpu: bool = False
     """Whether a worker needs a GPU, or a part of one, instead of CPU cores alone."""
+    needs_clusters: bool = False
+    """Whether `auto` takes it only where all GPUs have clusters of multiprocessors."""
     requires: tuple[str, ...] = ()
     """Modules that may be absent where twinstream is installed."""
     is_automatic: bool = False
@@ -64,28 +66,28 @@ class EngineEntry:
         return None
 
     def is_here(self) -> bool:
-        """Whether nothing stands against it on this machine."""
-        return self.why_absent() is None
+        """Whether nothing stands against it on this machine, and its GPUs are those it is for."""
+        return self.why_absent() is None and (not self.needs_clusters or sees_clusters())
 
 
 TVL1: Final = "twinstream.preprocess.flow.tvl1"
 # In the order of preference: `auto` takes the first that is here.
 ENGINES: tuple[EngineEntry, ...] = (
     EngineEntry(
+        "resident",
+        f"{TVL1}.resident_engine",
+        uses_gpu=True,
+        needs_clusters=True,
+        requires=("torch", "triton"),
+        is_automatic=True,
+        definition=DEFINITION,
+    ),
+    EngineEntry(
         "cuda",
         f"{TVL1}.cuda_engine",
         uses_gpu=True,
         requires=("torch", "triton"),
         is_automatic=True,
-        definition=DEFINITION,
-    ),
-    # By name alone, until a GPU has shown it to be right and faster.
-    EngineEntry(
-        "resident",
-        f"{TVL1}.resident_engine",
-        uses_gpu=True,
-        requires=("torch", "triton"),
-        is_measured=False,
         definition=DEFINITION,
     ),
     EngineEntry("numba", f"{TVL1}.numba_engine", is_automatic=True, definition=DEFINITION),
@@ -157,6 +159,19 @@ def sees_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def sees_clusters() -> bool:
+    """Whether torch can use a GPU here, and all have clusters: NVIDIA's from H100 on."""
+    if not sees_gpu():
+        return False
+    import torch
+
+    numbers = range(torch.cuda.device_count())
+    # torch for AMD calls itself CUDA too, and its GPUs have capabilities.
+    return torch.version.cuda is not None and all(
+        torch.cuda.get_device_capability(number) >= (9, 0) for number in numbers
+    )
 
 
 def num_gpus() -> int:

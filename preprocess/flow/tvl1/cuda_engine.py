@@ -69,20 +69,17 @@ class CudaEngine:
         self.max_bytes = max_bytes
         self.tiling = tiling
         self.max_pairs: int | None = None
-        self.work: Tensor | None = None
+        self.pixel_iterations = 0
+        """Pixels updated so far, over all levels and warps; the computing time is proportional to
+        it.
+        """
+        self.work: list[Tensor] = []
+        """Pixels updated that have not been counted yet, by batch."""
 
     @cached_property
     def copies(self) -> Copies:
         """Made when first used, so that opening an engine to see whether it works uses no GPU."""
         return Copies(self.device)
-
-    @property
-    def pixel_iterations(self) -> int:
-        """Pixels updated so far, over all levels and warps; waits for the device.
-
-        The computing time is proportional to it.
-        """
-        return 0 if self.work is None else int(self.work.item())
 
     def __call__(self, gray: Gray, /) -> Flow:
         """(T, H, W) uint8 -> (T - 1, H, W, 2) float32."""
@@ -141,6 +138,12 @@ class CudaEngine:
             else:
                 self.take_fewer(len(here), gray.shape)
         self.copies.finish()
+        self.count()
+
+    def count(self) -> None:
+        """Count the pixels updated; waits for the device."""
+        self.pixel_iterations += sum(int(work) for work in self.work)
+        self.work.clear()
 
     def advance(
         self,
@@ -166,7 +169,7 @@ class CudaEngine:
             # Copies on their way into memory that is set free here would overwrite what comes next.
             self.copies.arrive()
             return False, None
-        self.work = work if self.work is None else self.work + work
+        self.work.append(work)
         return True, following
 
     def batch_flow(self, batch: PairBatch) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from twinstream.errors import InputError
 
 # Of cuda.h
 MAX_DYNAMIC_SHARED_BYTES, NON_PORTABLE_CLUSTERS = 8, 14
-CLUSTER_DIMENSION = 4
+CLUSTER_DIMENSION, CLUSTER_SCHEDULING, LOAD_BALANCING = 4, 5, 2
 SHARED_BYTES_OF_CTA = 97
 INVALID_CLUSTER_SIZE = 912
 
@@ -32,7 +32,7 @@ LARGEST_CLUSTER = 16
 
 
 class _Attribute(ctypes.Structure):
-    """CUlaunchAttribute with a cluster's dimensions."""
+    """CUlaunchAttribute; as many numbers as its largest value has."""
 
     _fields_ = (("id", ctypes.c_uint), ("pad", ctypes.c_uint), ("value", ctypes.c_uint * 16))
 
@@ -211,15 +211,20 @@ def cached_code(source: str, options: tuple[str, ...]) -> bytes:
 
 def _config(kernel: Kernel, num_clusters: int) -> _Config:
     """A launch in one dimension, on the default stream."""
-    size = (ctypes.c_uint * 16)(kernel.ctas, 1, 1)
+    attributes = (_Attribute * 2)(
+        _Attribute(CLUSTER_DIMENSION, 0, (kernel.ctas, 1, 1)),
+        # CTAs of a cluster may share a multiprocessor, so more clusters find room: on an H200 15
+        # of 16 CTAs, two of which a multiprocessor holds, and 14 where they are spread.
+        _Attribute(CLUSTER_SCHEDULING, 0, (LOAD_BALANCING,)),
+    )
     return _Config(
         (num_clusters * kernel.ctas, 1, 1),
         (kernel.threads, 1, 1),
         kernel.shared_bytes,
         None,
-        ctypes.pointer(_Attribute(CLUSTER_DIMENSION, 0, size)),
-        # A GPU without clusters does not know the attribute.
-        int(kernel.ctas > 1),
+        attributes,
+        # A GPU without clusters does not know them.
+        len(attributes) if kernel.ctas > 1 else 0,
     )
 
 

@@ -3,21 +3,21 @@
 // A cluster of CTAs holds one pair for all warps of a pyramid level, then takes the next pair from
 // a queue. The image is cut into blocks of 32 columns and ROWS rows; 16 lanes own a block, each
 // lane two columns of it. The flow and its duals stay in registers, and what a warp makes constant
-// in shared memory, where each thread reads its own. Blocks exchange their borders through shared
-// memory. An iteration has two steps, the primal one (reads duals to the left and above) and the
-// dual one (reads the flow to the right and below), with a barrier behind each. Between CTAs there
+// in shared memory, where each thread reads its own. Threads pass what their neighbours need through
+// shared memory. An iteration has two steps, the primal one (reads duals to the left and above) and
+// the dual one (reads the flow to the right and below), with a barrier behind each. Between CTAs there
 // is no barrier: the border that another one waits for is computed first and sent, and comes while
 // the rest is computed. It overwrites nothing that is still needed, for its sender has waited for
 // what the receiver made of the last one.
 //
 // Columns are aligned to the right and rows to the bottom, so that no test is needed at those
-// borders: a block there is its own neighbour. What lies outside the image, left of it or in the
+// borders: a thread there is its own neighbour. What lies outside the image, left of it or in the
 // first row of a block that has one row fewer, has a step of 0, so its duals stay 0, and so does
 // its flow.
 //
 // Sums have a fixed order: rows of a lane, lanes of a warp, warps of the cluster. Compiled with
-// ROWS and THREADS (at most, in a CTA; 512 fill the registers of a multiprocessor). Tests define EMULATED and give the functions of the first
-// section for a CPU, with a check of each index.
+// ROWS, THREADS of a CTA, and PER_SM, how many CTAs a multiprocessor shall have registers for. Tests
+// define EMULATED and give the functions of the first section for a CPU, with a check of each index.
 
 #ifndef EMULATED
 using Mailbox = unsigned long long;
@@ -129,7 +129,7 @@ constexpr int LANES = 16;
 constexpr int COLUMNS = 2 * LANES;
 // Pixels around a packed image: as far as the taps of a warp and their neighbours may lie outside
 constexpr int MARGIN = 4;
-// Threads of a CTA, and a place more at the end of each row of blocks
+// Threads of a CTA, a place more before each row of blocks, and one at the end
 constexpr int SIDE = THREADS + THREADS / LANES + 1;
 constexpr int NEVER = 1 << 30;
 // Of a gradient: its inverse, times any residual, is a float
@@ -141,8 +141,8 @@ struct Params {
     int iterations, warps;
 };
 
-// Of a thread, by row and column. The duals are held times theta, which saves to multiply their
-// divergence by it.
+// Of a thread, by row and column. The duals are held times theta, so that their divergence need not
+// be multiplied by it.
 struct Fields {
     float u[ROWS][2], v[ROWS][2];
     float pux[ROWS][2], puy[ROWS][2], pvx[ROWS][2], pvy[ROWS][2];
@@ -162,7 +162,7 @@ constexpr int AT_LEFT = 128, AT_RIGHT = 256, AT_BOTTOM = 512;
 struct Place {
     short x, y;  // of its first row and left column
     int roles;
-    int side;   // its place among all threads, with one more at the end of each row of blocks
+    int side;   // its place among all threads, with one more before each row of blocks
     int warps;  // still to do
 
     __device__ bool is(int role) const { return roles & role; }
@@ -258,28 +258,29 @@ __device__ float4 linearized(
     return {warped - gx * u - gy * v - gray, gx, gy, inverse};
 }
 
-// A pixel of the block, for what is done one pixel after another in shared memory. There the lanes
-// of a block take neighbouring columns, so that a warp reads and writes images in few pieces, and
-// work for one another: `index` leads from the first slot of thread 0 to that of the pixel's owner.
+// A pixel of the two blocks of a warp, for what is done one pixel after another in shared memory.
+// There the lanes take the 32 columns of a row, so that they read images in as few pieces as can be,
+// and work for one another: `index` is the slot of the pixel's owner.
 struct Pixel {
     int x, y, index;
     bool is_there;
 };
 
-__device__ Pixel pixel(const Place& at, int slot) {
-    const int thread = thread_index(), lane = thread % LANES, row = slot / 2;
-    const int column = slot % 2 * LANES + lane, x = at.x - 2 * lane + column;
-    return {x, at.y + row, (2 * row + column % 2) * THREADS + thread - lane + column / 2,
-            x >= 0 && (row > 0 || at.is(HAS_FIRST_ROW))};
+__device__ Pixel pixel(Span<const Place> places, int slot) {
+    const int lane = thread_index() % 32, row = slot / 2;
+    const int block = thread_index() - lane + slot % 2 * LANES;
+    const Place& at = places[block];
+    return {at.x + lane, at.y + row, (2 * row + lane % 2) * THREADS + block + lane / 2,
+            at.x + lane >= 0 && (row > 0 || at.is(HAS_FIRST_ROW))};
 }
 
 // Between the flow of a pair, (2, H, W), and where threads park it while they have no registers for
 // it
 __device__ void load(
-    Span<float2> parked, const Place& at, Span<const float> flow, int height, int width) {
+    Span<float2> parked, Span<const Place> places, Span<const float> flow, int height, int width) {
 #pragma unroll 1
     for (int slot = 0; slot < 2 * ROWS; ++slot) {
-        const Pixel here = pixel(at, slot);
+        const Pixel here = pixel(places, slot);
         const int place = here.y * width + here.x;
         float2 value = {0.0f, 0.0f};
         if (here.is_there) value = {flow[place], flow[height * width + place]};
@@ -301,11 +302,11 @@ __device__ void store(
 
 // Fill the constants, from the flow in `parked`.
 __device__ void warp(
-    Span<const float2> parked, Span<float4> constants, const Place& at, Span<const float> gray,
-    Span<const float> packed, int height, int width) {
+    Span<const float2> parked, Span<float4> constants, Span<const Place> places,
+    Span<const float> gray, Span<const float> packed, int height, int width) {
 #pragma unroll 1
     for (int slot = 0; slot < 2 * ROWS; ++slot) {
-        const Pixel here = pixel(at, slot);
+        const Pixel here = pixel(places, slot);
         const float2 flow = parked[here.index];
         float4 result = {0.0f, 0.0f, 0.0f, 0.0f};
         if (here.is_there)
@@ -384,7 +385,7 @@ __device__ float warp_sum(float value) {
     return value;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 512 / THREADS) resident_level(
+extern "C" __global__ void __launch_bounds__(THREADS, PER_SM) resident_level(
     const float* images_, const float* packed_, const int* first_, float* flow_, int* queue_,
     unsigned long long* updates_, int num_frames, int num_pairs, int height, int width, int across,
     int down, int ctas, Params params) {
@@ -403,7 +404,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 512 / THREADS) resident_le
     const auto constants = all_constants + thread;
     const auto rows_above = memory.take<float4>(THREADS), above = rows_above + thread;
     const auto rows_below = memory.take<float4>(THREADS), below = rows_below + thread;
-    const auto where = memory.take<Place>(THREADS) + thread;
+    const auto places = memory.take<Place>(THREADS), where = places + thread;
     // Between warps of the image the flow of all threads. During iterations, for each row of a
     // thread the duals that its right neighbour reads, and the flow that its left neighbour reads.
     const auto all_parked = memory.take<float2>(2 * ROWS * SIDE), parked = all_parked + thread;
@@ -432,7 +433,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 512 / THREADS) resident_le
         }
         cluster_barrier();
         if (all(*next >= num_pairs)) break;
-        load(all_parked, *where, span(flow + 2LL * *next * size, 2 * size), height, width);
+        load(all_parked, places, span(flow + 2LL * *next * size, 2 * size), height, width);
         Fields fields;
 #pragma unroll
         for (int r = 0; r < ROWS; ++r)
@@ -446,7 +447,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 512 / THREADS) resident_le
             const long long frame = first[*next];
             // What threads have parked is read by others of their warp, and so are the constants.
             warp_barrier();
-            warp(all_parked, all_constants, *where, span(images + frame * size, size),
+            warp(all_parked, all_constants, places, span(images + frame * size, size),
                  span(packed + (frame + 1) * packed_size, packed_size), height, width);
             warp_barrier();
 #pragma unroll
@@ -483,7 +484,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 512 / THREADS) resident_le
                             at.is(HAS_FIRST_ROW) ? flow_row(fields, 0) : flow_row(fields, r);
                         if (at.is(TO_ABOVE)) rows_below[thread_index() - stride] = row;
                         if (at.is(IS_TOP))
-                            send(rows_below + thread_index() + whole, row, from_below, cluster_rank() - 1);
+                            send(rows_below + thread_index() + whole, row, from_below,
+                                 cluster_rank() - 1);
                     }
                 }
                 if (at.is(AT_BOTTOM)) *below = flow_row(fields, ROWS - 1);
@@ -511,7 +513,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 512 / THREADS) resident_le
                     send(rows_above + thread_index() - whole, row, from_above, cluster_rank() + 1);
 #pragma unroll
                 for (int r = 0; r < ROWS - 1; ++r)
-                    dual_step(fields, r, flow_row(fields, r + 1), at, left, right, params.tau, params.step);
+                    dual_step(fields, r, flow_row(fields, r + 1), at, left, right, params.tau,
+                              params.step);
                 barrier();
                 if (at.is(IS_TOP)) wait(from_above, done % 2);
                 ++done;
@@ -537,7 +540,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 512 / THREADS) resident_le
 
         store(parked, *where, span(flow + 2LL * *next * size, 2 * size), height, width);
     }
-    if (cluster_rank() == 0 && thread_index() == 0) atomicAdd(&updates[0], (unsigned long long)done * size);
+    if (cluster_rank() == 0 && thread_index() == 0)
+        atomicAdd(&updates[0], (unsigned long long)done * size);
 }
 
 // (T, H, W) -> (T, H + 2 MARGIN, W + 2 MARGIN): borders are repeated, so that the taps of a warp need

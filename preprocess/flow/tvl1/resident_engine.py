@@ -1,36 +1,40 @@
 """TV-L1 on a GPU with clusters of CTAs (NVIDIA's from sm_90 on): a cluster holds a pair of frames
 for a whole level of the pyramid, and `resident.cu` computes it.
 
-It has not run on a GPU yet, so `engine: cuda` does not take it. Pyramids, upsampling and batches
-are those of `cuda_engine.py`, and so is the flow of a level that a cluster does not take: too large
-a one, or with a median filter. Which those are depends on size, settings and GPU alone.
+Pyramids, upsampling and batches are those of `cuda_engine.py`, and so is the flow of a level that a
+cluster does not take: too large a one, or with a median filter. Which those are depends on size,
+settings and GPU alone.
 """
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from twinstream.errors import InputError
-from twinstream.preprocess.flow.engine import Engine, EngineOptions, TvL1Params
+from twinstream.preprocess.flow.engine import Engine, EngineOptions, Gray, TvL1Params
 from twinstream.preprocess.flow.tvl1 import cuda_batch
 from twinstream.preprocess.flow.tvl1.cuda_batch import Tiling
-from twinstream.preprocess.flow.tvl1.cuda_engine import CudaEngine, PairBatch
+from twinstream.preprocess.flow.tvl1.cuda_copies import Copies
+from twinstream.preprocess.flow.tvl1.cuda_engine import Convert, CudaEngine, PairBatch, Starts
 from twinstream.preprocess.flow.tvl1.nvrtc import Chip, Kernel, nvrtc_library
 
 SOURCE: Final = Path(__file__).with_name("resident.cu")
-CAPACITIES: Final = (256, 512)
-"""Threads of a CTA at most. 512 with 128 registers each fill a multiprocessor; two CTAs of half as
-many are quicker, since one computes while the other waits, and hold half as large a level.
-"""
+THREADS_OF_SM: Final = 512
+"""With 128 registers each they fill a multiprocessor."""
 MAX_ROWS: Final = 8
 """Of a block: flow and duals of 2 columns are 12 registers a row."""
 LANES: Final = 16
 """Of a block of 32 columns."""
+NUM_LANES: Final = 2
+PAIRS_OF_LANE: Final = 128
+"""At a time: enough to keep the chip busy, few enough for a call's batches to overlap."""
 MARGIN: Final = 4
 """Pixels around a packed image."""
 OPTIONS: Final = (
@@ -53,7 +57,6 @@ class Plan:
     across: int
     down: int
     rows: int
-    capacity: int
 
     @property
     def threads(self) -> int:
@@ -63,43 +66,46 @@ class Plan:
     @property
     def shared_bytes(self) -> int:
         """Of a CTA: a pixel's 16 bytes that a warp makes constant and 8 of flow; borders."""
-        constants = 16 * 2 * self.rows * self.capacity
-        sides = self.capacity + self.capacity // LANES + 1
-        borders = 48 * self.capacity + 8 * 2 * self.rows * sides
+        constants = 16 * 2 * self.rows * self.threads
+        sides = self.threads + self.threads // LANES + 1
+        borders = 48 * self.threads + 8 * 2 * self.rows * sides
         return constants + borders + 32 + 8 * self.ctas * self.threads // 32 + 4
 
     @property
-    def steps(self) -> int:
-        """Rows that the busiest of a multiprocessor's four schedulers computes in an iteration."""
-        return -(-self.threads // 128) * self.rows
+    def cost(self) -> int:
+        """Rows that warps compute in an iteration, over all CTAs."""
+        return self.ctas * self.threads // 32 * self.rows
 
     @property
     def kernel(self) -> Kernel:
         """What a launch needs."""
-        options = (*OPTIONS, f"-DROWS={self.rows}", f"-DTHREADS={self.capacity}")
-        return Kernel("resident_level", options, self.ctas, self.threads, self.shared_bytes)
+        per_sm = THREADS_OF_SM // self.threads
+        sizes = (f"-DROWS={self.rows}", f"-DTHREADS={self.threads}", f"-DPER_SM={per_sm}")
+        return Kernel(
+            "resident_level", (*OPTIONS, *sizes), self.ctas, self.threads, self.shared_bytes
+        )
 
 
 def level_plan(
     height: int, width: int, largest_cluster: int, shared_bytes: int = 1 << 30
 ) -> Plan | None:
-    """The smallest cluster that holds a level, cut to be quick; None where there is none."""
+    """The quickest way for a cluster to hold a level; None where there is none."""
     across = -(-width // (2 * LANES))
-    for capacity in CAPACITIES:
-        for ctas in (1, 2, 4, 8, 16):
-            possible = (
-                Plan(ctas, across, down, -(-height // (ctas * down)), capacity)
-                for down in range(1, capacity // LANES // across + 1)
-                # Each block has a row.
-                if ctas <= largest_cluster and ctas * down <= height
-            )
-            fitting = [
-                plan
-                for plan in possible
-                if plan.rows <= MAX_ROWS and plan.shared_bytes <= shared_bytes
-            ]
-            if fitting:
-                return min(fitting, key=lambda plan: (plan.steps, plan.rows))
+    # Of several CTAs on a multiprocessor one computes while others wait; a large level needs whole
+    # ones.
+    for most_threads in (THREADS_OF_SM // 2, THREADS_OF_SM):
+        plans = [
+            plan
+            for ctas in (1, 2, 4, 8, 16)
+            if ctas <= largest_cluster
+            # Each block has a row.
+            for down in range(1, min(most_threads // LANES // across, height // ctas) + 1)
+            if (plan := Plan(ctas, across, down, -(-height // (ctas * down)))).rows <= MAX_ROWS
+            and plan.shared_bytes <= shared_bytes
+        ]
+        if plans:
+            # Of equals CTAs of four warps were the quickest.
+            return min(plans, key=lambda plan: (plan.cost, -plan.rows, abs(plan.threads - 128)))
     return None
 
 
@@ -116,19 +122,75 @@ class _Params(ctypes.Structure):
     )
 
 
+class Lane:
+    """A stream that computes batches, with its copies."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.copies = Copies(device)
+        self._module: Any = torch.get_device_module(device)
+        self._stream = self._module.Stream()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """What is launched meanwhile runs on this lane, after what the caller has launched."""
+        self._stream.wait_stream(self._module.current_stream())
+        with self._module.stream(self._stream):
+            yield
+
+
 class ResidentEngine(CudaEngine):
     """The engine; results are as those of `CudaEngine`."""
 
     name = "resident"
 
     def __init__(self, params: TvL1Params, device: torch.device, max_bytes: int) -> None:
-        super().__init__(params, device, max_bytes, Tiling())
+        super().__init__(params, device, max(max_bytes // NUM_LANES, 1), Tiling())
         self.places: dict[tuple[int, int], tuple[Plan, int] | None] = {}
 
     @cached_property
     def chip(self) -> Chip:
         """Made when first used, like the copies' streams."""
         return Chip(SOURCE.read_text())
+
+    @cached_property
+    def lanes(self) -> list[Lane]:
+        """Made when first used."""
+        return [Lane(self.device) for _ in range(NUM_LANES)]
+
+    def compute(self, gray: Gray, starts: Starts, out: Tensor, convert: Convert) -> None:
+        """Fill `out` with the flow of the pairs (t, t + 1) for t in `starts`.
+
+        Batches take turns on the lanes, and the host waits for none of them: while one is copied,
+        or ends with few slow pairs, the next one is computed.
+        """
+        done, turn, busy = 0, 0, 0
+        while done < len(starts):
+            lane = self.lanes[turn % NUM_LANES]
+            here = self.fitting(starts[done:], gray.shape)
+            with lane.turn():
+                self.copies = lane.copies
+                fits, _ = self.advance(
+                    gray, here, starts[:0], None, out[done : done + len(here)], convert
+                )
+            if fits:
+                done, turn, busy = done + len(here), turn + 1, busy + 1
+                continue
+            self.wait()
+            if busy == 0 or len(here) > 1:
+                self.take_fewer(len(here), gray.shape)
+            busy = 0
+        self.wait()
+        self.count()
+
+    def wait(self) -> None:
+        """Until all lanes have done what was launched."""
+        for lane in self.lanes:
+            with lane.turn():
+                lane.copies.finish()
+
+    def fitting(self, starts: Starts, shape: tuple[int, ...]) -> Starts:
+        """The first of these pairs, as many as are computed at once, on each lane."""
+        return super().fitting(starts, shape)[:PAIRS_OF_LANE]
 
     def batch_flow(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """(N, 2, H, W) pixels, and how many pixels were updated."""

@@ -59,6 +59,9 @@ def test_workers_of_a_cpu_engine_take_their_threads() -> None:
 
 def test_a_clusters_engine_is_decided_by_its_nodes() -> None:
     without, mixed = [Node(2), Node(8)], [Node(2), Node(8, 1)]
+    newer = [Node(2), Node(8, 1, has_clusters=True)]
+    assert cluster_engine("auto", newer) == "resident"
+    assert cluster_engine("auto", [*newer, *mixed]) == "cuda"
     assert [cluster_engine(name, mixed) for name in ("auto", "cuda", "numba")] == [
         "cuda",
         "cuda",

@@ -1,4 +1,4 @@
-"""Addresses at which no cluster answers."""
+"""Addresses at which no cluster answers, and what a node has."""
 
 import socket
 from collections.abc import Iterator
@@ -7,7 +7,8 @@ import pytest
 
 from twinstream.errors import InputError
 from twinstream.preprocess.cluster import session
-from twinstream.preprocess.cluster.session import cluster_nodes
+from twinstream.preprocess.cluster.resources import Node
+from twinstream.preprocess.cluster.session import cluster_nodes, node_with
 
 
 @pytest.fixture
@@ -39,3 +40,10 @@ def test_auto_without_any_cluster_is_one_line(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(InputError, match="--address auto: no Ray cluster answers") as error:
         cluster_nodes("auto")
     assert "\n" not in str(error.value)
+
+
+def test_a_node_has_clusters_where_ray_names_a_gpu_with_them() -> None:
+    assert node_with({"CPU": 4.0}) == Node(4)
+    assert node_with({"CPU": 16.0, "GPU": 2.0, "accelerator_type:A100": 1.0}) == Node(16, 2)
+    newer = {"CPU": 16.0, "GPU": 2.0, "accelerator_type:H200": 1.0}
+    assert node_with(newer) == Node(16, 2, has_clusters=True)

@@ -38,16 +38,21 @@ BRIGHTNESS = EngineEntry("brightness", "tests.support.brightness_engine", uses_t
 ON_GPU = EngineEntry("sparks", "tests.sparks_engine", uses_gpu=True, is_automatic=True)
 
 
-@pytest.mark.parametrize(("has_gpu", "name"), [(False, "numba"), (True, "cuda")])
+@pytest.mark.parametrize(
+    ("has_gpu", "has_clusters", "name"),
+    [(False, False, "numba"), (True, False, "cuda"), (True, True, "resident")],
+)
 def test_auto_is_the_fastest_engine_for_what_is_here(
-    has_gpu: bool, name: str, monkeypatch: pytest.MonkeyPatch
+    has_gpu: bool, has_clusters: bool, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engines, "sees_gpu", lambda: has_gpu)
+    monkeypatch.setattr(engines, "sees_clusters", lambda: has_clusters)
     assert resolve_engine("auto") == name
 
 
 def test_auto_goes_by_the_order_of_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "sees_gpu", lambda: True)
+    monkeypatch.setattr(engines, "sees_clusters", lambda: False)
     monkeypatch.setattr(engines, "ENGINES", (ON_GPU, *ENGINES))
     assert resolve_engine("auto") == "sparks"
     monkeypatch.setattr(engines, "ENGINES", (BRIGHTNESS, *ENGINES, ON_GPU))
@@ -61,7 +66,7 @@ def test_an_engine_that_is_not_there_is_an_error_that_names_one_that_is(
     monkeypatch.setattr(engines, "sees_gpu", lambda: False)
     with pytest.raises(InputError, match=r"^engine: cuda needs a GPU [^\n]*; use `engine: numba`$"):
         open_engine("cuda", TvL1Params())
-    with pytest.raises(InputError, match=r"'farneback'; use auto, cuda, resident, .*, reference$"):
+    with pytest.raises(InputError, match=r"'farneback'; use auto, resident, cuda, .*, reference$"):
         open_engine("farneback", TvL1Params())
     with pytest.raises(InputError, match="threads is 0"):
         open_engine("numba", TvL1Params(), threads=0)

@@ -5,11 +5,15 @@ in the emulator. Started by `test_cuda_engine.py` like `interpreted_tvl1.py`.
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
+from torch import Tensor
 
 from tests.preprocess.flow.tvl1.emulator.chip import EmulatedChip
 from tests.preprocess.flow.tvl1.interpreted_tvl1 import moving
+from twinstream.errors import InputError
 from twinstream.preprocess.flow.engine import TvL1Params
+from twinstream.preprocess.flow.tvl1 import cuda_engine
 from twinstream.preprocess.flow.tvl1.cuda_engine import open_cuda
 from twinstream.preprocess.flow.tvl1.reference import reference_flow
 from twinstream.preprocess.flow.tvl1.resident_engine import ResidentEngine
@@ -28,6 +32,40 @@ def test_resident_pairs_have_the_references_flow_in_batches_of_any_size(tmp_path
     assert sorted(engine.places) == [(16, 19), (20, 24)]
     engine.max_bytes = 1
     assert np.array_equal(engine(frames), flow)
+
+
+def test_where_memory_ends_the_lanes_are_waited_for_and_batches_halved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = TvL1Params(scales=1, warps=1, epsilon=0, iterations=2)
+    frames = moving(0, 0.5, 2.0, 1.0, 1.5, 0.5, 0.25, 0, height=16, width=16)
+    chip = EmulatedChip(tmp_path)
+
+    def opened() -> ResidentEngine:
+        engine = ResidentEngine(params, torch.device("cpu"), 1 << 30)
+        engine.chip = chip
+        return engine
+
+    expected = opened().stored(frames, 20.0)
+    quantized, tries, full = cuda_engine.quantized, [], {0, 1, 3}
+
+    def full_at_times(flow: Tensor, bound: float, sums: Tensor) -> Tensor:
+        tries.append(len(flow))
+        if len(tries) - 1 in full:
+            raise torch.OutOfMemoryError("simulated")
+        return quantized(flow, bound, sums)
+
+    monkeypatch.setattr(cuda_engine, "quantized", full_at_times)
+    stored = opened().stored(frames, 20.0)
+    # The one pair that did not fit beside the batch before fits when that is done.
+    assert tries == [7, 3, 1, 1, 1, *5 * [1]]
+    assert np.array_equal(stored.planes, expected.planes)
+    assert stored.statistics == expected.statistics
+    tries.clear()
+    full = set(range(9))
+    with pytest.raises(InputError, match="no memory for one pair of 16x16"):
+        opened().stored(frames, 20.0)
+    assert tries == [7, 3, 1]
 
 
 def test_a_level_that_no_cluster_holds_is_that_of_cuda(tmp_path: Path) -> None:

@@ -195,10 +195,12 @@ def test_without_a_gpu_the_engine_is_one_line_that_names_another(
         open_engine("cuda", TvL1Params())
 
 
-def test_auto_is_cuda_where_torch_sees_a_gpu_and_numba_elsewhere(
+def test_auto_is_cuda_where_torch_sees_an_older_gpu_and_numba_elsewhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda number: (8, 0))
     monkeypatch.setattr(engines, "has_library", lambda name: name == "libcuda.so.1")
     assert resolve_engine("auto") == "cuda"
     assert open_engine("auto", TvL1Params()).name == "cuda"
@@ -387,24 +389,29 @@ def test_on_a_gpu_the_host_waits_for_nothing_but_the_answers_to_its_questions(gp
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_a_batch_keeps_within_its_memory(gpu: None) -> None:
+def test_on_a_gpu_a_batch_keeps_within_its_memory(opened: Opened) -> None:
     max_bytes = 64 << 20
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    open_cuda(FIXED, max_bytes=max_bytes)(noise(40, 256, 256))
+    engine = opened(FIXED, gpu_bytes=max_bytes)
+    engine(noise(40, 256, 256))
     used = torch.cuda.max_memory_allocated() - before
-    assert 0.5 * max_bytes < used < 1.02 * max_bytes
+    # What a pair takes is counted for Triton's kernels; one that is resident needs less.
+    assert (0.5 if engine.name == "cuda" else 0.1) * max_bytes < used < 1.02 * max_bytes
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_that_is_full_the_batch_is_halved(gpu: None) -> None:
+def test_on_a_gpu_that_is_full_the_batch_is_halved(opened: Opened) -> None:
     frames = noise(60, 128, 128)
-    expected = open_cuda(FIXED)(frames)
+    engine = opened(FIXED)
+    expected = engine(frames).copy()
     torch.cuda.empty_cache()
     _, total = torch.cuda.mem_get_info()
-    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + (40 << 20)) / total)
+    # Too little for 59 pairs; torch takes 20 MiB for a tensor of more than 1.
+    room = (40 if engine.name == "cuda" else 24) << 20
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + room) / total)
     try:
-        engine = open_cuda(FIXED)
+        engine = opened(FIXED)
         assert np.array_equal(engine(frames), expected)
         assert engine.max_pairs is not None
         assert engine.max_pairs < 59

@@ -32,6 +32,7 @@ from twinstream.preprocess.flow.tvl1.reference import reference_flow
 from twinstream.preprocess.flow.tvl1.resident_engine import (
     MAX_ROWS,
     SOURCE,
+    THREADS_OF_SM,
     Plan,
     ResidentEngine,
     level_plan,
@@ -43,13 +44,13 @@ from twinstream.preprocess.flow.tvl1.resident_engine import (
 @pytest.mark.parametrize(
     ("height", "width", "plan"),
     [
-        (256, 256, Plan(16, 8, 2, 8, 256)),
-        (205, 205, Plan(16, 7, 2, 7, 256)),
-        (164, 164, Plan(16, 6, 2, 6, 256)),
-        (131, 131, Plan(8, 5, 3, 6, 256)),
-        (105, 105, Plan(4, 4, 4, 7, 256)),
-        (256, 340, Plan(16, 11, 2, 8, 512)),
-        (16, 16, Plan(1, 1, 16, 1, 256)),
+        (256, 256, Plan(16, 8, 2, 8)),
+        (205, 205, Plan(16, 7, 2, 7)),
+        (164, 164, Plan(16, 6, 2, 6)),
+        (131, 131, Plan(8, 5, 3, 6)),
+        (105, 105, Plan(8, 4, 2, 7)),
+        (256, 340, Plan(16, 11, 2, 8)),
+        (16, 16, Plan(1, 1, 2, 8)),
         (17, 4096, None),
         (512, 512, None),
     ],
@@ -71,7 +72,7 @@ def test_every_plan_holds_its_level_with_a_row_in_each_block() -> None:
         assert 32 * (plan.across - 1) < width <= 32 * plan.across
         assert blocks * (plan.rows - 1) < height <= blocks * plan.rows
         assert blocks <= height
-        assert plan.threads <= plan.capacity
+        assert plan.threads <= THREADS_OF_SM
         assert plan.rows <= MAX_ROWS
         assert plan.shared_bytes <= H100_SHARED_BYTES
 
@@ -114,12 +115,12 @@ def distance(flow: NDArray[np.float32], frames: Gray, params: TvL1Params) -> flo
 
 LEVEL = TvL1Params(scales=1, warps=2, epsilon=0.12, iterations=9)
 SMALL = [
-    (29, 45, Plan(2, 2, 5, 3, 256)),
-    (23, 33, Plan(4, 2, 2, 3, 256)),
-    (25, 70, Plan(1, 3, 9, 3, 512)),
-    (24, 64, Plan(8, 2, 1, 3, 256)),
-    (16, 17, Plan(2, 1, 8, 1, 256)),
-    (18, 16, Plan(1, 1, 18, 1, 512)),
+    (29, 45, Plan(2, 2, 5, 3)),
+    (23, 33, Plan(4, 2, 2, 3)),
+    (25, 70, Plan(1, 3, 9, 3)),
+    (24, 64, Plan(8, 2, 1, 3)),
+    (16, 17, Plan(2, 1, 8, 1)),
+    (18, 16, Plan(1, 1, 18, 1)),
 ]
 
 
@@ -157,13 +158,13 @@ def test_neither_the_order_of_threads_nor_the_batch_changes_a_bit(
 def test_eight_ctas_hold_a_pair_of_256x256(chip: EmulatedChip) -> None:
     frames = scene(256, 256)[2:]
     params = TvL1Params(scales=1, warps=1, epsilon=0, iterations=2)
-    flow, updates = emulated(chip, frames, params, Plan(8, 8, 4, 8, 512))
+    flow, updates = emulated(chip, frames, params, Plan(8, 8, 4, 8))
     assert distance(flow, frames, params) < 1e-4
     assert updates == 2 * 256 * 256
 
 
 def test_the_emulator_sees_what_a_gpu_would_not_forgive(chip: EmulatedChip) -> None:
-    plan, images, flow = Plan(1, 1, 16, 1, 256), torch.zeros((2, 16, 16)), torch.zeros((1, 2, 16, 16))
+    plan, images, flow = Plan(1, 1, 16, 1), torch.zeros((2, 16, 16)), torch.zeros((1, 2, 16, 16))
     # A pair that begins with the last frame
     with pytest.raises(AssertionError, match=r"thread [0-9]+: index 1152 of 1152$"):
         resident_flow(images, torch.ones(1, dtype=torch.int32), flow, LEVEL, plan, 1, chip)
@@ -186,7 +187,7 @@ needs_nvrtc = pytest.mark.skipif(
     ("arch", "rows"), [("sm_90", MAX_ROWS), ("sm_100", MAX_ROWS), ("sm_80", 1)]
 )
 def test_the_kernel_compiles_without_a_gpu_and_spills_nothing(arch: str, rows: int) -> None:
-    options = (f"-arch={arch}", "--ptxas-options=-v", *Plan(8, 8, 4, rows, 512).kernel.options)
+    options = (f"-arch={arch}", "--ptxas-options=-v", *Plan(8, 8, 4, rows).kernel.options)
     code, log = nvrtc.compiled(SOURCE.read_text(), options)
     assert code.startswith(b"\x7fELF")
     assert len(re.findall(r"0 bytes stack frame, 0 bytes spill stores", log)) == 2
@@ -219,7 +220,7 @@ class FakeDriver:
                 config, number = config._obj, ctypes.POINTER(ctypes.c_int)
                 self.calls.append((config.grid[0], config.block[0], config.shared_bytes))
                 attributes = config.attributes[: config.num_attributes]
-                self.calls.append(tuple(attribute.value[0] for attribute in attributes))
+                self.calls.append(tuple((each.id, each.value[0]) for each in attributes))
                 self.calls.append(tuple(ctypes.cast(value, number)[0] for value in values))
             return self.status if name == self.fails else 0
 
@@ -240,18 +241,20 @@ def test_the_driver_is_given_clusters_and_the_addresses_of_arguments(
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: properties)
     chip = nvrtc.Chip("source")
     assert (chip.largest_cluster, chip.shared_bytes) == (16, H100_SHARED_BYTES)
-    kernel = Plan(8, 8, 4, 8, 512).kernel
-    alone = Plan(1, 1, 16, 1, 256).kernel
+    kernel = Plan(8, 8, 4, 8).kernel
+    alone = Plan(1, 1, 16, 1).kernel
     assert chip.num_clusters(kernel) == 3
     assert chip.num_clusters(alone) == 3 * 132
     chip.launch(kernel, 2, [torch.zeros(1), 7, ctypes.c_int(8)])
-    assert driver.calls[:2] == [(16, 512, kernel.shared_bytes), (8,)]
+    policy = (nvrtc.CLUSTER_SCHEDULING, nvrtc.LOAD_BALANCING)
+    size = (nvrtc.CLUSTER_DIMENSION, 8)
+    assert driver.calls[:2] == [(16, 512, kernel.shared_bytes), (size, policy)]
     assert driver.calls[2][1:] == (7, 8)
     chip.launch(alone, 5, [1])
     assert driver.calls[3:] == [(5, 256, alone.shared_bytes), (), (1,)]
     assert [given[1][0] for given in compilations] == 2 * ["-arch=sm_90"]
     driver.fails, driver.status = "cuOccupancyMaxActiveClusters", nvrtc.INVALID_CLUSTER_SIZE
-    assert chip.num_clusters(Plan(16, 11, 2, 8, 512).kernel) == 0
+    assert chip.num_clusters(Plan(16, 11, 2, 8).kernel) == 0
     driver.fails, driver.status = "cuLaunchKernelEx", 1
     with pytest.raises(RuntimeError, match=r"^cuLaunchKernelEx: out of sorts$"):
         chip.launch(alone, 5, [1])
@@ -276,10 +279,30 @@ def test_a_torch_without_cuda_is_one_line(monkeypatch: pytest.MonkeyPatch) -> No
         nvrtc.nvrtc_library()
 
 
-def test_only_its_name_opens_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("capabilities", "cuda", "name"),
+    [
+        ([(9, 0)], "13.0", "resident"),
+        ([(10, 0), (9, 0)], "13.0", "resident"),
+        ([(9, 0), (8, 0)], "13.0", "cuda"),
+        # AMD's
+        ([(9, 4)], None, "cuda"),
+    ],
+)
+def test_auto_is_this_engine_where_all_gpus_have_clusters(
+    capabilities: list[tuple[int, int]],
+    cuda: str | None,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(engines, "sees_gpu", lambda: True)
-    assert resolve_engine("auto") == "cuda"
-    monkeypatch.setattr(engines, "sees_gpu", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", capabilities.__getitem__)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    assert resolve_engine("auto") == name
+
+
+def test_without_a_gpu_it_is_one_line_that_names_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for interpret in ("0", "1"):
         monkeypatch.setenv("TRITON_INTERPRET", interpret)
