@@ -22,7 +22,7 @@ import cv2
 from twinstream.errors import InputError
 
 PACKAGES = ("twinstream", "av", "llvmlite", "numba", "numpy", "pyarrow", "torch")
-SOURCES = ("preprocess", "shards")
+SOURCES, SUFFIXES = ("preprocess", "shards"), (".py", ".cu")
 FFMPEG_LIBRARIES = ("libavcodec", "libavformat", "libswscale")
 NUM_DIGITS = 12
 
@@ -66,7 +66,9 @@ def source_digest(folder: Path) -> str:
     """
     digest = hashlib.sha256()
     for package in SOURCES:
-        for path in sorted((folder / package).rglob("*.py")):
+        for path in sorted((folder / package).rglob("*")):
+            if path.suffix not in SUFFIXES:
+                continue
             # Zero bytes end the name and the text, so that text cannot pass for the next name.
             digest.update(
                 path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0"

@@ -1,6 +1,7 @@
 """`gpu_report.sh`, from end to end where there is neither a GPU nor more than it needs."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,13 +40,14 @@ def test_the_report_runs_from_end_to_end_with_few_packages_and_no_gpu(tmp_path: 
     done = report(frames, out)
     assert done.returncode == 0, done.stdout + done.stderr
     said = {path.stem: path.read_text() for path in out.glob("*.txt")}
-    assert {"card", "tests", "waves", "batches", "agreement", "parts"} <= said.keys()
+    assert {"card", "tests", "waves", "batches", "workers", "agreement", "parts"} <= said.keys()
     assert all(text in done.stdout for text in said.values())
     assert "no GPU: Triton's interpreter" in said["card"]
     assert said["tests"].count("torch sees no GPU") >= 1
     assert "1 of 1 pairs" in said["waves"]
     assert "batch of 2" in said["waves"]
     assert "cuda, 2 pairs a batch" in said["batches"]
+    assert re.search(r"^cuda: \d+ pairs/s with one worker, \d+ with 2$", said["workers"], re.M)
     assert "numba: not here" in said["agreement"]
     (row,) = [line.split("|") for line in said["agreement"].splitlines() if "| reference |" in line]
     assert row[1].strip() == "cuda"

@@ -70,7 +70,7 @@ def test_the_report_names_every_engine_and_the_best_one() -> None:
 
 
 def test_the_report_counts_gpus_and_predicts_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    rates = {"numba": 50.0, "cuda": 3000.0, "opencv": 2.0}
+    rates = {"numba": 50.0, "resident": 12000.0, "cuda": 3000.0, "opencv": 2.0}
     monkeypatch.setattr(doctor, "this_node", lambda: Node(10, 2))
     monkeypatch.setattr(doctor, "resolve_engine", lambda name: "cuda")
     monkeypatch.setattr(doctor, "flow_rate", lambda name, size: rates[name])

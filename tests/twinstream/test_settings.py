@@ -88,7 +88,7 @@ def test_one_pattern_to_exclude_needs_no_list(value: str, exclude: tuple[str, ..
         ("train.epochs=many", "train.epochs: Input should be a valid integer"),
         (
             "preprocess.engine=gpu",
-            "preprocess.engine: expected auto, cuda, resident, numba, opencv or reference, "
+            "preprocess.engine: expected auto, resident, cuda, numba, opencv or reference, "
             "not 'gpu'",
         ),
         (

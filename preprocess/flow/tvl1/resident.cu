@@ -445,11 +445,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_SM) resident_level(
 #pragma unroll 1
         for (where->warps = params.warps; where->warps > 0; --where->warps) {
             const long long frame = first[*next];
-            // What threads have parked is read by others of their warp, and so are the constants.
+            // What threads have parked is read by others of their warp.
             warp_barrier();
             warp(all_parked, all_constants, places, span(images + frame * size, size),
                  span(packed + (frame + 1) * packed_size, packed_size), height, width);
-            warp_barrier();
 #pragma unroll
             for (int r = 0; r < ROWS; ++r)
 #pragma unroll
@@ -457,6 +456,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_SM) resident_level(
                     const float2 value = parked[(2 * r + c) * THREADS];
                     fields.u[r][c] = value.x, fields.v[r][c] = value.y;
                 }
+            // The constants are there, and what was parked may be overwritten.
             barrier();
             const auto left = all_parked + where->side, right = left + ROWS * SIDE;
 #pragma unroll

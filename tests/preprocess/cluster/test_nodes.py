@@ -96,4 +96,7 @@ def test_any_changed_line_of_source_is_another_digest(tmp_path: Path) -> None:
     first = source_digest(tmp_path)
     assert source_digest(tmp_path) == first
     (tmp_path / "preprocess" / "plan.py").write_text("a = 2\n")
-    assert source_digest(tmp_path) != first
+    second = source_digest(tmp_path)
+    assert second != first
+    (tmp_path / "preprocess" / "flow.cu").write_text("int a;\n")
+    assert source_digest(tmp_path) != second

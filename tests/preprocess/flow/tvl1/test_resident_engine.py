@@ -121,6 +121,8 @@ SMALL = [
     (24, 64, Plan(8, 2, 1, 3)),
     (16, 17, Plan(2, 1, 8, 1)),
     (18, 16, Plan(1, 1, 18, 1)),
+    (31, 181, Plan(4, 6, 1, 8)),
+    (130, 65, Plan(4, 3, 5, 7)),
 ]
 
 
@@ -184,14 +186,23 @@ needs_nvrtc = pytest.mark.skipif(
 
 @needs_nvrtc
 @pytest.mark.parametrize(
-    ("arch", "rows"), [("sm_90", MAX_ROWS), ("sm_100", MAX_ROWS), ("sm_80", 1)]
+    ("arch", "height", "width"),
+    [("sm_90", 256, 256), ("sm_90", 256, 340), ("sm_100", 256, 256), ("sm_80", 80, 80)],
 )
-def test_the_kernel_compiles_without_a_gpu_and_spills_nothing(arch: str, rows: int) -> None:
-    options = (f"-arch={arch}", "--ptxas-options=-v", *Plan(8, 8, 4, rows).kernel.options)
-    code, log = nvrtc.compiled(SOURCE.read_text(), options)
-    assert code.startswith(b"\x7fELF")
-    assert len(re.findall(r"0 bytes stack frame, 0 bytes spill stores", log)) == 2
-    assert max(map(int, re.findall(r"Used (\d+) registers", log))) <= 128
+def test_the_kernel_compiles_without_a_gpu_and_spills_nothing(
+    arch: str, height: int, width: int
+) -> None:
+    largest = 1 if arch == "sm_80" else 16
+    for size in level_sizes(height, width, TvL1Params()):
+        plan = level_plan(*size, largest, H100_SHARED_BYTES)
+        assert plan is not None
+        options = (f"-arch={arch}", "--ptxas-options=-v", *plan.kernel.options)
+        code, log = nvrtc.compiled(SOURCE.read_text(), options)
+        assert code.startswith(b"\x7fELF")
+        assert len(re.findall(r"0 bytes stack frame, 0 bytes spill stores", log)) == 2
+        # As many CTAs as were planned find registers on a multiprocessor.
+        registers = max(map(int, re.findall(r"Used (\d+) registers", log)))
+        assert registers * plan.threads * (THREADS_OF_SM // plan.threads) <= 65536
 
 
 @needs_nvrtc
