@@ -1,16 +1,9 @@
-"""The compiled loops of the `numba` engine; what they compute is written down in `reference.py`.
-
-A level's fields are one float32 array, `state[field, row, column]`: image row y is row y + 1,
-column x is column NUM_LANES + x, columns to the next multiple of NUM_LANES are computed and thrown
-away. Row 0 and the column before the image stay zero in the duals: that makes the divergence right
-at the border without a branch. The flow is counted in units of theta / tau pixels and the gradient
-in gray levels a unit, so that tau / theta, the step of the duals, is one. Compiled code is kept on
-disk; Numba makes it anew when this file changes, not when `lanes.py` does.
+"""The compiled loops of the `numba` engine that make pyramids, and warp; `iterations.py` has the
+iterations. What they compute is written down in `reference.py`.
 """
 
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -18,7 +11,6 @@ from twinstream.preprocess.flow.tvl1.lanes import (
     NUM_LANES,
     floor,
     fma,
-    lane,
     load,
     load_column,
     load_item,
@@ -26,18 +18,23 @@ from twinstream.preprocess.flow.tvl1.lanes import (
     minimum,
     rotate,
     splat,
-    sqrt,
     store,
     store_columns,
     store_four,
 )
+from twinstream.preprocess.flow.tvl1.state import (
+    BLOCK,
+    CONSTANT,
+    GX,
+    GY,
+    INVERSE,
+    Floats,
+    U,
+    V,
+    kernel,
+)
 
-Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
-
-# Fields of a level's state: the flow, its two dual vectors, and what one warp makes constant.
-U, V, PUX, PUY, PVX, PVY, CONSTANT, GX, GY, INVERSE = range(10)
-NUM_FIELDS = 10
 
 # Rows of the scratch space of `warp`: integer and fractional part of where to read, weights of the
 # rows, and in four rows what was read, four numbers a pixel like the taps.
@@ -46,9 +43,6 @@ NUM_SCRATCH = 11
 
 TAP_BORDER = 4
 """Repeated pixels on every side of a taps image: a position further out reads the same values."""
-
-WAVE = 8
-"""Iterations in one pass over the rows at most: the rows in flight stay in the cache."""
 
 SMALLEST_SQUARE = 1e-30
 """Of a gradient: its inverse, times any residual, is a float32."""
@@ -65,12 +59,7 @@ _KEYS_CUBED, _KEYS_SQUARED, _KEYS_LINEAR, _KEYS_ONE = (
 )
 
 
-def _kernel(function: Any) -> Any:
-    """Compile on first use, once a machine. Division by zero gives inf, as in NumPy."""
-    return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
-
-
-@_kernel
+@kernel
 def resize(
     image: Floats,
     out: Floats,
@@ -102,7 +91,7 @@ def resize(
             ]
 
 
-@_kernel
+@kernel
 def fill_taps(image: Floats, taps: Floats) -> None:
     """(H, W) -> (H + 8, (W + 8) * 4), four numbers a pixel, borders repeated.
 
@@ -131,7 +120,7 @@ def fill_taps(image: Floats, taps: Floats) -> None:
             _fill_tap(image, taps, row, column, y, above, below)
 
 
-@_kernel
+@kernel
 def _fill_tap(
     image: Floats, taps: Floats, row: int, column: int, y: int, above: int, below: int
 ) -> None:
@@ -144,7 +133,31 @@ def _fill_tap(
     taps[row, 4 * column + 3] = 0
 
 
-@_kernel
+@kernel
+def put_flow(flow: Floats, state: Floats) -> None:
+    """(2, H, W), rows in whole vectors, -> the flow in `state`."""
+    numbers, stride = state.reshape(-1), state.shape[1] * BLOCK
+    for y in range(flow.shape[1]):
+        at = (y + 1) * stride + BLOCK
+        for x in range(0, flow.shape[2], NUM_LANES):
+            store(numbers, (at + U,), load(flow, (0, y, x)))
+            store(numbers, (at + V,), load(flow, (1, y, x)))
+            at += BLOCK
+
+
+@kernel
+def take_flow(state: Floats, flow: Floats) -> None:
+    """The other way round."""
+    numbers, stride = state.reshape(-1), state.shape[1] * BLOCK
+    for y in range(flow.shape[1]):
+        at = (y + 1) * stride + BLOCK
+        for x in range(0, flow.shape[2], NUM_LANES):
+            store(flow, (0, y, x), load(numbers, (at + U,)))
+            store(flow, (1, y, x), load(numbers, (at + V,)))
+            at += BLOCK
+
+
+@kernel
 def warp(
     first: Floats, taps: Floats, state: Floats, scratch: Floats, width: int, unit: float
 ) -> None:
@@ -152,25 +165,29 @@ def warp(
 
     Writes CONSTANT, GX, GY and INVERSE there.
     """
-    height = state.shape[1] - 1
+    height, stride = state.shape[0] - 1, state.shape[1] * BLOCK
     units = splat(unit)
-    flat = taps.reshape(-1)
+    flat, numbers = taps.reshape(-1), state.reshape(-1)
     for y in range(height):
-        _aim_row(state, scratch, y, height, width, units)
+        at = (y + 1) * stride + BLOCK
+        _aim_row(numbers, at, scratch, y, height, width, units)
         for x in range(NUM_LANES, NUM_LANES + width):
             _read_taps(flat, taps.shape[1], scratch, x)
-        _linearise_row(first, state, scratch, y, width, units)
+        _linearise_row(first, numbers, at, scratch, y, width, units)
 
 
-@_kernel
-def _aim_row(state: Floats, scratch: Floats, y: int, height: int, width: int, unit: Any) -> None:
-    """Where each pixel of row y reads, and with which weights."""
+@kernel
+def _aim_row(
+    numbers: Floats, at: int, scratch: Floats, y: int, height: int, width: int, unit: Any
+) -> None:
+    """Where each pixel of row y, whose first block is `at`, reads, and with which weights."""
     half, one = splat(np.float32(0.5)), splat(np.float32(1))
     for x in range(NUM_LANES, NUM_LANES + width, NUM_LANES):
         home_x, home_y = load(_IOTA, (0,)) + splat(np.float32(x - NUM_LANES)), splat(np.float32(y))
         # The flow is split before the pixel's position is added, which would cost it bits.
-        u = _within(load(state, (U, y + 1, x)) * unit, home_x, width)
-        v = _within(load(state, (V, y + 1, x)) * unit, home_y, height)
+        u = _within(load(numbers, (at + U,)) * unit, home_x, width)
+        v = _within(load(numbers, (at + V,)) * unit, home_y, height)
+        at += BLOCK
         whole_u, whole_v = floor(u), floor(v)
         t = v - whole_v
         store(scratch, (COLUMN, x), home_x + whole_u)
@@ -186,7 +203,7 @@ def _aim_row(state: Floats, scratch: Floats, y: int, height: int, width: int, un
         store(scratch, (WY3, x), (half * t - half) * t * t)
 
 
-@_kernel
+@kernel
 def _within(motion: Any, home: Any, side: int) -> Any:
     """The motion, cut so that its end is near the image.
 
@@ -197,7 +214,7 @@ def _within(motion: Any, home: Any, side: int) -> Any:
     return minimum(maximum(motion, splat(np.float32(0)) - two - home), behind - home)
 
 
-@_kernel
+@kernel
 def _read_taps(taps: Floats, stride: int, scratch: Floats, x: int) -> None:
     """One pixel, from 16 taps of three images in four loads.
 
@@ -221,9 +238,9 @@ def _read_taps(taps: Floats, stride: int, scratch: Floats, x: int) -> None:
     store_four(scratch, (WARPED, 4 * x), taps_sum)
 
 
-@_kernel
+@kernel
 def _linearise_row(
-    first: Floats, state: Floats, scratch: Floats, y: int, width: int, unit: Any
+    first: Floats, numbers: Floats, at: int, scratch: Floats, y: int, width: int, unit: Any
 ) -> None:
     """Brightness residual at flow zero, its gradient, and 1 / |gradient|^2, finite everywhere.
 
@@ -235,147 +252,9 @@ def _linearise_row(
         gy = load_column(scratch, (WARPED, 4 * x), 2) * unit
         squared = fma(gx, gx, gy * gy)
         constant = load_column(scratch, (WARPED, 4 * x), 0) - load(first, (y, x - NUM_LANES))
-        constant = constant - fma(gx, load(state, (U, y + 1, x)), gy * load(state, (V, y + 1, x)))
-        store(state, (CONSTANT, y + 1, x), constant)
-        store(state, (GX, y + 1, x), gx)
-        store(state, (GY, y + 1, x), gy)
-        store(state, (INVERSE, y + 1, x), one / maximum(squared, smallest))
-
-
-@_kernel
-def iterate(
-    state: Floats,
-    mask: Floats,
-    width: int,
-    limit: float,
-    tau: float,
-    tolerance: float,
-    max_iterations: int,
-) -> int:
-    """Iterate to the stopping rule; returns the number of iterations done.
-
-    `limit` and `tolerance` are in square units of the flow. `mask` is 1 in the image's columns, 0
-    beyond.
-    """
-    done = 0
-    expected = 0.0
-    while done < max_iterations:
-        # A wave ends with the iteration whose change the rule looks at: nothing is done in vain.
-        count = 0
-        look = False
-        while not look and count < WAVE and done + count < max_iterations:
-            look = tolerance > 0 and (done + count) % 2 == 1 and expected < tolerance
-            # As OpenCV guesses it: the change falls by the tolerance with each iteration.
-            expected -= tolerance
-            count += 1
-        change = _wave(state, mask, width, limit, tau, count)
-        done += count
-        if look:
-            expected = change
-            if change <= tolerance:
-                break
-    return done
-
-
-@_kernel
-def _wave(state: Floats, mask: Floats, width: int, limit: float, tau: float, count: int) -> float:
-    """Do `count` iterations in one pass; returns the last one's squared change.
-
-    Each iteration is a row behind the one before. It computes u in a row, then p in the row above,
-    which needs both. u in row y needs the p of the iteration before in rows y and y - 1, which is
-    ready as soon as that iteration has u in row y + 1.
-    """
-    height = state.shape[1] - 1
-    limits, taus = splat(limit), splat(tau)
-    change = 0.0
-    for front in range(1, height + 1 + count):
-        for behind in range(count):
-            row = front - behind
-            if 1 <= row <= height:
-                # Only the last iteration's change is asked for; to measure it costs time.
-                if behind == count - 1:
-                    change += _primal_row_measured(state, mask, row, width, limits, taus)
-                else:
-                    _primal_row(state, row, width, limits, taus)
-            # In a loop of its own: roots and divisions then wait for nothing but loads. Below the
-            # last row is nothing, so its own u stands in: the difference is zero.
-            if 2 <= row <= height + 1:
-                _dual_row(state, row - 1, min(row, height), width)
-    return change
-
-
-@_kernel
-def _primal_row(state: Floats, row: int, width: int, limit: Any, tau: Any) -> None:
-    """u of a row."""
-    for x in range(NUM_LANES, NUM_LANES + width, NUM_LANES):
-        u, v = _primal(state, row, x, limit, tau)
-        store(state, (U, row, x), u)
-        store(state, (V, row, x), v)
-    _repeat_last(state, row, width)
-
-
-@_kernel
-def _primal_row_measured(
-    state: Floats, mask: Floats, row: int, width: int, limit: Any, tau: Any
-) -> float:
-    """As `_primal_row`; returns the squared change of the row.
-
-    It is summed in 16 columns and then in one fixed order, so that its bits never vary.
-    """
-    total = splat(np.float32(0))
-    for x in range(NUM_LANES, NUM_LANES + width, NUM_LANES):
-        u, v = _primal(state, row, x, limit, tau)
-        du, dv = u - load(state, (U, row, x)), v - load(state, (V, row, x))
-        # Padded columns are computed as well, and must not count.
-        total = fma(fma(du, du, dv * dv), load(mask, (x,)), total)
-        store(state, (U, row, x), u)
-        store(state, (V, row, x), v)
-    _repeat_last(state, row, width)
-    total += rotate(total, 8)
-    total += rotate(total, 4)
-    total += rotate(total, 2)
-    return np.float64(lane(total + rotate(total, 1), 0))
-
-
-@_kernel
-def _dual_row(state: Floats, row: int, below: int, width: int) -> None:
-    """p of a row; `below` is the row itself where it is the last."""
-    for x in range(NUM_LANES, NUM_LANES + width, NUM_LANES):
-        _dual(state, row, x, load(state, (U, below, x)), load(state, (V, below, x)))
-
-
-@_kernel
-def _primal(state: Floats, row: int, x: int, limit: Any, tau: Any) -> tuple[Any, Any]:
-    """The new u and v of 16 pixels."""
-    u, v = load(state, (U, row, x)), load(state, (V, row, x))
-    gx, gy = load(state, (GX, row, x)), load(state, (GY, row, x))
-    rho = fma(gx, u, fma(gy, v, load(state, (CONSTANT, row, x))))
-    zero = splat(np.float32(0))
-    fi = maximum(minimum(rho * load(state, (INVERSE, row, x)), limit), zero - limit)
-    div_u = load(state, (PUX, row, x)) - load(state, (PUX, row, x - 1))
-    div_u += load(state, (PUY, row, x)) - load(state, (PUY, row - 1, x))
-    div_v = load(state, (PVX, row, x)) - load(state, (PVX, row, x - 1))
-    div_v += load(state, (PVY, row, x)) - load(state, (PVY, row - 1, x))
-    return fma(tau, div_u, fma(zero - fi, gx, u)), fma(tau, div_v, fma(zero - fi, gy, v))
-
-
-@_kernel
-def _repeat_last(state: Floats, row: int, width: int) -> None:
-    """Beyond the image u repeats its last column, so that forward differences end with zero."""
-    store(state, (U, row, NUM_LANES + width), splat(state[U, row, NUM_LANES + width - 1]))
-    store(state, (V, row, NUM_LANES + width), splat(state[V, row, NUM_LANES + width - 1]))
-
-
-@_kernel
-def _dual(state: Floats, row: int, x: int, u_below: Any, v_below: Any) -> None:
-    """p of 16 pixels."""
-    one = splat(np.float32(1))
-    u, v = load(state, (U, row, x)), load(state, (V, row, x))
-    ux, uy = load(state, (U, row, x + 1)) - u, u_below - u
-    vx, vy = load(state, (V, row, x + 1)) - v, v_below - v
-    by_u = one / (one + sqrt(fma(ux, ux, uy * uy)))
-    by_v = one / (one + sqrt(fma(vx, vx, vy * vy)))
-    store(state, (PUX, row, x), (load(state, (PUX, row, x)) + ux) * by_u)
-    store(state, (PUY, row, x), (load(state, (PUY, row, x)) + uy) * by_u)
-    store(state, (PVX, row, x), (load(state, (PVX, row, x)) + vx) * by_v)
-    store(state, (PVY, row, x), (load(state, (PVY, row, x)) + vy) * by_v)
+        constant = constant - fma(gx, load(numbers, (at + U,)), gy * load(numbers, (at + V,)))
+        store(numbers, (at + CONSTANT,), constant)
+        store(numbers, (at + GX,), gx)
+        store(numbers, (at + GY,), gy)
+        store(numbers, (at + INVERSE,), one / maximum(squared, smallest))
+        at += BLOCK

@@ -13,12 +13,26 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
 from numba import types
+from numba.core import config
 from numba.extending import intrinsic, models, overload, register_model
 
 NUM_LANES = 16
 _VECTOR = ir.VectorType(ir.FloatType(), NUM_LANES)
 _INT32 = ir.IntType(32)
+
+
+def _has_many_registers() -> bool:
+    """Whether the CPU that Numba compiles for has 32 registers of a whole vector."""
+    settings: Any = config
+    if settings.CPU_NAME:
+        return "+avx512f" in (settings.CPU_FEATURES or "")
+    return bool(get_host_cpu_features().get("avx512f", False))
+
+
+HAS_MANY_REGISTERS = _has_many_registers()
+"""No bit depends on it."""
 
 
 class LanesType(types.Type):
@@ -165,6 +179,33 @@ def rotate(typing_context: Any, value: Any, count: Any) -> Any:
         return builder.shuffle_vector(arguments[0], arguments[0], _lane_numbers(order))
 
     return Lanes(Lanes, count), generate
+
+
+@_primitive
+def load_beside(typing_context: Any, array: Any, index: Any, other: Any, step: Any) -> Any:
+    """The items one column to the right (`step`, a literal, is 1) or left (-1) of those at `index`.
+
+    The one that is not among them is the next one's first, or the last one's before, at `other`.
+    """
+    right = step.literal_value == 1
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array, index, other, _ = arguments
+        here = _pointer(context, builder, signature.args[0], array, index)
+        there = _pointer(context, builder, signature.args[0], array, other)
+        if HAS_MANY_REGISTERS:
+            both = [builder.load(pointer, align=4) for pointer in (here, there)]
+            order = range(1, NUM_LANES + 1) if right else range(NUM_LANES - 1, 2 * NUM_LANES - 1)
+            return builder.shuffle_vector(*(both if right else both[::-1]), _lane_numbers(order))
+        # Read past the end, and what lies there is exchanged.
+        item = ir.FloatType().as_pointer()
+        beside = builder.gep(builder.bitcast(here, item), [_INT32(1 if right else -1)])
+        value = builder.load(builder.bitcast(beside, _VECTOR.as_pointer()), align=4)
+        wanted = builder.gep(builder.bitcast(there, item), [_INT32(0 if right else NUM_LANES - 1)])
+        place = NUM_LANES - 1 if right else 0
+        return builder.insert_element(value, builder.load(wanted, align=4), _INT32(place))
+
+    return Lanes(array, index, other, step), generate
 
 
 @_primitive

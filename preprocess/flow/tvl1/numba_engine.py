@@ -1,4 +1,5 @@
-"""TV-L1 on the CPU, fast: the orchestration around the compiled loops of `kernels.py`.
+"""TV-L1 on the CPU, fast: the orchestration around the compiled loops of `kernels.py` and
+`iterations.py`.
 
 Pyramids and gradients are made once a frame, memory once a size. Frame pairs are independent (no
 flow is carried over), so threads divide a video by taking short runs of pairs, and the result does
@@ -23,11 +24,14 @@ from twinstream.preprocess.flow.engine import (
     empty_flow,
 )
 from twinstream.preprocess.flow.tvl1 import kernels
-from twinstream.preprocess.flow.tvl1.kernels import Floats
+from twinstream.preprocess.flow.tvl1.iterations import iterate
 from twinstream.preprocess.flow.tvl1.lanes import NUM_LANES
 from twinstream.preprocess.flow.tvl1.levels import level_sizes, positions, pyramid_step
+from twinstream.preprocess.flow.tvl1.state import NUM_FIELDS, PUX, PVY, Floats
 from twinstream.progress import LOGGER
 
+DUALS = slice(PUX // NUM_LANES, PVY // NUM_LANES + 1)
+"""Fields of a block."""
 PAIRS_A_TURN = 8
 """Pairs a thread takes at once: the first frame's pyramid is made anew for each turn."""
 
@@ -36,18 +40,20 @@ class CpuLevel:
     """The memory of one pyramid level, for two frames and the flow between them."""
 
     def __init__(self, height: int, width: int) -> None:
-        # Rows in whole vectors, and one vector on either side for neighbours at the border.
-        padded = -(-width // NUM_LANES) * NUM_LANES
-        columns = padded + 2 * NUM_LANES
+        # Rows in whole vectors.
+        blocks = -(-width // NUM_LANES)
+        padded = blocks * NUM_LANES
         border = 2 * kernels.TAP_BORDER
         self.height, self.width = height, width
-        self.state = aligned_zeros((kernels.NUM_FIELDS, height + 1, columns))
-        self.scratch = aligned_zeros((kernels.NUM_SCRATCH, columns))
+        # One block on either side for neighbours at the border.
+        self.state = aligned_zeros((height + 1, blocks + 2, NUM_FIELDS, NUM_LANES))
+        self.scratch = aligned_zeros((kernels.NUM_SCRATCH, padded + 2 * NUM_LANES))
         self.images = [aligned_zeros((height, padded))[:, :width] for _ in range(2)]
         self.taps = [aligned_zeros((height + border, (width + border) * 4)) for _ in range(2)]
-        self.mask = np.zeros(columns, np.float32)
-        self.mask[NUM_LANES : NUM_LANES + width] = 1
-        self.flow = self.state[kernels.U : kernels.V + 1, 1:, NUM_LANES : NUM_LANES + width]
+        self.mask = np.zeros(padded, np.float32)
+        self.mask[:width] = 1
+        self.padded_flow = aligned_zeros((2, height, padded))
+        self.flow = self.padded_flow[..., :width]
 
 
 class Workspace:
@@ -96,11 +102,14 @@ class Workspace:
         params = self.params
         step = params.tau / params.theta
         # The duals live on from warp to warp, but not from level to level.
-        level.state[kernels.PUX : kernels.PVY + 1] = 0
+        level.state[:, :, DUALS] = 0
+        kernels.put_flow(level.padded_flow, level.state)
         for _ in range(params.warps):
             if params.median:
+                kernels.take_flow(level.state, level.padded_flow)
                 for field in level.flow:
                     field[:] = cv2.medianBlur(np.ascontiguousarray(field), params.median)
+                kernels.put_flow(level.padded_flow, level.state)
             kernels.warp(
                 level.images[slot],
                 level.taps[1 - slot],
@@ -109,7 +118,7 @@ class Workspace:
                 level.width,
                 self.unit,
             )
-            iterations = kernels.iterate(
+            done = iterate(
                 level.state,
                 level.mask,
                 level.width,
@@ -118,7 +127,8 @@ class Workspace:
                 (params.epsilon * step) ** 2 * level.height * level.width,
                 params.iterations,
             )
-            self.pixel_iterations += iterations * level.height * level.width
+            self.pixel_iterations += done * level.height * level.width
+        kernels.take_flow(level.state, level.padded_flow)
 
 
 class NumbaEngine:

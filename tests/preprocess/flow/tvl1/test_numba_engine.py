@@ -160,10 +160,10 @@ def test_a_second_start_compiles_nothing(tmp_path: Path) -> None:
     program = (
         "import numpy as np; from twinstream.preprocess.flow.engine import TvL1Params\n"
         "from twinstream.preprocess.flow.engines import open_engine\n"
-        "from twinstream.preprocess.flow.tvl1 import kernels\n"
+        "from twinstream.preprocess.flow.tvl1 import iterations, kernels\n"
         "open_engine('numba', TvL1Params(scales=2, warps=1))(np.zeros((2, 24, 24), np.uint8))\n"
         "print([len(k.stats.cache_misses) for k in (kernels.resize, kernels.fill_taps, "
-        "kernels.warp, kernels.iterate)])"
+        "kernels.warp, iterations.iterate)])"
     )
     starts = [start_python(program, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2)]
     assert starts == ["[1, 1, 1, 1]", "[0, 0, 0, 0]"]
@@ -251,6 +251,24 @@ def test_columns_are_written_in_turn_and_read_back() -> None:
     assert np.array_equal(out[0], expected.T.ravel())
     assert np.array_equal(taken[0], expected[2])
     assert out[1, :7].tolist() == [-1, 1, 2, 3, 4, -1, -1]
+
+
+@pytest.mark.parametrize("has_many_registers", [False, True])
+def test_neighbours_come_from_the_vector_and_one_from_another(
+    monkeypatch: pytest.MonkeyPatch, has_many_registers: bool
+) -> None:
+    monkeypatch.setattr(lanes, "HAS_MANY_REGISTERS", has_many_registers)
+
+    # Compiled anew, since the choice is made then.
+    @numba.njit
+    def moved(a, out):
+        lanes.store(out, (0, 0), lanes.load_beside(a, (20,), (60,), 1))
+        lanes.store(out, (1, 0), lanes.load_beside(a, (20,), (60,), -1))
+
+    a = np.arange(80, dtype=np.float32)
+    out = np.zeros((2, 16), np.float32)
+    moved(a, out)
+    assert out.tolist() == [[*range(21, 36), 60], [75, *range(20, 35)]]
 
 
 def test_lanes_compute_what_numpy_computes_to_the_bit() -> None:
