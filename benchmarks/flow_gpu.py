@@ -3,7 +3,8 @@
 `gpu_report.sh` runs the parts:
 
 - card: the GPU, versions, the bandwidth of a copy
-- agreement: distance of each engine to the reference, and to `numba` where that is installed
+- agreement: distance of each engine to the reference, and to `numba` where that is installed, whose
+  rate on one core it tells as well (flow in float32, where batches are of bytes)
 - batches: pairs a second from gray frames to bytes of flow in the host's memory, and where the time
   of one batch goes, by kernel; every round takes other frames, as far as there are others
 - engines: their names

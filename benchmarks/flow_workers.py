@@ -30,6 +30,7 @@ from twinstream.preprocess.flow.engines import open_engine
 WORKERS = 4 if ON_GPU else 2
 """The default of `preprocess.workers_per_gpu`."""
 CHUNKS = 6 if ON_GPU else 1
+MOST_SECONDS = 60 if ON_GPU else 300
 
 
 def work(name: str, frames: Path, number: int, alone: Barrier, together: Barrier, out: Any) -> None:
@@ -52,7 +53,8 @@ def work(name: str, frames: Path, number: int, alone: Barrier, together: Barrier
 def rates(name: str, frames: Path) -> tuple[float, float]:
     """Pairs/s of one worker, and of all."""
     context = multiprocessing.get_context("spawn")
-    barriers, out = [context.Barrier(WORKERS) for _ in range(2)], context.SimpleQueue()
+    barriers = [context.Barrier(WORKERS, timeout=MOST_SECONDS) for _ in range(2)]
+    out = context.Queue()
     workers = [
         context.Process(target=work, args=(name, frames, number, *barriers, out))
         for number in range(WORKERS)
@@ -61,7 +63,8 @@ def rates(name: str, frames: Path) -> tuple[float, float]:
         worker.start()
     found = []
     for _ in barriers:
-        told = [out.get() for _ in workers]
+        # Where a worker has failed, which says why itself, this ends too.
+        told = [out.get(timeout=MOST_SECONDS) for _ in workers]
         pairs, begun, ended = zip(*(each for each in told if each[0]), strict=True)
         found.append(sum(pairs) / (max(ended) - min(begun)))
     for worker in workers:

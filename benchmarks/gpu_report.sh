@@ -41,17 +41,17 @@ if command -v nvidia-smi >/dev/null; then
 fi
 module card 40 benchmarks.flow_gpu card "$frames" "$out"
 REQUIRE_GPU=$on_gpu module tests 130 pytest -m gpu -p no:cacheprovider
-module waves 70 benchmarks.flow_waves "$frames"
-module batches 90 benchmarks.flow_gpu batches "$frames" "$out"
-module workers 70 benchmarks.flow_workers "$frames"
-module agreement 70 benchmarks.flow_gpu agreement "$frames" "$out"
+module waves 40 benchmarks.flow_waves "$frames"
+module batches 60 benchmarks.flow_gpu batches "$frames" "$out"
+module workers 60 benchmarks.flow_workers "$frames"
+module agreement 60 benchmarks.flow_gpu agreement "$frames" "$out"
 ncu=$(command -v ncu || ls /usr/local/cuda*/bin/ncu /opt/nvidia/nsight-compute/*/ncu 2>/dev/null | tail -n 1)
 if [ -n "$ncu" ]; then
-    # One launch of each kernel that iterates, after the first ones of a warp.
+    # The fifth launch of each kernel that iterates: a wave of cuda, the finest level of resident.
     for engine in $("${python[@]}" -m benchmarks.flow_gpu engines "$frames" "$out"); do
         module_command=("${python[@]}" -m benchmarks.flow_gpu once "$frames" "$out" --engine "$engine")
-        part "ncu_$engine" 50 "$ncu" --set full --clock-control none --kernel-name 'regex:advance|resident' \
-            --launch-skip 4 --launch-count 1 "${module_command[@]}"
+        part "ncu_$engine" 30 "$ncu" --set full --clock-control none --launch-skip 4 \
+            --launch-count 1 --kernel-name 'regex:advance|resident' "${module_command[@]}"
     done
 else
     echo "ncu: not installed here, so no look into a wave" | tee -a "$out/parts.txt"

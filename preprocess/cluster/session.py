@@ -51,8 +51,8 @@ START_TRIES = 3
 # Ray notices that a silent node is dead only after some of its health checks have failed.
 NODE_SECONDS = 20.0
 CONNECT_SECONDS = 5.0
-WITH_CLUSTERS = ("H100", "H200", "H20", "GH200", "B200", "B300", "GB200", "GB300")
-"""GPUs with clusters of multiprocessors, as Ray names them; another one runs the engine `cuda`."""
+WITH_CLUSTERS = ("H100", "H200", "H20", "H800", "GH200", "B200", "B300", "GB200", "GB300")
+"""GPUs for which `engines.sees_clusters` is true, as Ray names them."""
 # A cluster's head speaks gRPC: either side begins with its settings (RFC 9113, 3.4). None are set.
 HTTP2_SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + HTTP2_SETTINGS

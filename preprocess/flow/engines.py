@@ -162,16 +162,21 @@ def sees_gpu() -> bool:
 
 
 def sees_clusters() -> bool:
-    """Whether torch can use a GPU here, and all have clusters: NVIDIA's from H100 on."""
+    """Whether torch can use a GPU here, all have clusters and the shared memory for large levels
+    (NVIDIA's H100 to B300), and NVRTC is there.
+    """
     if not sees_gpu():
         return False
     import torch
 
+    from twinstream.preprocess.flow.tvl1.nvrtc import nvrtc_library
+
+    try:
+        nvrtc_library()
+    except InputError:
+        return False  # As with torch for AMD's GPUs, which calls them CUDA too.
     numbers = range(torch.cuda.device_count())
-    # torch for AMD calls itself CUDA too, and its GPUs have capabilities.
-    return torch.version.cuda is not None and all(
-        torch.cuda.get_device_capability(number) >= (9, 0) for number in numbers
-    )
+    return all(torch.cuda.get_device_capability(number)[0] in (9, 10) for number in numbers)
 
 
 def num_gpus() -> int:

@@ -131,7 +131,7 @@ class CudaEngine:
             here = self.fitting(starts[done:], gray.shape)
             ahead = self.fitting(starts[done + len(here) :], gray.shape)
             fits, batch = self.advance(
-                gray, here, ahead, batch, out[done : done + len(here)], convert
+                self.copies, gray, here, ahead, batch, out[done : done + len(here)], convert
             )
             if fits:
                 done += len(here)
@@ -147,6 +147,7 @@ class CudaEngine:
 
     def advance(
         self,
+        copies: Copies,
         gray: Gray,
         here: Starts,
         ahead: Starts,
@@ -160,14 +161,14 @@ class CudaEngine:
         memory is used up: then all that was taken is free again.
         """
         try:
-            batch = batch or self.loaded(gray, here)
-            self.copies.arrive()
-            following = self.loaded(gray, ahead) if len(ahead) else None
+            batch = batch or self.loaded(copies, gray, here)
+            copies.arrive()
+            following = self.loaded(copies, gray, ahead) if len(ahead) else None
             flow, work = self.batch_flow(batch)
-            self.copies.download(convert(flow), out)
+            copies.download(convert(flow), out)
         except torch.OutOfMemoryError:
             # Copies on their way into memory that is set free here would overwrite what comes next.
-            self.copies.arrive()
+            copies.arrive()
             return False, None
         self.work.append(work)
         return True, following
@@ -176,10 +177,10 @@ class CudaEngine:
         """(N, 2, H, W) pixels, and how many pixels were updated."""
         return batch_flow(batch.frames, batch.first, self.params, self.tiling)
 
-    def loaded(self, gray: Gray, starts: Starts) -> PairBatch:
+    def loaded(self, copies: Copies, gray: Gray, starts: Starts) -> PairBatch:
         """The frames of these pairs, on their way to the device."""
-        frames = self.copies.upload(gray[starts[0] : starts[-1] + 2], torch.uint8)
-        return PairBatch(frames, self.copies.upload(starts - starts[0], torch.int32))
+        frames = copies.upload(gray[starts[0] : starts[-1] + 2], torch.uint8)
+        return PairBatch(frames, copies.upload(starts - starts[0], torch.int32))
 
     def take_fewer(self, num: int, shape: tuple[int, ...]) -> None:
         """After `num` pairs did not fit: half of them from now on; InputError where it was one."""
@@ -193,8 +194,9 @@ class CudaEngine:
         # Pieces that torch keeps for the old size would stand in the way of the new one.
         torch.cuda.empty_cache()
 
-    def fitting(self, starts: Starts, shape: tuple[int, ...]) -> Starts:
-        """The first of these pairs, as many as are computed at once.
+    def fitting(self, starts: Starts, shape: tuple[int, ...], share: int = 1) -> Starts:
+        """The first of these pairs, as many as are computed at once where `share` such batches are
+        in memory.
 
         At least one, unless there is none.
         """
@@ -204,7 +206,7 @@ class CudaEngine:
         num_bytes = frames * bytes_of_frame(height, width, self.params) + pairs * bytes_of_pair(
             height, width
         )
-        num = max(int((num_bytes <= self.max_bytes).sum()), 1)
+        num = max(int((num_bytes * share <= self.max_bytes).sum()), 1)
         return starts[: num if self.max_pairs is None else min(num, self.max_pairs)]
 
 
@@ -223,11 +225,12 @@ def quantized(flow: Tensor, bound: float, sums: Tensor) -> Tensor:
 
     Adds to `sums` (3,) int64 those of `flow_statistics`, and how many values are not finite.
     """
-    # First: a batch for which there is no memory is done again, and must not have been added.
+    # Memory is taken before anything is added: a batch for which there is none is done again.
+    flow = flow.contiguous()
     planes = torch.empty_like(flow, dtype=torch.uint8)
     num, _, height, width = flow.shape
     triton_kernels.store[(num * triton.cdiv(height * width, BLOCK),)](
-        flow.contiguous(),
+        flow,
         planes,
         sums,
         bound,

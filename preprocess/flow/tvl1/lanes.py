@@ -25,9 +25,9 @@ _INT32 = ir.IntType(32)
 
 def _has_many_registers() -> bool:
     """Whether the CPU that Numba compiles for has 32 registers of a whole vector."""
-    settings: Any = config
-    if settings.CPU_NAME:
-        return "+avx512f" in (settings.CPU_FEATURES or "")
+    chosen = cast(Any, config).CPU_FEATURES
+    if chosen is not None:
+        return "+avx512f" in chosen
     return bool(get_host_cpu_features().get("avx512f", False))
 
 

@@ -3,12 +3,12 @@
 // A cluster of CTAs holds one pair for all warps of a pyramid level, then takes the next pair from
 // a queue. The image is cut into blocks of 32 columns and ROWS rows; 16 lanes own a block, each
 // lane two columns of it. The flow and its duals stay in registers, and what a warp makes constant
-// in shared memory, where each thread reads its own. Threads pass what their neighbours need through
-// shared memory. An iteration has two steps, the primal one (reads duals to the left and above) and
-// the dual one (reads the flow to the right and below), with a barrier behind each. Between CTAs there
-// is no barrier: the border that another one waits for is computed first and sent, and comes while
-// the rest is computed. It overwrites nothing that is still needed, for its sender has waited for
-// what the receiver made of the last one.
+// in shared memory, where each thread reads its own. Threads pass on what their neighbours need
+// through shared memory. An iteration has two steps, the primal one (reads duals to the left and
+// above) and the dual one (reads the flow to the right and below), with a barrier behind each.
+// Between CTAs there is no barrier: the border that another one waits for is computed first and
+// sent, and comes while the rest is computed. It overwrites nothing that is still needed, for its
+// sender has waited for what the receiver made of the last one.
 //
 // Columns are aligned to the right and rows to the bottom, so that no test is needed at those
 // borders: a thread there is its own neighbour. What lies outside the image, left of it or in the
@@ -16,8 +16,9 @@
 // its flow.
 //
 // Sums have a fixed order: rows of a lane, lanes of a warp, warps of the cluster. Compiled with
-// ROWS, THREADS of a CTA, and PER_SM, how many CTAs a multiprocessor shall have registers for. Tests
-// define EMULATED and give the functions of the first section for a CPU, with a check of each index.
+// ROWS, THREADS of a CTA, and PER_SM, how many CTAs a multiprocessor shall have registers for.
+// Tests define EMULATED and give the functions of the first section for a CPU, with a check of each
+// index.
 
 #ifndef EMULATED
 using Mailbox = unsigned long long;
@@ -259,8 +260,8 @@ __device__ float4 linearized(
 }
 
 // A pixel of the two blocks of a warp, for what is done one pixel after another in shared memory.
-// There the lanes take the 32 columns of a row, so that they read images in as few pieces as can be,
-// and work for one another: `index` is the slot of the pixel's owner.
+// There the lanes take the 32 columns of a row, so that they read images in as few pieces as can
+// be, and work for one another: `index` is the slot of the pixel's owner.
 struct Pixel {
     int x, y, index;
     bool is_there;
@@ -544,8 +545,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_SM) resident_level(
         atomicAdd(&updates[0], (unsigned long long)done * size);
 }
 
-// (T, H, W) -> (T, H + 2 MARGIN, W + 2 MARGIN): borders are repeated, so that the taps of a warp need
-// no test where they lie.
+// (T, H, W) -> (T, H + 2 MARGIN, W + 2 MARGIN): borders are repeated, so that the taps of a warp
+// need no test where they lie.
 extern "C" __global__ void pack(
     const float* images_, float* packed_, int num_frames, int height, int width) {
     const int pitch = width + 2 * MARGIN, packed_size = (height + 2 * MARGIN) * pitch;

@@ -32,9 +32,11 @@ MAX_ROWS: Final = 8
 """Of a block: flow and duals of 2 columns are 12 registers a row."""
 LANES: Final = 16
 """Of a block of 32 columns."""
-NUM_LANES: Final = 2
-PAIRS_OF_LANE: Final = 128
-"""At a time: enough to keep the chip busy, few enough for a call's batches to overlap."""
+NUM_STREAMS: Final = 2
+PAIRS_OF_BATCH: Final = 128
+"""At most: enough to keep the chip busy, few enough for a call's batches to overlap."""
+PORTABLE_CLUSTER: Final = 8
+"""CTAs that every GPU with clusters takes."""
 MARGIN: Final = 4
 """Pixels around a packed image."""
 OPTIONS: Final = (
@@ -122,7 +124,7 @@ class _Params(ctypes.Structure):
     )
 
 
-class Lane:
+class Stream:
     """A stream that computes batches, with its copies."""
 
     def __init__(self, device: torch.device) -> None:
@@ -132,7 +134,7 @@ class Lane:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """What is launched meanwhile runs on this lane, after what the caller has launched."""
+        """What is launched meanwhile runs here, after what the caller has launched."""
         self._stream.wait_stream(self._module.current_stream())
         with self._module.stream(self._stream):
             yield
@@ -144,38 +146,46 @@ class ResidentEngine(CudaEngine):
     name = "resident"
 
     def __init__(self, params: TvL1Params, device: torch.device, max_bytes: int) -> None:
-        super().__init__(params, device, max(max_bytes // NUM_LANES, 1), Tiling())
+        super().__init__(params, device, max_bytes, Tiling())
         self.places: dict[tuple[int, int], tuple[Plan, int] | None] = {}
 
     @cached_property
     def chip(self) -> Chip:
-        """Made when first used, like the copies' streams."""
+        """Made when first used, like the streams."""
         return Chip(SOURCE.read_text())
 
     @cached_property
-    def lanes(self) -> list[Lane]:
+    def streams(self) -> list[Stream]:
         """Made when first used."""
-        return [Lane(self.device) for _ in range(NUM_LANES)]
+        return [Stream(self.device) for _ in range(NUM_STREAMS)]
+
+    @cached_property
+    def copies(self) -> Copies:
+        """The first stream's."""
+        return self.streams[0].copies
 
     def compute(self, gray: Gray, starts: Starts, out: Tensor, convert: Convert) -> None:
         """Fill `out` with the flow of the pairs (t, t + 1) for t in `starts`.
 
-        Batches take turns on the lanes, and the host waits for none of them: while one is copied,
+        Batches take turns on the streams, and the host waits for none of them: while one is copied,
         or ends with few slow pairs, the next one is computed.
         """
-        done, turn, busy = 0, 0, 0
+        if self.finest_place(gray) is None:
+            # Waves want large batches, and the host waits for their answers.
+            super().compute(gray, starts, out, convert)
+            return
+        done, number, busy = 0, 0, 0
         while done < len(starts):
-            lane = self.lanes[turn % NUM_LANES]
-            here = self.fitting(starts[done:], gray.shape)
-            with lane.turn():
-                self.copies = lane.copies
-                fits, _ = self.advance(
-                    gray, here, starts[:0], None, out[done : done + len(here)], convert
-                )
+            stream = self.streams[number % NUM_STREAMS]
+            here = self.fitting(starts[done:], gray.shape, NUM_STREAMS)[:PAIRS_OF_BATCH]
+            rows = out[done : done + len(here)]
+            with stream.turn():
+                fits, _ = self.advance(stream.copies, gray, here, starts[:0], None, rows, convert)
             if fits:
-                done, turn, busy = done + len(here), turn + 1, busy + 1
+                done, number, busy = done + len(here), number + 1, busy + 1
                 continue
             self.wait()
+            # A pair for which there was no room beside another batch may have it alone.
             if busy == 0 or len(here) > 1:
                 self.take_fewer(len(here), gray.shape)
             busy = 0
@@ -183,14 +193,10 @@ class ResidentEngine(CudaEngine):
         self.count()
 
     def wait(self) -> None:
-        """Until all lanes have done what was launched."""
-        for lane in self.lanes:
-            with lane.turn():
-                lane.copies.finish()
-
-    def fitting(self, starts: Starts, shape: tuple[int, ...]) -> Starts:
-        """The first of these pairs, as many as are computed at once, on each lane."""
-        return super().fitting(starts, shape)[:PAIRS_OF_LANE]
+        """Until all streams have done what was launched."""
+        for stream in self.streams:
+            with stream.turn():
+                stream.copies.finish()
 
     def batch_flow(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """(N, 2, H, W) pixels, and how many pixels were updated."""
@@ -202,17 +208,29 @@ class ResidentEngine(CudaEngine):
         self, images: Tensor, first: Tensor, flow: Tensor, params: TvL1Params, tiling: Tiling
     ) -> tuple[Tensor, Tensor]:
         """The flow after all warps of one level, and how many pixels were updated."""
-        place = None if params.median else self.place(images.shape[1], images.shape[2])
+        place = self.place(images.shape[1], images.shape[2])
         if place is None:
             return cuda_batch.refined(images, first, flow, params, tiling)
         return resident_flow(images, first, flow, params, *place, self.chip)
 
+    def finest_place(self, gray: Gray) -> tuple[Plan, int] | None:
+        """That of the finest level of these frames."""
+        return self.place(gray.shape[1], gray.shape[2])
+
     def place(self, height: int, width: int) -> tuple[Plan, int] | None:
         """The plan for a level, and how many clusters work at a time; None where none can."""
+        if self.params.median:
+            return None
         if (height, width) not in self.places:
-            plan = level_plan(height, width, self.chip.largest_cluster, self.chip.shared_bytes)
-            num_clusters = self.chip.num_clusters(plan.kernel) if plan else 0
-            self.places[height, width] = (plan, num_clusters) if plan and num_clusters else None
+            self.places[height, width] = None
+            # A part of a GPU may refuse clusters that a whole one takes.
+            most = self.chip.largest_cluster
+            for largest in (most, min(most, PORTABLE_CLUSTER)):
+                plan = level_plan(height, width, largest, self.chip.shared_bytes)
+                num_clusters = self.chip.num_clusters(plan.kernel) if plan else 0
+                if plan and num_clusters:
+                    self.places[height, width] = plan, num_clusters
+                    break
         return self.places[height, width]
 
 

@@ -13,8 +13,8 @@ from tests.preprocess.flow.tvl1.emulator.chip import EmulatedChip
 from tests.preprocess.flow.tvl1.interpreted_tvl1 import moving
 from twinstream.errors import InputError
 from twinstream.preprocess.flow.engine import TvL1Params
-from twinstream.preprocess.flow.tvl1 import cuda_engine
-from twinstream.preprocess.flow.tvl1.cuda_engine import open_cuda
+from twinstream.preprocess.flow.tvl1 import cuda_engine, resident_engine
+from twinstream.preprocess.flow.tvl1.cuda_engine import PairBatch, open_cuda
 from twinstream.preprocess.flow.tvl1.reference import reference_flow
 from twinstream.preprocess.flow.tvl1.resident_engine import ResidentEngine
 
@@ -34,7 +34,7 @@ def test_resident_pairs_have_the_references_flow_in_batches_of_any_size(tmp_path
     assert np.array_equal(engine(frames), flow)
 
 
-def test_where_memory_ends_the_lanes_are_waited_for_and_batches_halved(
+def test_where_memory_ends_the_streams_are_waited_for_and_batches_halved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     params = TvL1Params(scales=1, warps=1, epsilon=0, iterations=2)
@@ -48,6 +48,13 @@ def test_where_memory_ends_the_lanes_are_waited_for_and_batches_halved(
 
     expected = opened().stored(frames, 20.0)
     quantized, tries, full = cuda_engine.quantized, [], {0, 1, 3}
+    wait, waits = ResidentEngine.wait, []
+
+    def waited(engine: ResidentEngine) -> None:
+        waits.append(len(tries))
+        wait(engine)
+
+    monkeypatch.setattr(ResidentEngine, "wait", waited)
 
     def full_at_times(flow: Tensor, bound: float, sums: Tensor) -> Tensor:
         tries.append(len(flow))
@@ -59,6 +66,7 @@ def test_where_memory_ends_the_lanes_are_waited_for_and_batches_halved(
     stored = opened().stored(frames, 20.0)
     # The one pair that did not fit beside the batch before fits when that is done.
     assert tries == [7, 3, 1, 1, 1, *5 * [1]]
+    assert waits == [1, 2, 4, 10]
     assert np.array_equal(stored.planes, expected.planes)
     assert stored.statistics == expected.statistics
     tries.clear()
@@ -75,3 +83,23 @@ def test_a_level_that_no_cluster_holds_is_that_of_cuda(tmp_path: Path) -> None:
     engine.chip = EmulatedChip(tmp_path)
     engine.chip.shared_bytes = 0
     assert np.array_equal(engine(frames), open_cuda(params)(frames))
+
+
+def test_large_batches_are_for_levels_that_no_cluster_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resident_engine, "PAIRS_OF_BATCH", 1)
+    frames = moving(0, 0.5, 2.0, height=16, width=16)
+    sizes: list[int] = []
+    batch_flow = ResidentEngine.batch_flow
+
+    def counted(engine: ResidentEngine, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        sizes.append(len(batch.first))
+        return batch_flow(engine, batch)
+
+    monkeypatch.setattr(ResidentEngine, "batch_flow", counted)
+    for params in (TvL1Params(warps=1, epsilon=0, iterations=2), TvL1Params(warps=1, median=3)):
+        engine = ResidentEngine(params, torch.device("cpu"), 1 << 30)
+        engine.chip = EmulatedChip(tmp_path)
+        engine(frames)
+    assert sizes == [1, 1, 2]

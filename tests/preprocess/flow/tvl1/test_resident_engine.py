@@ -77,6 +77,25 @@ def test_every_plan_holds_its_level_with_a_row_in_each_block() -> None:
         assert plan.shared_bytes <= H100_SHARED_BYTES
 
 
+def test_where_clusters_of_sixteen_are_refused_smaller_ones_hold_the_level() -> None:
+    asked = []
+
+    def num_clusters(kernel: Any) -> int:
+        asked.append(kernel.ctas)
+        return 3 if kernel.ctas <= most else 0
+
+    engine = ResidentEngine(TvL1Params(), torch.device("cpu"), 1 << 30)
+    engine.chip = SimpleNamespace(
+        largest_cluster=16, shared_bytes=H100_SHARED_BYTES, num_clusters=num_clusters
+    )
+    most = 8
+    assert engine.place(256, 256) == (Plan(8, 8, 4, 8), 3)
+    most = 4
+    assert engine.place(205, 205) is None
+    assert engine.place(512, 512) is None
+    assert asked == [16, 8, 16, 8]
+
+
 @pytest.mark.parametrize(("largest", "shared_bytes"), [(1, H100_SHARED_BYTES), (16, 99 << 10)])
 def test_a_gpu_without_clusters_or_shared_memory_has_no_plan_for_a_large_level(
     largest: int, shared_bytes: int
@@ -157,10 +176,12 @@ def test_neither_the_order_of_threads_nor_the_batch_changes_a_bit(
     assert sum(work for _, work in alone) == updates
 
 
-def test_eight_ctas_hold_a_pair_of_256x256(chip: EmulatedChip) -> None:
+def test_sixteen_ctas_hold_a_pair_of_256x256(chip: EmulatedChip) -> None:
     frames = scene(256, 256)[2:]
     params = TvL1Params(scales=1, warps=1, epsilon=0, iterations=2)
-    flow, updates = emulated(chip, frames, params, Plan(8, 8, 4, 8))
+    plan = level_plan(256, 256, 16, H100_SHARED_BYTES)
+    assert plan == Plan(16, 8, 2, 8)
+    flow, updates = emulated(chip, frames, params, plan)
     assert distance(flow, frames, params) < 1e-4
     assert updates == 2 * 256 * 256
 
@@ -296,6 +317,8 @@ def test_a_torch_without_cuda_is_one_line(monkeypatch: pytest.MonkeyPatch) -> No
         ([(9, 0)], "13.0", "resident"),
         ([(10, 0), (9, 0)], "13.0", "resident"),
         ([(9, 0), (8, 0)], "13.0", "cuda"),
+        # Less shared memory
+        ([(12, 0)], "13.0", "cuda"),
         # AMD's
         ([(9, 4)], None, "cuda"),
     ],
@@ -309,7 +332,12 @@ def test_auto_is_this_engine_where_all_gpus_have_clusters(
     monkeypatch.setattr(engines, "sees_gpu", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
     monkeypatch.setattr(torch.cuda, "get_device_capability", capabilities.__getitem__)
-    monkeypatch.setattr(torch.version, "cuda", cuda)
+
+    def found() -> None:
+        if cuda is None:
+            raise InputError("torch was built without it")
+
+    monkeypatch.setattr(nvrtc, "nvrtc_library", found)
     assert resolve_engine("auto") == name
 
 
