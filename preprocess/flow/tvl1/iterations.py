@@ -102,24 +102,32 @@ def _wave(state: Floats, mask: Floats, width: int, limit: float, tau: float, cou
                 if row > height:
                     # Below the last row is nothing, so its own u stands in: the difference is zero.
                     _dual_row(numbers, mask, above, above + stride if row == height + 1 else above)
-                elif row <= 2 and is_measured:
-                    change += _primal_row_measured(numbers, mask, at, stride, width, limits, taus)
-                elif row <= 2:
-                    _primal_row(numbers, mask, at, stride, width, limits, taus)
                 elif is_measured:
-                    change += _both_rows_measured(numbers, mask, at, stride, width, limits, taus)
+                    change += _row_measured(
+                        numbers, mask, at, stride, width, limits, taus, has_dual=row > 2
+                    )
                 else:
-                    _both_rows(numbers, mask, at, stride, width, limits, taus)
+                    _row(numbers, mask, at, stride, width, limits, taus, has_dual=row > 2)
     return change
 
 
 @kernel
-def _both_rows(
-    numbers: Floats, mask: Floats, at: int, stride: int, width: int, limit: Any, tau: Any
+def _row(
+    numbers: Floats,
+    mask: Floats,
+    at: int,
+    stride: int,
+    width: int,
+    limit: Any,
+    tau: Any,
+    has_dual: bool,
 ) -> None:
-    """u of the row whose first block is `at`, and p two rows above; rows are `stride` apart."""
+    """u of the row whose first block is `at`, and p two rows above if there is such a row; rows are
+    `stride` apart.
+    """
     for _ in range(0, len(mask), NUM_LANES):
-        _dual(numbers, at - 2 * stride, at - stride)
+        if has_dual:
+            _dual(numbers, at - 2 * stride, at - stride)
         u, v = _primal(numbers, at, at - stride, limit, tau)
         store(numbers, (at + U,), u)
         store(numbers, (at + V,), v)
@@ -128,42 +136,21 @@ def _both_rows(
 
 
 @kernel
-def _both_rows_measured(
-    numbers: Floats, mask: Floats, at: int, stride: int, width: int, limit: Any, tau: Any
+def _row_measured(
+    numbers: Floats,
+    mask: Floats,
+    at: int,
+    stride: int,
+    width: int,
+    limit: Any,
+    tau: Any,
+    has_dual: bool,
 ) -> float:
-    """As `_both_rows`; returns the squared change of the row."""
+    """As `_row`; returns the squared change of the row."""
     total = splat(np.float32(0))
     for x in range(0, len(mask), NUM_LANES):
-        _dual(numbers, at - 2 * stride, at - stride)
-        u, v = _primal(numbers, at, at - stride, limit, tau)
-        total = _with_change(total, numbers, at, u, v, load(mask, (x,)))
-        store(numbers, (at + U,), u)
-        store(numbers, (at + V,), v)
-        at += BLOCK
-    _repeat_last(numbers, mask, at, width)
-    return float(_sum(total))
-
-
-@kernel
-def _primal_row(
-    numbers: Floats, mask: Floats, at: int, stride: int, width: int, limit: Any, tau: Any
-) -> None:
-    """u of a row alone."""
-    for _ in range(0, len(mask), NUM_LANES):
-        u, v = _primal(numbers, at, at - stride, limit, tau)
-        store(numbers, (at + U,), u)
-        store(numbers, (at + V,), v)
-        at += BLOCK
-    _repeat_last(numbers, mask, at, width)
-
-
-@kernel
-def _primal_row_measured(
-    numbers: Floats, mask: Floats, at: int, stride: int, width: int, limit: Any, tau: Any
-) -> float:
-    """As `_primal_row`; returns the squared change of the row."""
-    total = splat(np.float32(0))
-    for x in range(0, len(mask), NUM_LANES):
+        if has_dual:
+            _dual(numbers, at - 2 * stride, at - stride)
         u, v = _primal(numbers, at, at - stride, limit, tau)
         total = _with_change(total, numbers, at, u, v, load(mask, (x,)))
         store(numbers, (at + U,), u)
