@@ -98,6 +98,7 @@ def synchronise_batch_norm(model: nn.Module, ranks: Ranks) -> None:
     if ranks.size == 1:
         return
     if ranks.device.type == "cuda":
+        # torch gives it no types.
         nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         return
     for name, module in model.named_modules():

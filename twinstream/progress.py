@@ -44,6 +44,7 @@ def log_to_stderr(level: int = logging.INFO) -> None:
         LOGGER.addHandler(_AboveBars())
 
 
+# A class with parameters to typeshed alone.
 class _Bar(tqdm):  # type: ignore[type-arg]
     """A bar, then as many of its notes as the terminal has room for."""
 

@@ -88,8 +88,8 @@ def new_batch(size: int, snippets: int, shape: SnippetShape, crop_size: int) -> 
     def empty(dtype: torch.dtype, *sizes: int) -> Tensor:
         if get_worker_info() is None:
             return torch.empty(sizes, dtype=dtype)
-        # As torch's own collate function does it: share_memory_() would copy memory that nobody has
-        # written yet.
+        # As torch's own collate function does it, without types: share_memory_() would copy memory
+        # that nobody has written yet.
         storage = torch.UntypedStorage._new_shared(math.prod(sizes) * dtype.itemsize)  # type: ignore[no-untyped-call]
         return torch.empty(0, dtype=dtype).set_(storage).reshape(sizes)
 

@@ -102,12 +102,10 @@ def _wave(state: Floats, mask: Floats, width: int, limit: float, tau: float, cou
                 if row > height:
                     # Below the last row is nothing, so its own u stands in: the difference is zero.
                     _dual_row(numbers, mask, above, above + stride if row == height + 1 else above)
-                elif is_measured:
-                    change += _row_measured(
-                        numbers, mask, at, stride, width, limits, taus, has_dual=row > 2
-                    )
                 else:
-                    _row(numbers, mask, at, stride, width, limits, taus, has_dual=row > 2)
+                    change += _row(
+                        numbers, mask, at, stride, width, limits, taus, row > 2, is_measured
+                    )
     return change
 
 
@@ -121,43 +119,23 @@ def _row(
     limit: Any,
     tau: Any,
     has_dual: bool,
-) -> None:
-    """u of the row whose first block is `at`, and p two rows above if there is such a row; rows are
-    `stride` apart.
-    """
-    for _ in range(0, len(mask), NUM_LANES):
-        if has_dual:
-            _dual(numbers, at - 2 * stride, at - stride)
-        u, v = _primal(numbers, at, at - stride, limit, tau)
-        store(numbers, (at + U,), u)
-        store(numbers, (at + V,), v)
-        at += BLOCK
-    _repeat_last(numbers, mask, at, width)
-
-
-@kernel
-def _row_measured(
-    numbers: Floats,
-    mask: Floats,
-    at: int,
-    stride: int,
-    width: int,
-    limit: Any,
-    tau: Any,
-    has_dual: bool,
+    is_measured: bool,
 ) -> float:
-    """As `_row`; returns the squared change of the row."""
+    """u of the row whose first block is `at`, and p two rows above if there is such a row; rows are
+    `stride` apart. Returns the squared change of the row if it is measured.
+    """
     total = splat(np.float32(0))
     for x in range(0, len(mask), NUM_LANES):
         if has_dual:
             _dual(numbers, at - 2 * stride, at - stride)
         u, v = _primal(numbers, at, at - stride, limit, tau)
-        total = _with_change(total, numbers, at, u, v, load(mask, (x,)))
+        if is_measured:
+            total = _with_change(total, numbers, at, u, v, load(mask, (x,)))
         store(numbers, (at + U,), u)
         store(numbers, (at + V,), v)
         at += BLOCK
     _repeat_last(numbers, mask, at, width)
-    return float(_sum(total))
+    return float(_sum(total)) if is_measured else 0.0
 
 
 @kernel

@@ -260,7 +260,7 @@ def noise(frames: int, height: int, width: int, seed: int = 0) -> Gray:
 
 @pytest.fixture(params=[entry.name for entry in ENGINES if entry.uses_gpu])
 def opened(gpu: None, request: pytest.FixtureRequest) -> Opened:
-    """Opens one of the engines that use a GPU; skips where this GPU is too old for one of them."""
+    """Opens one of the engines that use a GPU; skips where torch lacks what one of them needs."""
     try:
         open_engine(request.param, TvL1Params())
     except InputError as error:
