@@ -10,7 +10,6 @@ apart. With --simulate there is no Ray, and all workers are in this process: the
     python -m benchmarks.messages --videos 10000000 --simulate 4000
 """
 
-import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,18 +19,15 @@ from unittest.mock import patch
 import click
 
 from benchmarks.measuring import machine, peak_kibibytes
-from benchmarks.simulated import VIDEOS_PER_SHARD, class_name, drive, split_of, video_path
+from benchmarks.simulated import VIDEOS_PER_SHARD, class_name, drive, driven, split_of, video_path
 from twinstream.preprocess.catalog.catalog import VIDEO, Video
 from twinstream.preprocess.cluster import session
-from twinstream.preprocess.cluster.pool import Pool
 from twinstream.preprocess.cluster.resources import WorkerResources
-from twinstream.preprocess.cluster.run_log import RunLog
 from twinstream.preprocess.cluster.session import RayCluster, RayWorker, ray_cluster
 from twinstream.preprocess.cluster.worker import WorkerSetup
 from twinstream.preprocess.job import VideoAt, VideoDone
 from twinstream.preprocess.plan import Job, plan_jobs
 from twinstream.preprocess.settings import DatasetSettings, PreprocessSettings
-from twinstream.progress import Progress
 from twinstream.shards.format.columns import Records, TableBuilder
 from twinstream.shards.format.video_table import Status, VideoError, video_row
 from twinstream.shards.settings import ShardSettings
@@ -77,27 +73,13 @@ def jobs_of(size: int, videos_per_shard: int = VIDEOS_PER_SHARD) -> list[Job]:
 
 def message_seconds(cluster: CountedCluster, jobs: list[Job], workers: int) -> float:
     """CPU seconds of this process for each message: Ray, the pool, its log and its progress."""
-    total = sum(len(job.items) for job in jobs)
-    with (
-        open(os.devnull, "w", encoding="utf-8") as nowhere,
-        Progress("driver", total, "video") as progress,
-    ):
-        log = RunLog(nowhere)
-        pool = Pool(
-            *(cluster, jobs),
-            workers=workers,
-            each=WorkerResources(),
-            max_tries=1,
-            timeout_seconds=600.0,
-            on_event=log.write,
-        )
-        done = pool.run(lambda: None)
-        # Workers have started when the first video is done.
-        next(done)
-        begun, before = time.process_time(), cluster.num_messages
-        for _ in done:
-            progress.advance(note=log.note())
-        return (time.process_time() - begun) / (cluster.num_messages - before)
+    done = driven(cluster, jobs, workers)
+    # Workers have started when the first video is done.
+    next(done)
+    begun, before = time.process_time(), cluster.num_messages
+    for _ in done:
+        pass
+    return (time.process_time() - begun) / (cluster.num_messages - before)
 
 
 def wait_seconds(num_workers: int) -> float:

@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 from twinstream.preprocess.catalog.catalog import Catalog, Video
 from twinstream.preprocess.catalog.kinds import read_catalog
-from twinstream.preprocess.cluster.pool import JobDone, Message, Pool, Ready
+from twinstream.preprocess.cluster.pool import Cluster, JobDone, Message, Pool, Ready
 from twinstream.preprocess.cluster.resources import WorkerResources
 from twinstream.preprocess.cluster.run_log import RunLog
 from twinstream.preprocess.job import VideoAt, VideoDone
@@ -184,8 +184,15 @@ class InstantCluster:
 
 
 def drive(jobs: list[Job], workers: int) -> int:
-    """The pool, its log and its progress over every job; returns the number of messages."""
+    """The driver's part of every job with workers that take no time; returns the messages."""
     cluster = InstantCluster(workers)
+    for _ in driven(cluster, jobs, workers):
+        pass
+    return cluster.num_messages
+
+
+def driven(cluster: Cluster, jobs: list[Job], workers: int) -> Iterator[None]:
+    """The pool, its log and its progress over every job; yields at each video that is done."""
     total = sum(len(job.items) for job in jobs)
     with (
         open(os.devnull, "w", encoding="utf-8") as nowhere,
@@ -203,4 +210,4 @@ def drive(jobs: list[Job], workers: int) -> int:
         )
         for _ in pool.run(lambda: None):
             progress.advance(note=log.note())
-    return cluster.num_messages
+            yield
